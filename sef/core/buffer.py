@@ -29,9 +29,7 @@ def replica_is_expected(
     """
     if ready_at is None:
         return False
-    return now - ready_at < EXPECTED_FOR or (
-        heard_at is not None and now - heard_at < EXPECTED_FOR
-    )
+    return now - ready_at < EXPECTED_FOR or (heard_at is not None and now - heard_at < EXPECTED_FOR)
 
 
 def hold(
@@ -39,33 +37,37 @@ def hold(
     waiting: Sequence[Waiting],
     arrivals: Sequence[Observation],
     *,
+    expected: bool,
     now: datetime,
     window: timedelta,
     rules: Rules,
 ) -> tuple[list[Observation], list[Observation]]:
     """Divide the arrivals, and what waits already, into (to be merged now, to be kept waiting).
 
-    An observation is merged when it corrects a stored one, when its other half is there, or when
-    it has waited for `window`. Which ones wait never matters in the end: all are merged sometime,
-    and the series depends on the set alone.
+    An observation is merged when no replica is expected, when it corrects a stored one, when its
+    other half is there, or when it has waited for `window`. Which ones wait never matters in the
+    end: all are merged sometime, and the series depends on the set alone.
     """
     known = {(seen.source, seen.at): seen for seen in stored}
-    pending = {(w.observation.source, w.observation.at): w.observation for w in waiting}
-    overdue = {
-        (w.observation.source, w.observation.at)
-        for w in waiting
-        if w.received_at <= now - window
-    }
+    pending = {(held.observation.source, held.observation.at): held.observation for held in waiting}
     pending |= {(arrival.source, arrival.at): arrival for arrival in arrivals}
-    halves = {
+    if not expected:
+        return list(pending.values()), []
+    overdue = {
+        (held.observation.source, held.observation.at)
+        for held in waiting
+        if held.received_at <= now - window
+    }
+    paired = {
         (half.source, half.at)
         for pair in pairs((known | pending).values(), rules.pairing_tolerance)
         if None not in pair
         for half in pair
         if half is not None
     }
-    merged, kept = [], []
+    merged: list[Observation] = []
+    kept: list[Observation] = []
     for key, observation in pending.items():
-        is_due = key in known or key in halves or key in overdue
+        is_due = key in known or key in paired or key in overdue
         (merged if is_due else kept).append(observation)
     return merged, kept

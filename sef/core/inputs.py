@@ -138,9 +138,7 @@ def parse_instant(value: object, field: str) -> datetime:
     except (ValueError, OverflowError) as error:
         if isinstance(error, Refused):
             raise
-    raise Refused(
-        f"invalid_{field}", f"{field} must be epoch seconds or ISO 8601 with an offset."
-    )
+    raise Refused(f"invalid_{field}", f"{field} must be epoch seconds or ISO 8601 with an offset.")
 
 
 def _price(value: object) -> Decimal:

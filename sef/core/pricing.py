@@ -132,14 +132,6 @@ class Change:
     points: tuple[Point, ...]
     """The real points of the neighbourhood after the change: every arrival is held by one."""
 
-    @property
-    def filled(self) -> int:
-        return sum(not point.is_real for point in self.upserts)
-
-    @property
-    def diverged(self) -> tuple[Point, ...]:
-        return tuple(point for point in self.upserts if point.flag is Flag.DIVERGENT)
-
 
 def pairs(
     observations: Iterable[Observation], tolerance: timedelta

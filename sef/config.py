@@ -1,0 +1,217 @@
+"""Every setting, its default and its meaning; `docs/configuration.md` is held equal by a test."""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from sef.core.pricing import Interpolation, Rules
+
+PREFIX = "SEF_"
+
+
+class ConfigurationError(ValueError):
+    """A setting that cannot be used; the message is one line that names it."""
+
+
+class Settings(BaseSettings):
+    """Each field is the environment variable `SEF_` + its name in capitals. Spans are seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", allow_inf_nan=False
+    )
+
+    host: str = Field("127.0.0.1", description="Address to serve on.")
+    port: int = Field(5000, ge=0, le=65535, description="Port to serve on.")
+    workers: int = Field(1, ge=1, le=256, description="Worker processes.")
+    threads: int = Field(
+        16, ge=1, le=1024, description="Requests that one worker works on at once."
+    )
+    var: Path = Field(
+        Path("var"), description="Folder of the embedded database and of the simulated EC2."
+    )
+    database_url: str = Field(
+        "",
+        description="SQLAlchemy URL, such as `mysql+mysqlconnector://user:password@host/sef`. "
+        "Empty: SQLite in the folder `SEF_VAR`.",
+    )
+    cloud: Literal["simulated", "aws"] = Field(
+        "simulated", description="Where instances are launched."
+    )
+    region: str = Field(
+        "", description="AWS region. Empty: what boto3 finds; `us-east-1` when simulated."
+    )
+    ec2_endpoint: str = Field(
+        "", description="Another EC2 endpoint, for a private or a test cloud. Empty: Amazon's."
+    )
+    launch_template: str = Field(
+        "",
+        description="Launch template, by id or name and optionally `:version`, for agents that "
+        "have neither one of their own nor a known instance.",
+    )
+    pools: str = Field(
+        "",
+        description="Spot pools to choose standbys from, comma-separated, such as "
+        "`m5.large.us-east-1a`. Empty: the instance's type in every zone.",
+    )
+    on_demand_allowed: bool = Field(
+        False,
+        description="Whether a standby for a rebalance or in manual mode may be on-demand when no "
+        "spot pool has capacity. A termination notice always may.",
+    )
+    on_demand_prices: Path | None = Field(
+        None,
+        description='JSON file of on-demand prices, `{"m5.large": 0.096}`, for the risk. '
+        "Unset: closeness to on-demand is left out.",
+    )
+    simulated_pending: float = Field(
+        1.0, ge=0, description="How long an instance of the simulated EC2 stays `pending`."
+    )
+    pairing_tolerance: float = Field(
+        30, ge=0, description="How far apart a primary's and a replica's report may be to be one."
+    )
+    divergence_limit: float = Field(
+        0.05,
+        gt=0,
+        le=2,
+        description="Difference, as a share of the mean, above which a pair is "
+        "not averaged: the primary's price stands.",
+    )
+    gap_detection_threshold: float = Field(
+        600, ge=0, description="A wider distance between two points is a gap."
+    )
+    interpolation_max_gap: float = Field(1800, ge=0, description="A wider gap is not filled.")
+    interpolation_step: float = Field(300, gt=0, description="Distance of interpolated points.")
+    interpolation_method: Interpolation = Field(
+        Interpolation.LINEAR, description="`linear`, or `previous` to carry the price forward."
+    )
+    data_retention_window: float = Field(
+        300, ge=0, description="How long a report waits for its other half at most."
+    )
+    cleanup_interval: float = Field(
+        300, gt=0, description="How often overdue reports are released."
+    )
+    rebalance_risk_threshold: float = Field(
+        0.30, ge=0, le=1, description="Risk from which a recommendation gets a standby."
+    )
+    standby_ttl: float = Field(
+        7200,
+        gt=0,
+        description="How long a standby is kept for a recommendation that no termination follows.",
+    )
+    drain: float = Field(
+        60, ge=0, description="How long the old primary is kept after an automatic switch."
+    )
+    enable_wait: float = Field(
+        8,
+        ge=0,
+        le=60,
+        description="How long `manual-replica/enable` waits for the standby at most.",
+    )
+    launch_timeout: float = Field(
+        600, gt=0, description="How long an instance may take to run before it is given up."
+    )
+    pool_cooldown: float = Field(
+        300, ge=0, description="How long a pool without capacity is left alone."
+    )
+    reconcile_interval: float = Field(
+        2, gt=0, description="How often unfinished work is looked for."
+    )
+    standby_check_interval: float = Field(
+        30, gt=0, description="How often a ready standby is checked to be still running."
+    )
+    jobs: bool = Field(True, description="Whether this process runs the periodic jobs.")
+    cors_origins: str = Field(
+        "", description="Origins, comma-separated, whose pages may call the API. Empty: none."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="How much is logged."
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_known_database(cls, value: str) -> str:
+        if value:
+            check_database_url(value)
+        return value
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.var / 'sef.db'}"
+
+    @property
+    def is_embedded(self) -> bool:
+        return not self.database_url
+
+    @property
+    def pool_list(self) -> tuple[str, ...]:
+        return comma_separated(self.pools)
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(
+            pairing_tolerance=timedelta(seconds=self.pairing_tolerance),
+            divergence_limit=Decimal(str(self.divergence_limit)),
+            gap_detection_threshold=timedelta(seconds=self.gap_detection_threshold),
+            interpolation_max_gap=timedelta(seconds=self.interpolation_max_gap),
+            interpolation_step=timedelta(seconds=self.interpolation_step),
+            interpolation_method=self.interpolation_method,
+        )
+
+
+def check_database_url(url: str) -> None:
+    """Raise ValueError with one sentence unless SEF can use such a database."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ValueError(
+            "not a database URL; one looks like mysql+mysqlconnector://user:password@host/sef"
+        ) from None
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "mysql+mysqlconnector"):
+        raise ValueError(
+            f"{parsed.drivername} is not supported; use mysql+mysqlconnector:// or sqlite:///"
+        )
+
+
+def comma_separated(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def load(**options: Any) -> Settings:
+    """Settings from the environment; options that are not None stand above it.
+
+    Raises:
+        ConfigurationError: for the first setting that cannot be used, naming it; also for a
+            variable that begins with SEF_ and is none of ours, which is most often a typing error.
+    """
+    _refuse_unknown(os.environ)
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        source = f"--{name.replace('_', '-')}" if name in given else PREFIX + name.upper()
+        message = first["msg"].removeprefix("Value error, ")
+        # A database URL can hold a password.
+        shown = "" if name == "database_url" else f"={first['input']!r}"
+        raise ConfigurationError(f"{source}{shown}: {message}") from None
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    known = {variable(name) for name in Settings.model_fields}
+    for name in environment:
+        if name.startswith(PREFIX) and name not in known:
+            raise ConfigurationError(f"{name} is not a setting of SEF; see docs/configuration.md")

@@ -1,0 +1,152 @@
+"""What is to be done for an agent: the goal that a signal sets, and the next step towards it.
+
+An incident is `open` until its instance was replaced (`done`) or nothing came of it (`released`).
+Its goal only ever rises: monitor, then standby, then switch.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sef.core.inputs import SignalType
+from sef.core.replica import ReplicaType, Status
+from sef.core.risk import Risk
+
+NOTICE = timedelta(seconds=120)
+"""What AWS gives between a termination notice and the termination."""
+
+
+class Goal(StrEnum):
+    MONITOR = "monitor"
+    STANDBY = "standby"
+    SWITCH = "switch"
+
+
+class Mode(StrEnum):
+    MANUAL = "manual"
+    AUTO = "auto"
+    EMERGENCY_ONLY = "emergency_only"
+
+
+class Outcome(StrEnum):
+    """How an incident ends."""
+
+    DONE = "done"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    manual: bool
+    auto_switch: bool
+    auto_terminate: bool
+
+    @property
+    def mode(self) -> Mode:
+        if self.manual:
+            return Mode.MANUAL
+        if self.auto_switch or self.auto_terminate:
+            return Mode.AUTO
+        return Mode.EMERGENCY_ONLY
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentState:
+    goal: Goal
+    rebalance_at: datetime | None
+    concerns_primary: bool
+    """False once the agent has another primary than the one that was being lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    goal: Goal
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateStandby:
+    type: ReplicaType
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseIncident:
+    outcome: Outcome
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Nothing to decide: what is there is what is wanted, or is on its way."""
+
+
+Step = CreateStandby | Promote | Release | CloseIncident | Rest
+
+
+def decide(signal: SignalType, risk: Risk | None, threshold: float) -> Decision:
+    """The goal that a signal about the agent's primary sets; `risk` is for recommendations."""
+    if signal is SignalType.TERMINATION:
+        return Decision(Goal.SWITCH, "AWS takes the instance: a replica becomes the primary")
+    if risk is None:
+        raise ValueError("a recommendation is decided by its risk")
+    because = "; ".join(risk.reasons)
+    if risk.score >= threshold:
+        return Decision(
+            Goal.STANDBY, f"risk {risk.score:.2f} is at or above {threshold:.2f} ({because})"
+        )
+    return Decision(Goal.MONITOR, f"risk {risk.score:.2f} is below {threshold:.2f} ({because})")
+
+
+def raised(old: Goal | None, new: Goal) -> Goal:
+    """The higher of two goals."""
+    order = list(Goal)
+    return new if old is None else max(old, new, key=order.index)
+
+
+def next_step(
+    agent: AgentState,
+    standby: Status | None,
+    incident: IncidentState | None,
+    *,
+    standby_ttl: timedelta,
+    now: datetime,
+) -> Step:
+    """The one thing to do next for an agent, given its live standby and its open incident."""
+    if incident is not None:
+        if not incident.concerns_primary:
+            return CloseIncident(Outcome.DONE, "the agent has another primary by now")
+        if incident.goal is Goal.SWITCH:
+            if standby is None:
+                return CreateStandby(
+                    ReplicaType.TERMINATION, "no standby when the termination was announced"
+                )
+            if standby is Status.READY:
+                return Promote("the primary is being terminated and the standby is ready")
+            return Rest()
+        since = incident.rebalance_at
+        if since is None or now - since >= standby_ttl:
+            return CloseIncident(Outcome.RELEASED, "no termination followed the recommendation")
+        if incident.goal is Goal.STANDBY:
+            if standby is None:
+                return CreateStandby(ReplicaType.REBALANCE, "a rebalance was recommended")
+            if standby is Status.READY and agent.auto_switch:
+                return Promote("auto-switch is on and the standby is ready")
+            return Rest()
+    if agent.manual:
+        if standby is None:
+            return CreateStandby(ReplicaType.MANUAL, "manual mode keeps a standby")
+        return Rest()
+    if standby is not None:
+        return Release("nothing asks for a standby any more")
+    return Rest()

@@ -1,0 +1,86 @@
+"""Spot pools, an instance type in a zone, and the order in which they are tried for a standby."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from sef.core.replica import Market
+
+_POOL = re.compile(
+    r"(?P<type>[a-z0-9-]+\.[a-z0-9-]+)\.(?P<zone>(?P<region>[a-z]{2}(?:-[a-z]+)+-\d+)[a-z0-9-]*)"
+)
+
+RISK_STEP = 0.05
+"""Risks closer than this count as equal, so that the price decides between them."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pool:
+    instance_type: str
+    zone: str
+
+    def __str__(self) -> str:
+        return f"{self.instance_type}.{self.zone}"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A pool that could be tried, and why it stands where it does."""
+
+    pool: Pool
+    market: Market
+    risk: float
+    price: Decimal | None
+
+    @property
+    def reason(self) -> str:
+        price = "price unknown" if self.price is None else f"${self.price.normalize():f}/h"
+        return f"{self.market} in {self.pool}, risk {self.risk:.2f}, {price}"
+
+
+def parse_pool(pool_id: str | None) -> Pool | None:
+    """Read `m5.large.us-east-1a`; None for ids of another make, which SEF takes as they are."""
+    match = _POOL.fullmatch(pool_id or "")
+    return Pool(match["type"], match["zone"]) if match else None
+
+
+def rank(
+    pools: Iterable[Pool],
+    *,
+    avoid: Pool | None,
+    excluded: Collection[tuple[str, Market]],
+    risks: Mapping[str, float],
+    spot_prices: Mapping[str, Decimal],
+    on_demand_prices: Mapping[str, Decimal],
+    on_demand: bool,
+) -> list[Candidate]:
+    """The pools to try, best first: spot by risk, then by price; then on-demand when allowed.
+
+    Args:
+        avoid: the pool of the instance that is to be replaced. Interruptions of one type and zone
+            come together, so it is never tried for spot, and last for on-demand.
+        excluded: pools, by market, that were tried already or have had no capacity of late.
+        risks: by pool id; a pool that is not named is at 0.5.
+        spot_prices: by pool id. A pool without one comes after its equals.
+        on_demand_prices: by instance type.
+    """
+    distinct = sorted(set(pools))
+    spot = [
+        Candidate(pool, Market.SPOT, risks.get(str(pool), 0.5), spot_prices.get(str(pool)))
+        for pool in distinct
+        if pool != avoid
+    ]
+    spot.sort(key=lambda c: (round(c.risk / RISK_STEP), *_price_order(c.price)))
+    rest = []
+    if on_demand:
+        rest = [
+            Candidate(pool, Market.ON_DEMAND, 0.0, on_demand_prices.get(pool.instance_type))
+            for pool in distinct
+        ]
+        rest.sort(key=lambda c: (c.pool == avoid, *_price_order(c.price)))
+    return [c for c in spot + rest if (str(c.pool), c.market) not in excluded]
+
+
+def _price_order(price: Decimal | None) -> tuple[bool, Decimal]:
+    return (price is None, price or Decimal(0))

@@ -1,0 +1,74 @@
+"""How likely a pool's instance is to be interrupted, from what happened before. No model to train.
+
+A pool's past is the share of its rebalance recommendations that ended in a termination. Few
+recommendations say little, so the share is a Beta posterior mean whose prior is the share of the
+rest of the fleet; with no history anywhere that is 0.5. The price only pushes the risk up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+PRIOR_STRENGTH = 4.0
+"""How many recommendations the fleet's share counts for."""
+
+PRESSURE_WEIGHT = 0.5
+"""How much of the remaining distance to 1 one kind of full price pressure takes."""
+
+STEEP_RISE = 0.5
+"""A rise of the spot price by this share, over the prices given, is full pressure."""
+
+CALM_PRICE_RATIO = 0.5
+"""Below this share of the on-demand price closeness exerts no pressure; at 1 it is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Settled recommendations, and how many of them a termination followed."""
+
+    recommendations: int = 0
+    terminations: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Risk:
+    score: float
+    reasons: tuple[str, ...]
+
+
+def assess(
+    pool: History,
+    elsewhere: History = History(),  # noqa: B008  (frozen)
+    prices: Sequence[Decimal] = (),
+    on_demand_price: Decimal | None = None,
+) -> Risk:
+    """The risk of interruption, 0 to 1, with what it rests on.
+
+    Args:
+        pool: what happened in the pool itself.
+        elsewhere: what happened in all other pools.
+        prices: recent observed (never interpolated) prices of the pool, oldest first.
+        on_demand_price: of the pool's instance type, where known.
+    """
+    prior = (elsewhere.terminations + 1) / (elsewhere.recommendations + 2)
+    past = (PRIOR_STRENGTH * prior + pool.terminations) / (PRIOR_STRENGTH + pool.recommendations)
+    if pool.recommendations:
+        reasons = [
+            f"{pool.terminations} of {pool.recommendations} recommendations in this pool ended "
+            f"in a termination, prior {prior:.2f}: {past:.2f}"
+        ]
+    else:
+        reasons = [f"no history in this pool, prior {prior:.2f}"]
+
+    calm = 1.0 - past
+    if len(prices) >= 2 and prices[-1] > prices[0]:
+        rise = float(prices[-1] / prices[0] - 1)
+        calm *= 1 - PRESSURE_WEIGHT * min(rise / STEEP_RISE, 1.0)
+        reasons.append(f"price up by {rise:.0%}")
+    if prices and on_demand_price:
+        ratio = float(prices[-1] / on_demand_price)
+        if ratio > CALM_PRICE_RATIO:
+            closeness = min((ratio - CALM_PRICE_RATIO) / (1 - CALM_PRICE_RATIO), 1.0)
+            calm *= 1 - PRESSURE_WEIGHT * closeness
+            reasons.append(f"price at {ratio:.0%} of on-demand")
+    return Risk(round(1.0 - calm, 4), tuple(reasons))

@@ -1,0 +1,37 @@
+"""What SEF refuses to do, as exceptions that carry the answer a caller gets."""
+
+
+class SefError(Exception):
+    """A refusal with a `reason` for programs, a `message` for people and an HTTP `status`."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+
+class AgentNotFound(SefError):
+    def __init__(self, agent_id: str) -> None:
+        super().__init__(404, "agent_not_found", f"There is no agent {agent_id}.")
+
+
+class ModeConflict(SefError):
+    """Manual and automatic modes exclude each other."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(403, reason, message)
+
+
+class NotPossibleNow(SefError):
+    """The call is right, but the agent's state does not allow it."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(409, reason, message)
+
+
+class Unavailable(SefError):
+    """The database is away: nothing was acknowledged, the call may be repeated."""
+
+    def __init__(self, message: str = "The database cannot be reached; try again.") -> None:
+        super().__init__(503, "database_unavailable", message)

@@ -1,0 +1,328 @@
+"""The engine, and the transaction that everything is written in."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mysql.connector
+from mysql.connector.abstracts import MySQLConnectionAbstract
+from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect
+from sqlalchemy.dialects.mysql import insert as mysql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import StaticPool
+
+from sef.errors import Unavailable
+from sef.store.tables import metadata
+
+T = TypeVar("T")
+
+RETRIED = frozenset({1213, 1205, 1020})
+"""Deadlock (on Galera also a lost race, at COMMIT), lock wait over, row changed since read."""
+
+DISCONNECTED = frozenset({1047, 1927, 4031, 1053, 2003, 2006, 2013, 2055})
+"""The server is away, as this driver reports it; SQLAlchemy knows the last four by itself.
+1047: the node is not part of its cluster. 1927 and 4031: the connection was killed or idle for
+too long. 1053: shutdown in progress."""
+
+ATTEMPTS = 10
+SQLITE_BUSY_SECONDS = 3
+ISOLATION = "READ COMMITTED"
+"""Each statement sees what is committed: rows are read after the lock on their series, and a
+snapshot taken before it would show them as they were."""
+
+
+class SchemaMismatch(Exception):
+    """The database has tables of our names that are not ours, or of another version."""
+
+
+class Stale(Exception):
+    """A compare-and-swap found another version than the one read: read again and decide anew."""
+
+
+class LostBeforeCommit(Exception):
+    """The connection broke while a transaction was being prepared: it had no effect."""
+
+
+class Database:
+    """A database that SEF can use: an Engine, a URL, or an open mysql.connector connection.
+
+    An open connection stays the caller's. SEF takes it for one transaction at a time, under a
+    lock; like MySQL's own START TRANSACTION, that first commits what the caller left open on it.
+    """
+
+    def __init__(self, source: Engine | str | URL | MySQLConnectionAbstract) -> None:
+        self._exclusive: AbstractContextManager[Any] = nullcontext()
+        if isinstance(source, Engine):
+            self.engine = source
+            if source.dialect.name != "sqlite":
+                self.engine = source.execution_options(isolation_level=ISOLATION)
+        elif isinstance(source, str | URL):
+            self.engine = _engine(make_url(source))
+            if _is_in_memory(self.engine.url):
+                self._exclusive = threading.RLock()
+        elif isinstance(source, MySQLConnectionAbstract):
+            self.engine = _engine_of_connection(source)
+            self._exclusive = threading.RLock()
+        else:
+            raise TypeError(
+                "SmartEmergencyFallback takes a SQLAlchemy Engine, a database URL or an open "
+                f"mysql.connector connection, not {type(source).__name__}"
+            )
+        event.listen(self.engine, "handle_error", _recognise_disconnect)
+
+    @property
+    def is_mysql(self) -> bool:
+        return self.engine.dialect.name != "sqlite"
+
+    @property
+    def description(self) -> str:
+        """What it is, without the password."""
+        return self.engine.url.render_as_string(hide_password=True)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction and return its result once COMMIT has returned.
+
+        The whole of it is repeated when the database asks for that (deadlocks, lost races) or
+        `work` raises Stale, so it must have no effects outside of its connection.
+
+        Raises:
+            Unavailable: the database is away or stayed busy; nothing was committed, as far as
+                can be known.
+        """
+        reconnected = False
+        for attempt in range(ATTEMPTS):
+            try:
+                with self._exclusive, _unavailable_when_away():
+                    return self._transaction(work)
+            except LostBeforeCommit as lost:
+                # Most often a pooled connection that the server closed long ago.
+                if reconnected:
+                    raise Unavailable from lost
+                reconnected = True
+            except (DBAPIError, Stale) as error:
+                if isinstance(error, DBAPIError) and error_number(error) not in RETRIED:
+                    raise
+                # Full jitter, so that those who collided do not collide again.
+                time.sleep(random.uniform(0, min(0.5, 0.005 * 2**attempt)))
+        raise Unavailable("The database is too busy; try again.")
+
+    def _transaction(self, work: Callable[[Connection], T]) -> T:
+        with self.engine.connect() as connection:
+            try:
+                transaction = connection.begin()
+                if not self.is_mysql:
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                result = work(connection)
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise LostBeforeCommit from error
+                raise
+            transaction.commit()
+            return result
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work`, which only reads.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        with self._exclusive, _unavailable_when_away(), self.engine.connect() as connection:
+            return work(connection)
+
+    def create_tables(self) -> list[str]:
+        """Create the tables that are missing and return their names; nothing is ever dropped.
+
+        Raises:
+            SchemaMismatch: a table of one of our names lacks columns that SEF needs.
+        """
+        with self._exclusive, _unavailable_when_away():
+            missing = self._missing_tables()
+            if missing:
+                try:
+                    metadata.create_all(self.engine, missing)
+                except DBAPIError:
+                    # Another process may be creating the same tables at this moment.
+                    if not self._another_creates_them():
+                        raise
+            self._check_columns()
+            return [table.name for table in missing]
+
+    def _missing_tables(self) -> list[Table]:
+        present = set(inspect(self.engine).get_table_names())
+        return [table for table in metadata.sorted_tables if table.name not in present]
+
+    def _another_creates_them(self) -> bool:
+        deadline = time.monotonic() + 10
+        while self._missing_tables():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        return True
+
+    def _check_columns(self) -> None:
+        inspector = inspect(self.engine)
+        for table in metadata.sorted_tables:
+            present = {column["name"] for column in inspector.get_columns(table.name)}
+            missing = sorted({column.name for column in table.columns} - present)
+            if missing:
+                raise SchemaMismatch(
+                    f"table {table.name} of {self.description} lacks {', '.join(missing)}; "
+                    "give SEF a database of its own"
+                )
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+
+def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Insert rows of one shape, replacing the other columns of those whose key is there."""
+    if not rows:
+        return
+    keys = {column.key for column in table.primary_key}
+    others = [key for key in rows[0] if key not in keys]
+    if connection.dialect.name == "sqlite":
+        statement = sqlite_insert(table)
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=list(table.primary_key),
+                set_={key: statement.excluded[key] for key in others},
+            ),
+            rows,
+        )
+    else:
+        mysql_statement = mysql_insert(table)
+        connection.execute(
+            mysql_statement.on_duplicate_key_update(
+                {key: mysql_statement.inserted[key] for key in others}
+            ),
+            rows,
+        )
+
+
+def insert_missing(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Insert those rows whose key is not there yet."""
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        connection.execute(sqlite_insert(table).on_conflict_do_nothing(), rows)
+        return
+    # Not INSERT IGNORE, which would turn every other error into a warning too.
+    key = next(iter(table.primary_key)).key
+    connection.execute(mysql_insert(table).on_duplicate_key_update({key: table.c[key]}), rows)
+
+
+def compare_and_swap(connection: Connection, statement: Any) -> None:
+    """Execute an UPDATE that must hit exactly one row.
+
+    Raises:
+        Stale: it hit none, so somebody else was first.
+    """
+    if connection.execute(statement).rowcount != 1:
+        raise Stale
+
+
+def error_number(error: DBAPIError) -> int | None:
+    """MySQL's number of an error; a locked SQLite counts as a deadlock."""
+    if getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return 1213
+    number = getattr(error.orig, "errno", None)
+    return number if isinstance(number, int) else None
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether an error says that the database cannot be reached or used now."""
+    name = getattr(error.orig, "sqlite_errorname", "")
+    return (
+        error.connection_invalidated
+        or error_number(error) in DISCONNECTED
+        or name.startswith(("SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY"))
+    )
+
+
+@contextmanager
+def _unavailable_when_away() -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeout as error:
+        raise Unavailable("All database connections are in use; try again.") from error
+    except DBAPIError as error:
+        if is_away(error):
+            raise Unavailable from error
+        raise
+
+
+def _recognise_disconnect(context: ExceptionContext) -> None:
+    if getattr(context.original_exception, "errno", None) in DISCONNECTED:
+        context.is_disconnect = True
+
+
+def _is_in_memory(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        options: dict[str, Any] = {"connect_args": {"timeout": SQLITE_BUSY_SECONDS}}
+        if _is_in_memory(url):
+            # One connection, or every thread would see a database of its own.
+            options["poolclass"] = StaticPool
+            options["connect_args"]["check_same_thread"] = False
+        else:
+            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url, **options)
+        _prepare_sqlite(engine)
+        return engine
+    return create_engine(
+        url,
+        isolation_level=ISOLATION,
+        pool_size=20,
+        max_overflow=20,
+        pool_timeout=5,
+        pool_pre_ping=False,
+        connect_args=_collation(url) | {"connection_timeout": 5},
+    )
+
+
+def _collation(url: URL) -> dict[str, str]:
+    # The driver's own default is one that MariaDB does not know.
+    return {} if "collation" in url.query else {"charset": "utf8mb4", "collation": "utf8mb4_bin"}
+
+
+def _engine_of_connection(source: MySQLConnectionAbstract) -> Engine:
+    engine = create_engine(
+        "mysql+mysqlconnector://",
+        creator=lambda: source,
+        poolclass=StaticPool,
+        pool_reset_on_return=None,
+    )
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        if source.in_transaction:
+            source.commit()
+        source.start_transaction(isolation_level=ISOLATION)
+
+    return engine
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, record: Any) -> None:
+        # pysqlite's own BEGIN would come late and not be IMMEDIATE; `write` says its own.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")  # what is acknowledged survives a power cut
+        cursor.close()
+
+
+def driver_is_slow() -> bool:
+    """Whether the driver runs without its C extension, at half the speed."""
+    return not mysql.connector.HAVE_CEXT

@@ -1,0 +1,45 @@
+"""The history that people read: one row per thing that SEF did, saw or refused."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, insert
+
+from sef.store.tables import system_events
+
+Severity = Literal["info", "warning", "error"]
+
+log = logging.getLogger("sef")
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    type: str
+    message: str
+    agent_id: str | None = None
+    severity: Severity = "info"
+    details: dict[str, Any] | None = None
+
+
+def write_events(connection: Connection, events: Sequence[Event], now: datetime) -> None:
+    """Write events into the transaction that they tell of, and into the log."""
+    if not events:
+        return
+    rows = [
+        {
+            "event_type": event.type,
+            "severity": event.severity,
+            "agent_id": event.agent_id,
+            "message": f"SEF: {event.message}",
+            "details": event.details,
+            "created_at": now,
+        }
+        for event in events
+    ]
+    connection.execute(insert(system_events), rows)
+    for row, event in zip(rows, events, strict=True):
+        log.log(_LEVELS[event.severity], "%s (agent %s)", row["message"], event.agent_id)

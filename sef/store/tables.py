@@ -1,0 +1,360 @@
+"""The tables, once, for MySQL, MariaDB and SQLite; `schema.sql` is rendered from here.
+
+Names and columns of `agents`, `pricing_reports`, `replica_instances`, `spot_interruption_events`
+and `system_events` are public: people's own SQL reads them.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from sef.core.inputs import (
+    AGENT_ID_LENGTH,
+    INSTANCE_ID_LENGTH,
+    POOL_ID_LENGTH,
+    SignalType,
+)
+from sef.core.pricing import STORED_STEP, Flag, Source
+from sef.core.replica import Market, ReplicaType, Status
+
+PROCESSED_BY = "smart_emergency_fallback"
+
+
+class Instant(TypeDecorator[datetime]):
+    """A moment: aware and UTC in Python, a UTC DATETIME with microseconds in the database."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name in ("mysql", "mariadb"):
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        return dialect.type_descriptor(DateTime())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Price(TypeDecorator[Decimal]):
+    """An exact price. SQLite has no decimals: its double holds our 13 digits, and gives them back
+    by rounding."""
+
+    impl = Numeric(13, 9)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(Float())
+        return dialect.type_descriptor(Numeric(13, 9))
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+        return float(value) if value is not None and dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        if value is None:
+            return None
+        return (Decimal(repr(value)) if isinstance(value, float) else value).quantize(STORED_STEP)
+
+
+def one_of(column: str, values: Iterable[StrEnum]) -> str:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return f"{column} IN ({listed})"
+
+
+MYSQL: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    # Ids that differ in case are different ids.
+    "mysql_collate": "utf8mb4_bin",
+}
+
+metadata = MetaData()
+
+
+def _agent_id(**options: Any) -> Column[str]:
+    return Column("agent_id", String(AGENT_ID_LENGTH), **options)
+
+
+def _pool_id(**options: Any) -> Column[str]:
+    return Column("pool_id", String(POOL_ID_LENGTH), **options)
+
+
+def _serial() -> Column[int]:
+    return Column(
+        "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
+
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("id", String(AGENT_ID_LENGTH), primary_key=True),
+    Column("instance_id", String(INSTANCE_ID_LENGTH)),
+    _pool_id(),
+    Column("auto_switch_enabled", Boolean, nullable=False, default=False),
+    Column("auto_terminate_enabled", Boolean, nullable=False, default=False),
+    Column("manual_replica_enabled", Boolean, nullable=False, default=False),
+    Column("launch_template", String(255)),
+    # Counts the primaries the agent has had; a command that knows an older one changes nothing.
+    Column("epoch", Integer, nullable=False, default=1),
+    # Bumped by every update, since an UPDATE to equal values counts no rows on MySQL.
+    Column("version", Integer, nullable=False, default=1),
+    # No unfinished work is looked for before this time (back-off after a failure).
+    Column("not_before", Instant),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    CheckConstraint(
+        "NOT (manual_replica_enabled AND (auto_switch_enabled OR auto_terminate_enabled))",
+        name="agents_one_mode",
+    ),
+    Index("agents_manual", "manual_replica_enabled", "id"),
+    **MYSQL,
+)
+
+pricing_reports = Table(
+    "pricing_reports",
+    metadata,
+    _agent_id(primary_key=True),
+    _pool_id(primary_key=True),
+    Column("timestamp", Instant, primary_key=True),
+    Column("spot_price", Price, nullable=False),
+    Column("data_quality_flag", String(24), nullable=False),
+    Column("processed_by", String(32), nullable=False, server_default=PROCESSED_BY),
+    # The observations that a real point is made of: they are stored nowhere else.
+    Column("primary_price", Price),
+    Column("replica_price", Price),
+    Column("replica_observed_at", Instant),
+    Column("received_at", Instant, nullable=False),
+    CheckConstraint(one_of("data_quality_flag", Flag), name="pricing_reports_flag"),
+    CheckConstraint("spot_price > 0", name="pricing_reports_price"),
+    CheckConstraint(
+        "(data_quality_flag = 'interpolated') = (primary_price IS NULL AND replica_price IS NULL)",
+        name="pricing_reports_real_points_are_observed",
+    ),
+    **MYSQL,
+)
+
+# One row per series. Writing a series means updating its row: that is the compare-and-swap which
+# orders the writers of a series, also between the nodes of a cluster.
+price_series = Table(
+    "price_series",
+    metadata,
+    _agent_id(primary_key=True),
+    _pool_id(primary_key=True),
+    Column("version", Integer, nullable=False, default=0),
+    Column("first_at", Instant),
+    Column("latest_at", Instant),
+    Column("latest_price", Price),
+    Column("latest_observed_at", Instant),
+    Column("replica_heard_at", Instant),
+    Column("received_at", Instant),
+    # How many rows of buffered_observations belong to the series.
+    Column("waiting", Integer, nullable=False, default=0),
+    **MYSQL,
+)
+
+buffered_observations = Table(
+    "buffered_observations",
+    metadata,
+    _agent_id(primary_key=True),
+    _pool_id(primary_key=True),
+    Column("source", String(8), primary_key=True),
+    Column("observed_at", Instant, primary_key=True),
+    Column("spot_price", Price, nullable=False),
+    Column("received_at", Instant, nullable=False),
+    CheckConstraint(one_of("source", Source), name="buffered_observations_source"),
+    Index("buffered_observations_received", "received_at"),
+    **MYSQL,
+)
+
+replica_instances = Table(
+    "replica_instances",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    _agent_id(nullable=False),
+    Column("instance_id", String(INSTANCE_ID_LENGTH)),
+    Column("replica_type", String(24), nullable=False),
+    _pool_id(),
+    Column("market", String(12)),
+    # sef/core/replica.py has the transitions.
+    Column("status", String(12), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("incident_id", String(40)),
+    # The agent while the replica is launching or ready, else NULL: one live standby per agent.
+    Column("live_agent_id", String(AGENT_ID_LENGTH)),
+    Column("created_at", Instant, nullable=False),
+    Column("launched_at", Instant),
+    Column("ready_at", Instant),
+    Column("checked_at", Instant),
+    Column("promoted_at", Instant),
+    Column("terminated_at", Instant),
+    Column("version", Integer, nullable=False, default=1),
+    UniqueConstraint("live_agent_id", name="replica_instances_one_live"),
+    UniqueConstraint("instance_id", name="replica_instances_instance"),
+    CheckConstraint(one_of("replica_type", ReplicaType), name="replica_instances_type"),
+    CheckConstraint(one_of("status", Status), name="replica_instances_status"),
+    CheckConstraint(
+        "(live_agent_id IS NOT NULL) = (status IN ('launching', 'ready'))",
+        name="replica_instances_live",
+    ),
+    Index("replica_instances_agent", "agent_id", "created_at"),
+    Index("replica_instances_by_status", "status", "checked_at"),
+    **MYSQL,
+)
+
+# One RunInstances call: its token and parameters are committed before it is made, so that it can
+# be repeated, word for word, by whoever finds the row.
+launch_attempts = Table(
+    "launch_attempts",
+    metadata,
+    Column("client_token", String(64), primary_key=True),
+    Column("replica_id", String(40), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    _pool_id(),
+    Column("market", String(12), nullable=False),
+    Column("parameters", JSON, nullable=False),
+    # open: not answered, its effect unknown; launched; refused.
+    Column("status", String(12), nullable=False),
+    Column("instance_id", String(INSTANCE_ID_LENGTH)),
+    Column("error_code", String(80)),
+    Column("created_at", Instant, nullable=False),
+    Column("answered_at", Instant),
+    UniqueConstraint("replica_id", "attempt", name="launch_attempts_number"),
+    CheckConstraint(one_of("market", Market), name="launch_attempts_market"),
+    CheckConstraint("status IN ('open', 'launched', 'refused')", name="launch_attempts_status"),
+    **MYSQL,
+)
+
+# Former primaries that are to be terminated.
+retirements = Table(
+    "retirements",
+    metadata,
+    Column("instance_id", String(INSTANCE_ID_LENGTH), primary_key=True),
+    _agent_id(nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("not_before", Instant, nullable=False),
+    Column("terminated_at", Instant),
+    Index("retirements_due", "terminated_at", "not_before"),
+    Index("retirements_agent", "agent_id", "terminated_at"),
+    **MYSQL,
+)
+
+unavailable_pools = Table(
+    "unavailable_pools",
+    metadata,
+    _pool_id(primary_key=True),
+    Column("market", String(12), primary_key=True),
+    Column("error_code", String(80), nullable=False),
+    Column("until", Instant, nullable=False),
+    **MYSQL,
+)
+
+# One row per instance that is being lost, however many signals announce it.
+incidents = Table(
+    "incidents",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    _agent_id(nullable=False),
+    # The instance, or `epoch-N` for an agent whose instance is not known.
+    Column("subject", String(80), nullable=False),
+    Column("instance_id", String(INSTANCE_ID_LENGTH)),
+    _pool_id(),
+    # open -> done | released; see sef/core/policy.py.
+    Column("status", String(16), nullable=False),
+    # The subject's agent while open, else NULL: one open incident per agent.
+    Column("open_agent_id", String(AGENT_ID_LENGTH)),
+    Column("goal", String(12), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("risk_score", Float),
+    Column("inputs", JSON),
+    Column("rebalance_at", Instant),
+    Column("termination_at", Instant),
+    Column("deadline", Instant),
+    Column("opened_at", Instant, nullable=False),
+    Column("closed_at", Instant),
+    Column("replica_id", String(40)),
+    Column("new_instance_id", String(INSTANCE_ID_LENGTH)),
+    Column("failover_time_ms", Integer),
+    Column("version", Integer, nullable=False, default=1),
+    UniqueConstraint("open_agent_id", name="incidents_one_open"),
+    CheckConstraint("(open_agent_id IS NOT NULL) = (status = 'open')", name="incidents_open"),
+    Index("incidents_subject", "agent_id", "subject", "opened_at"),
+    Index("incidents_pool", "pool_id", "rebalance_at"),
+    **MYSQL,
+)
+
+spot_interruption_events = Table(
+    "spot_interruption_events",
+    metadata,
+    _serial(),
+    Column("incident_id", String(40), nullable=False),
+    _agent_id(nullable=False),
+    Column("instance_id", String(INSTANCE_ID_LENGTH)),
+    _pool_id(),
+    Column("signal_type", String(32), nullable=False),
+    Column("detected_at", Instant, nullable=False),
+    Column("signalled_at", Instant, nullable=False),
+    Column("termination_time", Instant),
+    Column("times_received", Integer, nullable=False, default=1),
+    Column("last_received_at", Instant, nullable=False),
+    Column("replica_id", String(40)),
+    Column("failover_time_ms", Integer),
+    Column("failover_completed", Boolean, nullable=False, default=False),
+    UniqueConstraint("incident_id", "signal_type", name="spot_interruption_events_once"),
+    CheckConstraint(one_of("signal_type", SignalType), name="spot_interruption_events_signal"),
+    Index("spot_interruption_events_agent", "agent_id", "detected_at"),
+    **MYSQL,
+)
+
+system_events = Table(
+    "system_events",
+    metadata,
+    _serial(),
+    Column("event_type", String(64), nullable=False),
+    Column("severity", String(8), nullable=False),
+    _agent_id(),
+    Column("message", Text, nullable=False),
+    Column("metadata", JSON, key="details"),
+    Column("created_at", Instant, nullable=False),
+    CheckConstraint("severity IN ('info', 'warning', 'error')", name="system_events_severity"),
+    Index("system_events_agent", "agent_id", "id"),
+    **MYSQL,
+)
+
+# Which process does a periodic job. A lease only saves work: two holders do no harm.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    **MYSQL,
+)
