@@ -249,6 +249,7 @@ launch_attempts = Table(
     UniqueConstraint("replica_id", "attempt", name="launch_attempts_number"),
     CheckConstraint(one_of("market", Market), name="launch_attempts_market"),
     CheckConstraint("status IN ('open', 'launched', 'refused')", name="launch_attempts_status"),
+    Index("launch_attempts_by_status", "status"),
     **MYSQL,
 )
 
@@ -345,6 +346,17 @@ system_events = Table(
     Column("created_at", Instant, nullable=False),
     CheckConstraint("severity IN ('info', 'warning', 'error')", name="system_events_severity"),
     Index("system_events_agent", "agent_id", "id"),
+    **MYSQL,
+)
+
+# Who this SEF is: part of the tag of every instance it launches, so that two of them in one AWS
+# account leave each other's alone.
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("one", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(40), nullable=False),
+    CheckConstraint("one = 1", name="deployment_one"),
     **MYSQL,
 )
 

@@ -1,0 +1,267 @@
+"""EC2, by boto3: the few calls that SEF makes, in its own terms."""
+
+from base64 import b64decode
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from sef.cloud.errors import NOT_FOUND, translate
+from sef.core.pools import Pool
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2.client import EC2Client
+    from mypy_boto3_ec2.type_defs import FilterTypeDef
+
+MANAGED_TAG = "sef:managed"
+AGENT_TAG = "sef:agent"
+REPLICA_TAG = "sef:replica"
+ATTEMPT_TAG = "sef:attempt"
+
+GONE = frozenset({"shutting-down", "terminated", "stopping", "stopped"})
+"""States that an instance does not come back from by itself."""
+
+# boto3's own default, 60 s and 5 tries, is longer than the notice that AWS gives.
+_TIMEOUTS = Config(
+    connect_timeout=2,
+    read_timeout=8,
+    retries={"mode": "standard", "total_max_attempts": 2},
+    max_pool_connections=32,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    id: str
+    ec2_state: str
+    pool: Pool
+    is_spot: bool
+    launched_at: datetime
+    tags: Mapping[str, str]
+
+    @property
+    def is_gone(self) -> bool:
+        return self.ec2_state in GONE
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSource:
+    """What a new instance is made like: parameters of RunInstances without place and market."""
+
+    described_as: str
+    parameters: Mapping[str, Any]
+    instance_type: str | None
+    subnets: Mapping[str, str] = field(default_factory=dict)
+    """Subnet by zone. Empty: the default VPC, where the zone is enough."""
+
+
+class Ec2:
+    """EC2 in one region.
+
+    Every method raises `CloudError` when EC2 refuses, cannot be reached or does not answer.
+    """
+
+    def __init__(self, client: "EC2Client") -> None:
+        self._client = client
+        self.region = client.meta.region_name
+
+    @classmethod
+    def connect(cls, *, region: str = "", endpoint: str = "", simulated: bool = False) -> "Ec2":
+        """With credentials as boto3 finds them; the simulated EC2 asks for none."""
+        options: dict[str, Any] = {}
+        if simulated:
+            options = {"aws_access_key_id": "simulated", "aws_secret_access_key": "simulated"}
+        with _translated():
+            return cls(
+                boto3.session.Session().client(
+                    "ec2",
+                    region_name=region or None,
+                    endpoint_url=endpoint or None,
+                    config=_TIMEOUTS,
+                    **options,
+                )
+            )
+
+    def run(self, parameters: Mapping[str, Any], token: str) -> str:
+        """Launch one instance and return its id; the same token never launches a second.
+
+        `UserData` is in base64, as EC2 tells it and as it can be stored.
+        """
+        if "UserData" in parameters:
+            # boto3 encodes it once more.
+            parameters = {**parameters, "UserData": b64decode(parameters["UserData"])}
+        with _translated():
+            answer = self._client.run_instances(
+                **parameters, ClientToken=token, MinCount=1, MaxCount=1
+            )
+        return answer["Instances"][0]["InstanceId"]
+
+    def instances(self, ids: Collection[str]) -> dict[str, Instance]:
+        """Those of the instances that EC2 knows. By filter: one unknown id fails no others."""
+        if not ids:
+            return {}
+        found = self._describe([{"Name": "instance-id", "Values": sorted(ids)}])
+        return {instance.id: instance for instance in found}
+
+    def launched_by(self, token: str) -> Instance | None:
+        """The instance that a launch attempt made, by its tag."""
+        return next(self._describe([{"Name": f"tag:{ATTEMPT_TAG}", "Values": [token]}]), None)
+
+    def terminate(self, instance_id: str) -> None:
+        """Terminate; one that EC2 does not know any more is gone already."""
+        try:
+            self._client.terminate_instances(InstanceIds=[instance_id])
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") not in NOT_FOUND:
+                raise translate(error) from error
+        except BotoCoreError as error:
+            raise translate(error) from error
+
+    def like_instance(self, instance_id: str) -> LaunchSource | None:
+        """A source like a running instance; None when EC2 does not know it."""
+        with _translated():
+            answer = self._client.describe_instances(
+                Filters=[{"Name": "instance-id", "Values": [instance_id]}]
+            )
+            found = [i for r in answer["Reservations"] for i in r["Instances"]]
+            if not found:
+                return None
+            instance = found[0]
+            user_data = self._client.describe_instance_attribute(
+                InstanceId=instance_id, Attribute="userData"
+            )
+        tags = [
+            {"Key": tag["Key"], "Value": tag["Value"]}
+            for tag in instance.get("Tags", [])
+            if not tag["Key"].startswith(("aws:", "sef:"))
+        ]
+        profile = instance.get("IamInstanceProfile", {}).get("Arn")
+        optional = {
+            "KeyName": instance.get("KeyName"),
+            "SecurityGroupIds": [g["GroupId"] for g in instance.get("SecurityGroups", [])],
+            "IamInstanceProfile": {"Arn": profile} if profile else None,
+            "UserData": user_data.get("UserData", {}).get("Value"),
+            "EbsOptimized": instance.get("EbsOptimized") or None,
+            "TagSpecifications": [{"ResourceType": "instance", "Tags": tags}] if tags else None,
+        }
+        vpc = instance.get("VpcId")
+        return LaunchSource(
+            f"instance {instance_id}",
+            {"ImageId": instance["ImageId"]} | {k: v for k, v in optional.items() if v},
+            instance["InstanceType"],
+            self._subnets(vpc) if vpc else {},
+        )
+
+    def like_template(self, template: str, vpc_of: str | None = None) -> LaunchSource:
+        """A source like a launch template, given as id or name and optionally `:version`.
+
+        Args:
+            template: as in `lt-0abc`, `web`, or `web:3`; the default version if none is said.
+            vpc_of: an instance in whose VPC to launch; the default VPC without one.
+        """
+        name, _, version = template.partition(":")
+        by: dict[str, Any] = {
+            "LaunchTemplateId" if name.startswith("lt-") else "LaunchTemplateName": name
+        }
+        with _translated():
+            versions = self._client.describe_launch_template_versions(
+                **by, Versions=[version or "$Default"]
+            )
+        data = versions["LaunchTemplateVersions"][0]["LaunchTemplateData"]
+        like = None if vpc_of is None else self.like_instance(vpc_of)
+        return LaunchSource(
+            f"launch template {template}",
+            {"LaunchTemplate": by | {"Version": version or "$Default"}},
+            data.get("InstanceType"),
+            like.subnets if like else {},
+        )
+
+    def zones(self) -> list[str]:
+        with _translated():
+            answer = self._client.describe_availability_zones(
+                Filters=[{"Name": "state", "Values": ["available"]}]
+            )
+        return [
+            zone["ZoneName"]
+            for zone in answer["AvailabilityZones"]
+            if zone.get("ZoneType", "availability-zone") == "availability-zone"
+        ]
+
+    def spot_prices(self, instance_types: Collection[str], now: datetime) -> dict[str, Decimal]:
+        """The current spot price of every pool of these types, by pool id."""
+        latest: dict[str, tuple[datetime, Decimal]] = {}
+        with _translated():
+            for page in self._client.get_paginator("describe_spot_price_history").paginate(
+                InstanceTypes=sorted(instance_types),  # type: ignore[arg-type]
+                ProductDescriptions=["Linux/UNIX"],
+                StartTime=now,
+                EndTime=now,
+            ):
+                for entry in page["SpotPriceHistory"]:
+                    pool = str(Pool(entry["InstanceType"], entry["AvailabilityZone"]))
+                    told = (entry["Timestamp"], Decimal(entry["SpotPrice"]))
+                    latest[pool] = max(latest.get(pool, told), told)
+        return {pool: price for pool, (_, price) in latest.items()}
+
+    def _subnets(self, vpc: str) -> dict[str, str]:
+        """One subnet for each zone, that with the most free addresses."""
+        answer = self._client.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])
+        roomy = sorted(answer["Subnets"], key=lambda subnet: subnet["AvailableIpAddressCount"])
+        return {subnet["AvailabilityZone"]: subnet["SubnetId"] for subnet in roomy}
+
+    def _describe(self, filters: "list[FilterTypeDef]") -> Iterator[Instance]:
+        with _translated():
+            pages = list(self._client.get_paginator("describe_instances").paginate(Filters=filters))
+        for page in pages:
+            for reservation in page["Reservations"]:
+                for found in reservation["Instances"]:
+                    yield Instance(
+                        found["InstanceId"],
+                        found["State"]["Name"],
+                        Pool(found["InstanceType"], found["Placement"]["AvailabilityZone"]),
+                        found.get("InstanceLifecycle") == "spot",
+                        found["LaunchTime"].astimezone(UTC),
+                        {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])},
+                    )
+
+
+def launch_parameters(
+    source: LaunchSource, pool: Pool, *, spot: bool, tags: Mapping[str, str]
+) -> dict[str, Any]:
+    """The parameters of RunInstances for one attempt, without its token.
+
+    Tags of the source are kept; ours are set at launch, so that an instance is never without.
+    """
+    kept = [tag for spec in source.parameters.get("TagSpecifications", []) for tag in spec["Tags"]]
+    ours = [{"Key": key, "Value": value} for key, value in tags.items()]
+    parameters = dict(source.parameters) | {
+        "InstanceType": pool.instance_type,
+        "TagSpecifications": [{"ResourceType": "instance", "Tags": kept + ours}],
+    }
+    if pool.zone in source.subnets:
+        parameters["SubnetId"] = source.subnets[pool.zone]
+    else:
+        parameters["Placement"] = {"AvailabilityZone": pool.zone}
+    if spot:
+        parameters["InstanceMarketOptions"] = {
+            "MarketType": "spot",
+            "SpotOptions": {
+                "SpotInstanceType": "one-time",
+                "InstanceInterruptionBehavior": "terminate",
+            },
+        }
+    return parameters
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (ClientError, BotoCoreError) as error:
+        raise translate(error) from error

@@ -1,0 +1,89 @@
+"""What EC2's errors mean for a launch: named sets of codes, and what follows from each."""
+
+from enum import StrEnum
+
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
+
+
+class Response(StrEnum):
+    """What to do after an error."""
+
+    NEXT_POOL = "next pool"
+    ON_DEMAND = "on-demand"
+    WAIT = "wait, same token"
+    NEW_TOKEN = "new token"
+    OPERATOR = "operator"
+
+
+NO_CAPACITY = frozenset(
+    {
+        "InsufficientInstanceCapacity",
+        "InsufficientHostCapacity",
+        "InsufficientReservedInstanceCapacity",
+        "UnfulfillableCapacity",
+        "SpotMaxPriceTooLow",
+        "Unsupported",
+        "InsufficientFreeAddressesInSubnet",
+    }
+)
+"""This pool cannot serve now; another one may."""
+
+SPOT_QUOTA = frozenset({"MaxSpotInstanceCountExceeded"})
+"""No spot pool will serve: the account's spot quota is used up."""
+
+ON_DEMAND_QUOTA = frozenset({"InstanceLimitExceeded", "VcpuLimitExceeded"})
+"""No more instances of this kind; another type may have a quota of its own."""
+
+SPENT_TOKEN = frozenset({"IdempotentParameterMismatch", "IdempotentInstanceTerminated"})
+"""The token can launch nothing any more."""
+
+TRANSIENT = frozenset(
+    {
+        "RequestLimitExceeded",
+        "Throttling",
+        "ThrottlingException",
+        "EC2ThrottledException",
+        "InternalError",
+        "InternalFailure",
+        "ServiceUnavailable",
+        "Unavailable",
+        "RequestTimeout",
+    }
+)
+"""EC2 could not say; the same call may be repeated, with the same token."""
+
+NOT_FOUND = frozenset({"InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"})
+
+
+class CloudError(Exception):
+    """A call to EC2 that did not succeed, or of which that is not known."""
+
+    def __init__(self, code: str, message: str, response: Response) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.response = response
+
+
+def translate(error: ClientError | BotoCoreError) -> CloudError:
+    """The error of boto3 as SEF reads it. Whatever is not known to be harmless needs a person."""
+    if isinstance(error, ClientError):
+        details = error.response.get("Error", {})
+        code = str(details.get("Code", "Unknown"))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return CloudError(code, str(details.get("Message", "")), _response(code, status))
+    is_connection = isinstance(error, ConnectionError | HTTPClientError)
+    response = Response.WAIT if is_connection else Response.OPERATOR
+    return CloudError(type(error).__name__, str(error), response)
+
+
+def _response(code: str, status: int) -> Response:
+    if code in NO_CAPACITY or code in ON_DEMAND_QUOTA:
+        return Response.NEXT_POOL
+    if code in SPOT_QUOTA:
+        return Response.ON_DEMAND
+    if code in SPENT_TOKEN:
+        return Response.NEW_TOKEN
+    if code in TRANSIENT or status >= 500:
+        return Response.WAIT
+    return Response.OPERATOR

@@ -1,0 +1,333 @@
+"""From the wish for a standby to an instance that runs, one committed step at a time.
+
+Each method does one step and says what it did, or returns None when there is nothing to do yet.
+The order is always: write down the RunInstances call with its token, commit, make the call, write
+down the answer. Whoever finds the rows, after a crash or a time-out, goes on from there.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from decimal import Decimal
+
+from sqlalchemy import Connection
+
+from sef.cloud.ec2 import (
+    AGENT_TAG,
+    ATTEMPT_TAG,
+    MANAGED_TAG,
+    REPLICA_TAG,
+    Ec2,
+    Instance,
+    LaunchSource,
+    launch_parameters,
+)
+from sef.cloud.errors import SPOT_QUOTA, CloudError, Response
+from sef.clock import Clock
+from sef.config import Settings
+from sef.core import risk
+from sef.core.policy import Goal
+from sef.core.pools import Candidate, Pool, parse_pool, rank
+from sef.core.replica import Market, Status
+from sef.store import incidents, replicas
+from sef.store.database import Database
+from sef.store.deployment import deployment_name
+from sef.store.events import Event, write_events
+from sef.store.fleet import Agent, read_agent, update_agent
+from sef.store.incidents import Incident
+from sef.store.replicas import Attempt, Replica
+
+APPEARS_WITHIN = timedelta(seconds=60)
+"""How long EC2 may not know an instance that it has just launched."""
+
+RETRY_EMERGENCY = timedelta(seconds=10)
+RETRY = timedelta(seconds=60)
+RETRY_OPERATOR = timedelta(minutes=5)
+"""Until the next standby is tried, after one failed: in need of one, otherwise, and when EC2's
+refusal will most likely need a person."""
+
+
+class NoLaunchSource(Exception):
+    """Nothing says what a new instance of this agent should be like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    database: Database
+    cloud: Ec2
+    settings: Settings
+    clock: Clock
+    on_demand_prices: Mapping[str, Decimal]
+
+    def advance(self, agent: Agent, replica: Replica, incident: Incident | None) -> str | None:
+        """Take a launching replica one step further.
+
+        Raises:
+            CloudError: EC2 could not say; the same step is to be repeated.
+        """
+        tries = self.database.read(lambda c: replicas.attempts(c, replica.id))
+        if tries and tries[-1].status == "open":
+            return self.run(replica, tries[-1])
+        if tries and tries[-1].status == "launched":
+            return self._await_running(agent, replica)
+        return self._plan(agent, replica, incident, tries)
+
+    def run(self, replica: Replica, attempt: Attempt) -> str:
+        """Make, or repeat, the call of an open attempt and write down EC2's answer."""
+        where = f"{attempt.market} in {attempt.pool_id}"
+        try:
+            instance_id = self._run(attempt)
+        except CloudError as error:
+            if error.response is Response.WAIT:
+                raise
+            self.database.write(lambda c: self._refused(c, replica, attempt, error))
+            return f"EC2 refused {where}: {error.code}"
+        self.database.write(lambda c: self._launched(c, replica.id, attempt, instance_id))
+        return f"launched {instance_id}, {where}"
+
+    def _run(self, attempt: Attempt) -> str:
+        try:
+            return self.cloud.run(attempt.parameters, attempt.client_token)
+        except CloudError as error:
+            if error.response is not Response.NEW_TOKEN:
+                raise
+            # The token is spent; what it launched, if anything, carries its tag.
+            found = self.cloud.launched_by(attempt.client_token)
+            if found is None:
+                raise
+            return found.id
+
+    def _launched(
+        self, connection: Connection, replica_id: str, attempt: Attempt, instance_id: str
+    ) -> None:
+        now = self.clock()
+        replica = replicas.read_replica(connection, replica_id)
+        replicas.close_attempt(connection, attempt.client_token, now, instance_id=instance_id)
+        # Also of a replica that was released meanwhile: its instance is to be terminated.
+        if replica is not None and replica.instance_id is None:
+            replicas.change_replica(connection, replica, instance_id=instance_id, launched_at=now)
+
+    def _refused(
+        self, connection: Connection, replica: Replica, attempt: Attempt, error: CloudError
+    ) -> None:
+        now = self.clock()
+        if not replicas.close_attempt(connection, attempt.client_token, now, error_code=error.code):
+            return
+        needs_operator = error.response is Response.OPERATOR
+        write_events(
+            connection,
+            [
+                Event(
+                    "launch_refused",
+                    f"EC2 refused {attempt.market} in {attempt.pool_id}: {error}",
+                    replica.agent_id,
+                    "error" if needs_operator else "warning",
+                    {"replica_id": replica.id, "code": error.code, "next": error.response},
+                )
+            ],
+            now,
+        )
+        if error.response is Response.NEXT_POOL:
+            until = now + timedelta(seconds=self.settings.pool_cooldown)
+            replicas.mark_unavailable(
+                connection, attempt.pool_id, attempt.market, error.code, until
+            )
+        if needs_operator:
+            self._give_up(connection, replica, f"EC2 refuses: {error.code}", RETRY_OPERATOR)
+
+    def _plan(
+        self,
+        agent: Agent,
+        replica: Replica,
+        incident: Incident | None,
+        tries: Sequence[Attempt],
+    ) -> str | None:
+        try:
+            source = self._source(agent)
+        except NoLaunchSource as reason:
+            explained = str(reason)
+            return self.database.write(
+                lambda c: self._give_up(c, replica, explained, RETRY_OPERATOR)
+            )
+        except CloudError as error:
+            if error.response is Response.WAIT:
+                raise
+            explained = f"the launch parameters cannot be read: {error}"
+            return self.database.write(
+                lambda c: self._give_up(c, replica, explained, RETRY_OPERATOR)
+            )
+        candidates = self._candidates(agent, incident, source, tries)
+        return self.database.write(
+            lambda c: self._open(c, replica, incident, tries, source, candidates)
+        )
+
+    def _open(
+        self,
+        connection: Connection,
+        replica: Replica,
+        incident: Incident | None,
+        tries: Sequence[Attempt],
+        source: LaunchSource,
+        candidates: Sequence[Candidate],
+    ) -> str | None:
+        if replicas.read_replica(connection, replica.id) != replica:
+            return None  # somebody else has taken it further since
+        if not candidates:
+            refusals = ", ".join(sorted({str(a.error_code) for a in tries})) or "all cooling down"
+            is_emergency = incident is not None and incident.goal is Goal.SWITCH
+            pause = RETRY_EMERGENCY if is_emergency else RETRY
+            return self._give_up(connection, replica, f"no pool has capacity ({refusals})", pause)
+        best = candidates[0]
+        token = f"{replica.id}-{len(tries) + 1}"
+        tags = {
+            "Name": f"sef {replica.agent_id}",
+            MANAGED_TAG: deployment_name(connection),
+            AGENT_TAG: replica.agent_id,
+            REPLICA_TAG: replica.id,
+            ATTEMPT_TAG: token,
+        }
+        parameters = launch_parameters(
+            source, best.pool, spot=best.market is Market.SPOT, tags=tags
+        )
+        replicas.change_replica(connection, replica, pool_id=str(best.pool), market=best.market)
+        now = self.clock()
+        replicas.open_attempt(
+            connection,
+            replica,
+            len(tries) + 1,
+            token,
+            str(best.pool),
+            best.market,
+            parameters,
+            now,
+        )
+        said = f"launching {best.reason}, like {source.described_as}"
+        considered = [candidate.reason for candidate in candidates[:10]]
+        event = Event(
+            "launch_decided",
+            said,
+            replica.agent_id,
+            details={"replica_id": replica.id, "token": token, "candidates": considered},
+        )
+        write_events(connection, [event], now)
+        return said
+
+    def _await_running(self, agent: Agent, replica: Replica) -> str | None:
+        now = self.clock()
+        assert replica.instance_id is not None
+        assert replica.launched_at is not None
+        age = now - replica.launched_at
+        instance = self.cloud.instances([replica.instance_id]).get(replica.instance_id)
+        if is_lost(instance, age):
+            state = instance.ec2_state if instance else "unknown to EC2"
+            return self.database.write(lambda c: self._died(c, replica, f"its instance is {state}"))
+        if instance is not None and instance.ec2_state == "running":
+            pool = str(instance.pool)
+            return self.database.write(lambda c: self._ready(c, replica, pool))
+        if age >= timedelta(seconds=self.settings.launch_timeout):
+            return self.database.write(lambda c: self._too_slow(c, replica))
+        return None
+
+    def _ready(self, connection: Connection, replica: Replica, pool_id: str) -> str | None:
+        if replicas.read_replica(connection, replica.id) != replica:
+            return None
+        now = self.clock()
+        seconds = (now - replica.created_at).total_seconds()
+        said = f"runs in {pool_id} after {seconds:.1f} s"
+        replicas.move_replica(
+            connection, replica, Status.READY, said, now, pool_id=pool_id, checked_at=now
+        )
+        return said
+
+    def _too_slow(self, connection: Connection, replica: Replica) -> str | None:
+        if replicas.read_replica(connection, replica.id) != replica:
+            return None
+        said = f"does not run after {self.settings.launch_timeout:.0f} s"
+        replicas.move_replica(
+            connection, replica, Status.RELEASING, said, self.clock(), severity="warning"
+        )
+        return said
+
+    def _died(self, connection: Connection, replica: Replica, reason: str) -> str | None:
+        now = self.clock()
+        if replica.pool_id and replica.market:
+            until = now + timedelta(seconds=self.settings.pool_cooldown)
+            replicas.mark_unavailable(
+                connection, replica.pool_id, replica.market, "DiedWhileLaunching", until
+            )
+        return self._give_up(connection, replica, reason, RETRY_EMERGENCY)
+
+    def _give_up(
+        self, connection: Connection, replica: Replica, reason: str, pause: timedelta
+    ) -> str | None:
+        if replicas.read_replica(connection, replica.id) != replica:
+            return None
+        now = self.clock()
+        replicas.move_replica(connection, replica, Status.FAILED, reason, now, severity="error")
+        agent = read_agent(connection, replica.agent_id, lock=True)
+        update_agent(connection, agent, now, not_before=now + pause)
+        return f"gave up: {reason}"
+
+    def _source(self, agent: Agent) -> LaunchSource:
+        if agent.launch_template:
+            return self.cloud.like_template(agent.launch_template, vpc_of=agent.instance_id)
+        like = self.cloud.like_instance(agent.instance_id) if agent.instance_id else None
+        if like is not None:
+            return like
+        if self.settings.launch_template:
+            source = self.cloud.like_template(self.settings.launch_template)
+            pool = parse_pool(agent.pool_id)
+            return replace(source, instance_type=pool.instance_type) if pool else source
+        raise NoLaunchSource(
+            "it has no launch template, EC2 knows no instance of it, and SEF_LAUNCH_TEMPLATE "
+            "is not set"
+        )
+
+    def _candidates(
+        self,
+        agent: Agent,
+        incident: Incident | None,
+        source: LaunchSource,
+        tries: Sequence[Attempt],
+    ) -> Sequence[Candidate]:
+        now = self.clock()
+        settings = self.settings
+        pools = [pool for pool in map(parse_pool, settings.pool_list) if pool is not None]
+        if not pools and source.instance_type is not None:
+            zones = source.subnets or self.cloud.zones()
+            pools = [Pool(source.instance_type, zone) for zone in zones]
+        try:
+            prices = self.cloud.spot_prices({pool.instance_type for pool in pools}, now)
+        except CloudError:
+            prices = {}  # a standby without the best price is better than none
+        settled_after = timedelta(seconds=settings.standby_ttl)
+        histories, cooling = self.database.read(
+            lambda c: (
+                incidents.pool_histories(c, now, settled_after),
+                replicas.unavailable(c, now),
+            )
+        )
+        excluded: Collection[tuple[str, Market]] = {
+            *cooling,
+            *((attempt.pool_id, attempt.market) for attempt in tries),
+        }
+        if any(attempt.error_code in SPOT_QUOTA for attempt in tries):
+            excluded = {*excluded, *((str(pool), Market.SPOT) for pool in pools)}
+        is_emergency = incident is not None and incident.goal is Goal.SWITCH
+        return rank(
+            pools,
+            avoid=parse_pool(agent.pool_id),
+            excluded=excluded,
+            risks={
+                str(pool): risk.assess(histories.get(str(pool), risk.History())).score
+                for pool in pools
+            },
+            spot_prices=prices,
+            on_demand_prices=self.on_demand_prices,
+            on_demand=is_emergency or settings.on_demand_allowed,
+        )
+
+
+def is_lost(instance: Instance | None, age: timedelta) -> bool:
+    """Whether an instance of this age is gone for good; EC2 may not know a young one yet."""
+    return age >= APPEARS_WITHIN if instance is None else instance.is_gone

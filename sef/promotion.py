@@ -1,0 +1,102 @@
+"""Making a standby the primary: one transaction, one compare-and-swap of the agent."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from sef.core.policy import Outcome
+from sef.core.replica import Status
+from sef.store import incidents, replicas
+from sef.store.events import Event, write_events
+from sef.store.fleet import Agent, update_agent
+from sef.store.incidents import Incident
+from sef.store.replicas import Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    old_instance_id: str | None
+    new_instance_id: str
+    epoch: int
+    incident_id: str | None
+    failover_time_ms: int | None
+
+
+def promote(
+    connection: Connection,
+    agent: Agent,
+    standby: Replica,
+    incident: Incident | None,
+    reason: str,
+    now: datetime,
+    *,
+    retire_after: timedelta | None,
+) -> Promotion:
+    """Make a ready standby the agent's primary; the agent was read in this transaction.
+
+    The epoch moves on with it, so that nothing which knows the old primary can undo it. The old
+    primary is terminated after `retire_after`, or left to AWS and its operator if None.
+
+    Raises:
+        IllegalTransition: the standby is not ready.
+        Stale: the agent, the standby or the incident has changed since it was read.
+    """
+    if standby.instance_id is None:
+        raise ValueError(f"{standby.id} has no instance to promote")
+    update_agent(
+        connection,
+        agent,
+        now,
+        instance_id=standby.instance_id,
+        pool_id=standby.pool_id,
+        epoch=agent.epoch + 1,
+        not_before=None,
+    )
+    replicas.move_replica(connection, standby, Status.PROMOTED, reason, now)
+    old = agent.instance_id
+    if old is not None and retire_after is not None:
+        replicas.retire(connection, agent.id, old, reason, now + retire_after)
+    milliseconds = None
+    if incident is not None:
+        milliseconds = _conclude(connection, incident, standby, now)
+    took = "" if milliseconds is None else f" in {milliseconds} ms"
+    event = Event(
+        "switchover_completed" if incident is None else "failover_completed",
+        f"{standby.instance_id} replaces {old or 'the unknown primary'}{took}: {reason}",
+        agent.id,
+        details={
+            "old_instance_id": old,
+            "new_instance_id": standby.instance_id,
+            "replica_id": standby.id,
+            "epoch": agent.epoch + 1,
+            "incident_id": incident.id if incident else None,
+            "failover_time_ms": milliseconds,
+        },
+    )
+    write_events(connection, [event], now)
+    return Promotion(
+        old,
+        standby.instance_id,
+        agent.epoch + 1,
+        incident.id if incident else None,
+        milliseconds,
+    )
+
+
+def _conclude(
+    connection: Connection, incident: Incident, standby: Replica, now: datetime
+) -> int | None:
+    milliseconds = incidents.complete_failover(
+        connection, incident, incident.caused_by, standby.id, now
+    )
+    incidents.update_incident(
+        connection,
+        incident,
+        status=Outcome.DONE,
+        closed_at=now,
+        replica_id=standby.id,
+        new_instance_id=standby.instance_id,
+        failover_time_ms=milliseconds,
+    )
+    return milliseconds

@@ -1,0 +1,315 @@
+"""Making the world match the rows, for one agent or for all that have unfinished work.
+
+A cycle for an agent alternates between deciding (in one transaction, without EC2) and acting (one
+call to EC2, without a transaction) until there is nothing left to do now. It takes no hint of what
+happened: a throttle, a crash or a lost answer is repaired by the ordinary path.
+"""
+
+import logging
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import Connection
+
+from sef.clock import Clock
+from sef.cloud.ec2 import Ec2
+from sef.cloud.errors import CloudError
+from sef.config import Settings
+from sef.core.policy import (
+    AgentState,
+    CloseIncident,
+    CreateStandby,
+    Goal,
+    Promote,
+    Release,
+    Rest,
+    Step,
+    next_step,
+)
+from sef.core.replica import Status
+from sef.errors import AgentNotFound, Unavailable
+from sef.launching import Launcher, is_lost
+from sef.promotion import Promotion, promote
+from sef.store import fleet, incidents, replicas
+from sef.store.database import Database
+from sef.store.events import Event, write_events
+from sef.store.fleet import Agent
+from sef.store.incidents import Incident
+from sef.store.replicas import Replica, Retirement
+
+log = logging.getLogger("sef")
+
+STEPS = 40
+"""Steps of one cycle: more than any saga has, so that a defect cannot spin."""
+
+PARALLEL = 8
+RETRY_AFTER = timedelta(seconds=4)
+AGENTS_PER_RUN = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciler:
+    database: Database
+    cloud: Ec2
+    launcher: Launcher
+    settings: Settings
+    clock: Clock
+
+    def reconcile(self, agent_id: str) -> list[str]:
+        """Do all that can be done now for an agent; returns what was done, a sentence each.
+
+        EC2 that cannot be reached or does not know is no error: the work is left for later.
+        """
+        done: list[str] = []
+        for _ in range(STEPS):
+            try:
+                said = self._decide(agent_id) or self._act(agent_id)
+            except CloudError as error:
+                self.database.write(lambda c, error=error: self._postpone(c, agent_id, error))
+                return [*done, f"EC2 could not say: {error}"]
+            if said is None:
+                break
+            log.debug("agent %s: %s", agent_id, said)
+            done.append(said)
+        return done
+
+    def reconcile_all(self) -> int:
+        """One round over all agents with unfinished work; returns how many there were."""
+        now = self.clock()
+        checked_before = now - timedelta(seconds=self.settings.standby_check_interval)
+        due = self.database.read(
+            lambda c: fleet.agents_with_work(
+                c, now, checked_before=checked_before, limit=AGENTS_PER_RUN
+            )
+        )
+        if len(due) == 1:
+            self._reconcile_alone(due[0])
+        elif due:
+            with ThreadPoolExecutor(PARALLEL, "sef-reconcile") as executor:
+                list(executor.map(self._reconcile_alone, due))
+        return len(due)
+
+    def _reconcile_alone(self, agent_id: str) -> None:
+        """One agent's trouble must not stop the others."""
+        try:
+            self.reconcile(agent_id)
+        except Unavailable:
+            log.warning("SEF: the database is away; agent %s waits", agent_id)
+        except Exception:
+            log.exception("SEF: agent %s could not be reconciled", agent_id)
+
+    def _decide(self, agent_id: str) -> str | None:
+        step = self.database.read(lambda c: self._next(c, agent_id)[0])
+        if isinstance(step, Rest):
+            return None
+        said, promotion = self.database.write(lambda c: self._apply(c, agent_id))
+        if promotion is not None and promotion.incident_id is not None:
+            self._stamp(promotion.incident_id)
+        return said
+
+    def _next(
+        self, connection: Connection, agent_id: str, *, lock: bool = False
+    ) -> tuple[Step, Agent, Replica | None, Incident | None]:
+        agent = fleet.read_agent(connection, agent_id, lock=lock)
+        standby = replicas.live_standby(connection, agent_id)
+        incident = incidents.open_incident(connection, agent_id)
+        now = self.clock()
+        step = next_step(
+            agent.state,
+            standby.status if standby else None,
+            incident.state(agent) if incident else None,
+            standby_ttl=timedelta(seconds=self.settings.standby_ttl),
+            now=now,
+        )
+        if isinstance(step, CreateStandby) and _is_postponed(agent, self.clock):
+            return Rest(), agent, standby, incident
+        return step, agent, standby, incident
+
+    def _apply(self, connection: Connection, agent_id: str) -> tuple[str | None, Promotion | None]:
+        step, agent, standby, incident = self._next(connection, agent_id, lock=True)
+        now = self.clock()
+        match step:
+            case CreateStandby(replica_type, reason):
+                incident_id = incident.id if incident else None
+                replica_id = replicas.create_replica(
+                    connection, agent_id, replica_type, reason, incident_id, now
+                )
+                if incident is not None:
+                    incidents.update_incident(connection, incident, replica_id=replica_id)
+            case Promote(reason) if standby is not None:
+                retire_after = _retire_after(agent.state, incident, self.settings)
+                promotion = promote(
+                    connection, agent, standby, incident, reason, now, retire_after=retire_after
+                )
+                return f"promoted {standby.instance_id}: {reason}", promotion
+            case Release(reason) if standby is not None:
+                replicas.move_replica(connection, standby, Status.RELEASING, reason, now)
+            case CloseIncident(outcome, reason) if incident is not None:
+                incidents.update_incident(
+                    connection, incident, status=outcome, closed_at=now, reason=reason
+                )
+                event = Event(
+                    "incident_closed",
+                    f"incident is {outcome}: {reason}",
+                    agent_id,
+                    details={"incident_id": incident.id},
+                )
+                write_events(connection, [event], now)
+            case _:
+                return None, None
+        return f"{type(step).__name__}: {step.reason}", None
+
+    def _stamp(self, incident_id: str) -> None:
+        """Write down the failover time once more, now that the promotion is committed."""
+
+        def write(connection: Connection) -> None:
+            incident = incidents.read_incident(connection, incident_id)
+            if incident.replica_id is None:
+                return
+            milliseconds = incidents.complete_failover(
+                connection,
+                incident,
+                incident.caused_by,
+                incident.replica_id,
+                self.clock(),
+            )
+            incidents.update_incident(connection, incident, failover_time_ms=milliseconds)
+
+        self.database.write(write)
+
+    def _act(self, agent_id: str) -> str | None:
+        now = self.clock()
+        agent = self.database.read(lambda c: fleet.read_agent(c, agent_id))
+        if _is_postponed(agent, self.clock):
+            return None
+        standby, incident, releasing, retiring, superseded = self.database.read(
+            lambda c: (
+                replicas.live_standby(c, agent_id),
+                incidents.open_incident(c, agent_id),
+                replicas.releasing(c, agent_id),
+                replicas.due_retirements(c, agent_id, now),
+                replicas.superseded(c, agent_id),
+            )
+        )
+        if standby is not None and standby.status is Status.LAUNCHING:
+            said = self.launcher.advance(agent, standby, incident)
+            if said is not None:
+                return said
+        for replica in releasing:
+            return self._release(replica)
+        for retirement in retiring:
+            return self._retire(agent, retirement)
+        former = [r for r in superseded if self._is_unchecked(r)]
+        if standby is not None and standby.status is Status.READY and self._is_unchecked(standby):
+            return self.check_standby(standby)
+        return self._check_former(former) if former else None
+
+    def _is_unchecked(self, replica: Replica) -> bool:
+        interval = timedelta(seconds=self.settings.standby_check_interval)
+        return replica.checked_at is None or self.clock() - replica.checked_at >= interval
+
+    def _release(self, replica: Replica) -> str:
+        tries = self.database.read(lambda c: replicas.attempts(c, replica.id))
+        if tries and tries[-1].status == "open":
+            # Whether it launched anything is unknown. Repeating the call is the one sure way to
+            # learn the instance's id: a look-up by tag can miss what EC2 has just launched.
+            return self.launcher.run(replica, tries[-1])
+        if replica.instance_id is not None:
+            self.cloud.terminate(replica.instance_id)
+        said = "released" if replica.instance_id else "released before anything was launched"
+        self.database.write(lambda c: self._move(c, replica, Status.TERMINATED, said))
+        return said
+
+    def _retire(self, agent: Agent, retirement: Retirement) -> str:
+        if retirement.instance_id == agent.instance_id:
+            said = f"{retirement.instance_id} is not retired: it is the primary again"
+        else:
+            self.cloud.terminate(retirement.instance_id)
+            said = f"terminated the former primary {retirement.instance_id}"
+
+        def write(connection: Connection) -> None:
+            now = self.clock()
+            if not replicas.finish_retirement(connection, retirement.instance_id, now):
+                return
+            write_events(connection, [Event("primary_retired", said, agent.id)], now)
+            replica = replicas.replica_of_instance(connection, retirement.instance_id)
+            if (
+                replica is not None
+                and replica.status is Status.PROMOTED
+                and retirement.instance_id != agent.instance_id
+            ):
+                replicas.move_replica(
+                    connection, replica, Status.TERMINATED, retirement.reason, now
+                )
+
+        self.database.write(write)
+        return said
+
+    def check_standby(self, standby: Replica) -> str:
+        """Look whether a ready standby still runs; one that does not has failed."""
+        assert standby.instance_id is not None
+        instance = self.cloud.instances([standby.instance_id]).get(standby.instance_id)
+        if is_lost(instance, self.clock() - (standby.launched_at or standby.created_at)):
+            said = f"its instance is {instance.ec2_state if instance else 'unknown to EC2'}"
+            self.database.write(lambda c: self._move(c, standby, Status.FAILED, said))
+            return said
+        self.database.write(lambda c: self._checked(c, standby))
+        return "the standby runs"
+
+    def _check_former(self, former: Sequence[Replica]) -> str:
+        known = self.cloud.instances([r.instance_id for r in former if r.instance_id])
+        for replica in former:
+            instance = known.get(replica.instance_id or "")
+            if instance is None or instance.is_gone:
+                said = f"EC2 reports it {instance.ec2_state if instance else 'gone'}"
+                self.database.write(
+                    lambda c, r=replica, s=said: self._move(c, r, Status.TERMINATED, s)
+                )
+            else:
+                self.database.write(lambda c, r=replica: self._checked(c, r))
+        return "looked after former primaries"
+
+    def _checked(self, connection: Connection, replica: Replica) -> None:
+        if replicas.read_replica(connection, replica.id) == replica:
+            replicas.change_replica(connection, replica, checked_at=self.clock())
+
+    def _move(self, connection: Connection, replica: Replica, status: Status, reason: str) -> None:
+        if replicas.read_replica(connection, replica.id) == replica:
+            severity = "warning" if status is Status.FAILED else "info"
+            replicas.move_replica(
+                connection, replica, status, reason, self.clock(), severity=severity
+            )
+
+    def _postpone(self, connection: Connection, agent_id: str, error: CloudError) -> None:
+        now = self.clock()
+        try:
+            agent = fleet.read_agent(connection, agent_id, lock=True)
+        except AgentNotFound:
+            return
+        # Jitter, so that a throttled fleet does not come back all at once.
+        until = now + RETRY_AFTER * random.uniform(0.5, 1.5)
+        is_news = agent.not_before is None or now - agent.not_before > timedelta(minutes=5)
+        fleet.update_agent(connection, agent, now, not_before=until)
+        if is_news:
+            event = Event("cloud_unavailable", f"EC2 could not say: {error}", agent_id, "warning")
+            write_events(connection, [event], now)
+
+
+def _is_postponed(agent: Agent, clock: Clock) -> bool:
+    return agent.not_before is not None and agent.not_before > clock()
+
+
+def _retire_after(
+    agent: AgentState, incident: Incident | None, settings: Settings
+) -> timedelta | None:
+    """When to terminate the old primary after an automatic switch; None: not by us.
+
+    What AWS has given notice to, AWS terminates.
+    """
+    is_ours = incident is not None and incident.goal is not Goal.SWITCH
+    if is_ours and agent.auto_terminate:
+        return timedelta(seconds=settings.drain)
+    return None

@@ -1,0 +1,35 @@
+"""Who this SEF is, and which of its processes does a periodic job."""
+
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+from sqlalchemy import Connection, or_, select, update
+
+from sef.store.database import insert_missing
+from sef.store.tables import deployment, leases
+
+
+def deployment_name(connection: Connection) -> str:
+    """The name of this SEF, made up when its database is used for the first time."""
+    statement = select(deployment.c.name)
+    name = connection.scalar(statement)
+    if name is None:
+        insert_missing(connection, deployment, [{"one": 1, "name": f"sef-{uuid4().hex[:12]}"}])
+        name = connection.scalar(statement)
+    return str(name)
+
+
+def take_lease(
+    connection: Connection, name: str, holder: str, now: datetime, duration: timedelta
+) -> bool:
+    """Take or keep a lease; False while somebody else holds it."""
+    insert_missing(
+        connection, leases, [{"name": name, "holder": holder, "expires_at": now, "version": 1}]
+    )
+    columns = leases.c
+    taken = connection.execute(
+        update(leases)
+        .where(columns.name == name, or_(columns.holder == holder, columns.expires_at <= now))
+        .values(holder=holder, expires_at=now + duration, version=columns.version + 1)
+    )
+    return taken.rowcount == 1

@@ -1,0 +1,116 @@
+"""Agents: their instance, their modes, and which of them have unfinished work."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, case, func, insert, literal, or_, select, union_all, update
+
+from sef.core.policy import AgentState, Goal
+from sef.core.replica import Status
+from sef.errors import AgentNotFound
+from sef.store.database import compare_and_swap
+from sef.store.tables import agents, incidents, replica_instances, retirements
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    id: str
+    instance_id: str | None
+    pool_id: str | None
+    auto_switch_enabled: bool
+    auto_terminate_enabled: bool
+    manual_replica_enabled: bool
+    launch_template: str | None
+    epoch: int
+    version: int
+    not_before: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def state(self) -> AgentState:
+        return AgentState(
+            self.manual_replica_enabled, self.auto_switch_enabled, self.auto_terminate_enabled
+        )
+
+    @property
+    def subject(self) -> str:
+        """What stands for the primary in an incident, also while its instance is not known."""
+        return self.instance_id or f"epoch-{self.epoch}"
+
+
+def read_agent(connection: Connection, agent_id: str, *, lock: bool = False) -> Agent:
+    """Raises AgentNotFound. With `lock`, nobody else decides for the agent until the end."""
+    statement = select(agents).where(agents.c.id == agent_id)
+    row = connection.execute(statement.with_for_update() if lock else statement).one_or_none()
+    if row is None:
+        raise AgentNotFound(agent_id)
+    return Agent(**row._mapping)
+
+
+def update_agent(connection: Connection, agent: Agent, now: datetime, **values: Any) -> None:
+    """Change an agent that was read in this transaction; Stale if it is another by now."""
+    compare_and_swap(
+        connection,
+        update(agents)
+        .where(
+            agents.c.id == agent.id,
+            agents.c.epoch == agent.epoch,
+            agents.c.version == agent.version,
+        )
+        .values(version=agent.version + 1, updated_at=now, **values),
+    )
+
+
+def insert_agent(connection: Connection, agent_id: str, now: datetime, **values: Any) -> None:
+    connection.execute(insert(agents).values(id=agent_id, created_at=now, updated_at=now, **values))
+
+
+def agents_with_work(
+    connection: Connection, now: datetime, *, checked_before: datetime, limit: int
+) -> Sequence[str]:
+    """The agents for which something is unfinished, the most urgent first.
+
+    `checked_before`: a standby, or a former primary that still runs, that was last looked at
+    before then is looked at again.
+    """
+    replica, incident, retirement = replica_instances.c, incidents.c, retirements.c
+    unchecked = or_(replica.checked_at.is_(None), replica.checked_at <= checked_before)
+    never = literal(None, incident.deadline.type)
+    # Each part is found by an index of its own.
+    work = union_all(
+        select(
+            incident.open_agent_id.label("id"),
+            case((incident.goal == Goal.SWITCH, 0), else_=1).label("urgency"),
+            incident.deadline.label("deadline"),
+        ).where(incident.open_agent_id.is_not(None)),
+        select(replica.agent_id, literal(1), never).where(
+            replica.status.in_([Status.LAUNCHING, Status.RELEASING])
+        ),
+        select(replica.agent_id, literal(1), never).where(
+            replica.status == Status.READY, unchecked
+        ),
+        select(replica.agent_id, literal(2), never)
+        .join(agents, agents.c.id == replica.agent_id)
+        .where(
+            replica.status == Status.PROMOTED,
+            agents.c.instance_id != replica.instance_id,
+            unchecked,
+        ),
+        select(retirement.agent_id, literal(2), never).where(
+            retirement.terminated_at.is_(None), retirement.not_before <= now
+        ),
+        select(agents.c.id, literal(1), never)
+        .outerjoin(replica_instances, replica.live_agent_id == agents.c.id)
+        .where(agents.c.manual_replica_enabled, replica.id.is_(None)),
+    ).subquery()
+    return connection.scalars(
+        select(work.c.id)
+        .join(agents, agents.c.id == work.c.id)
+        .where(or_(agents.c.not_before.is_(None), agents.c.not_before <= now))
+        .group_by(work.c.id)
+        .order_by(func.min(work.c.urgency), func.min(work.c.deadline), work.c.id)
+        .limit(limit)
+    ).all()

@@ -1,0 +1,250 @@
+"""Incidents and the signals under them, and what a pool's past says."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Connection, func, insert, or_, select, update
+
+from sef.core.inputs import Signal, SignalType
+from sef.core.policy import Goal, IncidentState
+from sef.core.pricing import Flag
+from sef.core.risk import History
+from sef.store.database import compare_and_swap
+from sef.store.fleet import Agent
+from sef.store.tables import incidents, pricing_reports, spot_interruption_events
+
+OPEN = "open"
+HISTORY = timedelta(days=90)
+"""How far back a pool's past is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    id: str
+    agent_id: str
+    subject: str
+    instance_id: str | None
+    pool_id: str | None
+    status: str
+    open_agent_id: str | None
+    goal: Goal
+    reason: str
+    risk_score: float | None
+    inputs: dict[str, Any] | None
+    rebalance_at: datetime | None
+    termination_at: datetime | None
+    deadline: datetime | None
+    opened_at: datetime
+    closed_at: datetime | None
+    replica_id: str | None
+    new_instance_id: str | None
+    failover_time_ms: int | None
+    version: int
+
+    @property
+    def is_open(self) -> bool:
+        return self.status == OPEN
+
+    @property
+    def caused_by(self) -> SignalType:
+        """The signal that a promotion under this incident answers."""
+        return SignalType.TERMINATION if self.goal is Goal.SWITCH else SignalType.REBALANCE
+
+    def state(self, agent: Agent) -> IncidentState:
+        return IncidentState(
+            self.goal, self.rebalance_at, concerns_primary=self.subject == agent.subject
+        )
+
+
+def open_incident(connection: Connection, agent_id: str) -> Incident | None:
+    return _one(connection, incidents.c.open_agent_id == agent_id)
+
+
+def latest_incident(connection: Connection, agent_id: str, subject: str) -> Incident | None:
+    return _one(connection, incidents.c.agent_id == agent_id, incidents.c.subject == subject)
+
+
+def read_incident(connection: Connection, incident_id: str) -> Incident:
+    found = _one(connection, incidents.c.id == incident_id)
+    if found is None:
+        raise LookupError(incident_id)
+    return found
+
+
+def create_incident(
+    connection: Connection,
+    agent: Agent,
+    subject: str,
+    *,
+    instance_id: str | None,
+    pool_id: str | None,
+    now: datetime,
+    status: str = OPEN,
+    reason: str = "",
+) -> Incident:
+    incident_id = f"incident-{uuid4().hex[:16]}"
+    connection.execute(
+        insert(incidents).values(
+            id=incident_id,
+            agent_id=agent.id,
+            subject=subject,
+            instance_id=instance_id,
+            pool_id=pool_id,
+            status=status,
+            open_agent_id=agent.id if status == OPEN else None,
+            goal=Goal.MONITOR,
+            reason=reason,
+            opened_at=now,
+            closed_at=None if status == OPEN else now,
+        )
+    )
+    return read_incident(connection, incident_id)
+
+
+def update_incident(connection: Connection, incident: Incident, **values: Any) -> Incident:
+    """Change an incident that was read; Stale if it has changed since."""
+    if "status" in values:
+        values["open_agent_id"] = incident.agent_id if values["status"] == OPEN else None
+    compare_and_swap(
+        connection,
+        update(incidents)
+        .where(incidents.c.id == incident.id, incidents.c.version == incident.version)
+        .values(version=incident.version + 1, **values),
+    )
+    return read_incident(connection, incident.id)
+
+
+def record_signal(
+    connection: Connection, incident: Incident, signal: Signal, now: datetime
+) -> bool:
+    """Put a signal under its incident, one row for each kind; True if it is the first of its kind.
+
+    `detected_at` stays that of the first, from which the failover time is counted.
+    """
+    columns = spot_interruption_events.c
+    values: dict[str, Any] = {"last_received_at": now}
+    if signal.terminates_at is not None:
+        values["termination_time"] = signal.terminates_at
+    known = connection.execute(
+        update(spot_interruption_events)
+        .where(columns.incident_id == incident.id, columns.signal_type == signal.type)
+        .values(times_received=columns.times_received + 1, **values)
+    )
+    if known.rowcount:
+        return False
+    connection.execute(
+        insert(spot_interruption_events).values(
+            incident_id=incident.id,
+            agent_id=incident.agent_id,
+            instance_id=incident.instance_id,
+            pool_id=incident.pool_id,
+            signal_type=signal.type,
+            detected_at=now,
+            signalled_at=signal.signalled_at,
+            **values,
+        )
+    )
+    return True
+
+
+def signal_was_received(connection: Connection, incident: Incident, signal: Signal) -> bool:
+    """Whether this very announcement, of AWS's own time, is under the incident already."""
+    columns = spot_interruption_events.c
+    return (
+        connection.scalar(
+            select(columns.id).where(
+                columns.incident_id == incident.id,
+                columns.signal_type == signal.type,
+                columns.signalled_at == signal.signalled_at,
+            )
+        )
+        is not None
+    )
+
+
+def complete_failover(
+    connection: Connection,
+    incident: Incident,
+    signal_type: SignalType,
+    replica_id: str,
+    now: datetime,
+) -> int | None:
+    """Mark the signal that caused a promotion; return the milliseconds since its arrival."""
+    columns = spot_interruption_events.c
+    caused = connection.execute(
+        select(columns.id, columns.detected_at).where(
+            columns.incident_id == incident.id, columns.signal_type == signal_type
+        )
+    ).one_or_none()
+    if caused is None:
+        return None
+    milliseconds: int = round((now - caused.detected_at) / timedelta(milliseconds=1))
+    connection.execute(
+        update(spot_interruption_events)
+        .where(columns.id == caused.id)
+        .values(failover_completed=True, failover_time_ms=milliseconds, replica_id=replica_id)
+    )
+    return milliseconds
+
+
+def pool_history(
+    connection: Connection, pool_id: str | None, now: datetime, settled_after: timedelta
+) -> tuple[History, History]:
+    """The settled recommendations of a pool, and those of all others.
+
+    A recommendation is settled when a termination followed, or when none did for `settled_after`.
+    """
+    by_pool = pool_histories(connection, now, settled_after)
+    here = by_pool.pop(pool_id or "", History())
+    return here, History(
+        sum(history.recommendations for history in by_pool.values()),
+        sum(history.terminations for history in by_pool.values()),
+    )
+
+
+def pool_histories(
+    connection: Connection, now: datetime, settled_after: timedelta
+) -> dict[str, History]:
+    columns = incidents.c
+    rows = connection.execute(
+        select(
+            columns.pool_id,
+            func.count().label("recommendations"),
+            func.count(columns.termination_at).label("terminations"),
+        )
+        .where(
+            columns.pool_id.is_not(None),
+            columns.rebalance_at > now - HISTORY,
+            or_(columns.termination_at.is_not(None), columns.rebalance_at <= now - settled_after),
+        )
+        .group_by(columns.pool_id)
+    )
+    return {row.pool_id: History(row.recommendations, row.terminations) for row in rows}
+
+
+def recent_prices(
+    connection: Connection, agent_id: str, pool_id: str | None, since: datetime
+) -> Sequence[Decimal]:
+    """The observed prices of a series since then, oldest first; interpolated ones never count."""
+    columns = pricing_reports.c
+    return connection.scalars(
+        select(columns.spot_price)
+        .where(
+            columns.agent_id == agent_id,
+            columns.pool_id == pool_id,
+            columns.timestamp >= since,
+            columns.data_quality_flag != Flag.INTERPOLATED,
+        )
+        .order_by(columns.timestamp)
+    ).all()
+
+
+def _one(connection: Connection, *conditions: Any) -> Incident | None:
+    row = connection.execute(
+        select(incidents).where(*conditions).order_by(incidents.c.opened_at.desc()).limit(1)
+    ).one_or_none()
+    return None if row is None else Incident(**{**row._mapping, "goal": Goal(row.goal)})

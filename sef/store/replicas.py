@@ -1,0 +1,351 @@
+"""Replicas and their launch attempts, retirements, and the pools that have no capacity."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Connection, insert, select, update
+
+from sef.core.replica import LIVE, Market, ReplicaType, Status, check_transition
+from sef.store.database import compare_and_swap, insert_missing, upsert
+from sef.store.events import Event, Severity, write_events
+from sef.store.tables import (
+    agents,
+    launch_attempts,
+    replica_instances,
+    retirements,
+    unavailable_pools,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    id: str
+    agent_id: str
+    instance_id: str | None
+    replica_type: ReplicaType
+    pool_id: str | None
+    market: Market | None
+    status: Status
+    reason: str
+    incident_id: str | None
+    live_agent_id: str | None
+    created_at: datetime
+    launched_at: datetime | None
+    ready_at: datetime | None
+    checked_at: datetime | None
+    promoted_at: datetime | None
+    terminated_at: datetime | None
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    client_token: str
+    replica_id: str
+    attempt: int
+    pool_id: str
+    market: Market
+    parameters: dict[str, Any]
+    status: str
+    instance_id: str | None
+    error_code: str | None
+    created_at: datetime
+    answered_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retirement:
+    instance_id: str
+    agent_id: str
+    reason: str
+    not_before: datetime
+    terminated_at: datetime | None
+
+
+def live_standby(connection: Connection, agent_id: str) -> Replica | None:
+    rows = _replicas(connection, replica_instances.c.live_agent_id == agent_id)
+    return rows[0] if rows else None
+
+
+def read_replica(connection: Connection, replica_id: str) -> Replica | None:
+    rows = _replicas(connection, replica_instances.c.id == replica_id)
+    return rows[0] if rows else None
+
+
+def replica_of_instance(connection: Connection, instance_id: str) -> Replica | None:
+    rows = _replicas(connection, replica_instances.c.instance_id == instance_id)
+    return rows[0] if rows else None
+
+
+def releasing(connection: Connection, agent_id: str) -> Sequence[Replica]:
+    return _replicas(
+        connection,
+        replica_instances.c.agent_id == agent_id,
+        replica_instances.c.status == Status.RELEASING,
+    )
+
+
+def superseded(connection: Connection, agent_id: str) -> Sequence[Replica]:
+    """Former primaries that, as far as is known, still run."""
+    return _replicas(
+        connection,
+        replica_instances.c.agent_id == agent_id,
+        replica_instances.c.status == Status.PROMOTED,
+        replica_instances.c.instance_id
+        != select(agents.c.instance_id).where(agents.c.id == agent_id).scalar_subquery(),
+    )
+
+
+def create_replica(
+    connection: Connection,
+    agent_id: str,
+    replica_type: ReplicaType,
+    reason: str,
+    incident_id: str | None,
+    now: datetime,
+) -> str:
+    """Write down that an agent shall have a standby. The UNIQUE key refuses a second live one."""
+    replica_id = f"replica-{uuid4().hex[:16]}"
+    connection.execute(
+        insert(replica_instances).values(
+            id=replica_id,
+            agent_id=agent_id,
+            replica_type=replica_type,
+            status=Status.LAUNCHING,
+            reason=reason,
+            incident_id=incident_id,
+            live_agent_id=agent_id,
+            created_at=now,
+        )
+    )
+    _tell(connection, agent_id, replica_id, Status.LAUNCHING, f"launching a standby: {reason}", now)
+    return replica_id
+
+
+_STAMPS = {
+    Status.READY: "ready_at",
+    Status.PROMOTED: "promoted_at",
+    Status.TERMINATED: "terminated_at",
+}
+
+_WORDS = {
+    Status.READY: "standby {instance} is ready",
+    Status.PROMOTED: "{instance} is promoted",
+    Status.RELEASING: "standby {instance} is released",
+    Status.TERMINATED: "{instance} is terminated",
+    Status.FAILED: "standby {instance} failed",
+}
+
+
+def move_replica(
+    connection: Connection,
+    replica: Replica,
+    status: Status,
+    reason: str,
+    now: datetime,
+    *,
+    severity: Severity = "info",
+    **values: Any,
+) -> None:
+    """Make one move of the transition table, with its event row.
+
+    Raises:
+        IllegalTransition: the table does not have it.
+        Stale: the replica has moved since it was read.
+    """
+    check_transition(replica.status, status)
+    if status in _STAMPS:
+        values[_STAMPS[status]] = now
+    change_replica(
+        connection,
+        replica,
+        status=status,
+        live_agent_id=replica.agent_id if status in LIVE else None,
+        **values,
+    )
+    instance = values.get("instance_id") or replica.instance_id or "without instance"
+    message = f"{_WORDS[status].format(instance=instance)}: {reason}"
+    _tell(connection, replica.agent_id, replica.id, status, message, now, severity)
+
+
+def change_replica(connection: Connection, replica: Replica, **values: Any) -> None:
+    """Change columns of a replica that was read; Stale if it has moved since."""
+    columns = replica_instances.c
+    compare_and_swap(
+        connection,
+        update(replica_instances)
+        .where(
+            columns.id == replica.id,
+            columns.status == replica.status,
+            columns.version == replica.version,
+        )
+        .values(version=replica.version + 1, **values),
+    )
+
+
+def attempts(connection: Connection, replica_id: str) -> Sequence[Attempt]:
+    """The launch attempts of a replica, oldest first; at most the last one is open."""
+    rows = connection.execute(
+        select(launch_attempts)
+        .where(launch_attempts.c.replica_id == replica_id)
+        .order_by(launch_attempts.c.attempt)
+    )
+    return [Attempt(**{**row._mapping, "market": Market(row.market)}) for row in rows]
+
+
+def open_attempt(
+    connection: Connection,
+    replica: Replica,
+    number: int,
+    token: str,
+    pool_id: str,
+    market: Market,
+    parameters: dict[str, Any],
+    now: datetime,
+) -> None:
+    """Commit to one RunInstances call. The UNIQUE number lets one of two planners through."""
+    connection.execute(
+        insert(launch_attempts).values(
+            client_token=token,
+            replica_id=replica.id,
+            attempt=number,
+            pool_id=pool_id,
+            market=market,
+            parameters=parameters,
+            status="open",
+            created_at=now,
+        )
+    )
+
+
+def close_attempt(
+    connection: Connection,
+    token: str,
+    now: datetime,
+    *,
+    instance_id: str | None = None,
+    error_code: str | None = None,
+) -> bool:
+    """Write down EC2's answer; False when somebody else did already."""
+    answer = connection.execute(
+        update(launch_attempts)
+        .where(launch_attempts.c.client_token == token, launch_attempts.c.status == "open")
+        .values(
+            status="launched" if instance_id else "refused",
+            instance_id=instance_id,
+            error_code=error_code,
+            answered_at=now,
+        )
+    )
+    return answer.rowcount == 1
+
+
+def mark_unavailable(
+    connection: Connection, pool_id: str, market: Market, code: str, until: datetime
+) -> None:
+    row = {"pool_id": pool_id, "market": market, "error_code": code, "until": until}
+    upsert(connection, unavailable_pools, [row])
+
+
+def unavailable(connection: Connection, now: datetime) -> Collection[tuple[str, Market]]:
+    rows = connection.execute(
+        select(unavailable_pools.c.pool_id, unavailable_pools.c.market).where(
+            unavailable_pools.c.until > now
+        )
+    )
+    return {(row.pool_id, Market(row.market)) for row in rows}
+
+
+def retire(
+    connection: Connection, agent_id: str, instance_id: str, reason: str, not_before: datetime
+) -> None:
+    """Write down that a former primary shall be terminated, once."""
+    insert_missing(
+        connection,
+        retirements,
+        [
+            {
+                "instance_id": instance_id,
+                "agent_id": agent_id,
+                "reason": reason,
+                "not_before": not_before,
+            }
+        ],
+    )
+
+
+def due_retirements(connection: Connection, agent_id: str, now: datetime) -> Sequence[Retirement]:
+    columns = retirements.c
+    rows = connection.execute(
+        select(retirements).where(
+            columns.agent_id == agent_id,
+            columns.terminated_at.is_(None),
+            columns.not_before <= now,
+        )
+    )
+    return [Retirement(**row._mapping) for row in rows]
+
+
+def finish_retirement(connection: Connection, instance_id: str, now: datetime) -> bool:
+    """Write down that the instance is gone; False when somebody else did already."""
+    answer = connection.execute(
+        update(retirements)
+        .where(retirements.c.instance_id == instance_id, retirements.c.terminated_at.is_(None))
+        .values(terminated_at=now)
+    )
+    return answer.rowcount == 1
+
+
+def known_instances(connection: Connection, ids: Collection[str]) -> set[str]:
+    """Those of the instances that some row tells of."""
+    return {
+        instance_id
+        for column in (
+            agents.c.instance_id,
+            replica_instances.c.instance_id,
+            launch_attempts.c.instance_id,
+            retirements.c.instance_id,
+        )
+        for instance_id in connection.scalars(select(column).where(column.in_(sorted(ids))))
+        if instance_id is not None
+    }
+
+
+def open_tokens(connection: Connection) -> set[str]:
+    """The tokens of launches whose effect is not known yet."""
+    return set(
+        connection.scalars(
+            select(launch_attempts.c.client_token).where(launch_attempts.c.status == "open")
+        )
+    )
+
+
+def _replicas(connection: Connection, *conditions: Any) -> Sequence[Replica]:
+    return [
+        Replica(
+            **{
+                **row._mapping,
+                "replica_type": ReplicaType(row.replica_type),
+                "status": Status(row.status),
+                "market": row.market and Market(row.market),
+            }
+        )
+        for row in connection.execute(select(replica_instances).where(*conditions))
+    ]
+
+
+def _tell(
+    connection: Connection,
+    agent_id: str,
+    replica_id: str,
+    status: Status,
+    message: str,
+    now: datetime,
+    severity: Severity = "info",
+) -> None:
+    details = {"replica_id": replica_id, "status": status}
+    event = Event(f"replica_{status}", message, agent_id, severity, details)
+    write_events(connection, [event], now)
