@@ -35,3 +35,10 @@ class Unavailable(SefError):
 
     def __init__(self, message: str = "The database cannot be reached; try again.") -> None:
         super().__init__(503, "database_unavailable", message)
+
+
+class CloudUnavailable(SefError):
+    """EC2 cannot be reached and the call would be unsafe without it; nothing was changed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, "cloud_unavailable", f"EC2 could not say: {message}")

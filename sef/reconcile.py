@@ -30,12 +30,12 @@ from sef.core.policy import (
     next_step,
 )
 from sef.core.replica import Status
-from sef.errors import AgentNotFound, Unavailable
+from sef.errors import Unavailable
 from sef.launching import Launcher, is_lost
 from sef.promotion import Promotion, promote
 from sef.store import fleet, incidents, replicas
 from sef.store.database import Database
-from sef.store.events import Event, write_events
+from sef.store.events import Event, Severity, write_events
 from sef.store.fleet import Agent
 from sef.store.incidents import Incident
 from sef.store.replicas import Replica, Retirement
@@ -68,7 +68,7 @@ class Reconciler:
             try:
                 said = self._decide(agent_id) or self._act(agent_id)
             except CloudError as error:
-                self.database.write(lambda c, error=error: self._postpone(c, agent_id, error))
+                self._postpone(agent_id, error)
                 return [*done, f"EC2 could not say: {error}"]
             if said is None:
                 break
@@ -220,7 +220,7 @@ class Reconciler:
         if replica.instance_id is not None:
             self.cloud.terminate(replica.instance_id)
         said = "released" if replica.instance_id else "released before anything was launched"
-        self.database.write(lambda c: self._move(c, replica, Status.TERMINATED, said))
+        self._move(replica, Status.TERMINATED, said)
         return said
 
     def _retire(self, agent: Agent, retirement: Retirement) -> str:
@@ -254,9 +254,9 @@ class Reconciler:
         instance = self.cloud.instances([standby.instance_id]).get(standby.instance_id)
         if is_lost(instance, self.clock() - (standby.launched_at or standby.created_at)):
             said = f"its instance is {instance.ec2_state if instance else 'unknown to EC2'}"
-            self.database.write(lambda c: self._move(c, standby, Status.FAILED, said))
+            self._move(standby, Status.FAILED, said)
             return said
-        self.database.write(lambda c: self._checked(c, standby))
+        self._checked(standby)
         return "the standby runs"
 
     def _check_former(self, former: Sequence[Replica]) -> str:
@@ -265,37 +265,42 @@ class Reconciler:
             instance = known.get(replica.instance_id or "")
             if instance is None or instance.is_gone:
                 said = f"EC2 reports it {instance.ec2_state if instance else 'gone'}"
-                self.database.write(
-                    lambda c, r=replica, s=said: self._move(c, r, Status.TERMINATED, s)
-                )
+                self._move(replica, Status.TERMINATED, said)
             else:
-                self.database.write(lambda c, r=replica: self._checked(c, r))
+                self._checked(replica)
         return "looked after former primaries"
 
-    def _checked(self, connection: Connection, replica: Replica) -> None:
-        if replicas.read_replica(connection, replica.id) == replica:
-            replicas.change_replica(connection, replica, checked_at=self.clock())
+    def _checked(self, replica: Replica) -> None:
+        def write(connection: Connection) -> None:
+            if replicas.read_replica(connection, replica.id) == replica:
+                replicas.change_replica(connection, replica, checked_at=self.clock())
 
-    def _move(self, connection: Connection, replica: Replica, status: Status, reason: str) -> None:
-        if replicas.read_replica(connection, replica.id) == replica:
-            severity = "warning" if status is Status.FAILED else "info"
-            replicas.move_replica(
-                connection, replica, status, reason, self.clock(), severity=severity
-            )
+        self.database.write(write)
 
-    def _postpone(self, connection: Connection, agent_id: str, error: CloudError) -> None:
-        now = self.clock()
-        try:
+    def _move(self, replica: Replica, status: Status, reason: str) -> None:
+        severity: Severity = "warning" if status is Status.FAILED else "info"
+
+        def write(connection: Connection) -> None:
+            if replicas.read_replica(connection, replica.id) == replica:
+                now = self.clock()
+                replicas.move_replica(connection, replica, status, reason, now, severity=severity)
+
+        self.database.write(write)
+
+    def _postpone(self, agent_id: str, error: CloudError) -> None:
+        def write(connection: Connection) -> None:
+            now = self.clock()
             agent = fleet.read_agent(connection, agent_id, lock=True)
-        except AgentNotFound:
-            return
-        # Jitter, so that a throttled fleet does not come back all at once.
-        until = now + RETRY_AFTER * random.uniform(0.5, 1.5)
-        is_news = agent.not_before is None or now - agent.not_before > timedelta(minutes=5)
-        fleet.update_agent(connection, agent, now, not_before=until)
-        if is_news:
-            event = Event("cloud_unavailable", f"EC2 could not say: {error}", agent_id, "warning")
-            write_events(connection, [event], now)
+            # Jitter, so that a throttled fleet does not come back all at once.
+            until = now + RETRY_AFTER * random.uniform(0.5, 1.5)
+            is_news = agent.not_before is None or now - agent.not_before > timedelta(minutes=5)
+            fleet.update_agent(connection, agent, now, not_before=until)
+            if is_news:
+                said = f"EC2 could not say: {error}"
+                event = Event("cloud_unavailable", said, agent_id, "warning")
+                write_events(connection, [event], now)
+
+        self.database.write(write)
 
 
 def _is_postponed(agent: Agent, clock: Clock) -> bool:

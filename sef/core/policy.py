@@ -108,10 +108,9 @@ def decide(signal: SignalType, risk: Risk | None, threshold: float) -> Decision:
     return Decision(Goal.MONITOR, f"risk {risk.score:.2f} is below {threshold:.2f} ({because})")
 
 
-def raised(old: Goal | None, new: Goal) -> Goal:
+def raised(old: Goal, new: Goal) -> Goal:
     """The higher of two goals."""
-    order = list(Goal)
-    return new if old is None else max(old, new, key=order.index)
+    return max(old, new, key=list(Goal).index)
 
 
 def next_step(

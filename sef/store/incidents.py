@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
 from sef.core.inputs import Signal, SignalType
 from sef.core.policy import Goal, IncidentState
@@ -126,15 +126,21 @@ def record_signal(
     `detected_at` stays that of the first, from which the failover time is counted.
     """
     columns = spot_interruption_events.c
+    of_its_kind = and_(columns.incident_id == incident.id, columns.signal_type == signal.type)
+    known_since = connection.scalar(select(columns.signalled_at).where(of_its_kind))
     values: dict[str, Any] = {"last_received_at": now}
     if signal.terminates_at is not None:
         values["termination_time"] = signal.terminates_at
-    known = connection.execute(
-        update(spot_interruption_events)
-        .where(columns.incident_id == incident.id, columns.signal_type == signal.type)
-        .values(times_received=columns.times_received + 1, **values)
-    )
-    if known.rowcount:
+    if known_since is not None:
+        connection.execute(
+            update(spot_interruption_events)
+            .where(of_its_kind)
+            .values(
+                times_received=columns.times_received + 1,
+                signalled_at=max(known_since, signal.signalled_at),
+                **values,
+            )
+        )
         return False
     connection.execute(
         insert(spot_interruption_events).values(
@@ -152,18 +158,16 @@ def record_signal(
 
 
 def signal_was_received(connection: Connection, incident: Incident, signal: Signal) -> bool:
-    """Whether this very announcement, of AWS's own time, is under the incident already."""
+    """Whether the incident has had this announcement, or a later one of its kind, by AWS's time."""
     columns = spot_interruption_events.c
-    return (
-        connection.scalar(
-            select(columns.id).where(
-                columns.incident_id == incident.id,
-                columns.signal_type == signal.type,
-                columns.signalled_at == signal.signalled_at,
-            )
+    known = connection.scalar(
+        select(columns.id).where(
+            columns.incident_id == incident.id,
+            columns.signal_type == signal.type,
+            columns.signalled_at >= signal.signalled_at,
         )
-        is not None
     )
+    return known is not None
 
 
 def complete_failover(

@@ -1,0 +1,274 @@
+"""A signal of AWS: recorded under its incident, decided on, acted on, answered."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection
+
+from sef.clock import Clock
+from sef.config import Settings
+from sef.core import risk
+from sef.core.inputs import Signal, SignalType
+from sef.core.policy import NOTICE, Goal, Outcome, decide, raised
+from sef.core.pools import parse_pool
+from sef.core.replica import Status
+from sef.core.risk import Risk
+from sef.reconcile import Reconciler
+from sef.store import fleet, incidents, replicas
+from sef.store.database import Database
+from sef.store.events import Event, write_events
+from sef.store.fleet import Agent
+from sef.store.incidents import Incident
+from sef.store.replicas import Replica
+
+PRICES_LOOKED_AT = timedelta(hours=24)
+
+
+class Action(StrEnum):
+    """What a signal led to, as the answer to it says."""
+
+    MONITOR = "monitor"  # the risk is too low for a standby
+    LAUNCHING = "replica_launching"  # a standby is on its way; promoted when ready if need be
+    STANDBY_READY = "standby_ready"  # it waits for a termination, auto-switch or an operator
+    PROMOTED = "promoted"  # the agent has a new primary
+    WAITING = "waiting"  # a standby is needed and cannot be had now; it is tried again
+    STANDBY_REPLACED = "standby_replaced"  # the signal was about the standby itself
+    RELEASED = "released"  # over: no termination followed
+    IGNORED = "ignored"  # the instance is not, or no longer, the agent's
+
+
+@dataclass(frozen=True, slots=True)
+class Interruptions:
+    database: Database
+    reconciler: Reconciler
+    settings: Settings
+    clock: Clock
+    on_demand_prices: Mapping[str, Decimal]
+
+    def receive(self, agent_id: str, signal: Signal) -> dict[str, Any]:
+        """Take a signal; it is committed before anything is done about it.
+
+        A repeat changes nothing and is answered with what became of the incident.
+
+        Raises:
+            AgentNotFound: an interruption registers nobody.
+        """
+        now = self.clock()
+        incident_id, about_standby = self.database.write(
+            lambda c: self._record(c, agent_id, signal, now)
+        )
+        self.reconciler.reconcile(agent_id)
+        return self.database.read(lambda c: _answer(c, incident_id, about_standby))
+
+    def _record(
+        self, connection: Connection, agent_id: str, signal: Signal, now: datetime
+    ) -> tuple[str, bool]:
+        agent = fleet.read_agent(connection, agent_id, lock=True)
+        if agent.instance_id is None and signal.instance_id is not None:
+            if incidents.latest_incident(connection, agent_id, signal.instance_id) is None:
+                fleet.update_agent(connection, agent, now, instance_id=signal.instance_id)
+                agent = fleet.read_agent(connection, agent_id)
+        subject = signal.instance_id or agent.subject
+        standby = replicas.live_standby(connection, agent_id)
+        if subject == agent.subject:
+            incident = self._incident_of_primary(connection, agent, signal, now)
+        elif standby is not None and subject == standby.instance_id:
+            return self._signal_standby(connection, agent, standby, signal, now), True
+        else:
+            incident = self._incident_of_another(connection, agent, subject, signal, now)
+        self._note(connection, agent, incident, signal, now)
+        return incident.id, False
+
+    def _incident_of_primary(
+        self, connection: Connection, agent: Agent, signal: Signal, now: datetime
+    ) -> Incident:
+        known = incidents.latest_incident(connection, agent.id, agent.subject)
+        if known is not None and (
+            known.is_open or incidents.signal_was_received(connection, known, signal)
+        ):
+            return known
+        other = incidents.open_incident(connection, agent.id)
+        if other is not None:
+            incidents.update_incident(connection, other, status=Outcome.DONE, closed_at=now)
+        return incidents.create_incident(
+            connection,
+            agent,
+            agent.subject,
+            instance_id=agent.instance_id,
+            pool_id=agent.pool_id,
+            now=now,
+        )
+
+    def _incident_of_another(
+        self, connection: Connection, agent: Agent, subject: str, signal: Signal, now: datetime
+    ) -> Incident:
+        """The incident of a former primary, or of an instance that is not this agent's."""
+        known = incidents.latest_incident(connection, agent.id, subject)
+        if known is not None:
+            return known
+        return incidents.create_incident(
+            connection,
+            agent,
+            subject,
+            instance_id=signal.instance_id,
+            pool_id=None,
+            now=now,
+            status=Outcome.RELEASED,
+            reason=f"{subject} is not the primary of {agent.id}",
+        )
+
+    def _signal_standby(
+        self,
+        connection: Connection,
+        agent: Agent,
+        standby: Replica,
+        signal: Signal,
+        now: datetime,
+    ) -> str:
+        """A standby that is being lost itself is never promoted: it makes way for another."""
+        reason = f"AWS announced a {signal.type} for the standby itself"
+        incident = incidents.create_incident(
+            connection,
+            agent,
+            str(standby.instance_id),
+            instance_id=standby.instance_id,
+            pool_id=standby.pool_id,
+            now=now,
+            status=Outcome.DONE,
+            reason=reason,
+        )
+        incidents.record_signal(connection, incident, signal, now)
+        incidents.update_incident(connection, incident, **_seen(incident, signal, now))
+        replicas.move_replica(
+            connection, standby, Status.RELEASING, reason, now, severity="warning"
+        )
+        fleet.update_agent(connection, agent, now, not_before=None)
+        return incident.id
+
+    def _note(
+        self,
+        connection: Connection,
+        agent: Agent,
+        incident: Incident,
+        signal: Signal,
+        now: datetime,
+    ) -> None:
+        """Record the signal and, for a primary that is still to be replaced, decide."""
+        is_news = not incidents.signal_was_received(connection, incident, signal)
+        is_first = incidents.record_signal(connection, incident, signal, now)
+        values = _seen(incident, signal, now) if is_news else {}
+        if not incident.is_open:
+            if values:
+                incidents.update_incident(connection, incident, **values)
+            if is_first:
+                said = f"{signal.type} for {incident.subject}: {_why_closed(incident)}"
+                _tell(connection, agent, incident, "signal_ignored", said, now)
+            return
+        score = self._risk(connection, agent, now) if signal.type is SignalType.REBALANCE else None
+        decision = decide(signal.type, score, self.settings.rebalance_risk_threshold)
+        goal = raised(incident.goal, decision.goal)
+        if goal is decision.goal:
+            values["reason"] = decision.reason
+        if score is not None:
+            values["risk_score"] = score.score
+        values |= {
+            "goal": goal,
+            "inputs": {
+                "signal": signal.type,
+                "mode": agent.state.mode,
+                "risk": asdict(score) if score else None,
+                "threshold": self.settings.rebalance_risk_threshold,
+            },
+        }
+        incidents.update_incident(connection, incident, **values)
+        # A new signal is a reason to try at once what was put off.
+        fleet.update_agent(connection, agent, now, not_before=None)
+        if is_first:
+            said = f"{signal.type} for {incident.subject}: {decision.reason}"
+            _tell(connection, agent, incident, signal.type.replace("-", "_"), said, now)
+
+    def _risk(self, connection: Connection, agent: Agent, now: datetime) -> Risk:
+        settled_after = timedelta(seconds=self.settings.standby_ttl)
+        here, elsewhere = incidents.pool_history(connection, agent.pool_id, now, settled_after)
+        pool = parse_pool(agent.pool_id)
+        return risk.assess(
+            here,
+            elsewhere,
+            incidents.recent_prices(connection, agent.id, agent.pool_id, now - PRICES_LOOKED_AT),
+            self.on_demand_prices.get(pool.instance_type) if pool else None,
+        )
+
+
+def _seen(incident: Incident, signal: Signal, now: datetime) -> dict[str, Any]:
+    """The columns of an incident that say which signals it has had, and by when it is over."""
+    if signal.type is SignalType.REBALANCE:
+        # The standby's time counts from the last recommendation that AWS gave, not from the last
+        # time it was told: the metadata service shows one for as long as the instance lives.
+        return {"rebalance_at": now}
+    announced = signal.terminates_at
+    deadline = announced if announced is not None and announced > now else now + NOTICE
+    if incident.deadline is not None:
+        deadline = min(deadline, incident.deadline)
+    return {"termination_at": incident.termination_at or now, "deadline": deadline}
+
+
+def _why_closed(incident: Incident) -> str:
+    if incident.new_instance_id is not None:
+        return f"it was replaced by {incident.new_instance_id} already"
+    return incident.reason
+
+
+def _tell(
+    connection: Connection,
+    agent: Agent,
+    incident: Incident,
+    event_type: str,
+    message: str,
+    now: datetime,
+) -> None:
+    event = Event(event_type, message, agent.id, details={"incident_id": incident.id})
+    write_events(connection, [event], now)
+
+
+def _answer(connection: Connection, incident_id: str, about_standby: bool) -> dict[str, Any]:
+    incident = incidents.read_incident(connection, incident_id)
+    standby = replicas.live_standby(connection, incident.agent_id)
+    replica_id = incident.replica_id or (standby.id if standby and incident.is_open else None)
+    if about_standby and standby is not None:
+        replica_id = standby.id
+    action, message = _outcome(incident, standby, about_standby)
+    return {
+        "status": "success",
+        "action": action,
+        "incident_id": incident.id,
+        "risk_score": incident.risk_score,
+        "replica_id": replica_id,
+        "new_instance_id": incident.new_instance_id,
+        "failover_time_ms": incident.failover_time_ms,
+        "message": message,
+    }
+
+
+def _outcome(
+    incident: Incident, standby: Replica | None, about_standby: bool
+) -> tuple[Action, str]:
+    if about_standby:
+        return Action.STANDBY_REPLACED, f"{incident.reason}; another takes its place"
+    if incident.new_instance_id is not None:
+        return Action.PROMOTED, f"{incident.new_instance_id} replaced {incident.subject}"
+    if not incident.is_open:
+        was_handled = incident.rebalance_at is not None and incident.replica_id is not None
+        return (Action.RELEASED if was_handled else Action.IGNORED), incident.reason
+    if incident.goal is Goal.MONITOR:
+        return Action.MONITOR, incident.reason
+    if standby is None:
+        return Action.WAITING, f"{incident.reason}; no standby can be had now, it is tried again"
+    if standby.status is Status.READY:
+        return Action.STANDBY_READY, f"{incident.reason}; {standby.instance_id} stands by"
+    then = "promoted when ready" if incident.goal is Goal.SWITCH else "kept as a standby"
+    name = standby.instance_id or "a standby"
+    return Action.LAUNCHING, f"{incident.reason}; {name} is launching, {then}"

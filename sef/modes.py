@@ -1,0 +1,160 @@
+"""What operators do: manual replica mode and its switch, the auto modes, registering agents."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from sef.clock import Clock
+from sef.cloud.errors import CloudError
+from sef.config import Settings
+from sef.core.replica import Status
+from sef.errors import AgentNotFound, CloudUnavailable, ModeConflict, NotPossibleNow
+from sef.promotion import Promotion, promote
+from sef.reconcile import Reconciler
+from sef.store import fleet, replicas
+from sef.store.database import Database
+from sef.store.events import Event, write_events
+from sef.store.fleet import Agent
+from sef.store.replicas import Replica
+
+LOOK_EVERY = 0.2
+AUTO_FLAGS = {"auto-switch": "auto_switch_enabled", "auto-terminate": "auto_terminate_enabled"}
+
+
+@dataclass(frozen=True, slots=True)
+class Modes:
+    database: Database
+    reconciler: Reconciler
+    settings: Settings
+    clock: Clock
+
+    def enable_manual(self, agent_id: str) -> Replica | None:
+        """Turn manual replica mode on and return the standby, launching or ready.
+
+        Waits for `ready`, `enable_wait` seconds at most.
+        """
+        self.database.write(lambda c: self._set_manual(c, agent_id, enabled=True))
+        deadline = time.monotonic() + self.settings.enable_wait
+        while True:
+            self.reconciler.reconcile(agent_id)
+            standby = self.database.read(lambda c: replicas.live_standby(c, agent_id))
+            is_settled = standby is None or standby.status is Status.READY
+            if is_settled or time.monotonic() >= deadline:
+                return standby
+            time.sleep(LOOK_EVERY)
+
+    def disable_manual(self, agent_id: str) -> None:
+        """Turn manual replica mode off; the standby is released unless an incident wants it."""
+        self.database.write(lambda c: self._set_manual(c, agent_id, enabled=False))
+        self.reconciler.reconcile(agent_id)
+
+    def switch(self, agent_id: str) -> tuple[Promotion, Replica | None]:
+        """Promote the standby, retire the old primary, launch the next standby.
+
+        Returns:
+            What was promoted, and the next standby as far as it has come.
+        """
+        standby = self.database.read(lambda c: _switchable(c, agent_id)[1])
+        try:
+            # A planned switch has the time to make sure that there is something to switch to.
+            self.reconciler.check_standby(standby)
+        except CloudError as error:
+            raise CloudUnavailable(error.message) from error
+        promotion = self.database.write(lambda c: self._switch(c, agent_id))
+        self.reconciler.reconcile(agent_id)
+        return promotion, self.database.read(lambda c: replicas.live_standby(c, agent_id))
+
+    def set_auto(self, agent_id: str, mode: str, *, enabled: bool) -> None:
+        """Turn `auto-switch` or `auto-terminate` on or off."""
+
+        def write(connection: Connection) -> None:
+            agent = fleet.read_agent(connection, agent_id, lock=True)
+            if enabled and agent.manual_replica_enabled:
+                raise ModeConflict(
+                    "manual_mode_active",
+                    f"Cannot enable {mode} while manual replica mode is active",
+                )
+            if getattr(agent, AUTO_FLAGS[mode]) != enabled:
+                self._set_flag(connection, agent, AUTO_FLAGS[mode], mode, enabled)
+
+        self.database.write(write)
+        self.reconciler.reconcile(agent_id)
+
+    def register(self, agent_id: str, changes: Mapping[str, Any]) -> bool:
+        """Register an agent or change one; True if it is new.
+
+        Another instance starts another epoch, like a promotion does.
+        """
+
+        def write(connection: Connection) -> bool:
+            now = self.clock()
+            try:
+                agent = fleet.read_agent(connection, agent_id, lock=True)
+            except AgentNotFound:
+                fleet.insert_agent(connection, agent_id, now, **changes)
+                event = Event("agent_registered", f"{agent_id} is registered", agent_id)
+                write_events(connection, [event], now)
+                return True
+            values = dict(changes)
+            if changes.get("instance_id", agent.instance_id) != agent.instance_id:
+                values["epoch"] = agent.epoch + 1
+            fleet.update_agent(connection, agent, now, **values)
+            said = f"{agent_id} is changed: {', '.join(sorted(changes)) or 'nothing'}"
+            write_events(
+                connection, [Event("agent_changed", said, agent_id, details=dict(changes))], now
+            )
+            return False
+
+        return self.database.write(write)
+
+    def _set_manual(self, connection: Connection, agent_id: str, *, enabled: bool) -> None:
+        agent = fleet.read_agent(connection, agent_id, lock=True)
+        if enabled and (agent.auto_switch_enabled or agent.auto_terminate_enabled):
+            raise ModeConflict(
+                "auto_mode_active", "Cannot enable manual mode while auto mode is active"
+            )
+        if agent.manual_replica_enabled != enabled:
+            self._set_flag(connection, agent, "manual_replica_enabled", "manual-replica", enabled)
+
+    def _set_flag(
+        self, connection: Connection, agent: Agent, flag: str, mode: str, enabled: bool
+    ) -> None:
+        now = self.clock()
+        # An operator's call is a reason to try at once what was put off.
+        fleet.update_agent(connection, agent, now, not_before=None, **{flag: enabled})
+        said = f"{mode} is {'enabled' if enabled else 'disabled'}"
+        write_events(connection, [Event("mode_changed", said, agent.id)], now)
+
+    def _switch(self, connection: Connection, agent_id: str) -> Promotion:
+        agent, standby = _switchable(connection, agent_id, lock=True)
+        return promote(
+            connection,
+            agent,
+            standby,
+            None,
+            "an operator switched",
+            self.clock(),
+            retire_after=timedelta(0),
+        )
+
+
+def _switchable(
+    connection: Connection, agent_id: str, *, lock: bool = False
+) -> tuple[Agent, Replica]:
+    agent = fleet.read_agent(connection, agent_id, lock=lock)
+    if not agent.manual_replica_enabled:
+        raise NotPossibleNow(
+            "manual_mode_not_enabled", "Manual replica mode is not enabled for this agent."
+        )
+    standby = replicas.live_standby(connection, agent_id)
+    if standby is None:
+        raise NotPossibleNow("no_replica", "There is no standby to switch to; one is launched.")
+    if standby.status is not Status.READY:
+        raise NotPossibleNow(
+            "replica_not_ready", "The standby is still launching; try again in a moment."
+        )
+    return agent, standby

@@ -1,0 +1,215 @@
+"""What the API shows: one agent, the fleet, a series, the history."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, select
+
+from sef.core.pricing import Flag
+from sef.store import incidents, replicas
+from sef.store.fleet import Agent, read_agent
+from sef.store.incidents import Incident
+from sef.store.replicas import Replica
+from sef.store.tables import (
+    agents,
+    incidents as incidents_table,
+    price_series,
+    pricing_reports,
+    replica_instances,
+    system_events,
+)
+
+QUALITY_WINDOW = timedelta(hours=24)
+
+
+def agent_status(connection: Connection, agent_id: str) -> dict[str, Any]:
+    """All that `sef-status` tells of an agent."""
+    agent = read_agent(connection, agent_id)
+    standby = replicas.live_standby(connection, agent_id)
+    incident = incidents.open_incident(connection, agent_id)
+    return {
+        "agent": agent_fields(agent),
+        "mode": agent.state.mode,
+        "replica": replica_fields(standby) if standby else None,
+        "data_quality": data_quality(connection, agent_id),
+        "incident": incident_fields(incident) if incident else None,
+    }
+
+
+def agent_fields(agent: Agent) -> dict[str, Any]:
+    return {
+        "id": agent.id,
+        "instance_id": agent.instance_id,
+        "pool_id": agent.pool_id,
+        "auto_switch_enabled": agent.auto_switch_enabled,
+        "auto_terminate_enabled": agent.auto_terminate_enabled,
+        "manual_replica_enabled": agent.manual_replica_enabled,
+        "launch_template": agent.launch_template,
+        "epoch": agent.epoch,
+        "created_at": iso(agent.created_at),
+        "updated_at": iso(agent.updated_at),
+    }
+
+
+def replica_fields(replica: Replica) -> dict[str, Any]:
+    return {
+        "id": replica.id,
+        "instance_id": replica.instance_id,
+        "replica_type": replica.replica_type,
+        "pool_id": replica.pool_id,
+        "market": replica.market,
+        "status": replica.status,
+        "reason": replica.reason,
+        "created_at": iso(replica.created_at),
+        "ready_at": iso(replica.ready_at),
+    }
+
+
+def incident_fields(incident: Incident) -> dict[str, Any]:
+    return {
+        "id": incident.id,
+        "instance_id": incident.instance_id,
+        "pool_id": incident.pool_id,
+        "status": incident.status,
+        "goal": incident.goal,
+        "reason": incident.reason,
+        "risk_score": incident.risk_score,
+        "opened_at": iso(incident.opened_at),
+        "deadline": iso(incident.deadline),
+    }
+
+
+def data_quality(connection: Connection, agent_id: str) -> dict[str, Any]:
+    """How an agent's points of the last 24 hours came about, counted back from its newest."""
+    series = price_series.c
+    latest, waiting = connection.execute(
+        select(func.max(series.latest_at), func.coalesce(func.sum(series.waiting), 0)).where(
+            series.agent_id == agent_id
+        )
+    ).one()
+    counts = dict.fromkeys(Flag, 0)
+    if latest is not None:
+        columns = pricing_reports.c
+        pools = select(series.pool_id).where(series.agent_id == agent_id)
+        rows = connection.execute(
+            select(columns.data_quality_flag, func.count())
+            .where(
+                columns.agent_id == agent_id,
+                columns.pool_id.in_(pools),
+                columns.timestamp > latest - QUALITY_WINDOW,
+            )
+            .group_by(columns.data_quality_flag)
+        )
+        counts |= {Flag(flag): count for flag, count in rows}
+    return {
+        "window_seconds": int(QUALITY_WINDOW.total_seconds()),
+        "latest_timestamp": iso(latest),
+        "points": sum(counts.values()),
+        **{str(flag): count for flag, count in counts.items()},
+        "buffered": int(waiting),
+    }
+
+
+def series_points(
+    connection: Connection,
+    agent_id: str,
+    *,
+    pool_id: str | None,
+    start: datetime | None,
+    end: datetime | None,
+    limit: int,
+) -> Sequence[dict[str, Any]]:
+    """The points of one series, or of all of an agent's, oldest first; both ends included."""
+    columns = pricing_reports.c
+    statement = select(pricing_reports).where(columns.agent_id == agent_id)
+    if pool_id is not None:
+        statement = statement.where(columns.pool_id == pool_id)
+    if start is not None:
+        statement = statement.where(columns.timestamp >= start)
+    if end is not None:
+        statement = statement.where(columns.timestamp <= end)
+    statement = statement.order_by(columns.timestamp, columns.pool_id).limit(limit)
+    return [
+        {
+            "timestamp": iso(row.timestamp),
+            "pool_id": row.pool_id,
+            "spot_price": float(row.spot_price),
+            "data_quality": row.data_quality_flag,
+        }
+        for row in connection.execute(statement)
+    ]
+
+
+def fleet_page(connection: Connection, *, after: str | None, limit: int) -> list[dict[str, Any]]:
+    """Agents in order of their ids, from behind `after` on, each with its standby and incident."""
+    replica, incident = replica_instances.c, incidents_table.c
+    statement = (
+        select(
+            agents,
+            replica.id.label("replica_id"),
+            replica.status.label("replica_status"),
+            incident.id.label("incident_id"),
+        )
+        .outerjoin(replica_instances, replica.live_agent_id == agents.c.id)
+        .outerjoin(incidents_table, incident.open_agent_id == agents.c.id)
+    )
+    if after is not None:
+        statement = statement.where(agents.c.id > after)
+    rows = connection.execute(statement.order_by(agents.c.id).limit(limit)).all()
+    reported = _last_reports(connection, [row.id for row in rows])
+    return [_fleet_entry(row, reported.get(row.id)) for row in rows]
+
+
+def _fleet_entry(row: Row[Any], reported_at: datetime | None) -> dict[str, Any]:
+    columns = {column.key for column in agents.columns}
+    agent = Agent(**{key: value for key, value in row._mapping.items() if key in columns})
+    return agent_fields(agent) | {
+        "mode": agent.state.mode,
+        "replica_id": row.replica_id,
+        "replica_status": row.replica_status,
+        "incident_id": row.incident_id,
+        "reported_at": iso(reported_at),
+    }
+
+
+def _last_reports(connection: Connection, ids: Sequence[str]) -> dict[str, datetime]:
+    columns = price_series.c
+    rows = connection.execute(
+        select(columns.agent_id, func.max(columns.received_at))
+        .where(columns.agent_id.in_(ids))
+        .group_by(columns.agent_id)
+    )
+    return {row.agent_id: row[1] for row in rows}
+
+
+def events_page(
+    connection: Connection, agent_id: str, *, before: int | None, limit: int
+) -> list[dict[str, Any]]:
+    """An agent's history, newest first, from before the event `before` on."""
+    read_agent(connection, agent_id)
+    columns = system_events.c
+    statement: Select[Any] = select(system_events).where(columns.agent_id == agent_id)
+    if before is not None:
+        statement = statement.where(columns.id < before)
+    return [
+        {
+            "id": row.id,
+            "event_type": row.event_type,
+            "severity": row.severity,
+            "message": row.message,
+            "metadata": row.details,
+            "created_at": iso(row.created_at),
+        }
+        for row in connection.execute(statement.order_by(columns.id.desc()).limit(limit))
+    ]
+
+
+def answers(connection: Connection) -> None:
+    """Read a real table: a node that has lost its cluster still answers SELECT 1."""
+    connection.execute(select(agents.c.id).limit(1))
+
+
+def iso(at: datetime | None) -> str | None:
+    """As in 2021-11-21T13:06:40Z, with a fraction only where there is one."""
+    return None if at is None else at.isoformat().replace("+00:00", "Z")
