@@ -113,6 +113,10 @@ class Ec2:
         """The instance that a launch attempt made, by its tag."""
         return next(self._describe([{"Name": f"tag:{ATTEMPT_TAG}", "Values": [token]}]), None)
 
+    def managed_by(self, name: str) -> list[Instance]:
+        """All instances that the SEF of this name has launched and that EC2 still shows."""
+        return list(self._describe([{"Name": f"tag:{MANAGED_TAG}", "Values": [name]}]))
+
     def terminate(self, instance_id: str) -> None:
         """Terminate; one that EC2 does not know any more is gone already."""
         try:

@@ -1,0 +1,175 @@
+"""SEF's composition root: the Flask application and the command line.
+
+`python backend.py` serves with the embedded defaults; `python backend.py --help` tells the rest.
+"""
+
+import errno
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from flask import Flask
+from flask_cors import CORS
+from granian.constants import Interfaces
+from granian.log import LogLevels
+from granian.server import Server
+
+from sef import config
+from sef.cloud.simulation import SimulationError, ensure_running, find_running
+from sef.config import ConfigurationError, Settings
+from sef.errors import Unavailable
+from sef.jobs import start_jobs
+from sef.simulate import simulate
+from sef.store.database import Database, SchemaMismatch, driver_is_slow
+from sef.web.agents import agents_blueprint
+from sef.web.errors import answer_everything_else
+from sef.web.health import health_blueprint
+from sef.web.schemas import MAX_BODY
+from smart_emergency_fallback import SmartEmergencyFallback, integrate_with_backend
+
+log = logging.getLogger("sef")
+
+STARTUP_ERRORS = (ConfigurationError, SchemaMismatch, SimulationError, Unavailable)
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Build the application, with its periodic jobs unless the settings turn them off."""
+    settings = settings or config.load()
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
+    )
+    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    sef = SmartEmergencyFallback(settings.database, settings=settings)
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.url_map.merge_slashes = False  # an id may have them
+    answer_everything_else(app)
+    app.register_blueprint(agents_blueprint(sef))
+    app.register_blueprint(health_blueprint(sef))
+    integrate_with_backend(app, sef)
+    origins = config.comma_separated(settings.cors_origins)
+    if origins:
+        CORS(app, resources={"/api/*": {"origins": list(origins)}})
+    app.extensions["sef"] = sef
+    if settings.jobs:
+        app.extensions["sef_jobs"] = start_jobs(sef, settings)
+    return app
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.pass_context
+def main(context: click.Context) -> None:
+    """SEF keeps services alive on EC2 Spot. Without a command it serves.
+
+    Every setting is an environment variable SEF_...; docs/configuration.md lists them.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(serve)
+
+
+def _option(name: str, **settings: Any) -> Callable[[Any], Any]:
+    """A command line option for a setting, which stands above its environment variable."""
+    field = Settings.model_fields[name]
+    text = f"{field.description}  [{config.variable(name)}; default: {field.default or 'empty'}]"
+    return click.option(f"--{name.replace('_', '-')}", name, help=text, **settings)
+
+
+@main.command()
+@_option("host")
+@_option("port")
+@_option("workers")
+@_option("database_url")
+@_option("cloud")
+def serve(**options: Any) -> None:
+    """Serve the API."""
+    settings = _settings(**options)
+    _check_port_is_free(settings.host, settings.port)
+    database = Database(settings.database)
+    created = database.create_tables()
+    database.dispose()
+    # The worker processes read their settings from the environment.
+    for name, value in options.items():
+        if value is not None:
+            os.environ[config.variable(name)] = str(value)
+    with_simulation = _started_simulation(settings)
+    _say_hello(settings, created)
+    try:
+        Server(
+            "backend:create_app",
+            factory=True,
+            interface=Interfaces.WSGI,
+            address=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            blocking_threads=settings.threads,
+            backpressure=max(128, 4 * settings.threads),
+            respawn_failed_workers=True,
+            log_level=LogLevels.error,
+        ).serve()
+    finally:
+        if with_simulation is not None:
+            with_simulation()
+
+
+@main.command("init-db")
+@_option("database_url")
+def init_db(**options: Any) -> None:
+    """Create the tables that are missing; nothing is ever dropped."""
+    settings = _settings(**options)
+    database = Database(settings.database)
+    created = database.create_tables()
+    made = ", ".join(created) if created else "none, all were there"
+    click.echo(f"{database.description}: created {made}")
+
+
+main.add_command(simulate)
+
+
+def _started_simulation(settings: Settings) -> Callable[[], None] | None:
+    """Start the simulated EC2 if it is to be used and does not run; return how to stop it."""
+    if settings.cloud != "simulated" or find_running(settings.var) is not None:
+        return None
+    return ensure_running(settings.var, pending_seconds=settings.simulated_pending).stop
+
+
+def _say_hello(settings: Settings, created: list[str]) -> None:
+    cloud = "Amazon EC2" if settings.cloud == "aws" else f"simulated EC2 in {settings.var}/"
+    base = f"http://{settings.host}:{settings.port}"
+    click.echo(f"SEF on {base}, {Database(settings.database).description}, {cloud}")
+    if created:
+        click.echo(f"  created {len(created)} tables")
+    if driver_is_slow() and not settings.is_embedded:
+        click.echo("  warning: mysql-connector-python runs without its C extension, at half speed")
+    click.echo("Try:")
+    click.echo(f"  curl {base}/api/agents/web-1/sef-status")
+    if settings.cloud == "simulated":
+        click.echo("  python backend.py simulate interrupt web-1    # in another terminal")
+    click.echo("  Ctrl-C stops it")
+
+
+def _settings(**options: Any) -> Settings:
+    return config.load(**options)
+
+
+def _check_port_is_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = "is in use" if error.errno == errno.EADDRINUSE else str(error.strerror)
+            raise ConfigurationError(
+                f"{host}:{port} {reason}; choose another with --port or SEF_PORT"
+            ) from None
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except STARTUP_ERRORS as error:
+        sys.exit(f"SEF: {error}")

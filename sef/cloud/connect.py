@@ -1,0 +1,44 @@
+"""The EC2 that the settings name: Amazon's, or the simulated one, started if need be."""
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+
+from sef.cloud.ec2 import Ec2
+from sef.cloud.simulation import ensure_running
+from sef.config import ConfigurationError, Settings, variable
+
+SIMULATED_REGION = "us-east-1"
+SIMULATED_TEMPLATE = "sef-default"
+"""The launch template that the simulated EC2 has from its first start."""
+
+
+def connect(settings: Settings) -> tuple[Settings, Ec2]:
+    """Return EC2, and the settings with what the simulated one adds to them.
+
+    Raises:
+        SimulationError: the simulated EC2 cannot be started.
+    """
+    if settings.cloud == "aws":
+        return settings, Ec2.connect(region=settings.region, endpoint=settings.ec2_endpoint)
+    simulation = ensure_running(settings.var, pending_seconds=settings.simulated_pending)
+    settings = settings.model_copy(
+        update={"launch_template": settings.launch_template or SIMULATED_TEMPLATE}
+    )
+    region = settings.region or SIMULATED_REGION
+    return settings, Ec2.connect(region=region, endpoint=simulation.endpoint, simulated=True)
+
+
+def on_demand_prices(settings: Settings) -> Mapping[str, Decimal]:
+    """On-demand prices by instance type, as far as the settings name a file of them.
+
+    Raises:
+        ConfigurationError: the file cannot be read as such.
+    """
+    if settings.on_demand_prices is None:
+        return {}
+    try:
+        told = json.loads(settings.on_demand_prices.read_text(), parse_float=Decimal)
+        return {str(name): Decimal(price) for name, price in told.items()}
+    except (OSError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ConfigurationError(f"{variable('on_demand_prices')}: {error}") from error

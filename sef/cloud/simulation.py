@@ -1,0 +1,288 @@
+"""The simulated EC2 as seen from outside: find or start it, and tell it what to do.
+
+Nothing of moto is imported here; the simulated EC2 is a process of its own (`sef.cloud.simulated`)
+that lives on when the one that started it ends.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import requests
+
+import sef
+from sef.cloud.simulated import INFO_FILE
+
+LOG_FILE = "simulated-ec2.log"
+LOCK_FILE = "simulated-ec2.lock"
+
+START_SECONDS = 60.0
+_HTTP_SECONDS = 10.0
+_POLL_SECONDS = 0.02
+
+_started: list[subprocess.Popen[bytes]] = []
+"""Kept, so that Python does not warn about a child that outlives us, and a dead one is collected."""
+
+
+class SimulationError(Exception):
+    """The simulated EC2 cannot be started or reached, or refuses; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedInstance:
+    id: str
+    pool: str
+    market: str
+    state: str
+    launched_at: float
+    client_token: str | None
+    interrupted: bool
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedPool:
+    pool: str
+    capacity: bool
+    price: Decimal | None
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Self:
+        price = told["price"]
+        return cls(told["pool"], told["capacity"], None if price is None else Decimal(price))
+
+
+class Simulation:
+    """A running simulated EC2. Every method raises `SimulationError` when it does not answer."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self._http = requests.Session()
+        # A proxy of the user's is not for this machine.
+        self._http.trust_env = False
+
+    def health(self) -> dict[str, Any]:
+        """Its `pid`, the folder it belongs to as `state`, and since when it exists."""
+        health: dict[str, Any] = self._ask("GET", "health")
+        return health
+
+    def instances(self) -> list[SimulatedInstance]:
+        """Every instance ever launched, the oldest first."""
+        return [SimulatedInstance(**told) for told in self._ask("GET", "instances")]
+
+    def pools(self) -> list[SimulatedPool]:
+        return [SimulatedPool.read(told) for told in self._ask("GET", "pools")]
+
+    def set_pool(
+        self, pool: str, *, capacity: bool | None = None, price: Decimal | float | None = None
+    ) -> None:
+        """Give a pool another spot price, or take its spot capacity away or give it back.
+
+        On-demand instances can still be launched in a pool without spot capacity.
+        """
+        told = None if price is None else str(price)
+        self._ask("PUT", f"pools/{pool}", {"capacity": capacity, "price": told})
+
+    def add_fault(
+        self,
+        action: str,
+        *,
+        pool: str | None = None,
+        market: Literal["spot", "on-demand"] | None = None,
+        count: int | None = None,
+        error_code: str | None = None,
+        http_status: int | None = None,
+        message: str = "",
+        delay_seconds: float = 0.0,
+        lose_reply: bool = False,
+    ) -> None:
+        """Let the next `count` calls of an action that fit, or all, go wrong.
+
+        `lose_reply` does the call and then closes the connection, after `delay_seconds`;
+        otherwise the delay comes before the call. See `sef.cloud.simulated_faults.Rule`.
+        """
+        rule = {
+            "action": action,
+            "pool": pool,
+            "market": market,
+            "count": count,
+            "error_code": error_code,
+            "http_status": http_status,
+            "message": message,
+            "delay_seconds": delay_seconds,
+            "lose_reply": lose_reply,
+        }
+        self._ask("POST", "faults", rule)
+
+    def throttle(self, action: str = "*", *, count: int | None = None) -> None:
+        """Answer as EC2 does when there have been too many calls."""
+        self.add_fault(action, count=count, error_code="RequestLimitExceeded")
+
+    def faults(self) -> list[dict[str, Any]]:
+        """The faults in force; `count` is how often each still applies, None for always."""
+        faults: list[dict[str, Any]] = self._ask("GET", "faults")
+        return faults
+
+    def clear_faults(self) -> None:
+        self._ask("DELETE", "faults")
+
+    def set_options(
+        self,
+        *,
+        pending_seconds: float | None = None,
+        visible_after_seconds: float | None = None,
+        refuse_token_of_terminated: bool | None = None,
+    ) -> None:
+        """See `sef.cloud.simulated_ec2.Options`; what is None stays as it is."""
+        given = {
+            "pending_seconds": pending_seconds,
+            "visible_after_seconds": visible_after_seconds,
+            "refuse_token_of_terminated": refuse_token_of_terminated,
+        }
+        self._ask("PUT", "options", {k: v for k, v in given.items() if v is not None})
+
+    def interrupt(self, instance_id: str, *, terminate_after_seconds: float | None = None) -> None:
+        """Mark an instance as being interrupted; after a time, if one is given, it is terminated.
+
+        Nothing is announced to anybody: whoever simulates an interruption posts the signal.
+        """
+        self._ask(
+            "POST",
+            f"instances/{instance_id}/interrupt",
+            {"terminate_after_seconds": terminate_after_seconds},
+        )
+
+    def terminate(self, instance_id: str) -> None:
+        """Take an instance away at once, as AWS does without a notice."""
+        self._ask("POST", f"instances/{instance_id}/terminate")
+
+    def on_demand_prices(self) -> dict[str, Decimal]:
+        """USD per hour by instance type."""
+        told = self._ask("GET", "on-demand-prices")
+        return {kind: Decimal(price) for kind, price in told.items()}
+
+    def stop(self) -> None:
+        """End the process; what it knows is kept. Returns when it does not answer any more."""
+        os.kill(self.health()["pid"], signal.SIGTERM)
+        deadline = time.monotonic() + _HTTP_SECONDS
+        while self._answers():
+            if time.monotonic() > deadline:
+                raise SimulationError(f"the simulated EC2 at {self.endpoint} does not stop")
+            time.sleep(_POLL_SECONDS)
+
+    def _answers(self) -> bool:
+        try:
+            self.health()
+        except SimulationError:
+            return False
+        return True
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        url = f"{self.endpoint}/simulation/{path}"
+        try:
+            response = self._http.request(method, url, json=body, timeout=_HTTP_SECONDS)
+            answer = response.json()
+        except requests.RequestException as error:
+            raise SimulationError(
+                f"the simulated EC2 at {self.endpoint} does not answer ({type(error).__name__})"
+            ) from error
+        if not response.ok:
+            raise SimulationError(f"the simulated EC2 refuses: {answer['message']}")
+        return answer
+
+
+def ensure_running(
+    state_dir: Path, *, pending_seconds: float | None = None, spot_prices: Path | None = None
+) -> Simulation:
+    """The simulated EC2 of a folder: the one that runs already, or a new one, with its old state.
+
+    Safe to be called by several processes at once.
+
+    Args:
+        state_dir: where its state is, and its log; made if it is not there.
+        pending_seconds: how long an instance is `pending`; None leaves it as it was.
+        spot_prices: CSV file `timestamp,pool,price`; of no effect on one that runs already.
+
+    Raises:
+        SimulationError: it cannot be started.
+    """
+    state = state_dir.resolve()
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        with _locked(state / LOCK_FILE):
+            simulation = find_running(state)
+            if simulation is None:
+                return _start(state, pending_seconds, spot_prices)
+    except OSError as error:
+        raise SimulationError(f"the simulated EC2 cannot use {state}: {error}") from error
+    if pending_seconds is not None:
+        simulation.set_options(pending_seconds=pending_seconds)
+    return simulation
+
+
+def find_running(state_dir: Path) -> Simulation | None:
+    """The simulated EC2 of a folder, if it runs."""
+    state = state_dir.resolve()
+    try:
+        told = json.loads((state / INFO_FILE).read_text())
+        simulation = Simulation(told["endpoint"])
+        health = simulation.health()
+    except (FileNotFoundError, ValueError, KeyError, SimulationError):
+        return None
+    # The port of one that was killed may be another's by now.
+    return simulation if health.get("state") == str(state) else None
+
+
+def _start(state: Path, pending_seconds: float | None, spot_prices: Path | None) -> Simulation:
+    command = [sys.executable, "-m", "sef.cloud.simulated", "--state", str(state)]
+    if pending_seconds is not None:
+        command += ["--pending-seconds", str(pending_seconds)]
+    if spot_prices is not None:
+        command += ["--spot-prices", str(spot_prices.resolve())]
+    home = str(Path(sef.__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    (state / INFO_FILE).unlink(missing_ok=True)
+    with (state / LOG_FILE).open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0"},
+        )
+    _started[:] = [child for child in _started if child.poll() is None] + [process]
+    deadline = time.monotonic() + START_SECONDS
+    while (simulation := find_running(state)) is None:
+        if process.poll() is not None:
+            raise SimulationError(_last_line(state / LOG_FILE))
+        if time.monotonic() > deadline:
+            process.kill()
+            raise SimulationError(
+                f"the simulated EC2 did not start within {START_SECONDS:.0f} s; see "
+                f"{state / LOG_FILE}"
+            )
+        time.sleep(_POLL_SECONDS)
+    return simulation
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"the simulated EC2 ended without a word; see {log}"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

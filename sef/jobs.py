@@ -1,0 +1,65 @@
+"""The periodic jobs, on an APScheduler in each process; a lease picks the process that works."""
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Protocol
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from sef.cloud.errors import CloudError
+from sef.config import Settings
+from sef.errors import SefError
+
+log = logging.getLogger("sef")
+
+CLEANUP = "sef_cleanup"
+RECONCILE = "sef_reconcile"
+ORPHANS = "sef_orphans"
+ORPHANS_EVERY = 60.0
+LEASE = timedelta(seconds=15)
+"""How long a job waits for a process that died while it held the lease."""
+
+
+class PeriodicWork(Protocol):
+    """The part of the façade that the jobs call."""
+
+    def cleanup_old_buffers(self) -> int: ...
+    def reconcile(self) -> int: ...
+    def sweep_orphans(self) -> int: ...
+    def holds_lease(self, name: str, duration: timedelta) -> bool: ...
+
+
+def start_jobs(sef: PeriodicWork, settings: Settings) -> BackgroundScheduler:
+    """Start the jobs; the caller shuts the scheduler down."""
+    scheduler = BackgroundScheduler(timezone="UTC")
+    for job_id, work, seconds in (
+        (CLEANUP, sef.cleanup_old_buffers, settings.cleanup_interval),
+        (RECONCILE, sef.reconcile, settings.reconcile_interval),
+        (ORPHANS, sef.sweep_orphans, ORPHANS_EVERY),
+    ):
+        scheduler.add_job(
+            _under_lease(sef, job_id, work, timedelta(seconds=seconds)),
+            "interval",
+            seconds=seconds,
+            id=job_id,
+            coalesce=True,
+            max_instances=1,
+            misfire_grace_time=max(1, int(seconds)),
+        )
+    scheduler.start()
+    return scheduler
+
+
+def _under_lease(
+    sef: PeriodicWork, job_id: str, work: Callable[[], int], interval: timedelta
+) -> Callable[[], None]:
+    def run() -> None:
+        try:
+            if sef.holds_lease(job_id, interval + LEASE):
+                work()
+        except (SefError, CloudError) as error:
+            # The next run tries again; the rows say what is left to do.
+            log.warning("SEF: %s was cut short: %s", job_id, error)
+
+    return run

@@ -1,0 +1,85 @@
+"""The routes of agents and of those who look at the fleet: prices, signals, series, history."""
+
+from typing import Any
+
+from flask import Blueprint, request
+
+from sef.core.inputs import parse_agent_id
+from sef.web.errors import answer_refusals, error_answer
+from sef.web.facade import Facade
+from sef.web.schemas import (
+    agent_body,
+    batch_body,
+    before_argument,
+    instant_argument,
+    json_body,
+    limit_argument,
+)
+
+WAITING = "Waiting for replica data"
+
+
+def agents_blueprint(sef: Facade) -> Blueprint:
+    routes = Blueprint("sef_agents", __name__, url_prefix="/api")
+    answer_refusals(routes)
+
+    @routes.post("/agents/<path:agent_id>/pricing")
+    def report_price(agent_id: str) -> Any:
+        record = sef.process_incoming_data(agent_id, "pricing", json_body())
+        if record["status"] == "rejected":
+            return error_answer(400, record["reason"], record["message"])
+        if record["status"] == "buffered":
+            return {"status": "buffered", "message": WAITING}
+        return {
+            "status": "success",
+            "data_quality": record["data_quality_flag"],
+            "interpolated": record["interpolated"],
+        }
+
+    @routes.post("/pricing/batch")
+    def report_prices() -> Any:
+        return {"status": "success", **sef.process_batch(batch_body())}
+
+    @routes.get("/agents/<path:agent_id>/pricing")
+    def series(agent_id: str) -> Any:
+        limit = limit_argument(1000)
+        points = sef.price_series(
+            parse_agent_id(agent_id),
+            pool_id=request.args.get("pool_id"),
+            start=instant_argument("from"),
+            end=instant_argument("to"),
+            limit=limit,
+        )
+        return {"status": "success", "points": points, "is_complete": len(points) < limit}
+
+    @routes.post("/agents/<path:agent_id>/interruption")
+    def interruption(agent_id: str) -> Any:
+        return sef.handle_interruption(agent_id, json_body())
+
+    @routes.get("/agents")
+    def fleet() -> Any:
+        limit = limit_argument(100)
+        agents = sef.list_agents(after=request.args.get("after"), limit=limit)
+        following = agents[-1]["id"] if len(agents) == limit else None
+        return {"status": "success", "agents": agents, "next_after": following}
+
+    @routes.put("/agents/<path:agent_id>")
+    def register(agent_id: str) -> Any:
+        return sef.register_agent(parse_agent_id(agent_id), agent_body())
+
+    @routes.get("/agents/<path:agent_id>/events")
+    def events(agent_id: str) -> Any:
+        limit = limit_argument(100)
+        found = sef.agent_events(parse_agent_id(agent_id), before=before_argument(), limit=limit)
+        following = found[-1]["id"] if len(found) == limit else None
+        return {"status": "success", "events": found, "next_before": following}
+
+    @routes.post("/agents/<path:agent_id>/<any('auto-switch', 'auto-terminate'):mode>/enable")
+    def enable_auto(agent_id: str, mode: str) -> Any:
+        return sef.set_auto_mode(parse_agent_id(agent_id), mode, enabled=True)
+
+    @routes.post("/agents/<path:agent_id>/<any('auto-switch', 'auto-terminate'):mode>/disable")
+    def disable_auto(agent_id: str, mode: str) -> Any:
+        return sef.set_auto_mode(parse_agent_id(agent_id), mode, enabled=False)
+
+    return routes

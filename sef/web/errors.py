@@ -1,0 +1,52 @@
+"""Every error is answered as {"status": "error", "reason": "snake_case", "message": "a sentence"}."""
+
+import logging
+import re
+
+from flask import Blueprint, Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from sef.core.inputs import Refused
+from sef.errors import SefError
+
+log = logging.getLogger("sef")
+
+RETRY_AFTER_SECONDS = "2"
+
+
+def error_answer(status: int, reason: str, message: str) -> Response:
+    answer = jsonify(status="error", reason=reason, message=message)
+    answer.status_code = status
+    if status == 503:
+        answer.headers["Retry-After"] = RETRY_AFTER_SECONDS
+    return answer
+
+
+def answer_refusals(routes: Blueprint | Flask) -> None:
+    """Answer what SEF itself refuses; on a blueprint this touches no other route of the app."""
+
+    @routes.errorhandler(Refused)
+    def refused(error: Refused) -> Response:
+        return error_answer(400, error.reason, error.message)
+
+    @routes.errorhandler(SefError)
+    def cannot(error: SefError) -> Response:
+        return error_answer(error.status, error.reason, error.message)
+
+
+def answer_everything_else(app: Flask) -> None:
+    """Answer unknown paths, wrong methods, bodies that are too large, and defects."""
+
+    @app.errorhandler(HTTPException)
+    def http(error: HTTPException) -> Response:
+        reason = re.sub(r"[^a-z]+", "_", error.name.lower())
+        answer = error_answer(error.code or 500, reason, error.description or error.name)
+        for name, value in error.get_headers():
+            if name not in ("Content-Type", "Content-Length"):
+                answer.headers[name] = value
+        return answer
+
+    @app.errorhandler(Exception)
+    def defect(error: Exception) -> Response:
+        log.error("SEF: a request failed", exc_info=error)
+        return error_answer(500, "internal_error", "SEF failed on this request; it was logged.")

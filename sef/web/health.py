@@ -1,0 +1,35 @@
+"""Liveness, readiness, and where to go from the root."""
+
+from typing import Any
+
+from flask import Blueprint
+
+from sef.web.errors import answer_refusals
+from sef.web.facade import Facade
+
+
+def health_blueprint(sef: Facade) -> Blueprint:
+    routes = Blueprint("sef_health", __name__)
+    answer_refusals(routes)
+
+    @routes.get("/healthz")
+    def alive() -> Any:
+        return {"status": "success"}
+
+    @routes.get("/readyz")
+    def ready() -> Any:
+        sef.check_ready()
+        return {"status": "success"}
+
+    @routes.get("/")
+    def root() -> Any:
+        return {
+            "name": "SEF, Smart Emergency Fallback",
+            "links": {
+                "fleet": "/api/agents",
+                "liveness": "/healthz",
+                "readiness": "/readyz",
+            },
+        }
+
+    return routes

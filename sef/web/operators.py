@@ -1,0 +1,32 @@
+"""The routes of operators: manual replica mode, its switch, and an agent's status."""
+
+from typing import Any
+
+from flask import Blueprint
+
+from sef.core.inputs import parse_agent_id
+from sef.web.errors import answer_refusals
+from sef.web.facade import Facade
+
+
+def operators_blueprint(sef: Facade) -> Blueprint:
+    routes = Blueprint("sef_operators", __name__, url_prefix="/api/agents/<path:agent_id>")
+    answer_refusals(routes)
+
+    @routes.post("/manual-replica/enable")
+    def enable(agent_id: str) -> Any:
+        return sef.enable_manual_replica_mode(parse_agent_id(agent_id))
+
+    @routes.post("/manual-replica/disable")
+    def disable(agent_id: str) -> Any:
+        return sef.disable_manual_replica_mode(parse_agent_id(agent_id))
+
+    @routes.post("/manual-switch")
+    def switch(agent_id: str) -> Any:
+        return sef.execute_manual_switch(parse_agent_id(agent_id))
+
+    @routes.get("/sef-status")
+    def status(agent_id: str) -> Any:
+        return sef.get_agent_status(parse_agent_id(agent_id))
+
+    return routes

@@ -1,0 +1,102 @@
+"""Reading bodies and query strings."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NoReturn
+
+from flask import request
+
+from sef.core.inputs import (
+    INSTANCE_ID_LENGTH,
+    POOL_ID_LENGTH,
+    Refused,
+    parse_identifier,
+    parse_instant,
+    parse_object,
+)
+
+MAX_BATCH = 10_000
+MAX_BODY = 8 * 1024 * 1024
+MAX_PAGE = 10_000
+LAUNCH_TEMPLATE_LENGTH = 255
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def json_body() -> Any:
+    """The body as JSON, with exact numbers, whatever its content type says.
+
+    Raises:
+        Refused: `invalid_json`.
+    """
+    try:
+        return json.loads(
+            request.get_data(cache=False),
+            parse_float=Decimal,
+            parse_constant=_refuse_constant,
+        )
+    except (ValueError, RecursionError, ArithmeticError):
+        raise Refused("invalid_json", "The body must be JSON.") from None
+
+
+def batch_body() -> list[Any]:
+    """Raises Refused: `invalid_body`, or `batch_too_large`."""
+    reports = parse_object(json_body()).get("reports")
+    if not isinstance(reports, list):
+        raise Refused("invalid_body", 'The body must be {"reports": [...]}.')
+    if len(reports) > MAX_BATCH:
+        raise Refused("batch_too_large", f"A batch has at most {MAX_BATCH} reports.")
+    return reports
+
+
+def agent_body() -> Mapping[str, Any]:
+    """The fields of an agent that can be set; null clears one.
+
+    Raises:
+        Refused: a field is unknown or not well-formed.
+    """
+    lengths = {
+        "instance_id": INSTANCE_ID_LENGTH,
+        "pool_id": POOL_ID_LENGTH,
+        "launch_template": LAUNCH_TEMPLATE_LENGTH,
+    }
+    fields = parse_object(json_body())
+    unknown = sorted(str(name) for name in fields if name not in lengths)
+    if unknown:
+        known = ", ".join(lengths)
+        raise Refused("unknown_field", f"An agent has the fields {known}; one given is another.")
+    return {
+        name: None if value is None else parse_identifier(value, name, lengths[name])
+        for name, value in fields.items()
+    }
+
+
+def instant_argument(name: str) -> datetime | None:
+    text = request.args.get(name)
+    if text is None:
+        return None
+    try:
+        number = Decimal(text)
+    except ArithmeticError:
+        # In a query string an unescaped + arrives as a space.
+        return parse_instant(text.replace(" ", "+"), name)
+    return parse_instant(number, name)
+
+
+def limit_argument(default: int) -> int:
+    return _whole_number("limit", request.args.get("limit", str(default)), MAX_PAGE)
+
+
+def before_argument() -> int | None:
+    text = request.args.get("before")
+    return None if text is None else _whole_number("before", text, 2**63 - 1)
+
+
+def _whole_number(name: str, text: str, largest: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= largest):
+        raise Refused(f"invalid_{name}", f"{name} must be a whole number from 1 to {largest}.")
+    return int(text)

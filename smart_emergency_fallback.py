@@ -1,0 +1,388 @@
+"""SmartEmergencyFallback: everything that SEF does, one public method for each use.
+
+    from smart_emergency_fallback import SmartEmergencyFallback, integrate_with_backend
+
+    sef = SmartEmergencyFallback("mysql+mysqlconnector://user:password@host/sef")
+    integrate_with_backend(app, sef)
+
+An object may be shared by threads. All state is in the database: any number of objects, processes
+and hosts may work on one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
+from uuid import uuid4
+
+from flask import Flask
+from mysql.connector.abstracts import MySQLConnectionAbstract
+from sqlalchemy import Engine
+from sqlalchemy.engine import URL
+
+from sef import config
+from sef.clock import Clock, utc_now
+from sef.cloud.connect import connect, on_demand_prices
+from sef.cloud.ec2 import Ec2
+from sef.config import Settings
+from sef.core.inputs import (
+    Refused,
+    Report,
+    Signal,
+    SignalType,
+    parse_agent_id,
+    parse_report,
+    parse_signal,
+)
+from sef.core.pricing import Rules
+from sef.core.series import Outcome
+from sef.errors import SefError
+from sef.interruptions import Interruptions
+from sef.launching import Launcher
+from sef.modes import Modes
+from sef.orphans import sweep_orphans
+from sef.reconcile import Reconciler
+from sef.store import deployment, fleet, reads
+from sef.store.database import Database
+from sef.store.prices import Written, release_buffered, write_reports
+from sef.store.tables import PROCESSED_BY
+from sef.web.operators import operators_blueprint
+
+__all__ = ["Refused", "SefError", "SmartEmergencyFallback", "integrate_with_backend"]
+
+REPORTS_PER_TRANSACTION = 1000
+SERIES_PER_RELEASE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Operations:
+    """What needs EC2, built when it is needed first: prices need none."""
+
+    cloud: Ec2
+    reconciler: Reconciler
+    interruptions: Interruptions
+    modes: Modes
+
+
+class SmartEmergencyFallback:
+    """Clean prices, standbys and failover for a fleet of Spot agents.
+
+    Methods raise `SefError` (with `reason`, `message` and the HTTP `status` of the same answer)
+    when the call cannot be carried out, and `Refused` for input that cannot be read.
+    """
+
+    def __init__(
+        self,
+        db: Engine | str | URL | MySQLConnectionAbstract,
+        *,
+        settings: Settings | None = None,
+        cloud: Ec2 | None = None,
+        clock: Clock = utc_now,
+    ) -> None:
+        """Use a database, creating the tables that it lacks.
+
+        Args:
+            db: a SQLAlchemy Engine, a database URL, or an open mysql.connector connection. The
+                last is used for one transaction at a time, and whatever the caller has left open
+                on it is committed first.
+            settings: from the environment if None.
+            cloud: connected to as the settings say, when it is needed first, if None.
+            clock: tells the time, aware and in UTC.
+
+        Raises:
+            SchemaMismatch: the database has tables of SEF's names that are not SEF's.
+            Unavailable: the database cannot be reached.
+        """
+        self.settings = settings or config.load()
+        self._database = Database(db)
+        self._given_cloud = cloud
+        self._clock = clock
+        self._rules = self.settings.rules
+        self._holder = uuid4().hex
+        self._database.create_tables()
+
+    @property
+    def gap_detection_threshold(self) -> float:
+        """Seconds; a wider distance between two points of a series is a gap."""
+        return self._rules.gap_detection_threshold.total_seconds()
+
+    @gap_detection_threshold.setter
+    def gap_detection_threshold(self, seconds: float) -> None:
+        self._rules = replace(self._rules, gap_detection_threshold=timedelta(seconds=seconds))
+
+    @property
+    def interpolation_max_gap(self) -> float:
+        """Seconds; a wider gap is not filled."""
+        return self._rules.interpolation_max_gap.total_seconds()
+
+    @interpolation_max_gap.setter
+    def interpolation_max_gap(self, seconds: float) -> None:
+        self._rules = replace(self._rules, interpolation_max_gap=timedelta(seconds=seconds))
+
+    @property
+    def rules(self) -> Rules:
+        return self._rules
+
+    # Prices
+
+    def process_incoming_data(
+        self, agent_id: str, data_type: str, payload: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Store one report and return its clean record; the row is written, do not insert it.
+
+        Args:
+            agent_id: registered if it is new.
+            data_type: `pricing` is the one there is.
+            payload: `spot_price`, `pool_id`, `timestamp`, and optionally `is_replica` and
+                `instance_id`.
+
+        Returns:
+            `status` is `success`, with `spot_price`, `pool_id`, `timestamp`, `data_quality_flag`
+            and `interpolated`, the number of points filled in; or `buffered` until the other half
+            of the pair is there; or `rejected`, with `reason` and `message`. The record's price and
+            time are those of the stored point, which a pair shares.
+        """
+        if data_type != "pricing":
+            return _rejected(Refused("unknown_data_type", "data_type must be pricing."))
+        try:
+            report = parse_report(agent_id, payload, self._clock())
+        except Refused as refused:
+            return _rejected(refused)
+        written = self._write([report])
+        return _record(report, written.outcomes[0]) | {"interpolated": written.interpolated}
+
+    def process_batch(self, reports: Sequence[Any]) -> dict[str, Any]:
+        """Store many reports, each with its `agent_id`; a bad one is refused alone.
+
+        Returns:
+            How many were `accepted`, `buffered` and `duplicates` (repeats of what is stored), how
+            many points were `interpolated`, and of those `rejected` the index and the reason.
+        """
+        now = self._clock()
+        parsed: list[Report] = []
+        rejected = []
+        for index, entry in enumerate(reports):
+            try:
+                agent_id = entry.get("agent_id") if isinstance(entry, Mapping) else None
+                parsed.append(parse_report(agent_id, entry, now))
+            except Refused as refused:
+                rejected.append(
+                    {"index": index, "reason": refused.reason, "message": refused.message}
+                )
+        counts = {"accepted": 0, "buffered": 0, "duplicates": 0, "interpolated": 0}
+        for start in range(0, len(parsed), REPORTS_PER_TRANSACTION):
+            written = self._write(parsed[start : start + REPORTS_PER_TRANSACTION])
+            counts["interpolated"] += written.interpolated
+            for outcome in written.outcomes:
+                counts[_kind(outcome)] += 1
+        return {**counts, "rejected": rejected}
+
+    def cleanup_old_buffers(self) -> int:
+        """Release every report that has waited long enough for its other half.
+
+        Returns:
+            How many series were touched. Nothing is dropped: what is released is stored.
+        """
+        released = 0
+        window = timedelta(seconds=self.settings.data_retention_window)
+        while True:
+            now = self._clock()
+            count = self._database.write(
+                lambda c, now=now: release_buffered(  # type: ignore[misc]
+                    c, now=now, rules=self._rules, window=window, limit=SERIES_PER_RELEASE
+                )
+            )
+            released += count
+            if count < SERIES_PER_RELEASE:
+                return released
+
+    def price_series(
+        self,
+        agent_id: str,
+        *,
+        pool_id: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        limit: int = 1000,
+    ) -> Sequence[dict[str, Any]]:
+        """The clean points of an agent, oldest first."""
+
+        def read(connection: Any) -> Sequence[dict[str, Any]]:
+            fleet.read_agent(connection, agent_id)
+            return reads.series_points(
+                connection, agent_id, pool_id=pool_id, start=start, end=end, limit=limit
+            )
+
+        return self._database.read(read)
+
+    def _write(self, reports: Sequence[Report]) -> Written:
+        now = self._clock()
+        window = timedelta(seconds=self.settings.data_retention_window)
+        return self._database.write(
+            lambda c: write_reports(c, reports, now=now, rules=self._rules, window=window)
+        )
+
+    # Interruptions
+
+    def handle_interruption(self, agent_id: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Take a signal whose `signal_type` says what it is, and answer with what was done."""
+        return self._signal(agent_id, parse_signal(payload))
+
+    def handle_rebalance_recommendation(
+        self, agent_id: str, payload: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Take a rebalance recommendation: `timestamp`, and optionally `instance_id`."""
+        return self._signal(agent_id, self._parse(SignalType.REBALANCE, payload))
+
+    def handle_termination_notice(
+        self, agent_id: str, payload: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Take a two-minute notice: `timestamp`, optionally `termination_time`, `instance_id`."""
+        return self._signal(agent_id, self._parse(SignalType.TERMINATION, payload))
+
+    def _parse(self, signal_type: SignalType, payload: Mapping[str, Any]) -> Signal:
+        given = {"timestamp": self._clock().isoformat()} | dict(payload)
+        return parse_signal(given | {"signal_type": signal_type})
+
+    def _signal(self, agent_id: str, signal: Signal) -> dict[str, Any]:
+        return self._operations.interruptions.receive(parse_agent_id(agent_id), signal)
+
+    # Operators
+
+    def enable_manual_replica_mode(self, agent_id: str) -> dict[str, Any]:
+        """Keep a standby for an agent; waits a moment for it to be ready."""
+        standby = self._operations.modes.enable_manual(agent_id)
+        if standby is None:
+            message = "Manual replica mode is on; no standby can be had now, it is tried again"
+        elif standby.ready_at is None:
+            message = "Manual replica mode is on; the standby is still launching"
+        else:
+            message = f"Manual replica mode is on; {standby.instance_id} stands by"
+        return {
+            "status": "success",
+            "message": message,
+            "replica": reads.replica_fields(standby) if standby else None,
+        }
+
+    def disable_manual_replica_mode(self, agent_id: str) -> dict[str, Any]:
+        """Keep no standby any more; the one there is is terminated."""
+        self._operations.modes.disable_manual(agent_id)
+        return {"status": "success", "message": "Manual replica mode is off"}
+
+    def execute_manual_switch(self, agent_id: str) -> dict[str, Any]:
+        """Make the standby the primary, terminate the old primary, launch the next standby."""
+        promotion, standby = self._operations.modes.switch(agent_id)
+        return {
+            "status": "success",
+            "message": f"Switched to {promotion.new_instance_id}",
+            "old_instance_id": promotion.old_instance_id,
+            "new_instance_id": promotion.new_instance_id,
+            "epoch": promotion.epoch,
+            "replica": reads.replica_fields(standby) if standby else None,
+        }
+
+    def set_auto_mode(self, agent_id: str, mode: str, *, enabled: bool) -> dict[str, Any]:
+        """Turn `auto-switch` or `auto-terminate` on or off."""
+        self._operations.modes.set_auto(agent_id, mode, enabled=enabled)
+        return {"status": "success", "message": f"{mode} is {'on' if enabled else 'off'}"}
+
+    def register_agent(self, agent_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Register an agent, or change its `instance_id`, `pool_id` or `launch_template`."""
+        is_new = self._operations.modes.register(agent_id, changes)
+        agent = self._database.read(lambda c: fleet.read_agent(c, agent_id))
+        return {
+            "status": "success",
+            "message": "registered" if is_new else "changed",
+            "agent": reads.agent_fields(agent),
+        }
+
+    def get_agent_status(self, agent_id: str) -> dict[str, Any]:
+        """What `sef-status` answers: agent, mode, standby, data quality, open incident."""
+        status = self._database.read(lambda c: reads.agent_status(c, agent_id))
+        return {"status": "success", **status}
+
+    def list_agents(self, *, after: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """A page of the fleet, in order of the ids."""
+        return self._database.read(lambda c: reads.fleet_page(c, after=after, limit=limit))
+
+    def agent_events(
+        self, agent_id: str, *, before: int | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """A page of an agent's history, newest first."""
+        return self._database.read(
+            lambda c: reads.events_page(c, agent_id, before=before, limit=limit)
+        )
+
+    # Periodic work
+
+    def reconcile(self) -> int:
+        """Go on with all unfinished work; returns for how many agents there was any."""
+        return self._operations.reconciler.reconcile_all()
+
+    def sweep_orphans(self) -> int:
+        """Terminate instances of ours that no row knows of; returns how many."""
+        return sweep_orphans(self._database, self._operations.cloud, self._clock())
+
+    def holds_lease(self, name: str, duration: timedelta) -> bool:
+        """Whether this object is the one, of all on its database, to do a periodic job now."""
+        now = self._clock()
+        return self._database.write(
+            lambda c: deployment.take_lease(c, name, self._holder, now, duration)
+        )
+
+    def check_ready(self) -> None:
+        """Raises Unavailable unless a table of the database can be read."""
+        self._database.read(reads.answers)
+
+    def close(self) -> None:
+        """Give the database connections back."""
+        self._database.dispose()
+
+    @cached_property
+    def _operations(self) -> _Operations:
+        settings = self.settings
+        cloud = self._given_cloud
+        if cloud is None:
+            settings, cloud = connect(settings)
+        prices: Mapping[str, Decimal] = on_demand_prices(settings)
+        launcher = Launcher(self._database, cloud, settings, self._clock, prices)
+        reconciler = Reconciler(self._database, cloud, launcher, settings, self._clock)
+        return _Operations(
+            cloud,
+            reconciler,
+            Interruptions(self._database, reconciler, settings, self._clock, prices),
+            Modes(self._database, reconciler, settings, self._clock),
+        )
+
+
+def integrate_with_backend(app: Flask, sef: SmartEmergencyFallback) -> None:
+    """Register the manual-replica, manual-switch and sef-status routes on a Flask app.
+
+    The routes bring their own error answers and change nothing else of the app.
+    """
+    app.register_blueprint(operators_blueprint(sef))
+
+
+def _kind(outcome: Outcome) -> str:
+    if outcome.is_repeat:
+        return "duplicates"
+    return "accepted" if outcome.point else "buffered"
+
+
+def _record(report: Report, outcome: Outcome) -> dict[str, Any]:
+    point = outcome.point
+    return {
+        "status": "success" if point else "buffered",
+        "agent_id": report.agent_id,
+        "pool_id": report.pool_id,
+        "spot_price": float(point.price if point else report.observation.price),
+        "timestamp": reads.iso(point.at if point else report.observation.at),
+        "data_quality_flag": point.flag.value if point else None,
+        "processed_by": PROCESSED_BY,
+    }
+
+
+def _rejected(refused: Refused) -> dict[str, Any]:
+    return {"status": "rejected", "reason": refused.reason, "message": refused.message}
