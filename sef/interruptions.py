@@ -68,10 +68,14 @@ class Interruptions:
         self, connection: Connection, agent_id: str, signal: Signal, now: datetime
     ) -> tuple[str, bool]:
         agent = fleet.read_agent(connection, agent_id, lock=True)
-        if agent.instance_id is None and signal.instance_id is not None:
-            if incidents.latest_incident(connection, agent_id, signal.instance_id) is None:
-                fleet.update_agent(connection, agent, now, instance_id=signal.instance_id)
-                agent = fleet.read_agent(connection, agent_id)
+        named = signal.instance_id
+        if (
+            agent.instance_id is None
+            and named is not None
+            and incidents.latest_incident(connection, agent_id, named) is None
+        ):
+            fleet.update_agent(connection, agent, now, instance_id=named)
+            agent = fleet.read_agent(connection, agent_id)
         subject = signal.instance_id or agent.subject
         standby = replicas.live_standby(connection, agent_id)
         if subject == agent.subject:

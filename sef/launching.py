@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from sqlalchemy import Connection
 
+from sef.clock import Clock
 from sef.cloud.ec2 import (
     AGENT_TAG,
     ATTEMPT_TAG,
@@ -23,7 +24,6 @@ from sef.cloud.ec2 import (
     launch_parameters,
 )
 from sef.cloud.errors import SPOT_QUOTA, CloudError, Response
-from sef.clock import Clock
 from sef.config import Settings
 from sef.core import risk
 from sef.core.policy import Goal
@@ -80,7 +80,8 @@ class Launcher:
         except CloudError as error:
             if error.response is Response.WAIT:
                 raise
-            self.database.write(lambda c: self._refused(c, replica, attempt, error))
+            refusal = error
+            self.database.write(lambda c: self._refused(c, replica, attempt, refusal))
             return f"EC2 refused {where}: {error.code}"
         self.database.write(lambda c: self._launched(c, replica.id, attempt, instance_id))
         return f"launched {instance_id}, {where}"

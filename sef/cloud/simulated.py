@@ -133,10 +133,8 @@ def _serve(server: "BaseWSGIServer", info: Path) -> None:
     draft.write_text(json.dumps(told) + "\n")
     draft.replace(info)
     try:
-        # Not server.serve_forever, which prints, and swallows the interrupt.
-        super(type(server), server).serve_forever()
+        server.serve_forever(poll_interval=0.05)
     finally:
-        server.server_close()
         info.unlink(missing_ok=True)
 
 

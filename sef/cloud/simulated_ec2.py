@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from math import inf
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -41,6 +42,10 @@ class Options:
     visible_after_seconds: float = 0.0
     refuse_token_of_terminated: bool = True
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.pending_seconds < inf and 0 <= self.visible_after_seconds < inf):
+            raise ValueError("seconds are 0 or more")
+
 
 class SimulatedEc2:
     """State and behaviour; `handle` answers a request, `change` what is asked over the control API.
@@ -63,7 +68,6 @@ class SimulatedEc2:
             raise StateUnusable("the journal is of another version of SEF; move it away")
         self.born: float = begun["at"]
         self._moto = Moto(begun["seed"], self.born)
-        self._moto.region("us-east-1")
         self.prices = Prices(self.born)
         if spot_prices is not None:
             self.prices.follow(spot_prices)
@@ -226,14 +230,17 @@ class SimulatedEc2:
     def _check(self, what: str, details: Mapping[str, Any]) -> None:
         if what == "set_pool" and parse_pool(details["pool"]) is None:
             raise ValueError(f"{details['pool']} is no pool; one looks like m5.large.us-east-1a")
-        if what == "set_pool" and details["price"] and not Decimal(details["price"]) > 0:
-            raise ValueError("price is greater than 0")
+        if what == "set_pool" and details["price"] is not None:
+            price = Decimal(details["price"])
+            if not (price.is_finite() and price > 0):
+                raise ValueError("price is greater than 0")
         if what == "add_fault":
             Rule.parse(details)
         if what == "set_options":
             unknown = details.keys() - asdict(self.options).keys()
             if unknown:
                 raise ValueError(f"there is no option {sorted(unknown)[0]}")
+            Options(**(asdict(self.options) | dict(details)))
         if what in ("interrupt", "terminate") and self._find(details["instance_id"]) is None:
             raise LookupError(f"there is no instance {details['instance_id']}")
 

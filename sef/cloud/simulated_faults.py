@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import inf
 from typing import Any
 
 STATUS = {
@@ -72,6 +73,8 @@ class Rule:
             raise ValueError(f"market is spot or on-demand, not {rule.market}")
         if rule.count is not None and rule.count < 1:
             raise ValueError("count is at least 1, or null for every call")
+        if not 0 <= rule.delay_seconds < inf:
+            raise ValueError("delay_seconds is 0 or more")
         if not (rule.error_code or rule.delay_seconds > 0 or rule.lose_reply):
             raise ValueError("a fault needs error_code, delay_seconds or lose_reply")
         return rule
@@ -144,6 +147,5 @@ class Faults:
     def listing(self) -> list[dict[str, Any]]:
         """The rules, with the calls that are left to each as its count."""
         return [
-            asdict(rule) | {"count": self._left.get(number)}
-            for number, rule in self._rules.items()
+            asdict(rule) | {"count": self._left.get(number)} for number, rule in self._rules.items()
         ]

@@ -7,7 +7,7 @@ import datetime
 import io
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -246,8 +246,6 @@ class Moto:
     def __init__(self, seed: str, born: float) -> None:
         self._seed = seed
         self._born = born
-        self._ec2 = create_backend_app("ec2")
-        self._others = DomainDispatcherApplication(create_backend_app)
         self._regions: dict[str, Region] = {}
         self._is_heard = True
         self._clock = _replace_clock()
@@ -257,6 +255,10 @@ class Moto:
         moto.ec2.utils.filter_dict_attribute_mapping.update(
             {"client-token": "client_token", "instance-lifecycle": "lifecycle"}
         )
+        # First the region: the applications would make it too, with dice of no particular throw.
+        self.region(DEFAULT_REGION)
+        self._ec2 = create_backend_app("ec2")
+        self._others = DomainDispatcherApplication(create_backend_app)
 
     def regions(self) -> list[Region]:
         return list(self._regions.values())
@@ -272,10 +274,15 @@ class Moto:
     def call(self, call: Call, form: Mapping[str, str] | None = None) -> Answer:
         answered: list[Any] = []
 
-        def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> None:
+        def start_response(status: str, headers: list[tuple[str, str]], *_: Any) -> Any:
             answered[:] = status, headers
 
-        application = self._ec2 if call.service == "ec2" else self._others
+        application: Any = self._ec2
+        if call.service != "ec2":
+            application = self._others
+            # It may look at EC2's state there; a service without regions has one of another name.
+            with suppress(KeyError):
+                self.region(call.region)
         chunks = application(call.environ(form), start_response)
         return Answer(answered[0], answered[1], b"".join(chunks))
 
@@ -334,9 +341,7 @@ def _replace_clock() -> _Clock:
         def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
             return datetime.datetime.fromtimestamp(clock.read(), tz)
 
-    vars(moto.core.utils)["datetime"] = SimpleNamespace(
-        **{**vars(datetime), "datetime": Clocked}
-    )
+    vars(moto.core.utils)["datetime"] = SimpleNamespace(**{**vars(datetime), "datetime": Clocked})
     return clock
 
 

@@ -26,12 +26,12 @@ from sef.cloud.simulated import INFO_FILE
 LOG_FILE = "simulated-ec2.log"
 LOCK_FILE = "simulated-ec2.lock"
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 _HTTP_SECONDS = 10.0
 _POLL_SECONDS = 0.02
 
 _started: list[subprocess.Popen[bytes]] = []
-"""Kept, so that Python does not warn about a child that outlives us, and a dead one is collected."""
+"""Kept, so that Python does not warn about a child that outlives us, and collects a dead one."""
 
 
 class SimulationError(Exception):

@@ -38,7 +38,7 @@ class Risk:
 
 def assess(
     pool: History,
-    elsewhere: History = History(),  # noqa: B008  (frozen)
+    elsewhere: History = History(),
     prices: Sequence[Decimal] = (),
     on_demand_price: Decimal | None = None,
 ) -> Risk:

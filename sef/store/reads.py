@@ -7,13 +7,12 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, select
 
 from sef.core.pricing import Flag
-from sef.store import incidents, replicas
+from sef.store import incidents, replicas, tables
 from sef.store.fleet import Agent, read_agent
 from sef.store.incidents import Incident
 from sef.store.replicas import Replica
 from sef.store.tables import (
     agents,
-    incidents as incidents_table,
     price_series,
     pricing_reports,
     replica_instances,
@@ -143,7 +142,7 @@ def series_points(
 
 def fleet_page(connection: Connection, *, after: str | None, limit: int) -> list[dict[str, Any]]:
     """Agents in order of their ids, from behind `after` on, each with its standby and incident."""
-    replica, incident = replica_instances.c, incidents_table.c
+    replica, incident = replica_instances.c, tables.incidents.c
     statement = (
         select(
             agents,
@@ -152,7 +151,7 @@ def fleet_page(connection: Connection, *, after: str | None, limit: int) -> list
             incident.id.label("incident_id"),
         )
         .outerjoin(replica_instances, replica.live_agent_id == agents.c.id)
-        .outerjoin(incidents_table, incident.open_agent_id == agents.c.id)
+        .outerjoin(tables.incidents, incident.open_agent_id == agents.c.id)
     )
     if after is not None:
         statement = statement.where(agents.c.id > after)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     Float,
     Index,
     Integer,
@@ -106,6 +107,14 @@ def _pool_id(**options: Any) -> Column[str]:
     return Column("pool_id", String(POOL_ID_LENGTH), **options)
 
 
+def _switch(name: str) -> Column[bool]:
+    return Column(name, Boolean, nullable=False, default=False, server_default=text("0"))
+
+
+def _counter(name: str, **options: Any) -> Column[int]:
+    return Column(name, Integer, nullable=False, default=1, server_default=text("1"), **options)
+
+
 def _serial() -> Column[int]:
     return Column(
         "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
@@ -118,16 +127,17 @@ agents = Table(
     Column("id", String(AGENT_ID_LENGTH), primary_key=True),
     Column("instance_id", String(INSTANCE_ID_LENGTH)),
     _pool_id(),
-    Column("auto_switch_enabled", Boolean, nullable=False, default=False),
-    Column("auto_terminate_enabled", Boolean, nullable=False, default=False),
-    Column("manual_replica_enabled", Boolean, nullable=False, default=False),
+    _switch("auto_switch_enabled"),
+    _switch("auto_terminate_enabled"),
+    _switch("manual_replica_enabled"),
     Column("launch_template", String(255)),
-    # Counts the primaries the agent has had; a command that knows an older one changes nothing.
-    Column("epoch", Integer, nullable=False, default=1),
+    _counter(
+        "epoch",
+        comment="counts the primaries it has had; what knows an older one changes nothing",
+    ),
     # Bumped by every update, since an UPDATE to equal values counts no rows on MySQL.
-    Column("version", Integer, nullable=False, default=1),
-    # No unfinished work is looked for before this time (back-off after a failure).
-    Column("not_before", Instant),
+    _counter("version"),
+    Column("not_before", Instant, comment="back-off: unfinished work rests until then"),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     CheckConstraint(
@@ -135,6 +145,7 @@ agents = Table(
         name="agents_one_mode",
     ),
     Index("agents_manual", "manual_replica_enabled", "id"),
+    comment="One row per agent: its primary and its modes.",
     **MYSQL,
 )
 
@@ -148,8 +159,8 @@ pricing_reports = Table(
     Column("data_quality_flag", String(24), nullable=False),
     Column("processed_by", String(32), nullable=False, server_default=PROCESSED_BY),
     # The observations that a real point is made of: they are stored nowhere else.
-    Column("primary_price", Price),
-    Column("replica_price", Price),
+    Column("primary_price", Price, comment="as the primary reported it"),
+    Column("replica_price", Price, comment="as the replica reported it"),
     Column("replica_observed_at", Instant),
     Column("received_at", Instant, nullable=False),
     CheckConstraint(one_of("data_quality_flag", Flag), name="pricing_reports_flag"),
@@ -158,6 +169,7 @@ pricing_reports = Table(
         "(data_quality_flag = 'interpolated') = (primary_price IS NULL AND replica_price IS NULL)",
         name="pricing_reports_real_points_are_observed",
     ),
+    comment="The clean series: real and interpolated points.",
     **MYSQL,
 )
 
@@ -175,8 +187,14 @@ price_series = Table(
     Column("latest_observed_at", Instant),
     Column("replica_heard_at", Instant),
     Column("received_at", Instant),
-    # How many rows of buffered_observations belong to the series.
-    Column("waiting", Integer, nullable=False, default=0),
+    Column(
+        "waiting",
+        Integer,
+        nullable=False,
+        default=0,
+        comment="how many rows of buffered_observations belong to the series",
+    ),
+    comment="One row per series; writing a series means updating it.",
     **MYSQL,
 )
 
@@ -191,6 +209,7 @@ buffered_observations = Table(
     Column("received_at", Instant, nullable=False),
     CheckConstraint(one_of("source", Source), name="buffered_observations_source"),
     Index("buffered_observations_received", "received_at"),
+    comment="Reports that wait for their other half.",
     **MYSQL,
 )
 
@@ -203,19 +222,21 @@ replica_instances = Table(
     Column("replica_type", String(24), nullable=False),
     _pool_id(),
     Column("market", String(12)),
-    # sef/core/replica.py has the transitions.
-    Column("status", String(12), nullable=False),
+    Column("status", String(12), nullable=False, comment="transitions: sef/core/replica.py"),
     Column("reason", Text, nullable=False),
     Column("incident_id", String(40)),
-    # The agent while the replica is launching or ready, else NULL: one live standby per agent.
-    Column("live_agent_id", String(AGENT_ID_LENGTH)),
+    Column(
+        "live_agent_id",
+        String(AGENT_ID_LENGTH),
+        comment="the agent while launching or ready, else NULL: one live standby per agent",
+    ),
     Column("created_at", Instant, nullable=False),
     Column("launched_at", Instant),
     Column("ready_at", Instant),
     Column("checked_at", Instant),
     Column("promoted_at", Instant),
     Column("terminated_at", Instant),
-    Column("version", Integer, nullable=False, default=1),
+    _counter("version"),
     UniqueConstraint("live_agent_id", name="replica_instances_one_live"),
     UniqueConstraint("instance_id", name="replica_instances_instance"),
     CheckConstraint(one_of("replica_type", ReplicaType), name="replica_instances_type"),
@@ -226,6 +247,7 @@ replica_instances = Table(
     ),
     Index("replica_instances_agent", "agent_id", "created_at"),
     Index("replica_instances_by_status", "status", "checked_at"),
+    comment="Standbys, and what became of them.",
     **MYSQL,
 )
 
@@ -240,8 +262,12 @@ launch_attempts = Table(
     _pool_id(),
     Column("market", String(12), nullable=False),
     Column("parameters", JSON, nullable=False),
-    # open: not answered, its effect unknown; launched; refused.
-    Column("status", String(12), nullable=False),
+    Column(
+        "status",
+        String(12),
+        nullable=False,
+        comment="open: not answered, its effect unknown; launched; refused",
+    ),
     Column("instance_id", String(INSTANCE_ID_LENGTH)),
     Column("error_code", String(80)),
     Column("created_at", Instant, nullable=False),
@@ -250,6 +276,7 @@ launch_attempts = Table(
     CheckConstraint(one_of("market", Market), name="launch_attempts_market"),
     CheckConstraint("status IN ('open', 'launched', 'refused')", name="launch_attempts_status"),
     Index("launch_attempts_by_status", "status"),
+    comment="RunInstances calls, committed before they are made.",
     **MYSQL,
 )
 
@@ -264,6 +291,7 @@ retirements = Table(
     Column("terminated_at", Instant),
     Index("retirements_due", "terminated_at", "not_before"),
     Index("retirements_agent", "agent_id", "terminated_at"),
+    comment="Former primaries that are to be terminated.",
     **MYSQL,
 )
 
@@ -274,6 +302,7 @@ unavailable_pools = Table(
     Column("market", String(12), primary_key=True),
     Column("error_code", String(80), nullable=False),
     Column("until", Instant, nullable=False),
+    comment="Pools that had no capacity of late.",
     **MYSQL,
 )
 
@@ -283,17 +312,23 @@ incidents = Table(
     metadata,
     Column("id", String(40), primary_key=True),
     _agent_id(nullable=False),
-    # The instance, or `epoch-N` for an agent whose instance is not known.
-    Column("subject", String(80), nullable=False),
+    Column(
+        "subject",
+        String(80),
+        nullable=False,
+        comment="the instance, or epoch-N for an agent whose instance is not known",
+    ),
     Column("instance_id", String(INSTANCE_ID_LENGTH)),
     _pool_id(),
-    # open -> done | released; see sef/core/policy.py.
-    Column("status", String(16), nullable=False),
-    # The subject's agent while open, else NULL: one open incident per agent.
-    Column("open_agent_id", String(AGENT_ID_LENGTH)),
-    Column("goal", String(12), nullable=False),
+    Column("status", String(16), nullable=False, comment="open, then done or released"),
+    Column(
+        "open_agent_id",
+        String(AGENT_ID_LENGTH),
+        comment="the agent while open, else NULL: one open incident per agent",
+    ),
+    Column("goal", String(12), nullable=False, comment="monitor, standby or switch"),
     Column("reason", Text, nullable=False),
-    Column("risk_score", Float),
+    Column("risk_score", Double),
     Column("inputs", JSON),
     Column("rebalance_at", Instant),
     Column("termination_at", Instant),
@@ -303,11 +338,12 @@ incidents = Table(
     Column("replica_id", String(40)),
     Column("new_instance_id", String(INSTANCE_ID_LENGTH)),
     Column("failover_time_ms", Integer),
-    Column("version", Integer, nullable=False, default=1),
+    _counter("version"),
     UniqueConstraint("open_agent_id", name="incidents_one_open"),
     CheckConstraint("(open_agent_id IS NOT NULL) = (status = 'open')", name="incidents_open"),
     Index("incidents_subject", "agent_id", "subject", "opened_at"),
     Index("incidents_pool", "pool_id", "rebalance_at"),
+    comment="One row per instance that is being lost.",
     **MYSQL,
 )
 
@@ -331,6 +367,7 @@ spot_interruption_events = Table(
     UniqueConstraint("incident_id", "signal_type", name="spot_interruption_events_once"),
     CheckConstraint(one_of("signal_type", SignalType), name="spot_interruption_events_signal"),
     Index("spot_interruption_events_agent", "agent_id", "detected_at"),
+    comment="The signals of AWS, one row per incident and kind.",
     **MYSQL,
 )
 
@@ -346,6 +383,7 @@ system_events = Table(
     Column("created_at", Instant, nullable=False),
     CheckConstraint("severity IN ('info', 'warning', 'error')", name="system_events_severity"),
     Index("system_events_agent", "agent_id", "id"),
+    comment="What SEF did, saw or refused, for people.",
     **MYSQL,
 )
 
@@ -354,9 +392,10 @@ system_events = Table(
 deployment = Table(
     "deployment",
     metadata,
-    Column("one", Integer, primary_key=True, autoincrement=False),
+    Column("one", Integer, primary_key=True, autoincrement=False, comment="always 1"),
     Column("name", String(40), nullable=False),
     CheckConstraint("one = 1", name="deployment_one"),
+    comment="Who this SEF is: part of the tag of its instances.",
     **MYSQL,
 )
 
@@ -367,6 +406,7 @@ leases = Table(
     Column("name", String(64), primary_key=True),
     Column("holder", String(64), nullable=False),
     Column("expires_at", Instant, nullable=False),
-    Column("version", Integer, nullable=False, server_default=text("1")),
+    _counter("version"),
+    comment="Which process does a periodic job.",
     **MYSQL,
 )

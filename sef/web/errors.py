@@ -1,4 +1,4 @@
-"""Every error is answered as {"status": "error", "reason": "snake_case", "message": "a sentence"}."""
+"""Every error is answered as {"status": "error", "reason": ..., "message": "a sentence"}."""
 
 import logging
 import re

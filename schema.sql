@@ -1,0 +1,218 @@
+-- The tables of SEF, for MySQL 8+ and MariaDB 10.6+. Rendered from sef/store/tables.py, which says
+-- more about each; `python backend.py init-db` creates the same. Do not edit:
+--     python -m sef.store.schema > schema.sql
+
+CREATE TABLE agents (
+  id VARCHAR(64) NOT NULL,
+  instance_id VARCHAR(64),
+  pool_id VARCHAR(128),
+  auto_switch_enabled BOOL NOT NULL DEFAULT 0,
+  auto_terminate_enabled BOOL NOT NULL DEFAULT 0,
+  manual_replica_enabled BOOL NOT NULL DEFAULT 0,
+  launch_template VARCHAR(255),
+  epoch INTEGER NOT NULL COMMENT 'counts the primaries it has had; what knows an older one changes nothing' DEFAULT 1,
+  version INTEGER NOT NULL DEFAULT 1,
+  not_before DATETIME(6) COMMENT 'back-off: unfinished work rests until then',
+  created_at DATETIME(6) NOT NULL,
+  updated_at DATETIME(6) NOT NULL,
+  PRIMARY KEY (id),
+  CONSTRAINT agents_one_mode CHECK (NOT (manual_replica_enabled AND (auto_switch_enabled OR auto_terminate_enabled)))
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='One row per agent: its primary and its modes.' COLLATE utf8mb4_bin;
+
+CREATE INDEX agents_manual ON agents (manual_replica_enabled, id);
+
+CREATE TABLE pricing_reports (
+  agent_id VARCHAR(64) NOT NULL,
+  pool_id VARCHAR(128) NOT NULL,
+  timestamp DATETIME(6) NOT NULL,
+  spot_price NUMERIC(13, 9) NOT NULL,
+  data_quality_flag VARCHAR(24) NOT NULL,
+  processed_by VARCHAR(32) NOT NULL DEFAULT 'smart_emergency_fallback',
+  primary_price NUMERIC(13, 9) COMMENT 'as the primary reported it',
+  replica_price NUMERIC(13, 9) COMMENT 'as the replica reported it',
+  replica_observed_at DATETIME(6),
+  received_at DATETIME(6) NOT NULL,
+  PRIMARY KEY (agent_id, pool_id, timestamp),
+  CONSTRAINT pricing_reports_flag CHECK (data_quality_flag IN ('normal', 'averaged_dual_source', 'divergent_dual_source', 'interpolated')),
+  CONSTRAINT pricing_reports_price CHECK (spot_price > 0),
+  CONSTRAINT pricing_reports_real_points_are_observed CHECK ((data_quality_flag = 'interpolated') = (primary_price IS NULL AND replica_price IS NULL))
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='The clean series: real and interpolated points.' COLLATE utf8mb4_bin;
+
+CREATE TABLE price_series (
+  agent_id VARCHAR(64) NOT NULL,
+  pool_id VARCHAR(128) NOT NULL,
+  version INTEGER NOT NULL,
+  first_at DATETIME(6),
+  latest_at DATETIME(6),
+  latest_price NUMERIC(13, 9),
+  latest_observed_at DATETIME(6),
+  replica_heard_at DATETIME(6),
+  received_at DATETIME(6),
+  waiting INTEGER NOT NULL COMMENT 'how many rows of buffered_observations belong to the series',
+  PRIMARY KEY (agent_id, pool_id)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='One row per series; writing a series means updating it.' COLLATE utf8mb4_bin;
+
+CREATE TABLE buffered_observations (
+  agent_id VARCHAR(64) NOT NULL,
+  pool_id VARCHAR(128) NOT NULL,
+  source VARCHAR(8) NOT NULL,
+  observed_at DATETIME(6) NOT NULL,
+  spot_price NUMERIC(13, 9) NOT NULL,
+  received_at DATETIME(6) NOT NULL,
+  PRIMARY KEY (agent_id, pool_id, source, observed_at),
+  CONSTRAINT buffered_observations_source CHECK (source IN ('primary', 'replica'))
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Reports that wait for their other half.' COLLATE utf8mb4_bin;
+
+CREATE INDEX buffered_observations_received ON buffered_observations (received_at);
+
+CREATE TABLE replica_instances (
+  id VARCHAR(40) NOT NULL,
+  agent_id VARCHAR(64) NOT NULL,
+  instance_id VARCHAR(64),
+  replica_type VARCHAR(24) NOT NULL,
+  pool_id VARCHAR(128),
+  market VARCHAR(12),
+  status VARCHAR(12) NOT NULL COMMENT 'transitions: sef/core/replica.py',
+  reason TEXT NOT NULL,
+  incident_id VARCHAR(40),
+  live_agent_id VARCHAR(64) COMMENT 'the agent while launching or ready, else NULL: one live standby per agent',
+  created_at DATETIME(6) NOT NULL,
+  launched_at DATETIME(6),
+  ready_at DATETIME(6),
+  checked_at DATETIME(6),
+  promoted_at DATETIME(6),
+  terminated_at DATETIME(6),
+  version INTEGER NOT NULL DEFAULT 1,
+  PRIMARY KEY (id),
+  CONSTRAINT replica_instances_one_live UNIQUE (live_agent_id),
+  CONSTRAINT replica_instances_instance UNIQUE (instance_id),
+  CONSTRAINT replica_instances_type CHECK (replica_type IN ('manual', 'automatic-rebalance', 'automatic-termination')),
+  CONSTRAINT replica_instances_status CHECK (status IN ('launching', 'ready', 'promoted', 'releasing', 'terminated', 'failed')),
+  CONSTRAINT replica_instances_live CHECK ((live_agent_id IS NOT NULL) = (status IN ('launching', 'ready')))
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Standbys, and what became of them.' COLLATE utf8mb4_bin;
+
+CREATE INDEX replica_instances_agent ON replica_instances (agent_id, created_at);
+
+CREATE INDEX replica_instances_by_status ON replica_instances (status, checked_at);
+
+CREATE TABLE launch_attempts (
+  client_token VARCHAR(64) NOT NULL,
+  replica_id VARCHAR(40) NOT NULL,
+  attempt INTEGER NOT NULL,
+  pool_id VARCHAR(128),
+  market VARCHAR(12) NOT NULL,
+  parameters JSON NOT NULL,
+  status VARCHAR(12) NOT NULL COMMENT 'open: not answered, its effect unknown; launched; refused',
+  instance_id VARCHAR(64),
+  error_code VARCHAR(80),
+  created_at DATETIME(6) NOT NULL,
+  answered_at DATETIME(6),
+  PRIMARY KEY (client_token),
+  CONSTRAINT launch_attempts_number UNIQUE (replica_id, attempt),
+  CONSTRAINT launch_attempts_market CHECK (market IN ('spot', 'on-demand')),
+  CONSTRAINT launch_attempts_status CHECK (status IN ('open', 'launched', 'refused'))
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='RunInstances calls, committed before they are made.' COLLATE utf8mb4_bin;
+
+CREATE INDEX launch_attempts_by_status ON launch_attempts (status);
+
+CREATE TABLE retirements (
+  instance_id VARCHAR(64) NOT NULL,
+  agent_id VARCHAR(64) NOT NULL,
+  reason TEXT NOT NULL,
+  not_before DATETIME(6) NOT NULL,
+  terminated_at DATETIME(6),
+  PRIMARY KEY (instance_id)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Former primaries that are to be terminated.' COLLATE utf8mb4_bin;
+
+CREATE INDEX retirements_agent ON retirements (agent_id, terminated_at);
+
+CREATE INDEX retirements_due ON retirements (terminated_at, not_before);
+
+CREATE TABLE unavailable_pools (
+  pool_id VARCHAR(128) NOT NULL,
+  market VARCHAR(12) NOT NULL,
+  error_code VARCHAR(80) NOT NULL,
+  until DATETIME(6) NOT NULL,
+  PRIMARY KEY (pool_id, market)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Pools that had no capacity of late.' COLLATE utf8mb4_bin;
+
+CREATE TABLE incidents (
+  id VARCHAR(40) NOT NULL,
+  agent_id VARCHAR(64) NOT NULL,
+  subject VARCHAR(80) NOT NULL COMMENT 'the instance, or epoch-N for an agent whose instance is not known',
+  instance_id VARCHAR(64),
+  pool_id VARCHAR(128),
+  status VARCHAR(16) NOT NULL COMMENT 'open, then done or released',
+  open_agent_id VARCHAR(64) COMMENT 'the agent while open, else NULL: one open incident per agent',
+  goal VARCHAR(12) NOT NULL COMMENT 'monitor, standby or switch',
+  reason TEXT NOT NULL,
+  risk_score DOUBLE,
+  inputs JSON,
+  rebalance_at DATETIME(6),
+  termination_at DATETIME(6),
+  deadline DATETIME(6),
+  opened_at DATETIME(6) NOT NULL,
+  closed_at DATETIME(6),
+  replica_id VARCHAR(40),
+  new_instance_id VARCHAR(64),
+  failover_time_ms INTEGER,
+  version INTEGER NOT NULL DEFAULT 1,
+  PRIMARY KEY (id),
+  CONSTRAINT incidents_one_open UNIQUE (open_agent_id),
+  CONSTRAINT incidents_open CHECK ((open_agent_id IS NOT NULL) = (status = 'open'))
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='One row per instance that is being lost.' COLLATE utf8mb4_bin;
+
+CREATE INDEX incidents_pool ON incidents (pool_id, rebalance_at);
+
+CREATE INDEX incidents_subject ON incidents (agent_id, subject, opened_at);
+
+CREATE TABLE spot_interruption_events (
+  id BIGINT NOT NULL AUTO_INCREMENT,
+  incident_id VARCHAR(40) NOT NULL,
+  agent_id VARCHAR(64) NOT NULL,
+  instance_id VARCHAR(64),
+  pool_id VARCHAR(128),
+  signal_type VARCHAR(32) NOT NULL,
+  detected_at DATETIME(6) NOT NULL,
+  signalled_at DATETIME(6) NOT NULL,
+  termination_time DATETIME(6),
+  times_received INTEGER NOT NULL,
+  last_received_at DATETIME(6) NOT NULL,
+  replica_id VARCHAR(40),
+  failover_time_ms INTEGER,
+  failover_completed BOOL NOT NULL,
+  PRIMARY KEY (id),
+  CONSTRAINT spot_interruption_events_once UNIQUE (incident_id, signal_type),
+  CONSTRAINT spot_interruption_events_signal CHECK (signal_type IN ('rebalance-recommendation', 'termination-notice'))
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='The signals of AWS, one row per incident and kind.' COLLATE utf8mb4_bin;
+
+CREATE INDEX spot_interruption_events_agent ON spot_interruption_events (agent_id, detected_at);
+
+CREATE TABLE system_events (
+  id BIGINT NOT NULL AUTO_INCREMENT,
+  event_type VARCHAR(64) NOT NULL,
+  severity VARCHAR(8) NOT NULL,
+  agent_id VARCHAR(64),
+  message TEXT NOT NULL,
+  metadata JSON,
+  created_at DATETIME(6) NOT NULL,
+  PRIMARY KEY (id),
+  CONSTRAINT system_events_severity CHECK (severity IN ('info', 'warning', 'error'))
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='What SEF did, saw or refused, for people.' COLLATE utf8mb4_bin;
+
+CREATE INDEX system_events_agent ON system_events (agent_id, id);
+
+CREATE TABLE deployment (
+  one INTEGER NOT NULL COMMENT 'always 1',
+  name VARCHAR(40) NOT NULL,
+  PRIMARY KEY (one),
+  CONSTRAINT deployment_one CHECK (one = 1)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Who this SEF is: part of the tag of its instances.' COLLATE utf8mb4_bin;
+
+CREATE TABLE leases (
+  name VARCHAR(64) NOT NULL,
+  holder VARCHAR(64) NOT NULL,
+  expires_at DATETIME(6) NOT NULL,
+  version INTEGER NOT NULL DEFAULT 1,
+  PRIMARY KEY (name)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Which process does a periodic job.' COLLATE utf8mb4_bin;

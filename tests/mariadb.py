@@ -1,0 +1,122 @@
+"""A private MariaDB server: its own folder, port and life, and nothing left behind."""
+
+import ctypes
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import mysql.connector
+
+PLACES = "/usr/sbin:/usr/bin:/usr/libexec:/usr/local/sbin"
+START_SECONDS = 60
+
+
+def find() -> str | None:
+    """The server program, if it is installed."""
+    return shutil.which("mariadbd") or shutil.which("mariadbd", path=PLACES)
+
+
+def _die_with_parent() -> None:
+    # PR_SET_PDEATHSIG: also a test run that is killed leaves no server behind.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class MariaDB:
+    """One server; `durable` flushes at every commit, as a production server does."""
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="sef-mariadb-"))
+        self.port = free_port()
+        self._flush = 1 if durable else 2
+        self._process: subprocess.Popen[bytes] | None = None
+        install = shutil.which("mariadb-install-db", path=PLACES) or "mariadb-install-db"
+        subprocess.run(
+            [
+                install,
+                "--no-defaults",
+                f"--datadir={self.home / 'data'}",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                "--user=root",
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def start(self) -> None:
+        program = find()
+        assert program is not None
+        self._process = subprocess.Popen(
+            [
+                program,
+                "--no-defaults",
+                "--user=root",
+                f"--datadir={self.home / 'data'}",
+                f"--port={self.port}",
+                "--bind-address=127.0.0.1",
+                f"--socket={self.home / 'socket'}",
+                f"--pid-file={self.home / 'pid'}",
+                f"--log-error={self.home / 'log'}",
+                "--skip-log-bin",
+                "--innodb-buffer-pool-size=128M",
+                "--max-connections=300",
+                f"--innodb-flush-log-at-trx-commit={self._flush}",
+            ],
+            preexec_fn=_die_with_parent,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.connect().close()
+                return
+            except mysql.connector.Error as error:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    tail = (self.home / "log").read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"MariaDB did not start:\n{tail}") from error
+                time.sleep(0.05)
+
+    def connect(self, database: str = "") -> mysql.connector.MySQLConnection:
+        """An open connection of the driver; the caller closes it."""
+        return mysql.connector.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="root",
+            database=database or None,
+            charset="utf8mb4",
+            collation="utf8mb4_bin",
+        )
+
+    def execute(self, statement: str) -> None:
+        connection = self.connect()
+        connection.cursor().execute(statement)
+        connection.commit()
+        connection.close()
+
+    def url(self, database: str) -> str:
+        return f"mysql+mysqlconnector://root@127.0.0.1:{self.port}/{database}"
+
+    def kill(self) -> None:
+        """As a power cut would; `start` brings the same data back on the same port."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self.home, ignore_errors=True)
