@@ -17,6 +17,7 @@ from flask_cors import CORS
 from granian.constants import Interfaces
 from granian.log import LogLevels
 from granian.server import Server
+from sqlalchemy.exc import DBAPIError
 
 from sef import config
 from sef.cloud.simulation import SimulationError, ensure_running, find_running
@@ -33,7 +34,7 @@ from smart_emergency_fallback import SmartEmergencyFallback, integrate_with_back
 
 log = logging.getLogger("sef")
 
-STARTUP_ERRORS = (ConfigurationError, SchemaMismatch, SimulationError, Unavailable)
+STARTUP_ERRORS = (ConfigurationError, SchemaMismatch, SimulationError)
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -45,6 +46,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     sef = SmartEmergencyFallback(settings.database, settings=settings)
     app = Flask(__name__)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.url_map.merge_slashes = False  # an id may have them
     answer_everything_else(app)
@@ -86,11 +88,9 @@ def _option(name: str, **settings: Any) -> Callable[[Any], Any]:
 @_option("cloud")
 def serve(**options: Any) -> None:
     """Serve the API."""
-    settings = _settings(**options)
+    settings = config.load(**options)
     _check_port_is_free(settings.host, settings.port)
-    database = Database(settings.database)
-    created = database.create_tables()
-    database.dispose()
+    created = _create_tables(settings)
     # The worker processes read their settings from the environment.
     for name, value in options.items():
         if value is not None:
@@ -119,11 +119,10 @@ def serve(**options: Any) -> None:
 @_option("database_url")
 def init_db(**options: Any) -> None:
     """Create the tables that are missing; nothing is ever dropped."""
-    settings = _settings(**options)
-    database = Database(settings.database)
-    created = database.create_tables()
+    settings = config.load(**options)
+    created = _create_tables(settings)
     made = ", ".join(created) if created else "none, all were there"
-    click.echo(f"{database.description}: created {made}")
+    click.echo(f"{settings.shown_database}: created {made}")
 
 
 main.add_command(simulate)
@@ -139,7 +138,7 @@ def _started_simulation(settings: Settings) -> Callable[[], None] | None:
 def _say_hello(settings: Settings, created: list[str]) -> None:
     cloud = "Amazon EC2" if settings.cloud == "aws" else f"simulated EC2 in {settings.var}/"
     base = f"http://{settings.host}:{settings.port}"
-    click.echo(f"SEF on {base}, {Database(settings.database).description}, {cloud}")
+    click.echo(f"SEF on {base}, {settings.shown_database}, {cloud}")
     if created:
         click.echo(f"  created {len(created)} tables")
     if driver_is_slow() and not settings.is_embedded:
@@ -151,8 +150,16 @@ def _say_hello(settings: Settings, created: list[str]) -> None:
     click.echo("  Ctrl-C stops it")
 
 
-def _settings(**options: Any) -> Settings:
-    return config.load(**options)
+def _create_tables(settings: Settings) -> list[str]:
+    database = Database(settings.database)
+    try:
+        return database.create_tables()
+    except (Unavailable, DBAPIError) as error:
+        cause = error.__cause__ if isinstance(error, Unavailable) else error
+        why = cause.orig if isinstance(cause, DBAPIError) else error
+        raise ConfigurationError(f"cannot use {settings.shown_database}: {why}") from error
+    finally:
+        database.dispose()
 
 
 def _check_port_is_free(host: str, port: int) -> None:

@@ -147,6 +147,11 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.var / 'sef.db'}"
 
     @property
+    def shown_database(self) -> str:
+        """The database URL without its password."""
+        return make_url(self.database).render_as_string(hide_password=True)
+
+    @property
     def is_embedded(self) -> bool:
         return not self.database_url
 

@@ -168,7 +168,9 @@ def _signal(api: _Api, agent: str, instance_id: str, signal_type: str) -> None:
         body["termination_time"] = (now + timedelta(seconds=120)).isoformat()
     click.echo(f"-> {signal_type} for {instance_id}")
     answer = api.ask("POST", f"/api/agents/{agent}/interruption", body)
-    click.echo(f"   {answer['action']}: {answer['message']}")
+    took = answer["failover_time_ms"]
+    told = "" if took is None else f", {took} ms after the signal"
+    click.echo(f"   {answer['action']}: {answer['message']}{told}")
 
 
 def _wait_for_standby(api: _Api, agent: str) -> None:

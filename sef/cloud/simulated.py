@@ -119,8 +119,14 @@ def _read_once() -> None:
 
 
 def _serve(server: "BaseWSGIServer", info: Path) -> None:
+    def shut_down() -> None:
+        # First the file: whoever finds that nobody answers finds no file either.
+        info.unlink(missing_ok=True)
+        server.shutdown()
+
     def stop(*_: object) -> None:
-        threading.Thread(target=server.shutdown, daemon=True).start()
+        # A server cannot wait for its own end, and signals arrive in the thread that serves.
+        threading.Thread(target=shut_down, daemon=True).start()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
@@ -132,11 +138,9 @@ def _serve(server: "BaseWSGIServer", info: Path) -> None:
     draft = info.with_suffix(".json.new")
     draft.write_text(json.dumps(told) + "\n")
     draft.replace(info)
-    try:
-        server.serve_forever(poll_interval=0.05)
-    finally:
-        info.unlink(missing_ok=True)
+    server.serve_forever(poll_interval=0.05)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Python takes half a second to let go of what moto has, and the folder is locked till then.
+    os._exit(main())

@@ -189,15 +189,15 @@ class SimulatedEc2:
             if not region or call.action != "RunInstances":
                 return self._moto.call(call), []
             launch = Launch.read(call.form, region)
-            region.launched = None
             answer = self._moto.call(call, launch.form if launch else None)
-            if not launch or not region.launched:
+            launched = region.take_launched()
+            if not launch or not launched:
                 return answer, []
-            for instance in region.launched.instances:
+            for instance in launched.instances:
                 # moto invents a token where none was given.
                 instance.client_token = launch.token
-            self._tokens_of(call.region).remember(launch, region.launched)
-            return answer, [i.id for i in region.launched.instances]
+            self._tokens_of(call.region).remember(launch, launched)
+            return answer, [i.id for i in launched.instances]
 
     def _outcome(self, call: Call) -> Outcome:
         launch = None

@@ -126,7 +126,7 @@ class Region:
         self._find = self.backend.get_instance
         self._answer_with: Reservation | None = None
         self._hidden: frozenset[str] = frozenset()
-        self.launched: Reservation | None = None
+        self._launched: Reservation | None = None
         self.is_heard = True
         self.pending: list[Instance] = []
         vars(self.backend).update(
@@ -142,6 +142,11 @@ class Region:
 
     def instance(self, instance_id: str) -> Instance | None:
         return next((i for i in self.instances() if i.id == instance_id), None)
+
+    def take_launched(self) -> Reservation | None:
+        """What was launched since this was last asked."""
+        launched, self._launched = self._launched, None
+        return launched
 
     @contextmanager
     def answering_with(self, reservation: Reservation) -> Iterator[None]:
@@ -176,7 +181,7 @@ class Region:
         for instance in reservation.instances:
             instance._state = InstanceState("pending", 0)
         self.pending += reservation.instances
-        self.launched = reservation
+        self._launched = reservation
         if self.is_heard or any(kwargs[k] for k in _PROFILE):
             return reservation
         # At a restart nobody reads the answer, and to write it takes longer than to launch.

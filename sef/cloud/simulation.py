@@ -31,7 +31,7 @@ _HTTP_SECONDS = 10.0
 _POLL_SECONDS = 0.02
 
 _started: list[subprocess.Popen[bytes]] = []
-"""Kept, so that Python does not warn about a child that outlives us, and collects a dead one."""
+"""Kept, so that one that has ended is collected at the next start."""
 
 
 class SimulationError(Exception):

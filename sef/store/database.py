@@ -32,6 +32,7 @@ DISCONNECTED = frozenset({1047, 1927, 4031, 1053, 2003, 2006, 2013, 2055})
 too long. 1053: shutdown in progress."""
 
 ATTEMPTS = 10
+AFTER_COMMIT = "sef_after_commit"
 SQLITE_BUSY_SECONDS = 3
 ISOLATION = "READ COMMITTED"
 """Each statement sees what is committed: rows are read after the lock on their series, and a
@@ -81,11 +82,6 @@ class Database:
     def is_mysql(self) -> bool:
         return self.engine.dialect.name != "sqlite"
 
-    @property
-    def description(self) -> str:
-        """What it is, without the password."""
-        return self.engine.url.render_as_string(hide_password=True)
-
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction and return its result once COMMIT has returned.
 
@@ -115,6 +111,7 @@ class Database:
 
     def _transaction(self, work: Callable[[Connection], T]) -> T:
         with self.engine.connect() as connection:
+            connection.info.pop(AFTER_COMMIT, None)
             try:
                 transaction = connection.begin()
                 if not self.is_mysql:
@@ -125,6 +122,8 @@ class Database:
                     raise LostBeforeCommit from error
                 raise
             transaction.commit()
+            for action in connection.info.pop(AFTER_COMMIT, []):
+                action()
             return result
 
     def read(self, work: Callable[[Connection], T]) -> T:
@@ -172,13 +171,19 @@ class Database:
             present = {column["name"] for column in inspector.get_columns(table.name)}
             missing = sorted({column.name for column in table.columns} - present)
             if missing:
+                where = self.engine.url.render_as_string(hide_password=True)
                 raise SchemaMismatch(
-                    f"table {table.name} of {self.description} lacks {', '.join(missing)}; "
+                    f"table {table.name} of {where} lacks {', '.join(missing)}; "
                     "give SEF a database of its own"
                 )
 
     def dispose(self) -> None:
         self.engine.dispose()
+
+
+def after_commit(connection: Connection, action: Callable[[], None]) -> None:
+    """Have something done once the transaction of `Database.write` is committed, or not at all."""
+    connection.info.setdefault(AFTER_COMMIT, []).append(action)
 
 
 def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, insert
 
+from sef.store.database import after_commit
 from sef.store.tables import system_events
 
 Severity = Literal["info", "warning", "error"]
@@ -26,7 +27,7 @@ class Event:
 
 
 def write_events(connection: Connection, events: Sequence[Event], now: datetime) -> None:
-    """Write events into the transaction that they tell of, and into the log."""
+    """Write events into the transaction that they tell of and, once it is committed, the log."""
     if not events:
         return
     rows = [
@@ -41,5 +42,9 @@ def write_events(connection: Connection, events: Sequence[Event], now: datetime)
         for event in events
     ]
     connection.execute(insert(system_events), rows)
-    for row, event in zip(rows, events, strict=True):
-        log.log(_LEVELS[event.severity], "%s (agent %s)", row["message"], event.agent_id)
+
+    def tell() -> None:
+        for row, event in zip(rows, events, strict=True):
+            log.log(_LEVELS[event.severity], "%s (agent %s)", row["message"], event.agent_id)
+
+    after_commit(connection, tell)
