@@ -151,15 +151,15 @@ def _say_hello(settings: Settings, created: list[str]) -> None:
 
 
 def _create_tables(settings: Settings) -> list[str]:
-    database = Database(settings.database)
     try:
-        return database.create_tables()
-    except (Unavailable, DBAPIError) as error:
+        database = Database(settings.database)
+        created = database.create_tables()
+        database.dispose()
+        return created
+    except (Unavailable, DBAPIError, OSError) as error:
         cause = error.__cause__ if isinstance(error, Unavailable) else error
         why = cause.orig if isinstance(cause, DBAPIError) else error
         raise ConfigurationError(f"cannot use {settings.shown_database}: {why}") from error
-    finally:
-        database.dispose()
 
 
 def _check_port_is_free(host: str, port: int) -> None:

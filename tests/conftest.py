@@ -1,15 +1,19 @@
-"""The databases that tests run on: a private MariaDB server, and SQLite."""
+"""What tests run on: real databases, the simulated EC2, and the façade on top of both."""
 
 import os
-import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from tests.mariadb import MariaDB, find_program, is_installed
+from sef.clock import Clock, utc_now
+from sef.cloud.simulation import Simulation, ensure_running
+from sef.config import Settings
+from smart_emergency_fallback import SmartEmergencyFallback
+from tests.mariadb import MariaDB, find
 
 ON_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 NO_SERVER = "there is no MariaDB server on this machine (sudo apt install mariadb-server)"
@@ -20,28 +24,27 @@ settings.load_profile("sef-ci" if ON_CI else "sef")
 
 
 @pytest.fixture(scope="session")
-def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
-    """A server of this test process alone: a test may stop it, kill it and start it again."""
-    if not is_installed():
+def mariadb() -> Iterator[MariaDB]:
+    """A server of this test process alone; who takes it away starts it again."""
+    if find() is None:
         if ON_CI:
             pytest.fail(NO_SERVER, pytrace=False)
         pytest.skip(NO_SERVER)
-    server = MariaDB(tmp_path_factory.mktemp("mariadb"))
-    server.start()
-    yield server
-    server.kill()
-    shutil.rmtree(server.folder)
+    server = MariaDB()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 @pytest.fixture
 def mariadb_url(mariadb: MariaDB) -> Iterator[str]:
     """An empty database on MariaDB."""
-    mariadb.start()  # the test before may have taken it away
     name = f"sef_{uuid.uuid4().hex}"
-    mariadb.create_database(name)
-    yield mariadb.url(name)
-    mariadb.start()
-    mariadb.drop_database(name)
+    mariadb.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    yield f"{mariadb.url(name)}?charset=utf8mb4&collation=utf8mb4_bin"
+    mariadb.execute(f"DROP DATABASE {name}")
 
 
 @pytest.fixture
@@ -56,17 +59,67 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(f"{request.param}_url"))
 
 
+@pytest.fixture(scope="session")
+def shared_simulation(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Path, Simulation]]:
+    """The simulated EC2 of this test process, and the folder it lives in."""
+    var = tmp_path_factory.mktemp("simulated-ec2")
+    simulation = ensure_running(var, pending_seconds=0)
+    yield var, simulation
+    simulation.stop()
+
+
+@pytest.fixture
+def simulation(shared_simulation: tuple[Path, Simulation]) -> Iterator[Simulation]:
+    """The simulated EC2 without faults and with capacity everywhere.
+
+    Instances of other tests are in it: look only at your own.
+    """
+    _, simulation = shared_simulation
+    yield simulation
+    simulation.clear_faults()
+    simulation.set_options(pending_seconds=0)
+    for pool in simulation.pools():
+        if not pool.capacity:
+            simulation.set_pool(pool.pool, capacity=True)
+
+
+@pytest.fixture
+def sef_settings(shared_simulation: tuple[Path, Simulation], database_url: str) -> Settings:
+    """Settings on `database_url` and the simulated EC2, with the periodic jobs off."""
+    var, _ = shared_simulation
+    return Settings(var=var, database_url=database_url, simulated_pending=0, jobs=False)
+
+
+@pytest.fixture
+def make_sef(
+    sef_settings: Settings, simulation: Simulation
+) -> Iterator[Callable[..., SmartEmergencyFallback]]:
+    """Build façades on one database: `make_sef(clock=..., standby_ttl=...)`."""
+    made: list[SmartEmergencyFallback] = []
+
+    def make(clock: Clock = utc_now, **changes: Any) -> SmartEmergencyFallback:
+        settings = sef_settings.model_copy(update=changes)
+        made.append(SmartEmergencyFallback(settings.database, settings=settings, clock=clock))
+        return made[-1]
+
+    yield make
+    for sef in made:
+        sef.close()
+
+
+@pytest.fixture
+def sef(make_sef: Callable[..., SmartEmergencyFallback]) -> SmartEmergencyFallback:
+    return make_sef()
+
+
 def pytest_report_header() -> str:
-    return f"mariadb: {find_program('mariadbd') if is_installed() else 'none found'}"
+    return f"mariadb: {find() or 'none found'}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    skipped = [
-        report
-        for report in terminalreporter.stats.get("skipped", [])
-        if NO_SERVER in str(report.longrepr)
-    ]
+    reports = terminalreporter.stats.get("skipped", [])
+    skipped = sum(NO_SERVER in str(report.longrepr) for report in reports)
     if skipped:
-        terminalreporter.write_line(
-            f"{len(skipped)} tests did not run: {NO_SERVER}.", yellow=True, bold=True
-        )
+        terminalreporter.write_line(f"{skipped} tests did not run: {NO_SERVER}.", yellow=True)

@@ -5,12 +5,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import mysql.connector
 from mysql.connector.abstracts import MySQLConnectionAbstract
-from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect
+from sqlalchemy import Connection, Engine, Insert, Table, Update, create_engine, event, inspect
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, ExceptionContext, make_url
@@ -188,27 +189,24 @@ def after_commit(connection: Connection, action: Callable[[], None]) -> None:
 
 def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
     """Insert rows of one shape, replacing the other columns of those whose key is there."""
-    if not rows:
-        return
+    if rows:
+        connection.execute(_upsert(table, connection.dialect.name, tuple(rows[0])), rows)
+
+
+@cache
+def _upsert(table: Table, dialect: str, columns: tuple[str, ...]) -> Insert:
     keys = {column.key for column in table.primary_key}
-    others = [key for key in rows[0] if key not in keys]
-    if connection.dialect.name == "sqlite":
+    others = [key for key in columns if key not in keys]
+    if dialect == "sqlite":
         statement = sqlite_insert(table)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=list(table.primary_key),
-                set_={key: statement.excluded[key] for key in others},
-            ),
-            rows,
+        return statement.on_conflict_do_update(
+            index_elements=list(table.primary_key),
+            set_={key: statement.excluded[key] for key in others},
         )
-    else:
-        mysql_statement = mysql_insert(table)
-        connection.execute(
-            mysql_statement.on_duplicate_key_update(
-                {key: mysql_statement.inserted[key] for key in others}
-            ),
-            rows,
-        )
+    mysql_statement = mysql_insert(table)
+    return mysql_statement.on_duplicate_key_update(
+        {key: mysql_statement.inserted[key] for key in others}
+    )
 
 
 def insert_missing(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
@@ -223,13 +221,15 @@ def insert_missing(connection: Connection, table: Table, rows: list[dict[str, An
     connection.execute(mysql_insert(table).on_duplicate_key_update({key: table.c[key]}), rows)
 
 
-def compare_and_swap(connection: Connection, statement: Any) -> None:
+def compare_and_swap(
+    connection: Connection, statement: Update, parameters: dict[str, Any] | None = None
+) -> None:
     """Execute an UPDATE that must hit exactly one row.
 
     Raises:
         Stale: it hit none, so somebody else was first.
     """
-    if connection.execute(statement).rowcount != 1:
+    if connection.execute(statement, parameters).rowcount != 1:
         raise Stale
 
 

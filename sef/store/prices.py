@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, or_, select, tuple_, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from sef.core.buffer import Waiting, replica_is_expected
 from sef.core.inputs import Report
@@ -35,6 +45,52 @@ SLICE = 200
 """Rows named in one statement: SQLite's parser limits the depth of an OR."""
 
 
+_MOVING = (
+    "version",
+    "waiting",
+    "replica_heard_at",
+    "received_at",
+    "first_at",
+    "latest_at",
+    "latest_price",
+    "latest_observed_at",
+)
+
+# Built once: to build a statement costs more than to execute it.
+_KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_LOCK = (
+    select(price_series)
+    .where(tuple_(price_series.c.agent_id, price_series.c.pool_id).in_(_KEYS))
+    # All writers lock in one order, so that they wait for each other instead of deadlocking.
+    .order_by(price_series.c.agent_id, price_series.c.pool_id)
+    .with_for_update()
+)
+_AGENTS = (
+    select(agents.c.id, agents.c.instance_id, agents.c.pool_id, replica_instances.c.ready_at)
+    .outerjoin(
+        replica_instances,
+        and_(
+            replica_instances.c.live_agent_id == agents.c.id,
+            replica_instances.c.status == Status.READY,
+        ),
+    )
+    .where(agents.c.id.in_(_IDS))
+)
+_WAITING = select(buffered_observations).where(
+    tuple_(buffered_observations.c.agent_id, buffered_observations.c.pool_id).in_(_KEYS)
+)
+_MOVE_ON = (
+    update(price_series)
+    .where(
+        price_series.c.agent_id == bindparam("of_agent"),
+        price_series.c.pool_id == bindparam("of_pool"),
+        price_series.c.version == bindparam("read_version"),
+    )
+    .values({column: bindparam(column) for column in _MOVING})
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     outcomes: list[Outcome]
@@ -50,6 +106,7 @@ class _Series:
     head: Head | None
     waiting: int
     replica_heard_at: datetime | None
+    received_at: datetime | None
 
 
 def write_reports(
@@ -71,8 +128,9 @@ def write_reports(
     if len(found) < len(arrivals):
         _register(connection, [key for key in arrivals if key not in found], now)
         found = _lock(connection, arrivals)
-    _adopt(connection, reports, now)
-    plans = _write(connection, found, arrivals, now=now, rules=rules, window=window)
+    told = _read_agents(connection, {agent_id for agent_id, _ in found})
+    _adopt(connection, told, reports, now)
+    plans = _write(connection, found, told, arrivals, now=now, rules=rules, window=window)
     return Written(
         outcomes=[plans[key].outcomes[place] for key, place in places],
         interpolated=sum(made.interpolated for made in plans.values()),
@@ -92,7 +150,9 @@ def release_buffered(
     )
     keys = [(row.agent_id, row.pool_id) for row in connection.execute(overdue)]
     found = _lock(connection, keys)
-    _write(connection, found, dict.fromkeys(keys, ()), now=now, rules=rules, window=window)
+    told = _read_agents(connection, {agent_id for agent_id, _ in keys})
+    nothing: dict[SeriesKey, Sequence[Observation]] = dict.fromkeys(keys, ())
+    _write(connection, found, told, nothing, now=now, rules=rules, window=window)
     return len(keys)
 
 
@@ -109,22 +169,15 @@ def point_of(row: Any) -> Point:
 
 
 def _lock(connection: Connection, keys: Iterable[SeriesKey]) -> dict[SeriesKey, _Series]:
-    columns = price_series.c
     ordered = sorted(keys)
     found = {}
     for start in range(0, len(ordered), SLICE):
-        # All writers lock in one order, so that they wait for each other instead of deadlocking.
-        for row in connection.execute(
-            select(price_series)
-            .where(tuple_(columns.agent_id, columns.pool_id).in_(ordered[start : start + SLICE]))
-            .order_by(columns.agent_id, columns.pool_id)
-            .with_for_update()
-        ):
+        for row in connection.execute(_LOCK, {"keys": ordered[start : start + SLICE]}):
             head = None
             if row.latest_at is not None:
                 head = Head(row.first_at, row.latest_at, row.latest_price, row.latest_observed_at)
             found[row.agent_id, row.pool_id] = _Series(
-                row.version, head, row.waiting, row.replica_heard_at
+                row.version, head, row.waiting, row.replica_heard_at, row.received_at
             )
     return found
 
@@ -148,29 +201,37 @@ def _register(connection: Connection, keys: Sequence[SeriesKey], now: datetime) 
     )
 
 
-def _adopt(connection: Connection, reports: Iterable[Report], now: datetime) -> None:
+def _read_agents(connection: Connection, ids: Iterable[str]) -> dict[str, Any]:
+    """What reports need of their agents: instance, pool, and since when a standby is ready."""
+    ordered = sorted(ids)
+    return {
+        row.id: row
+        for start in range(0, len(ordered), SLICE)
+        for row in connection.execute(_AGENTS, {"ids": ordered[start : start + SLICE]})
+    }
+
+
+def _adopt(
+    connection: Connection,
+    told: Mapping[str, Any],
+    reports: Iterable[Report],
+    now: datetime,
+) -> None:
     """Take an agent's instance and pool from its reports, while they are not known.
 
     Only then: a late report of a former primary must not undo a promotion.
     """
-    told = {
-        report.agent_id: report
-        for report in reversed(list(reports))
-        if report.observation.source is Source.PRIMARY
-    }
-    unknown = connection.execute(
-        select(agents.c.id, agents.c.instance_id, agents.c.pool_id).where(
-            agents.c.id.in_(sorted(told)),
-            or_(agents.c.instance_id.is_(None), agents.c.pool_id.is_(None)),
-        )
-    ).all()
-    for row in unknown:
-        report = told[row.id]
+    taken = set()
+    for report in reports:
+        if report.observation.source is not Source.PRIMARY:
+            continue
+        row = told[report.agent_id]
         for column, known, value in (
             (agents.c.instance_id, row.instance_id, report.instance_id),
             (agents.c.pool_id, row.pool_id, report.pool_id),
         ):
-            if known is None and value is not None:
+            if known is None and value is not None and (row.id, column.name) not in taken:
+                taken.add((row.id, column.name))
                 connection.execute(
                     update(agents)
                     .where(agents.c.id == row.id, column.is_(None))
@@ -181,13 +242,13 @@ def _adopt(connection: Connection, reports: Iterable[Report], now: datetime) -> 
 def _write(
     connection: Connection,
     found: Mapping[SeriesKey, _Series],
+    told: Mapping[str, Any],
     arrivals: Mapping[SeriesKey, Sequence[Observation]],
     *,
     now: datetime,
     rules: Rules,
     window: timedelta,
 ) -> dict[SeriesKey, Plan]:
-    ready = _standbys_ready_at(connection, {agent_id for agent_id, _ in found})
     waiting = _read_waiting(connection, [key for key, series in found.items() if series.waiting])
     stored = _read_points(
         connection,
@@ -205,7 +266,7 @@ def _write(
             stored[key],
             waiting[key],
             arrivals[key],
-            replica_expected=replica_is_expected(ready.get(key[0]), heard_at, now),
+            replica_expected=replica_is_expected(told[key[0]].ready_at, heard_at, now),
             now=now,
             window=window,
             rules=rules,
@@ -217,27 +278,12 @@ def _write(
     return plans
 
 
-def _standbys_ready_at(connection: Connection, ids: Iterable[str]) -> dict[str, datetime]:
-    columns = replica_instances.c
-    rows = connection.execute(
-        select(columns.live_agent_id, columns.ready_at).where(
-            columns.live_agent_id.in_(sorted(ids)), columns.status == Status.READY
-        )
-    )
-    return {row.live_agent_id: row.ready_at for row in rows}
-
-
 def _read_waiting(
     connection: Connection, keys: Sequence[SeriesKey]
 ) -> defaultdict[SeriesKey, list[Waiting]]:
     waiting: defaultdict[SeriesKey, list[Waiting]] = defaultdict(list)
-    columns = buffered_observations.c
-    if keys:
-        for row in connection.execute(
-            select(buffered_observations).where(
-                tuple_(columns.agent_id, columns.pool_id).in_(sorted(keys))
-            )
-        ):
+    for start in range(0, len(keys), SLICE):
+        for row in connection.execute(_WAITING, {"keys": keys[start : start + SLICE]}):
             seen = Observation(Source(row.source), row.observed_at, row.spot_price)
             waiting[row.agent_id, row.pool_id].append(Waiting(seen, row.received_at))
     return waiting
@@ -275,30 +321,23 @@ def _move_on(
     replica_heard_at: datetime | None,
     now: datetime,
 ) -> None:
-    columns = price_series.c
-    values: dict[str, Any] = {
-        "version": series.version + 1,
-        "waiting": made.waiting_count,
-        "replica_heard_at": replica_heard_at,
-    }
-    if made.outcomes:
-        values["received_at"] = now
-    if made.head is not None:
-        values |= {
-            "first_at": made.head.first_at,
-            "latest_at": made.head.latest_at,
-            "latest_price": made.head.latest_price,
-            "latest_observed_at": made.head.latest_observed_at,
-        }
+    head = made.head
     compare_and_swap(
         connection,
-        update(price_series)
-        .where(
-            columns.agent_id == key[0],
-            columns.pool_id == key[1],
-            columns.version == series.version,
-        )
-        .values(values),
+        _MOVE_ON,
+        {
+            "of_agent": key[0],
+            "of_pool": key[1],
+            "read_version": series.version,
+            "version": series.version + 1,
+            "waiting": made.waiting_count,
+            "replica_heard_at": replica_heard_at,
+            "received_at": now if made.outcomes else series.received_at,
+            "first_at": head and head.first_at,
+            "latest_at": head and head.latest_at,
+            "latest_price": head and head.latest_price,
+            "latest_observed_at": head and head.latest_observed_at,
+        },
     )
 
 

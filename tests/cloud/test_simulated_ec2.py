@@ -228,7 +228,8 @@ class TestPlaceAndMarket:
     def test_an_unknown_template_is_refused(self, ec2: "EC2Client") -> None:
         template = {"LaunchTemplateName": "no-such"}
         code, status = refused(lambda: launch(ec2, LaunchTemplate=template))
-        assert code.startswith("InvalidLaunchTemplateName") and status == 400
+        assert code.startswith("InvalidLaunchTemplateName")
+        assert status == 400
 
     def test_instances_are_found_by_tag_and_state(self, ec2: "EC2Client") -> None:
         tag = {"Key": "sef:attempt", "Value": str(uuid4())}
