@@ -17,7 +17,7 @@ CLEANUP = "sef_cleanup"
 RECONCILE = "sef_reconcile"
 ORPHANS = "sef_orphans"
 ORPHANS_EVERY = 60.0
-LEASE = timedelta(seconds=15)
+LEASE = timedelta(seconds=5)
 """How long a job waits for a process that died while it held the lease."""
 
 

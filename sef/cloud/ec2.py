@@ -74,16 +74,19 @@ class Ec2:
     @classmethod
     def connect(cls, *, region: str = "", endpoint: str = "", simulated: bool = False) -> "Ec2":
         """With credentials as boto3 finds them; the simulated EC2 asks for none."""
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"config": _TIMEOUTS}
         if simulated:
-            options = {"aws_access_key_id": "simulated", "aws_secret_access_key": "simulated"}
+            options = {
+                "aws_access_key_id": "simulated",
+                "aws_secret_access_key": "simulated",
+                "config": _TIMEOUTS.merge(Config(proxies={})),  # it is on this machine
+            }
         with _translated():
             return cls(
                 boto3.session.Session().client(
                     "ec2",
                     region_name=region or None,
                     endpoint_url=endpoint or None,
-                    config=_TIMEOUTS,
                     **options,
                 )
             )

@@ -109,7 +109,7 @@ class Simulation:
         """Let the next `count` calls of an action that fit, or all, go wrong.
 
         `lose_reply` does the call and then closes the connection, after `delay_seconds`;
-        otherwise the delay comes before the call. See `sef.cloud.simulated_faults.Rule`.
+        otherwise the delay comes before the call. See `sef.cloud.simulated.faults.Rule`.
         """
         rule = {
             "action": action,
@@ -143,7 +143,7 @@ class Simulation:
         visible_after_seconds: float | None = None,
         refuse_token_of_terminated: bool | None = None,
     ) -> None:
-        """See `sef.cloud.simulated_ec2.Options`; what is None stays as it is."""
+        """See `sef.cloud.simulated.ec2.Options`; what is None stays as it is."""
         given = {
             "pending_seconds": pending_seconds,
             "visible_after_seconds": visible_after_seconds,

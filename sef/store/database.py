@@ -27,6 +27,10 @@ T = TypeVar("T")
 RETRIED = frozenset({1213, 1205, 1020})
 """Deadlock (on Galera also a lost race, at COMMIT), lock wait over, row changed since read."""
 
+DUPLICATE = 1062
+SQLITE_DUPLICATE = frozenset({"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
+DUPLICATE_ATTEMPTS = 3
+
 DISCONNECTED = frozenset({1047, 1927, 4031, 1053, 2003, 2006, 2013, 2055})
 """The server is away, as this driver reports it; SQLAlchemy knows the last four by itself.
 1047: the node is not part of its cluster. 1927 and 4031: the connection was killed or idle for
@@ -86,8 +90,9 @@ class Database:
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction and return its result once COMMIT has returned.
 
-        The whole of it is repeated when the database asks for that (deadlocks, lost races) or
-        `work` raises Stale, so it must have no effects outside of its connection.
+        The whole of it is repeated when the database asks for that (deadlocks), when a race was
+        lost (a duplicate key, or `work` raises Stale), and once when the connection turns out to
+        be broken, so it must have no effects outside of its connection.
 
         Raises:
             Unavailable: the database is away or stayed busy; nothing was committed, as far as
@@ -104,7 +109,7 @@ class Database:
                     raise Unavailable from lost
                 reconnected = True
             except (DBAPIError, Stale) as error:
-                if isinstance(error, DBAPIError) and error_number(error) not in RETRIED:
+                if isinstance(error, DBAPIError) and not _is_lost_race(error, attempt):
                     raise
                 # Full jitter, so that those who collided do not collide again.
                 time.sleep(random.uniform(0, min(0.5, 0.005 * 2**attempt)))
@@ -239,6 +244,15 @@ def error_number(error: DBAPIError) -> int | None:
         return 1213
     number = getattr(error.orig, "errno", None)
     return number if isinstance(number, int) else None
+
+
+def _is_lost_race(error: DBAPIError, attempt: int) -> bool:
+    if error_number(error) in RETRIED:
+        return True
+    # Somebody else inserted the same key first: with their row read, the work will do without.
+    name = getattr(error.orig, "sqlite_errorname", "")
+    is_duplicate = error_number(error) == DUPLICATE or name in SQLITE_DUPLICATE
+    return is_duplicate and attempt < DUPLICATE_ATTEMPTS
 
 
 def is_away(error: DBAPIError) -> bool:

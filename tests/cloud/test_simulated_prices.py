@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sef.cloud.simulated_prices import Prices
+from sef.cloud.simulated.prices import Prices
 from sef.core.pools import Pool
 
 POOL = Pool("m5.large", "us-east-1a")

@@ -17,10 +17,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sef.cloud.simulated import INFO_FILE
+
 if TYPE_CHECKING:
     from werkzeug.serving import BaseWSGIServer
 
-INFO_FILE = "simulated-ec2.json"
 JOURNAL_FILE = "simulated-ec2.journal"
 
 
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     state: Path = options.state.resolve()
     state.mkdir(parents=True, exist_ok=True)
     # What imports moto comes late: it takes a second, and `--help` or a second start need not wait.
-    from sef.cloud.simulated_journal import Journal, StateUnusable
+    from sef.cloud.simulated.journal import Journal, StateUnusable
 
     try:
         journal = Journal(state / JOURNAL_FILE)
@@ -84,8 +85,8 @@ def _server(
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     _read_once()
-    from sef.cloud.simulated_control import Application
-    from sef.cloud.simulated_ec2 import SimulatedEc2
+    from sef.cloud.simulated.control import Application
+    from sef.cloud.simulated.ec2 import SimulatedEc2
 
     class Handler(WSGIRequestHandler):
         # Head and body go out in two writes; Nagle would hold the second back for 40 ms.

@@ -9,8 +9,8 @@ from typing import Any
 from moto.core.exceptions import ServiceException
 from moto.ec2.models.instances import Reservation
 
-from sef.cloud.simulated_faults import Error
-from sef.cloud.simulated_moto import Region
+from sef.cloud.simulated.faults import Error
+from sef.cloud.simulated.moto import Region
 
 TokenKey = tuple[str, str]
 

@@ -17,11 +17,11 @@ from xml.sax.saxutils import escape
 
 from moto.ec2.models.instances import Instance
 
-from sef.cloud.simulated_faults import Error, Faults, Outcome, Rule
-from sef.cloud.simulated_journal import FORMAT, Journal, Record, StateUnusable
-from sef.cloud.simulated_launches import Launch, Tokens
-from sef.cloud.simulated_moto import Answer, Call, Moto, Region, interrupt, launched_at
-from sef.cloud.simulated_prices import Prices
+from sef.cloud.simulated.faults import Error, Faults, Outcome, Rule
+from sef.cloud.simulated.journal import FORMAT, Journal, Record, StateUnusable
+from sef.cloud.simulated.launches import Launch, Tokens
+from sef.cloud.simulated.moto import Answer, Call, Moto, Region, interrupt, launched_at
+from sef.cloud.simulated.prices import Prices
 from sef.core.pools import Pool, parse_pool
 
 _UNWRITTEN = Error.of("InternalError", "The simulated EC2 could not write its journal.")

@@ -19,9 +19,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from sef.cloud.simulated_ec2 import SimulatedEc2
-from sef.cloud.simulated_moto import Call
-from sef.cloud.simulated_prices import ON_DEMAND
+from sef.cloud.simulated.ec2 import SimulatedEc2
+from sef.cloud.simulated.moto import Call
+from sef.cloud.simulated.prices import ON_DEMAND
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
