@@ -136,18 +136,22 @@ def _started_simulation(settings: Settings) -> Callable[[], None] | None:
 
 
 def _say_hello(settings: Settings, created: list[str]) -> None:
-    cloud = "Amazon EC2" if settings.cloud == "aws" else f"simulated EC2 in {settings.var}/"
+    cloud = "Amazon EC2" if settings.cloud == "aws" else f"a simulated EC2 in {settings.var}/"
     base = f"http://{settings.host}:{settings.port}"
-    click.echo(f"SEF on {base}, {settings.shown_database}, {cloud}")
+    click.echo(f"SEF serves on {base}, with {settings.shown_database} and {cloud}.")
     if created:
-        click.echo(f"  created {len(created)} tables")
+        click.echo(f"{len(created)} tables were created.")
     if driver_is_slow() and not settings.is_embedded:
-        click.echo("  warning: mysql-connector-python runs without its C extension, at half speed")
-    click.echo("Try:")
-    click.echo(f"  curl {base}/api/agents/web-1/sef-status")
+        click.echo("mysql-connector-python runs without its C extension, at half the speed.")
+    python = os.path.relpath(sys.executable)
+    report = (
+        '{"spot_price": 0.0456, "pool_id": "m5.large.us-east-1a", "timestamp": \'$(date +%s)\'}'
+    )
+    click.echo("Ctrl-C stops it. In another terminal, try:")
+    click.echo(f"  curl -X POST {base}/api/agents/web-1/pricing -d '{report}'")
     if settings.cloud == "simulated":
-        click.echo("  python backend.py simulate interrupt web-1    # in another terminal")
-    click.echo("  Ctrl-C stops it")
+        click.echo(f"  {python} backend.py simulate interrupt web-1")
+    click.echo(f"  curl {base}/api/agents/web-1/sef-status")
 
 
 def _create_tables(settings: Settings) -> list[str]:
