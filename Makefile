@@ -1,53 +1,83 @@
-# Everything sets itself up: the first run makes .venv, later ones find it.
+# `make run` and `make test` set up all they need; a plain `make` lists the targets.
+
+PYTHON ?=
+WORKERS ?= -n 2 --dist loadfile
+PY := .venv/bin/python
+
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt clean
+.PHONY: help run test check fmt clean .setup-run .setup-dev .mariadb
 
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
 
-help: ## List what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+run: .setup-run ## Start SEF on 127.0.0.1:5000 (ARGS="serve --port 8080" for more)
+	@exec $(PY) backend.py $(ARGS)
 
-run: .venv/run.stamp ## Serve on 127.0.0.1:5000 with the embedded defaults (ARGS="serve --port 8000")
-	@exec $(BIN)/python backend.py $(ARGS)
+test: .setup-dev .mariadb ## Run the tests (ARGS="-k pairing" for some of them)
+	@$(PY) -m pytest $(WORKERS) $(ARGS)
 
-test: .venv/dev.stamp mariadb ## Run the tests (ARGS="-k pairing" for some)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+check: .setup-dev ## Lint, types and import rules
+	@$(PY) -m ruff check --quiet
+	@$(PY) -m ruff format --check --quiet
+	@$(PY) -m mypy
+	@$(PY) -c 'from importlinter.cli import lint_imports_command as main; main()' --no-logo
 
-check: .venv/dev.stamp ## Lint, types and import contracts
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ruff format --quiet --check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo
+fmt: .setup-dev ## Format the code and sort its imports
+	@$(PY) -m ruff check --select I --fix --quiet
+	@$(PY) -m ruff format --quiet
 
-fmt: .venv/dev.stamp ## Format the code
-	@$(BIN)/ruff check --quiet --fix .
-	@$(BIN)/ruff format --quiet .
+clean: ## Remove .venv and all caches; var/ stays
+	@rm -rf .venv .*_cache .hypothesis
+	@find . -name __pycache__ -prune -exec rm -rf {} +
 
-clean: ## Remove .venv and caches; var/ stays
-	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+# .venv keeps a copy of the requirements it was made of, and a mark while its making is unfinished:
+# one that was interrupted, moved to another Python or made without pip is made anew.
+.setup-run:
+	@want() { cat requirements.txt; }; name=run; $(setup)
 
-# A .venv is whole when its stamp is there; what a broken or interrupted run left is made anew.
-.venv/made.stamp:
-	@test -n "$(PYTHON)" || { echo "SEF needs Python 3.11 or newer: sudo apt install python3 python3-venv" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "SEF needs Python's venv module: sudo apt install python3-venv" >&2; exit 1; }
-	@echo "Setting up .venv (the first run only, about half a minute) ..."
-	@rm -rf .venv && $(PYTHON) -m venv .venv && touch $@
+.setup-dev:
+	@want() { cat requirements.txt requirements-dev.txt; }; name=dev; $(setup)
 
-.venv/run.stamp: requirements.txt .venv/made.stamp
-	@$(INSTALL) -r requirements.txt && touch $@
+define setup
+set -e; stop() { echo "$$1" >&2; exit 1; }; \
+usable() { "$$@" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; \
+has_pip() { usable $(PY) && $(PY) -c 'import pip' 2>/dev/null; }; \
+if [ ! -e .venv/unfinished ] && has_pip && want | cmp -s - .venv/$$name.installed; then exit 0; fi; \
+if [ -e .venv/unfinished ] || ! has_pip; then \
+	found=; \
+	for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+		if usable $$python; then \
+			found=$${found:-$$python}; \
+			if $$python -c 'import ensurepip, venv' 2>/dev/null; then break; fi; \
+		fi; \
+		python=; \
+	done; \
+	[ "$$found" ] || stop "SEF needs Python 3.11 or newer: sudo apt install python3 python3-venv"; \
+	[ "$$python" ] || stop "SEF needs Python's venv module: sudo apt install $${found##*/}-venv"; \
+	echo "Setting up .venv (first run only)…"; \
+	rm -rf .venv; mkdir .venv; touch .venv/unfinished; \
+	$$python -m venv .venv; \
+else \
+	echo "Updating .venv…"; \
+	touch .venv/unfinished; \
+fi; \
+pip() { $(PY) -m pip --quiet --no-input --disable-pip-version-check "$$@"; }; \
+rm -f .venv/*.installed; \
+if [ $$name = dev ]; then pip install -r requirements-dev.txt; else pip install -r requirements.txt; fi; \
+cat requirements.txt > .venv/run.installed; \
+want > .venv/$$name.installed; \
+rm .venv/unfinished
+endef
 
-.venv/dev.stamp: requirements-dev.txt .venv/run.stamp
-	@$(INSTALL) -r requirements-dev.txt && touch $@
-
-# The tests start a private server of their own. As root it is installed; else they tell what to do.
-.PHONY: mariadb
-mariadb:
-	@PATH="$$PATH:/usr/sbin:/usr/libexec"; command -v mariadbd >/dev/null || \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing MariaDB for the tests ..."; \
-		export DEBIAN_FRONTEND=noninteractive; \
-		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends mariadb-server; } >/dev/null; \
-	fi
+# The tests start a private server of their own; without one, those that need it are skipped.
+# The core packages bring the server without a service; some releases only have the whole.
+.mariadb:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin:/usr/libexec"; export PATH DEBIAN_FRONTEND=noninteractive; \
+	has() { command -v "$$1" >/dev/null; }; \
+	if has mariadbd && has mariadb-install-db || [ "$$(id -u)" != 0 ] || ! has apt-get; then exit 0; fi; \
+	echo "Installing a MariaDB server for the tests (first run only)…"; \
+	install() { apt-get install -qq -y --no-remove --no-install-recommends "$$@"; }; \
+	log=$$(mktemp); \
+	{ apt-get update -qq; install mariadb-server-core mariadb-client-core || install mariadb-server; } \
+		</dev/null >"$$log" 2>&1 || { tail -5 "$$log"; echo "MariaDB could not be installed."; } >&2; \
+	rm -f "$$log"

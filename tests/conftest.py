@@ -44,7 +44,7 @@ def mariadb_url(mariadb: MariaDB) -> Iterator[str]:
     name = f"sef_{uuid.uuid4().hex}"
     mariadb.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
     yield f"{mariadb.url(name)}?charset=utf8mb4&collation=utf8mb4_bin"
-    mariadb.execute(f"DROP DATABASE {name}")
+    mariadb.drop(name)
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """A private MariaDB server: its own folder, port and life, and nothing left behind."""
 
-import ctypes
+import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import mysql.connector
@@ -14,21 +17,23 @@ import mysql.connector
 PLACES = "/usr/sbin:/usr/bin:/usr/libexec:/usr/local/sbin"
 START_SECONDS = 60
 
+# The kernel ends the server with the *thread* that started it, so that one has to stay.
+_starter = ThreadPoolExecutor(1, "mariadb-starter")
+
 
 def find() -> str | None:
     """The server program, if it is installed."""
     return shutil.which("mariadbd") or shutil.which("mariadbd", path=PLACES)
 
 
-def _die_with_parent() -> None:
-    # PR_SET_PDEATHSIG: also a test run that is killed leaves no server behind.
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    # Below the range that outgoing connections take theirs from: while the server is stopped, one
+    # of those could sit on its port, or a client that keeps trying could connect to itself.
+    for port in random.sample(range(15000, 32000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port between 15000 and 32000")
 
 
 class MariaDB:
@@ -47,7 +52,7 @@ class MariaDB:
                 f"--datadir={self.home / 'data'}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
-                "--user=root",
+                *self._as_root(),
             ],
             check=True,
             stdout=subprocess.DEVNULL,
@@ -57,15 +62,19 @@ class MariaDB:
     def start(self) -> None:
         program = find()
         assert program is not None
-        self._process = subprocess.Popen(
+        # Also a test run that is killed leaves no server behind.
+        setpriv = shutil.which("setpriv")
+        command = [setpriv, "--pdeathsig", "KILL", program] if setpriv else [program]
+        self._process = _starter.submit(
+            subprocess.Popen,
             [
-                program,
+                *command,
                 "--no-defaults",
-                "--user=root",
+                *self._as_root(),
                 f"--datadir={self.home / 'data'}",
                 f"--port={self.port}",
                 "--bind-address=127.0.0.1",
-                f"--socket={self.home / 'socket'}",
+                "--socket=socket",  # in the data folder; a whole path may be too long for one
                 f"--pid-file={self.home / 'pid'}",
                 f"--log-error={self.home / 'log'}",
                 "--skip-log-bin",
@@ -73,8 +82,10 @@ class MariaDB:
                 "--max-connections=300",
                 f"--innodb-flush-log-at-trx-commit={self._flush}",
             ],
-            preexec_fn=_die_with_parent,
-        )
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ).result()
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -103,8 +114,24 @@ class MariaDB:
         connection.commit()
         connection.close()
 
+    def drop(self, database: str) -> None:
+        """Drop a database, even from under those who are still connected to it."""
+        connection = self.connect()
+        cursor = connection.cursor()
+        # A transaction that one of them left open would make DROP wait.
+        cursor.execute("SELECT id FROM information_schema.processlist WHERE db = %s", (database,))
+        for (number,) in cursor.fetchall():
+            with suppress(mysql.connector.Error):  # it has gone by itself
+                cursor.execute(f"KILL HARD CONNECTION {number}")
+        cursor.execute(f"DROP DATABASE {database}")
+        connection.close()
+
     def url(self, database: str) -> str:
         return f"mysql+mysqlconnector://root@127.0.0.1:{self.port}/{database}"
+
+    @staticmethod
+    def _as_root() -> list[str]:
+        return ["--user=root"] if os.geteuid() == 0 else []
 
     def kill(self) -> None:
         """As a power cut would; `start` brings the same data back on the same port."""

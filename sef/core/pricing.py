@@ -63,6 +63,10 @@ class Rules:
         return self.interpolation_max_gap + 5 * self.pairing_tolerance
 
 
+Instant = tuple[Source, datetime]
+"""What identifies an observation within its series."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     source: Source
@@ -95,10 +99,8 @@ class Point:
         if self.replica is not None and self.replica_at is not None:
             yield Observation(Source.REPLICA, self.replica_at, self.replica)
 
-    def holds(self, observation: Observation) -> bool:
-        if observation.source is Source.PRIMARY:
-            return self.primary is not None and self.at == observation.at
-        return self.replica_at == observation.at
+    def instants(self) -> frozenset[Instant]:
+        return frozenset((seen.source, seen.at) for seen in self.observations())
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,16 +293,11 @@ def merge(
 ) -> Change:
     """Merge the arrivals of one neighbourhood into its stored rows, given in order of time."""
     was = [point for point in stored if point.is_real]
-    observations = [seen for point in was for seen in point.observations()]
-    times = sorted(arrival.at for arrival in arrivals)
-    affected = 2 * rules.pairing_tolerance
-
-    def is_affected(at: datetime) -> bool:
-        return bisect_right(times, at + affected) > bisect_left(times, at - affected)
-
+    made = points([*(seen for point in was for seen in point.observations()), *arrivals], rules)
+    replaced = _replaced(was, made, arrivals, rules)
     # At the edges of what was read a partner may be missing: there the stored point is right.
-    real = [point for point in was if not is_affected(point.at)]
-    real += [p for p in points([*observations, *arrivals], rules) if is_affected(p.at)]
+    real = [point for point in was if not point.instants() & replaced]
+    real += [point for point in made if point.instants() & replaced]
     real.sort(key=lambda point: point.at)
 
     # Fills outside the outermost real points hang on rows that were not read.
@@ -313,6 +310,33 @@ def merge(
         head=_new_head(head, was, real, arrivals),
         points=tuple(real),
     )
+
+
+def _replaced(
+    was: Sequence[Point], made: Sequence[Point], arrivals: Sequence[Observation], rules: Rules
+) -> set[Instant]:
+    """The observations whose points are to be made anew.
+
+    Those are all within two tolerances of an arrival, with their old and their new partners: a
+    partner can lie farther away when the tolerance was another one before.
+    """
+    times = sorted(arrival.at for arrival in arrivals)
+    around = 2 * rules.pairing_tolerance
+    together: dict[Instant, list[frozenset[Instant]]] = {}
+    for point in (*was, *made):
+        for instant in point.instants():
+            together.setdefault(instant, []).append(point.instants())
+    reached = {
+        instant
+        for instant in together
+        if bisect_right(times, instant[1] + around) > bisect_left(times, instant[1] - around)
+    }
+    to_follow = list(reached)
+    while to_follow:
+        partners = frozenset().union(*together[to_follow.pop()]) - reached
+        reached |= partners
+        to_follow += partners
+    return reached
 
 
 def _new_head(
@@ -332,24 +356,42 @@ def _new_head(
 
 
 def new_wide_gaps(
-    head: Head | None, changed: Iterable[Point], interpolation_max_gap: timedelta
+    head: Head | None, was: Iterable[datetime], now: Iterable[datetime], rules: Rules
 ) -> list[Gap]:
-    """The unfillable gaps that a change opens at the ends of a series.
+    """The unfillable gaps that a change opens: at the ends of a series, or by moving a point.
 
-    `head` is that of before the change. A late point inside a wide gap only narrows it, and a gap
-    is told once, so what lies between the old ends opens none.
+    A gap is told once. A late point inside a wide gap only narrows it, which is not told; a lone
+    replica's point that moves to its primary's time can make the gap beside it too wide, which is.
+
+    Args:
+        head: the ends of the series before the change.
+        was: the times of the real points that were read, before the change.
+        now: those of the same stretches after it, with the new ones.
     """
-    times = sorted(point.at for point in changed if point.is_real)
-    if head is None:
-        runs = [times]
-    else:
-        runs = [
-            [at for at in times if at < head.first_at] + [head.first_at],
-            [head.latest_at] + [at for at in times if at > head.latest_at],
-        ]
+    before = set(was)
+    after = set(now)
+    if head is not None:
+        ends = {head.first_at, head.latest_at}
+        after |= ends - before  # what was not read has not changed
+        before |= ends
+    old = sorted(before)
+    neighbours = set(pairwise(old))
+
+    def origin(at: datetime) -> datetime | None:
+        nearest = _nearest(old, at)
+        if nearest is None or abs(old[nearest] - at) > rules.pairing_tolerance:
+            return None
+        return old[nearest]
+
+    def is_news(start: datetime, end: datetime) -> bool:
+        old_start, old_end = origin(start), origin(end)
+        if old_start is None or old_end is None:
+            return head is None or start < head.first_at or end > head.latest_at
+        is_narrow = old_end - old_start <= rules.interpolation_max_gap
+        return is_narrow and (old_start, old_end) in neighbours
+
     return [
         Gap(start, end)
-        for run in runs
-        for start, end in pairwise(run)
-        if end - start > interpolation_max_gap
+        for start, end in pairwise(sorted(after))
+        if end - start > rules.interpolation_max_gap and is_news(start, end)
     ]

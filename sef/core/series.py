@@ -9,20 +9,17 @@ from sef.core.pricing import (
     Change,
     Gap,
     Head,
+    Instant,
     Neighbourhood,
     Observation,
     Point,
     Rules,
-    Source,
     append,
     can_append,
     merge,
     neighbourhoods,
     new_wide_gaps,
 )
-
-Instant = tuple[Source, datetime]
-"""What identifies an observation within its series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +93,11 @@ def plan(
     holders = {_instant(seen): point for point in stored for seen in point.observations()}
     for change in changes:
         holders |= {_instant(o): point for point in change.points for o in point.observations()}
+    # Every old point that a change was made from is in its neighbourhood, and replaced by it.
+    was = {point.at for point in stored if point.is_real}
+    made = {point.at for change in changes for point in change.points}
+    moved = {at for change in changes for at in change.deletes}
+    moved |= {point.at for point in upserts if not point.is_real}
     kept_instants = {_instant(seen) for seen in kept}
     return Plan(
         head=changes[-1].head if changes else head,
@@ -111,7 +113,7 @@ def plan(
             )
             for arrival, is_repeat in zip(arrivals, repeats, strict=True)
         ),
-        wide_gaps=tuple(new_wide_gaps(head, upserts, rules.interpolation_max_gap)),
+        wide_gaps=tuple(new_wide_gaps(head, was, was - moved | made, rules)),
     )
 
 
