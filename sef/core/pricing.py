@@ -368,30 +368,25 @@ def new_wide_gaps(
         was: the times of the real points that were read, before the change.
         now: those of the same stretches after it, with the new ones.
     """
-    before = set(was)
-    after = set(now)
+    before, after = set(was), set(now)
     if head is not None:
         ends = {head.first_at, head.latest_at}
         after |= ends - before  # what was not read has not changed
         before |= ends
-    old = sorted(before)
-    neighbours = set(pairwise(old))
+    tolerance = rules.pairing_tolerance
+    known = _wide_gaps(before, rules)
+    return [
+        gap
+        for gap in _wide_gaps(after, rules)
+        if not any(
+            old.start - tolerance <= gap.start and gap.end <= old.end + tolerance for old in known
+        )
+    ]
 
-    def origin(at: datetime) -> datetime | None:
-        nearest = _nearest(old, at)
-        if nearest is None or abs(old[nearest] - at) > rules.pairing_tolerance:
-            return None
-        return old[nearest]
 
-    def is_news(start: datetime, end: datetime) -> bool:
-        old_start, old_end = origin(start), origin(end)
-        if old_start is None or old_end is None:
-            return head is None or start < head.first_at or end > head.latest_at
-        is_narrow = old_end - old_start <= rules.interpolation_max_gap
-        return is_narrow and (old_start, old_end) in neighbours
-
+def _wide_gaps(times: Iterable[datetime], rules: Rules) -> list[Gap]:
     return [
         Gap(start, end)
-        for start, end in pairwise(sorted(after))
-        if end - start > rules.interpolation_max_gap and is_news(start, end)
+        for start, end in pairwise(sorted(times))
+        if end - start > rules.interpolation_max_gap
     ]
