@@ -20,6 +20,7 @@ from granian.server import Server
 from sqlalchemy.exc import DBAPIError
 
 from sef import config
+from sef.cloud.connect import check_cloud, on_demand_prices
 from sef.cloud.simulation import SimulationError, ensure_running, find_running
 from sef.config import ConfigurationError, Settings
 from sef.errors import Unavailable
@@ -45,7 +46,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     )
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     sef = SmartEmergencyFallback(settings.database, settings=settings)
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.url_map.merge_slashes = False  # an id may have them
@@ -95,9 +96,11 @@ def serve(**options: Any) -> None:
     for name, value in options.items():
         if value is not None:
             os.environ[config.variable(name)] = str(value)
-    with_simulation = _started_simulation(settings)
-    _say_hello(settings, created)
+    check_cloud(settings)
+    on_demand_prices(settings)
+    stop_simulation = _started_simulation(settings)
     try:
+        _say_hello(settings, created)
         Server(
             "backend:create_app",
             factory=True,
@@ -111,8 +114,8 @@ def serve(**options: Any) -> None:
             log_level=LogLevels.error,
         ).serve()
     finally:
-        if with_simulation is not None:
-            with_simulation()
+        if stop_simulation is not None:
+            stop_simulation()
 
 
 @main.command("init-db")
@@ -137,7 +140,7 @@ def _started_simulation(settings: Settings) -> Callable[[], None] | None:
 
 def _say_hello(settings: Settings, created: list[str]) -> None:
     cloud = "Amazon EC2" if settings.cloud == "aws" else f"a simulated EC2 in {settings.var}/"
-    base = f"http://{settings.host}:{settings.port}"
+    base = settings.base_url
     click.echo(f"SEF serves on {base}, with {settings.shown_database} and {cloud}.")
     if created:
         click.echo(f"{len(created)} tables were created.")

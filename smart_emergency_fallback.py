@@ -12,7 +12,6 @@ and hosts may work on one.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
@@ -24,7 +23,7 @@ from sqlalchemy.engine import URL
 
 from sef import config
 from sef.clock import Clock, utc_now
-from sef.cloud.connect import connect, on_demand_prices
+from sef.cloud.connect import check_cloud, connect, on_demand_prices
 from sef.cloud.ec2 import Ec2
 from sef.config import Settings
 from sef.core.inputs import (
@@ -46,6 +45,7 @@ from sef.orphans import sweep_orphans
 from sef.reconcile import Reconciler
 from sef.store import deployment, fleet, reads
 from sef.store.database import Database
+from sef.store.events import iso
 from sef.store.prices import Written, release_buffered, write_reports
 from sef.store.tables import PROCESSED_BY
 from sef.web.operators import operators_blueprint
@@ -92,10 +92,14 @@ class SmartEmergencyFallback:
             clock: tells the time, aware and in UTC.
 
         Raises:
+            ConfigurationError: a setting cannot be used.
             SchemaMismatch: the database has tables of SEF's names that are not SEF's.
             Unavailable: the database cannot be reached.
         """
         self.settings = settings or config.load()
+        if cloud is None:
+            check_cloud(self.settings)
+        self._on_demand_prices = on_demand_prices(self.settings)
         self._database = Database(db)
         self._given_cloud = cloud
         self._clock = clock
@@ -228,7 +232,7 @@ class SmartEmergencyFallback:
 
     def handle_interruption(self, agent_id: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Take a signal whose `signal_type` says what it is, and answer with what was done."""
-        return self._signal(agent_id, parse_signal(payload))
+        return self._signal(agent_id, parse_signal(payload, self._clock()))
 
     def handle_rebalance_recommendation(
         self, agent_id: str, payload: Mapping[str, Any]
@@ -243,8 +247,9 @@ class SmartEmergencyFallback:
         return self._signal(agent_id, self._parse(SignalType.TERMINATION, payload))
 
     def _parse(self, signal_type: SignalType, payload: Mapping[str, Any]) -> Signal:
-        given = {"timestamp": self._clock().isoformat()} | dict(payload)
-        return parse_signal(given | {"signal_type": signal_type})
+        now = self._clock()
+        given = {"timestamp": now.isoformat()} | dict(payload)
+        return parse_signal(given | {"signal_type": signal_type}, now)
 
     def _signal(self, agent_id: str, signal: Signal) -> dict[str, Any]:
         return self._operations.interruptions.receive(parse_agent_id(agent_id), signal)
@@ -346,7 +351,7 @@ class SmartEmergencyFallback:
         cloud = self._given_cloud
         if cloud is None:
             settings, cloud = connect(settings)
-        prices: Mapping[str, Decimal] = on_demand_prices(settings)
+        prices = self._on_demand_prices
         launcher = Launcher(self._database, cloud, settings, self._clock, prices)
         reconciler = Reconciler(self._database, cloud, launcher, settings, self._clock)
         return _Operations(
@@ -378,7 +383,7 @@ def _record(report: Report, outcome: Outcome) -> dict[str, Any]:
         "agent_id": report.agent_id,
         "pool_id": report.pool_id,
         "spot_price": float(point.price if point else report.observation.price),
-        "timestamp": reads.iso(point.at if point else report.observation.at),
+        "timestamp": iso(point.at if point else report.observation.at),
         "data_quality_flag": point.flag.value if point else None,
         "processed_by": PROCESSED_BY,
     }

@@ -1,6 +1,6 @@
 """Replay real price changes through the HTTP API and compare with what the rules say.
 
-    python bench/replay.py --url http://127.0.0.1:5000 --file ../shared/data/spot_prices_us-east-1.csv
+    python bench/replay.py --url http://127.0.0.1:5000 --file PATH/spot_prices_us-east-1.csv
 
 The file has the columns Timestamp, Region, SpotPrice: AWS price changes of one instance type, all
 zones of a region mixed. They are sent as the reports of one agent about one pool, over several
@@ -36,7 +36,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sef.core.pricing import (  # noqa: E402
+from sef.core.pricing import (
     MICROSECOND,
     PRICE_STEP,
     STORED_STEP,
@@ -70,7 +70,9 @@ def read_changes(path: Path) -> list[Observation]:
             known = prices_at[at]
             if price not in known:
                 known.append(price)
-            changes.append(Observation(Source.PRIMARY, at + known.index(price) * MICROSECOND, price))
+            changes.append(
+                Observation(Source.PRIMARY, at + known.index(price) * MICROSECOND, price)
+            )
     return changes
 
 

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from sef.core.pools import parse_pool
 from sef.core.pricing import Interpolation, Rules
 
 PREFIX = "SEF_"
@@ -29,7 +30,7 @@ class Settings(BaseSettings):
     )
 
     host: str = Field("127.0.0.1", description="Address to serve on.")
-    port: int = Field(5000, ge=0, le=65535, description="Port to serve on.")
+    port: int = Field(5000, ge=1, le=65535, description="Port to serve on.")
     workers: int = Field(1, ge=1, le=256, description="Worker processes.")
     threads: int = Field(
         16, ge=1, le=1024, description="Requests that one worker works on at once."
@@ -142,9 +143,23 @@ class Settings(BaseSettings):
             check_database_url(value)
         return value
 
+    @field_validator("pools")
+    @classmethod
+    def _are_pools(cls, value: str) -> str:
+        for pool in comma_separated(value):
+            if parse_pool(pool) is None:
+                raise ValueError(f"{pool} is no pool; one looks like m5.large.us-east-1a")
+        return value
+
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite:///{self.var / 'sef.db'}"
+
+    @property
+    def base_url(self) -> str:
+        """Where the API is served."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
 
     @property
     def shown_database(self) -> str:

@@ -38,7 +38,17 @@ class Unavailable(SefError):
 
 
 class CloudUnavailable(SefError):
-    """EC2 cannot be reached and the call would be unsafe without it; nothing was changed."""
+    """EC2 cannot be reached, or does not know, and the call would be unsafe without it."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(503, "cloud_unavailable", f"EC2 could not say: {message}")
+    def __init__(self, told: str) -> None:
+        super().__init__(503, "cloud_unavailable", f"EC2 could not say: {told}")
+        self.told = told
+
+
+class ConnectionInUse(SefError):
+    """The open connection that SEF was given cannot be used while its owner is reading from it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            409, "connection_in_use", "The connection has an unread result: fetch it first."
+        )

@@ -17,6 +17,7 @@ from sef.core.policy import NOTICE, Goal, Outcome, decide, raised
 from sef.core.pools import parse_pool
 from sef.core.replica import Status
 from sef.core.risk import Risk
+from sef.launching import avoid_pool_of
 from sef.reconcile import Reconciler
 from sef.store import fleet, incidents, replicas
 from sef.store.database import Database
@@ -26,6 +27,8 @@ from sef.store.incidents import Incident
 from sef.store.replicas import Replica
 
 PRICES_LOOKED_AT = timedelta(hours=24)
+AFTERMATH = timedelta(seconds=60)
+"""How long after its announced end an instance may still be repeating its notice."""
 
 
 class Action(StrEnum):
@@ -76,7 +79,7 @@ class Interruptions:
         ):
             fleet.update_agent(connection, agent, now, instance_id=named)
             agent = fleet.read_agent(connection, agent_id)
-        subject = signal.instance_id or agent.subject
+        subject = signal.instance_id or _meant(connection, agent, signal, now)
         standby = replicas.live_standby(connection, agent_id)
         if subject == agent.subject:
             incident = self._incident_of_primary(connection, agent, signal, now)
@@ -147,6 +150,7 @@ class Interruptions:
         )
         incidents.record_signal(connection, incident, signal, now)
         incidents.update_incident(connection, incident, **_seen(incident, signal, now))
+        avoid_pool_of(connection, standby, signal.type, now, self.settings)
         replicas.move_replica(
             connection, standby, Status.RELEASING, reason, now, severity="warning"
         )
@@ -189,8 +193,8 @@ class Interruptions:
             },
         }
         incidents.update_incident(connection, incident, **values)
-        # A new signal is a reason to try at once what was put off.
-        fleet.update_agent(connection, agent, now, not_before=None)
+        # A new signal is a reason to try at once what was put off; a repeat is not.
+        fleet.update_agent(connection, agent, now, not_before=None if is_news else agent.not_before)
         if is_first:
             said = f"{signal.type} for {incident.subject}: {decision.reason}"
             _tell(connection, agent, incident, signal.type.replace("-", "_"), said, now)
@@ -205,6 +209,22 @@ class Interruptions:
             incidents.recent_prices(connection, agent.id, agent.pool_id, now - PRICES_LOOKED_AT),
             self.on_demand_prices.get(pool.instance_type) if pool else None,
         )
+
+
+def _meant(connection: Connection, agent: Agent, signal: Signal, now: datetime) -> str:
+    """Whom a signal that names no instance is about.
+
+    Mostly the primary. But an agent that repeats its notice must not bring down instance after
+    instance: what was announced before, and what comes while the former primary may still be
+    announcing its end, is about that one.
+    """
+    before = incidents.incident_of_signal(connection, agent.id, signal)
+    if before is not None:
+        return before.subject
+    last = incidents.latest_failover(connection, agent.id)
+    if last is not None and last.deadline is not None and now <= last.deadline + AFTERMATH:
+        return last.subject
+    return agent.subject
 
 
 def _seen(incident: Incident, signal: Signal, now: datetime) -> dict[str, Any]:

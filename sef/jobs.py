@@ -7,7 +7,6 @@ from typing import Protocol
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from sef.cloud.errors import CloudError
 from sef.config import Settings
 from sef.errors import SefError
 
@@ -58,7 +57,7 @@ def _under_lease(
         try:
             if sef.holds_lease(job_id, interval + LEASE):
                 work()
-        except (SefError, CloudError) as error:
+        except SefError as error:
             # The next run tries again; the rows say what is left to do.
             log.warning("SEF: %s was cut short: %s", job_id, error)
 

@@ -7,7 +7,7 @@ down the answer. Whoever finds the rows, after a crash or a time-out, goes on fr
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from sqlalchemy import Connection
@@ -83,7 +83,7 @@ class Launcher:
             refusal = error
             self.database.write(lambda c: self._refused(c, replica, attempt, refusal))
             return f"EC2 refused {where}: {error.code}"
-        self.database.write(lambda c: self._launched(c, replica.id, attempt, instance_id))
+        self.database.write(lambda c: self._launched(c, replica, attempt, instance_id))
         return f"launched {instance_id}, {where}"
 
     def _run(self, attempt: Attempt) -> str:
@@ -99,14 +99,21 @@ class Launcher:
             return found.id
 
     def _launched(
-        self, connection: Connection, replica_id: str, attempt: Attempt, instance_id: str
+        self, connection: Connection, told: Replica, attempt: Attempt, instance_id: str
     ) -> None:
         now = self.clock()
-        replica = replicas.read_replica(connection, replica_id)
-        replicas.close_attempt(connection, attempt.client_token, now, instance_id=instance_id)
-        # Also of a replica that was released meanwhile: its instance is to be terminated.
-        if replica is not None and replica.instance_id is None:
-            replicas.change_replica(connection, replica, instance_id=instance_id, launched_at=now)
+        token = attempt.client_token
+        if replicas.close_attempt(connection, token, now, instance_id=instance_id):
+            replica = replicas.read_replica(connection, told.id)
+            # Also of a replica that was released meanwhile: its instance is to be terminated.
+            if replica is not None:
+                replicas.change_replica(
+                    connection, replica, instance_id=instance_id, launched_at=now
+                )
+        elif replicas.attempt_instance(connection, token) != instance_id:
+            # The same call was refused to another worker, who has gone on to another pool.
+            reason = f"launched by {token} after that was refused"
+            replicas.retire(connection, told.agent_id, instance_id, reason, now)
 
     def _refused(
         self, connection: Connection, replica: Replica, attempt: Attempt, error: CloudError
@@ -133,7 +140,7 @@ class Launcher:
             replicas.mark_unavailable(
                 connection, attempt.pool_id, attempt.market, error.code, until
             )
-        if needs_operator:
+        if needs_operator and replica.status is Status.LAUNCHING:
             self._give_up(connection, replica, f"EC2 refuses: {error.code}", RETRY_OPERATOR)
 
     def _plan(
@@ -181,7 +188,6 @@ class Launcher:
         best = candidates[0]
         token = f"{replica.id}-{len(tries) + 1}"
         tags = {
-            "Name": f"sef {replica.agent_id}",
             MANAGED_TAG: deployment_name(connection),
             AGENT_TAG: replica.agent_id,
             REPLICA_TAG: replica.id,
@@ -243,19 +249,14 @@ class Launcher:
     def _too_slow(self, connection: Connection, replica: Replica) -> str | None:
         if replicas.read_replica(connection, replica.id) != replica:
             return None
+        now = self.clock()
         said = f"does not run after {self.settings.launch_timeout:.0f} s"
-        replicas.move_replica(
-            connection, replica, Status.RELEASING, said, self.clock(), severity="warning"
-        )
+        avoid_pool_of(connection, replica, "TooSlow", now, self.settings)
+        replicas.move_replica(connection, replica, Status.RELEASING, said, now, severity="warning")
         return said
 
     def _died(self, connection: Connection, replica: Replica, reason: str) -> str | None:
-        now = self.clock()
-        if replica.pool_id and replica.market:
-            until = now + timedelta(seconds=self.settings.pool_cooldown)
-            replicas.mark_unavailable(
-                connection, replica.pool_id, replica.market, "DiedWhileLaunching", until
-            )
+        avoid_pool_of(connection, replica, "DiedWhileLaunching", self.clock(), self.settings)
         return self._give_up(connection, replica, reason, RETRY_EMERGENCY)
 
     def _give_up(
@@ -308,25 +309,36 @@ class Launcher:
                 replicas.unavailable(c, now),
             )
         )
-        excluded: Collection[tuple[str, Market]] = {
-            *cooling,
-            *((attempt.pool_id, attempt.market) for attempt in tries),
-        }
+        tried = {(attempt.pool_id, attempt.market) for attempt in tries}
         if any(attempt.error_code in SPOT_QUOTA for attempt in tries):
-            excluded = {*excluded, *((str(pool), Market.SPOT) for pool in pools)}
+            tried |= {(str(pool), Market.SPOT) for pool in pools}
         is_emergency = incident is not None and incident.goal is Goal.SWITCH
-        return rank(
-            pools,
-            avoid=parse_pool(agent.pool_id),
-            excluded=excluded,
-            risks={
-                str(pool): risk.assess(histories.get(str(pool), risk.History())).score
-                for pool in pools
-            },
-            spot_prices=prices,
-            on_demand_prices=self.on_demand_prices,
-            on_demand=is_emergency or settings.on_demand_allowed,
-        )
+        nobody = risk.History()
+        risks = {str(p): risk.assess(histories.get(str(p), nobody)).score for p in pools}
+
+        def ranked(excluded: Collection[tuple[str, Market]]) -> list[Candidate]:
+            return rank(
+                pools,
+                avoid=parse_pool(agent.pool_id),
+                excluded=excluded,
+                risks=risks,
+                spot_prices=prices,
+                on_demand_prices=self.on_demand_prices,
+                on_demand=is_emergency or settings.on_demand_allowed,
+            )
+
+        best = ranked({*cooling, *tried})
+        # With two minutes left a pool that had nothing a minute ago is better than none.
+        return ranked(tried) if is_emergency and not best else best
+
+
+def avoid_pool_of(
+    connection: Connection, replica: Replica, why: str, now: datetime, settings: Settings
+) -> None:
+    """Leave the pool alone in which a replica came to grief."""
+    if replica.pool_id and replica.market:
+        until = now + timedelta(seconds=settings.pool_cooldown)
+        replicas.mark_unavailable(connection, replica.pool_id, replica.market, why, until)
 
 
 def is_lost(instance: Instance | None, age: timedelta) -> bool:

@@ -9,10 +9,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from sef.clock import Clock
-from sef.cloud.errors import CloudError
 from sef.config import Settings
 from sef.core.replica import Status
-from sef.errors import AgentNotFound, CloudUnavailable, ModeConflict, NotPossibleNow
+from sef.errors import AgentNotFound, ModeConflict, NotPossibleNow
 from sef.promotion import Promotion, promote
 from sef.reconcile import Reconciler
 from sef.store import fleet, replicas
@@ -57,13 +56,14 @@ class Modes:
 
         Returns:
             What was promoted, and the next standby as far as it has come.
+
+        Raises:
+            NotPossibleNow: manual mode is off, or the standby is not there or not ready.
+            CloudError: EC2 cannot say whether the standby still runs; nothing was changed.
         """
         standby = self.database.read(lambda c: _switchable(c, agent_id)[1])
-        try:
-            # A planned switch has the time to make sure that there is something to switch to.
-            self.reconciler.check_standby(standby)
-        except CloudError as error:
-            raise CloudUnavailable(error.message) from error
+        # A planned switch has the time to make sure that there is something to switch to.
+        self.reconciler.check_standby(standby)
         promotion = self.database.write(lambda c: self._switch(c, agent_id))
         self.reconciler.reconcile(agent_id)
         return promotion, self.database.read(lambda c: replicas.live_standby(c, agent_id))

@@ -31,7 +31,7 @@ from sef.core.policy import (
 )
 from sef.core.replica import Status
 from sef.errors import Unavailable
-from sef.launching import Launcher, is_lost
+from sef.launching import Launcher, avoid_pool_of, is_lost
 from sef.promotion import Promotion, promote
 from sef.store import fleet, incidents, replicas
 from sef.store.database import Database
@@ -47,6 +47,8 @@ STEPS = 40
 
 PARALLEL = 8
 RETRY_AFTER = timedelta(seconds=4)
+FRESH = timedelta(seconds=5)
+"""A standby that was seen running so lately is promoted without another look."""
 AGENTS_PER_RUN = 500
 
 
@@ -102,9 +104,11 @@ class Reconciler:
             log.exception("SEF: agent %s could not be reconciled", agent_id)
 
     def _decide(self, agent_id: str) -> str | None:
-        step = self.database.read(lambda c: self._next(c, agent_id)[0])
+        step, _, standby, _ = self.database.read(lambda c: self._next(c, agent_id))
         if isinstance(step, Rest):
             return None
+        if isinstance(step, Promote) and standby is not None:
+            self._make_sure_of(standby)
         said, promotion = self.database.write(lambda c: self._apply(c, agent_id))
         if promotion is not None and promotion.incident_id is not None:
             self._stamp(promotion.incident_id)
@@ -161,6 +165,18 @@ class Reconciler:
             case _:
                 return None, None
         return f"{type(step).__name__}: {step.reason}", None
+
+    def _make_sure_of(self, standby: Replica) -> None:
+        """Look at a standby once more before it is promoted, unless that was just done.
+
+        When EC2 cannot say, it is promoted all the same: the primary is certain to be lost.
+        """
+        now = self.clock()
+        if standby.checked_at is None or now - standby.checked_at >= FRESH:
+            try:
+                self.check_standby(standby)
+            except CloudError as error:
+                log.warning("SEF: %s is promoted unseen: %s", standby.instance_id, error)
 
     def _stamp(self, incident_id: str) -> None:
         """Write down the failover time once more, now that the promotion is committed."""
@@ -283,6 +299,8 @@ class Reconciler:
         def write(connection: Connection) -> None:
             if replicas.read_replica(connection, replica.id) == replica:
                 now = self.clock()
+                if status is Status.FAILED:
+                    avoid_pool_of(connection, replica, "Vanished", now, self.settings)
                 replicas.move_replica(connection, replica, status, reason, now, severity=severity)
 
         self.database.write(write)

@@ -106,7 +106,7 @@ class _Api:
 
 @contextmanager
 def _backend(settings: Settings) -> Iterator[_Api]:
-    base = f"http://{settings.host}:{settings.port}"
+    base = settings.base_url
     try:
         yield _Api(base)
     except requests.RequestException as error:

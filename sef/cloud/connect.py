@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from decimal import Decimal
 
+import boto3
+
 from sef.cloud.ec2 import Ec2
 from sef.cloud.simulation import ensure_running
 from sef.config import ConfigurationError, Settings, variable
@@ -27,6 +29,14 @@ def connect(settings: Settings) -> tuple[Settings, Ec2]:
     )
     region = settings.region or SIMULATED_REGION
     return settings, Ec2.connect(region=region, endpoint=simulation.endpoint, simulated=True)
+
+
+def check_cloud(settings: Settings) -> None:
+    """Raise ConfigurationError when the settings name no EC2 that could be asked."""
+    if settings.cloud == "aws" and not (settings.region or boto3.session.Session().region_name):
+        raise ConfigurationError(
+            f"{variable('region')} is empty and boto3 finds no region; set one, as us-east-1"
+        )
 
 
 def on_demand_prices(settings: Settings) -> Mapping[str, Decimal]:

@@ -245,11 +245,15 @@ def launch_parameters(
 
     Tags of the source are kept; ours are set at launch, so that an instance is never without.
     """
-    kept = [tag for spec in source.parameters.get("TagSpecifications", []) for tag in spec["Tags"]]
-    ours = [{"Key": key, "Value": value} for key, value in tags.items()]
+    kept = {
+        tag["Key"]: tag["Value"]
+        for specification in source.parameters.get("TagSpecifications", [])
+        for tag in specification["Tags"]
+    }
+    all_tags = [{"Key": key, "Value": value} for key, value in (kept | dict(tags)).items()]
     parameters = dict(source.parameters) | {
         "InstanceType": pool.instance_type,
-        "TagSpecifications": [{"ResourceType": "instance", "Tags": kept + ours}],
+        "TagSpecifications": [{"ResourceType": "instance", "Tags": all_tags}],
     }
     if pool.zone in source.subnets:
         parameters["SubnetId"] = source.subnets[pool.zone]

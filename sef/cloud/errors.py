@@ -4,6 +4,8 @@ from enum import StrEnum
 
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
+from sef.errors import CloudUnavailable
+
 
 class Response(StrEnum):
     """What to do after an error."""
@@ -55,14 +57,16 @@ TRANSIENT = frozenset(
 NOT_FOUND = frozenset({"InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"})
 
 
-class CloudError(Exception):
+class CloudError(CloudUnavailable):
     """A call to EC2 that did not succeed, or of which that is not known."""
 
     def __init__(self, code: str, message: str, response: Response) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
-        self.message = message
         self.response = response
+
+    def __str__(self) -> str:
+        return self.told
 
 
 def translate(error: ClientError | BotoCoreError) -> CloudError:

@@ -22,6 +22,7 @@ import requests
 
 import sef
 from sef.cloud.simulated import INFO_FILE
+from sef.errors import CloudUnavailable
 
 LOG_FILE = "simulated-ec2.log"
 LOCK_FILE = "simulated-ec2.lock"
@@ -34,8 +35,11 @@ _started: list[subprocess.Popen[bytes]] = []
 """Kept, so that one that has ended is collected at the next start."""
 
 
-class SimulationError(Exception):
+class SimulationError(CloudUnavailable):
     """The simulated EC2 cannot be started or reached, or refuses; the message is one line."""
+
+    def __str__(self) -> str:
+        return self.told
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ MAX_PRICE = Decimal(1000)
 EARLIEST = datetime(2006, 1, 1, tzinfo=UTC)
 """EC2 opened in 2006: no price is older."""
 CLOCK_SKEW = timedelta(minutes=5)
+LONGEST_NOTICE = timedelta(hours=1)
+"""AWS gives two minutes; what is announced for much later is a mistake."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_10000 = Decimal(253402300800)
@@ -72,11 +74,7 @@ def parse_report(agent_id: object, payload: object, now: datetime) -> Report:
     at = parse_instant(_required(fields, "timestamp"), "timestamp")
     if at < EARLIEST:
         raise Refused("timestamp_too_old", "timestamp lies before 2006, when EC2 opened.")
-    if at > now + CLOCK_SKEW:
-        raise Refused(
-            "timestamp_in_future",
-            "timestamp lies more than 5 minutes ahead of the clock; it is expected in seconds.",
-        )
+    _check_not_in_future(at, now)
     is_replica = fields.get("is_replica", False)
     if not isinstance(is_replica, bool):
         raise Refused("invalid_is_replica", "is_replica must be true or false.")
@@ -84,24 +82,24 @@ def parse_report(agent_id: object, payload: object, now: datetime) -> Report:
     return Report(agent, pool, Observation(source, at, price), _instance(fields))
 
 
-def parse_signal(payload: object, *, signal_type: SignalType | None = None) -> Signal:
-    """Read an interruption signal; `signal_type` stands in for a payload that does not say it.
+def parse_signal(payload: object, now: datetime) -> Signal:
+    """Read an interruption signal.
 
     Raises:
         Refused: `unknown_signal_type`, or the reason for which another field is not believable.
     """
     fields = parse_object(payload)
-    named = fields.get("signal_type", signal_type)
+    named = fields.get("signal_type")
     if not isinstance(named, str) or named not in list(SignalType):
         known = " or ".join(SignalType)
         raise Refused("unknown_signal_type", f"signal_type must be {known}.")
-    terminates_at = fields.get("termination_time")
-    return Signal(
-        SignalType(named),
-        parse_instant(_required(fields, "timestamp"), "timestamp"),
-        None if terminates_at is None else parse_instant(terminates_at, "termination_time"),
-        _instance(fields),
-    )
+    signalled_at = parse_instant(_required(fields, "timestamp"), "timestamp")
+    _check_not_in_future(signalled_at, now)
+    announced = fields.get("termination_time")
+    terminates_at = None if announced is None else parse_instant(announced, "termination_time")
+    if terminates_at is not None and terminates_at > now + LONGEST_NOTICE:
+        raise Refused("termination_time_too_late", "termination_time lies more than an hour ahead.")
+    return Signal(SignalType(named), signalled_at, terminates_at, _instance(fields))
 
 
 def parse_object(payload: object) -> Mapping[str, Any]:
@@ -139,6 +137,14 @@ def parse_instant(value: object, field: str) -> datetime:
         if isinstance(error, Refused):
             raise
     raise Refused(f"invalid_{field}", f"{field} must be epoch seconds or ISO 8601 with an offset.")
+
+
+def _check_not_in_future(at: datetime, now: datetime) -> None:
+    if at > now + CLOCK_SKEW:
+        raise Refused(
+            "timestamp_in_future",
+            "timestamp lies more than 5 minutes ahead of the clock; it is expected in seconds.",
+        )
 
 
 def _price(value: object) -> Decimal:

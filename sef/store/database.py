@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import StaticPool
 
-from sef.errors import Unavailable
+from sef.errors import ConnectionInUse, Unavailable
 from sef.store.tables import metadata
 
 T = TypeVar("T")
@@ -138,7 +138,17 @@ class Database:
         Raises:
             Unavailable: the database is away.
         """
-        with self._exclusive, _unavailable_when_away(), self.engine.connect() as connection:
+        with self._exclusive, _unavailable_when_away():
+            try:
+                return self._read(work)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+            # Most often a pooled connection that the server closed long ago.
+            return self._read(work)
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        with self.engine.connect() as connection:
             return work(connection)
 
     def create_tables(self) -> list[str]:
@@ -324,9 +334,16 @@ def _engine_of_connection(source: MySQLConnectionAbstract) -> Engine:
 
     @event.listens_for(engine, "begin")
     def start(connection: Connection) -> None:
-        if source.in_transaction:
-            source.commit()
-        source.start_transaction(isolation_level=ISOLATION)
+        if source.unread_result:
+            raise ConnectionInUse
+        try:
+            if not source.is_connected():
+                source.reconnect()
+            if source.in_transaction:
+                source.commit()
+            source.start_transaction(isolation_level=ISOLATION)
+        except mysql.connector.Error as error:
+            raise Unavailable from error
 
     return engine
 

@@ -48,3 +48,8 @@ def write_events(connection: Connection, events: Sequence[Event], now: datetime)
             log.log(_LEVELS[event.severity], "%s (agent %s)", row["message"], event.agent_id)
 
     after_commit(connection, tell)
+
+
+def iso(at: datetime | None) -> str | None:
+    """As in 2021-11-21T13:06:40Z, with a fraction only where there is one."""
+    return None if at is None else at.isoformat().replace("+00:00", "Z")

@@ -170,6 +170,24 @@ def signal_was_received(connection: Connection, incident: Incident, signal: Sign
     return known is not None
 
 
+def incident_of_signal(connection: Connection, agent_id: str, signal: Signal) -> Incident | None:
+    """The incident under which this very announcement is recorded, by kind and AWS's time."""
+    columns = spot_interruption_events.c
+    recorded = select(columns.incident_id).where(
+        columns.agent_id == agent_id,
+        columns.signal_type == signal.type,
+        columns.signalled_at == signal.signalled_at,
+    )
+    return _one(connection, incidents.c.id.in_(recorded))
+
+
+def latest_failover(connection: Connection, agent_id: str) -> Incident | None:
+    """The last incident that ended with another primary."""
+    return _one(
+        connection, incidents.c.agent_id == agent_id, incidents.c.new_instance_id.is_not(None)
+    )
+
+
 def complete_failover(
     connection: Connection,
     incident: Incident,

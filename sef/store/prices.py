@@ -29,7 +29,7 @@ from sef.core.pricing import Flag, Gap, Head, Neighbourhood, Observation, Point,
 from sef.core.replica import Status
 from sef.core.series import Outcome, Plan, plan, to_read
 from sef.store.database import compare_and_swap, insert_missing, upsert
-from sef.store.events import Event, write_events
+from sef.store.events import Event, iso, write_events
 from sef.store.tables import (
     agents,
     buffered_observations,
@@ -418,7 +418,7 @@ def _divergence_event(agent_id: str, pool_id: str, point: Point, rules: Rules) -
         "warning",
         {
             "pool_id": pool_id,
-            "timestamp": point.at.isoformat(),
+            "timestamp": iso(point.at),
             "primary": str(point.primary),
             "replica": str(point.replica),
         },
@@ -432,5 +432,5 @@ def _gap_event(agent_id: str, pool_id: str, gap: Gap) -> Event:
         "too long to interpolate",
         agent_id,
         "warning",
-        {"pool_id": pool_id, "from": gap.start.isoformat(), "to": gap.end.isoformat()},
+        {"pool_id": pool_id, "from": iso(gap.start), "to": iso(gap.end)},
     )

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Row, Select, func, select
 
 from sef.core.pricing import Flag
 from sef.store import incidents, replicas, tables
+from sef.store.events import iso
 from sef.store.fleet import Agent, read_agent
 from sef.store.incidents import Incident
 from sef.store.replicas import Replica
@@ -207,8 +208,3 @@ def events_page(
 def answers(connection: Connection) -> None:
     """Read a real table: a node that has lost its cluster still answers SELECT 1."""
     connection.execute(select(agents.c.id).limit(1))
-
-
-def iso(at: datetime | None) -> str | None:
-    """As in 2021-11-21T13:06:40Z, with a fraction only where there is one."""
-    return None if at is None else at.isoformat().replace("+00:00", "Z")

@@ -243,6 +243,12 @@ def close_attempt(
     return answer.rowcount == 1
 
 
+def attempt_instance(connection: Connection, token: str) -> str | None:
+    """The instance that an attempt is written down to have launched."""
+    columns = launch_attempts.c
+    return connection.scalar(select(columns.instance_id).where(columns.client_token == token))
+
+
 def mark_unavailable(
     connection: Connection, pool_id: str, market: Market, code: str, until: datetime
 ) -> None:

@@ -36,7 +36,7 @@ def report(agent_id="a", **fields):
 
 def signal(**fields):
     payload = {"signal_type": "termination-notice", "timestamp": EPOCH_NOW} | fields
-    return parse_signal({k: v for k, v in payload.items() if v is not ...})
+    return parse_signal({k: v for k, v in payload.items() if v is not ...}, NOW)
 
 
 def refusal(parse, *arguments, **fields):
@@ -70,7 +70,7 @@ def test_unknown_fields_are_let_pass():
 @pytest.mark.parametrize("payload", [None, [], "x", 1, True, [{"spot_price": 1}], b"{}"], ids=repr)
 def test_a_body_must_be_an_object(payload):
     assert refusal(parse_report, "a", payload, NOW) == "invalid_body"
-    assert refusal(parse_signal, payload) == "invalid_body"
+    assert refusal(parse_signal, payload, NOW) == "invalid_body"
 
 
 # Prices
@@ -365,12 +365,23 @@ def test_a_signal_must_be_of_a_known_type(value):
 
 
 @pytest.mark.parametrize("kind", SignalType)
-def test_the_type_of_a_signal_may_come_from_who_calls(kind):
-    assert parse_signal({"timestamp": EPOCH_NOW}, signal_type=kind).type is kind
-    other = {"timestamp": EPOCH_NOW, "signal_type": "termination-notice"}
-    assert parse_signal(other, signal_type=kind).type is SignalType.TERMINATION
-    unknown = {"timestamp": EPOCH_NOW, "signal_type": "x"}
-    assert refusal(parse_signal, unknown, signal_type=kind) == "unknown_signal_type"
+def test_both_kinds_of_signal_are_taken(kind):
+    assert signal(signal_type=kind.value).type is kind
+
+
+def test_a_signal_from_the_future_is_refused():
+    ahead = NOW + timedelta(minutes=5)
+    assert signal(timestamp=ahead.isoformat()).signalled_at == ahead
+    late = {"signal_type": "termination-notice", "timestamp": (ahead + MICRO).isoformat()}
+    assert refusal(parse_signal, late, NOW) == "timestamp_in_future"
+
+
+def test_an_end_that_is_announced_for_much_later_is_refused():
+    end = NOW + timedelta(hours=1)
+    assert signal(termination_time=end.isoformat()).terminates_at == end
+    late = {"signal_type": "termination-notice", "timestamp": EPOCH_NOW}
+    late["termination_time"] = (end + MICRO).isoformat()
+    assert refusal(parse_signal, late, NOW) == "termination_time_too_late"
 
 
 def test_a_signal_is_believed_whatever_the_clocks_say():
@@ -457,7 +468,7 @@ def test_a_float_of_another_make_is_taken_or_refused():
 @settings(max_examples=200)
 @given(payloads | almost)
 def test_any_signal_is_taken_or_refused(payload):
-    taken = taken_or_refused(parse_signal, payload)
+    taken = taken_or_refused(parse_signal, payload, NOW)
     if taken is not None:
         assert taken.type in SignalType
         assert taken.signalled_at.tzinfo is UTC
