@@ -142,7 +142,7 @@ CREATE TABLE incidents (
   subject VARCHAR(80) NOT NULL COMMENT 'the instance, or epoch-N for an agent whose instance is not known',
   instance_id VARCHAR(64),
   pool_id VARCHAR(128),
-  status VARCHAR(16) NOT NULL COMMENT 'open, then done or released',
+  status VARCHAR(16) NOT NULL COMMENT 'open, then done or released; or ignored',
   open_agent_id VARCHAR(64) COMMENT 'the agent while open, else NULL: one open incident per agent',
   goal VARCHAR(12) NOT NULL COMMENT 'monitor, standby or switch',
   reason TEXT NOT NULL,

@@ -94,8 +94,11 @@ class Interruptions:
         self, connection: Connection, agent: Agent, signal: Signal, now: datetime
     ) -> Incident:
         known = incidents.latest_incident(connection, agent.id, agent.subject)
-        if known is not None and (
-            known.is_open or incidents.signal_was_received(connection, known, signal)
+        # What was ignored came before the instance was registered, and counts when it is repeated.
+        if (
+            known is not None
+            and known.status != Outcome.IGNORED
+            and (known.is_open or incidents.signal_was_received(connection, known, signal))
         ):
             return known
         other = incidents.open_incident(connection, agent.id)
@@ -124,7 +127,7 @@ class Interruptions:
             instance_id=signal.instance_id,
             pool_id=None,
             now=now,
-            status=Outcome.RELEASED,
+            status=Outcome.IGNORED,
             reason=f"{subject} is not the primary of {agent.id}",
         )
 
@@ -264,7 +267,8 @@ def _answer(connection: Connection, incident_id: str, about_standby: bool) -> di
     replica_id = incident.replica_id or (standby.id if standby and incident.is_open else None)
     if about_standby and standby is not None:
         replica_id = standby.id
-    action, message = _outcome(incident, standby, about_standby)
+    last = replicas.latest_failed(connection, incident.agent_id)
+    action, message = _outcome(incident, standby, last, about_standby)
     return {
         "status": "success",
         "action": action,
@@ -278,19 +282,20 @@ def _answer(connection: Connection, incident_id: str, about_standby: bool) -> di
 
 
 def _outcome(
-    incident: Incident, standby: Replica | None, about_standby: bool
+    incident: Incident, standby: Replica | None, failed: Replica | None, about_standby: bool
 ) -> tuple[Action, str]:
     if about_standby:
         return Action.STANDBY_REPLACED, f"{incident.reason}; another takes its place"
     if incident.new_instance_id is not None:
         return Action.PROMOTED, f"{incident.new_instance_id} replaced {incident.subject}"
     if not incident.is_open:
-        was_handled = incident.rebalance_at is not None and incident.replica_id is not None
-        return (Action.RELEASED if was_handled else Action.IGNORED), incident.reason
+        is_over = incident.status == Outcome.RELEASED
+        return (Action.RELEASED if is_over else Action.IGNORED), incident.reason
     if incident.goal is Goal.MONITOR:
         return Action.MONITOR, incident.reason
     if standby is None:
-        return Action.WAITING, f"{incident.reason}; no standby can be had now, it is tried again"
+        why = f" ({failed.reason})" if failed else ""
+        return Action.WAITING, f"{incident.reason}; no standby now{why}, it is tried again"
     if standby.status is Status.READY:
         return Action.STANDBY_READY, f"{incident.reason}; {standby.instance_id} stands by"
     then = "promoted when ready" if incident.goal is Goal.SWITCH else "kept as a standby"

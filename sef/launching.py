@@ -65,7 +65,12 @@ class Launcher:
         Raises:
             CloudError: EC2 could not say; the same step is to be repeated.
         """
-        tries = self.database.read(lambda c: replicas.attempts(c, replica.id))
+        # The replica last: if it is still the one that was read, so old the attempts are not.
+        tries, current = self.database.read(
+            lambda c: (replicas.attempts(c, replica.id), replicas.read_replica(c, replica.id))
+        )
+        if current != replica:
+            return "another worker took it further"
         if tries and tries[-1].status == "open":
             return self.run(replica, tries[-1])
         if tries and tries[-1].status == "launched":
@@ -164,6 +169,11 @@ class Launcher:
             return self.database.write(
                 lambda c: self._give_up(c, replica, explained, RETRY_OPERATOR)
             )
+        if source.instance_type is None and not self.settings.pool_list:
+            explained = f"{source.described_as} names no instance type, and SEF_POOLS is empty"
+            return self.database.write(
+                lambda c: self._give_up(c, replica, explained, RETRY_OPERATOR)
+            )
         candidates = self._candidates(agent, incident, source, tries)
         return self.database.write(
             lambda c: self._open(c, replica, incident, tries, source, candidates)
@@ -239,6 +249,17 @@ class Launcher:
         if replicas.read_replica(connection, replica.id) != replica:
             return None
         now = self.clock()
+        signalled = incidents.latest_incident(
+            connection, replica.agent_id, str(replica.instance_id)
+        )
+        if signalled is not None:
+            # AWS announced its end before it was known whose it is.
+            said = "AWS announced its end while it was launching"
+            avoid_pool_of(connection, replica, "Signalled", now, self.settings)
+            replicas.move_replica(
+                connection, replica, Status.RELEASING, said, now, severity="warning"
+            )
+            return said
         seconds = (now - replica.created_at).total_seconds()
         said = f"runs in {pool_id} after {seconds:.1f} s"
         replicas.move_replica(
@@ -279,7 +300,9 @@ class Launcher:
         if self.settings.launch_template:
             source = self.cloud.like_template(self.settings.launch_template)
             pool = parse_pool(agent.pool_id)
-            return replace(source, instance_type=pool.instance_type) if pool else source
+            if pool is not None:
+                return replace(source, instance_type=pool.instance_type)
+            return source
         raise NoLaunchSource(
             "it has no launch template, EC2 knows no instance of it, and SEF_LAUNCH_TEMPLATE "
             "is not set"
@@ -319,7 +342,7 @@ class Launcher:
         def ranked(excluded: Collection[tuple[str, Market]]) -> list[Candidate]:
             return rank(
                 pools,
-                avoid=parse_pool(agent.pool_id),
+                avoid=source.primary_pool or parse_pool(agent.pool_id),
                 excluded=excluded,
                 risks=risks,
                 spot_prices=prices,

@@ -2,8 +2,6 @@
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection
-
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, Ec2, Instance
 from sef.store import replicas
 from sef.store.database import Database
@@ -44,12 +42,8 @@ def sweep_orphans(database: Database, cloud: Ec2, now: datetime) -> int:
     ]
     for orphan in orphans:
         cloud.terminate(orphan.id)
-
-    def tell(connection: Connection) -> None:
-        write_events(connection, [_event(orphan) for orphan in orphans], now)
-
-    if orphans:
-        database.write(tell)
+        event = _event(orphan)
+        database.write(lambda c, event=event: write_events(c, [event], now))  # type: ignore[misc]
     return len(orphans)
 
 

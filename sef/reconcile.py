@@ -47,8 +47,6 @@ STEPS = 40
 
 PARALLEL = 8
 RETRY_AFTER = timedelta(seconds=4)
-FRESH = timedelta(seconds=5)
-"""A standby that was seen running so lately is promoted without another look."""
 AGENTS_PER_RUN = 500
 
 
@@ -68,7 +66,7 @@ class Reconciler:
         done: list[str] = []
         for _ in range(STEPS):
             try:
-                said = self._decide(agent_id) or self._act(agent_id)
+                said = self._decide(agent_id, is_first=not done) or self._act(agent_id)
             except CloudError as error:
                 self._postpone(agent_id, error)
                 return [*done, f"EC2 could not say: {error}"]
@@ -103,11 +101,11 @@ class Reconciler:
         except Exception:
             log.exception("SEF: agent %s could not be reconciled", agent_id)
 
-    def _decide(self, agent_id: str) -> str | None:
+    def _decide(self, agent_id: str, *, is_first: bool) -> str | None:
         step, _, standby, _ = self.database.read(lambda c: self._next(c, agent_id))
         if isinstance(step, Rest):
             return None
-        if isinstance(step, Promote) and standby is not None:
+        if isinstance(step, Promote) and standby is not None and is_first:
             self._make_sure_of(standby)
         said, promotion = self.database.write(lambda c: self._apply(c, agent_id))
         if promotion is not None and promotion.incident_id is not None:
@@ -167,16 +165,14 @@ class Reconciler:
         return f"{type(step).__name__}: {step.reason}", None
 
     def _make_sure_of(self, standby: Replica) -> None:
-        """Look at a standby once more before it is promoted, unless that was just done.
+        """Look at a standby once more before it is promoted.
 
         When EC2 cannot say, it is promoted all the same: the primary is certain to be lost.
         """
-        now = self.clock()
-        if standby.checked_at is None or now - standby.checked_at >= FRESH:
-            try:
-                self.check_standby(standby)
-            except CloudError as error:
-                log.warning("SEF: %s is promoted unseen: %s", standby.instance_id, error)
+        try:
+            self.check_standby(standby)
+        except CloudError as error:
+            log.warning("SEF: %s is promoted unseen: %s", standby.instance_id, error)
 
     def _stamp(self, incident_id: str) -> None:
         """Write down the failover time once more, now that the promotion is committed."""
@@ -217,7 +213,7 @@ class Reconciler:
         for replica in releasing:
             return self._release(replica)
         for retirement in retiring:
-            return self._retire(agent, retirement)
+            return self._retire(retirement)
         former = [r for r in superseded if self._is_unchecked(r)]
         if standby is not None and standby.status is Status.READY and self._is_unchecked(standby):
             return self.check_standby(standby)
@@ -239,24 +235,23 @@ class Reconciler:
         self._move(replica, Status.TERMINATED, said)
         return said
 
-    def _retire(self, agent: Agent, retirement: Retirement) -> str:
-        if retirement.instance_id == agent.instance_id:
-            said = f"{retirement.instance_id} is not retired: it is the primary again"
+    def _retire(self, retirement: Retirement) -> str:
+        agent_id, instance_id = retirement.agent_id, retirement.instance_id
+        agent = self.database.read(lambda c: fleet.read_agent(c, agent_id))
+        if agent.instance_id == instance_id:
+            said = f"{instance_id} is not retired: it is the primary again"
         else:
-            self.cloud.terminate(retirement.instance_id)
-            said = f"terminated the former primary {retirement.instance_id}"
+            self.cloud.terminate(instance_id)
+            said = f"terminated the former primary {instance_id}"
 
         def write(connection: Connection) -> None:
             now = self.clock()
-            if not replicas.finish_retirement(connection, retirement.instance_id, now):
+            if not replicas.finish_retirement(connection, instance_id, now):
                 return
-            write_events(connection, [Event("primary_retired", said, agent.id)], now)
-            replica = replicas.replica_of_instance(connection, retirement.instance_id)
-            if (
-                replica is not None
-                and replica.status is Status.PROMOTED
-                and retirement.instance_id != agent.instance_id
-            ):
+            write_events(connection, [Event("primary_retired", said, agent_id)], now)
+            replica = replicas.replica_of_instance(connection, instance_id)
+            is_former = replica is not None and replica.status is Status.PROMOTED
+            if replica is not None and is_former and agent.instance_id != instance_id:
                 replicas.move_replica(
                     connection, replica, Status.TERMINATED, retirement.reason, now
                 )

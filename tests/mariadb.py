@@ -44,12 +44,14 @@ class MariaDB:
         self.port = free_port()
         self._flush = 1 if durable else 2
         self._process: subprocess.Popen[bytes] | None = None
+        (self.home / "tmp").mkdir()  # a server that starts clears its own, and nobody else's
         install = shutil.which("mariadb-install-db", path=PLACES) or "mariadb-install-db"
         subprocess.run(
             [
                 install,
                 "--no-defaults",
                 f"--datadir={self.home / 'data'}",
+                f"--tmpdir={self.home / 'tmp'}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
                 *self._as_root(),
@@ -72,6 +74,7 @@ class MariaDB:
                 "--no-defaults",
                 *self._as_root(),
                 f"--datadir={self.home / 'data'}",
+                f"--tmpdir={self.home / 'tmp'}",
                 f"--port={self.port}",
                 "--bind-address=127.0.0.1",
                 "--socket=socket",  # in the data folder; a whole path may be too long for one

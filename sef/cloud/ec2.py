@@ -59,6 +59,8 @@ class LaunchSource:
     instance_type: str | None
     subnets: Mapping[str, str] = field(default_factory=dict)
     """Subnet by zone. Empty: the default VPC, where the zone is enough."""
+    primary_pool: Pool | None = None
+    """Where the primary runs, as EC2 knows it."""
 
 
 class Ec2:
@@ -163,6 +165,7 @@ class Ec2:
             {"ImageId": instance["ImageId"]} | {k: v for k, v in optional.items() if v},
             instance["InstanceType"],
             self._subnets(vpc) if vpc else {},
+            Pool(instance["InstanceType"], instance["Placement"]["AvailabilityZone"]),
         )
 
     def like_template(self, template: str, vpc_of: str | None = None) -> LaunchSource:
@@ -185,8 +188,9 @@ class Ec2:
         return LaunchSource(
             f"launch template {template}",
             {"LaunchTemplate": by | {"Version": version or "$Default"}},
-            data.get("InstanceType"),
+            data.get("InstanceType") or (like.instance_type if like else None),
             like.subnets if like else {},
+            like.primary_pool if like else None,
         )
 
     def zones(self) -> list[str]:
@@ -203,6 +207,8 @@ class Ec2:
     def spot_prices(self, instance_types: Collection[str], now: datetime) -> dict[str, Decimal]:
         """The current spot price of every pool of these types, by pool id."""
         latest: dict[str, tuple[datetime, Decimal]] = {}
+        if not instance_types:
+            return {}  # EC2 would tell those of every type
         with _translated():
             for page in self._client.get_paginator("describe_spot_price_history").paginate(
                 InstanceTypes=sorted(instance_types),  # type: ignore[arg-type]

@@ -116,7 +116,7 @@ def parse_identifier(value: object, field: str, length: int) -> str:
     if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value) or len(value) > length:
         raise Refused(
             f"invalid_{field}",
-            f"{field} must be 1 to {length} characters of A-Z a-z 0-9 . _ : / @ -",
+            f"{field} must be 1 to {length} characters of A-Z a-z 0-9 and . _ : / @ - only.",
         )
     return value
 

@@ -1,7 +1,8 @@
 """What is to be done for an agent: the goal that a signal sets, and the next step towards it.
 
-An incident is `open` until its instance was replaced (`done`) or nothing came of it (`released`).
-Its goal only ever rises: monitor, then standby, then switch.
+An incident is `open` until its instance was replaced (`done`) or nothing came of it (`released`);
+one of an instance that is not the agent's primary is `ignored` from the start. The goal only ever
+rises: monitor, then standby, then switch.
 """
 
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Outcome(StrEnum):
 
     DONE = "done"
     RELEASED = "released"
+    IGNORED = "ignored"
 
 
 @dataclass(frozen=True, slots=True)

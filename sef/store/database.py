@@ -38,7 +38,7 @@ too long. 1053: shutdown in progress."""
 
 ATTEMPTS = 10
 AFTER_COMMIT = "sef_after_commit"
-SQLITE_BUSY_SECONDS = 3
+LOCK_WAIT_SECONDS = 3
 ISOLATION = "READ COMMITTED"
 """Each statement sees what is committed: rows are read after the lock on their series, and a
 snapshot taken before it would show them as they were."""
@@ -65,6 +65,7 @@ class Database:
 
     def __init__(self, source: Engine | str | URL | MySQLConnectionAbstract) -> None:
         self._exclusive: AbstractContextManager[Any] = nullcontext()
+        self._is_ours = isinstance(source, str | URL)
         if isinstance(source, Engine):
             self.engine = source
             if source.dialect.name != "sqlite":
@@ -127,7 +128,11 @@ class Database:
                 if error.connection_invalidated:
                     raise LostBeforeCommit from error
                 raise
-            transaction.commit()
+            try:
+                transaction.commit()
+            except Exception as error:
+                _translate_commit_error(error)
+                raise
             for action in connection.info.pop(AFTER_COMMIT, []):
                 action()
             return result
@@ -194,7 +199,19 @@ class Database:
                 )
 
     def dispose(self) -> None:
-        self.engine.dispose()
+        """Close the connections, unless they are the caller's."""
+        if self._is_ours:
+            self.engine.dispose()
+
+
+def _translate_commit_error(error: Exception) -> None:
+    """The driver's C extension raises an error of its own at COMMIT, which SQLAlchemy passes on."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, DBAPIError) or number is None:
+        return
+    if number in RETRIED:
+        raise Stale from error
+    raise Unavailable("The database did not answer the COMMIT; try again.") from error
 
 
 def after_commit(connection: Connection, action: Callable[[], None]) -> None:
@@ -298,7 +315,7 @@ def _is_in_memory(url: URL) -> bool:
 
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
-        options: dict[str, Any] = {"connect_args": {"timeout": SQLITE_BUSY_SECONDS}}
+        options: dict[str, Any] = {"connect_args": {"timeout": LOCK_WAIT_SECONDS}}
         if _is_in_memory(url):
             # One connection, or every thread would see a database of its own.
             options["poolclass"] = StaticPool
@@ -308,15 +325,25 @@ def _engine(url: URL) -> Engine:
         engine = create_engine(url, **options)
         _prepare_sqlite(engine)
         return engine
-    return create_engine(
+    engine = create_engine(
         url,
         isolation_level=ISOLATION,
         pool_size=20,
         max_overflow=20,
         pool_timeout=5,
         pool_pre_ping=False,
-        connect_args=_collation(url) | {"connection_timeout": 5},
+        connect_args=_collation(url)
+        | {"connection_timeout": 5, "read_timeout": 30, "write_timeout": 30},
     )
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, record: Any) -> None:
+        # The server's own default, 50 s for each try, is a good part of the two minutes.
+        cursor = connection.cursor()
+        cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}")
+        cursor.close()
+
+    return engine
 
 
 def _collation(url: URL) -> dict[str, str]:
@@ -325,6 +352,8 @@ def _collation(url: URL) -> dict[str, str]:
 
 
 def _engine_of_connection(source: MySQLConnectionAbstract) -> Engine:
+    if source.in_transaction:
+        source.commit()  # SQLAlchemy begins by rolling back
     engine = create_engine(
         "mysql+mysqlconnector://",
         creator=lambda: source,

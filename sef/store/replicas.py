@@ -80,6 +80,17 @@ def replica_of_instance(connection: Connection, instance_id: str) -> Replica | N
     return rows[0] if rows else None
 
 
+def latest_failed(connection: Connection, agent_id: str) -> Replica | None:
+    """The last standby that failed; its `reason` says why."""
+    rows = _replicas(
+        connection,
+        replica_instances.c.agent_id == agent_id,
+        replica_instances.c.status == Status.FAILED,
+        newest_first=True,
+    )
+    return rows[0] if rows else None
+
+
 def releasing(connection: Connection, agent_id: str) -> Sequence[Replica]:
     return _replicas(
         connection,
@@ -159,6 +170,8 @@ def move_replica(
     check_transition(replica.status, status)
     if status in _STAMPS:
         values[_STAMPS[status]] = now
+    if status is Status.FAILED:
+        values["reason"] = reason
     change_replica(
         connection,
         replica,
@@ -329,7 +342,12 @@ def open_tokens(connection: Connection) -> set[str]:
     )
 
 
-def _replicas(connection: Connection, *conditions: Any) -> Sequence[Replica]:
+def _replicas(
+    connection: Connection, *conditions: Any, newest_first: bool = False
+) -> Sequence[Replica]:
+    statement = select(replica_instances).where(*conditions)
+    if newest_first:
+        statement = statement.order_by(replica_instances.c.created_at.desc()).limit(1)
     return [
         Replica(
             **{
@@ -339,7 +357,7 @@ def _replicas(connection: Connection, *conditions: Any) -> Sequence[Replica]:
                 "market": row.market and Market(row.market),
             }
         )
-        for row in connection.execute(select(replica_instances).where(*conditions))
+        for row in connection.execute(statement)
     ]
 
 

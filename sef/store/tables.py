@@ -320,7 +320,7 @@ incidents = Table(
     ),
     Column("instance_id", String(INSTANCE_ID_LENGTH)),
     _pool_id(),
-    Column("status", String(16), nullable=False, comment="open, then done or released"),
+    Column("status", String(16), nullable=False, comment="open, then done or released; or ignored"),
     Column(
         "open_agent_id",
         String(AGENT_ID_LENGTH),

@@ -3,10 +3,12 @@
 from typing import Any
 
 from flask import Blueprint, request
+from werkzeug.exceptions import MethodNotAllowed
 
 from sef.core.inputs import parse_agent_id
 from sef.web.errors import answer_refusals, error_answer
 from sef.web.facade import Facade
+from sef.web.routing import take_agent_ids
 from sef.web.schemas import (
     agent_body,
     batch_body,
@@ -17,13 +19,18 @@ from sef.web.schemas import (
 )
 
 WAITING = "Waiting for replica data"
+PARTS_OF_AN_AGENT = frozenset(
+    {"disable", "enable", "events", "interruption", "manual-switch", "pricing", "sef-status"}
+)
+"""Ends of routes, which an id with a slash could be mistaken for."""
 
 
 def agents_blueprint(sef: Facade) -> Blueprint:
     routes = Blueprint("sef_agents", __name__, url_prefix="/api")
+    take_agent_ids(routes)
     answer_refusals(routes)
 
-    @routes.post("/agents/<path:agent_id>/pricing")
+    @routes.post("/agents/<agent_id:agent_id>/pricing")
     def report_price(agent_id: str) -> Any:
         record = sef.process_incoming_data(agent_id, "pricing", json_body())
         if record["status"] == "rejected":
@@ -40,7 +47,7 @@ def agents_blueprint(sef: Facade) -> Blueprint:
     def report_prices() -> Any:
         return {"status": "success", **sef.process_batch(batch_body())}
 
-    @routes.get("/agents/<path:agent_id>/pricing")
+    @routes.get("/agents/<agent_id:agent_id>/pricing")
     def series(agent_id: str) -> Any:
         limit = limit_argument(1000)
         points = sef.price_series(
@@ -52,7 +59,7 @@ def agents_blueprint(sef: Facade) -> Blueprint:
         )
         return {"status": "success", "points": points, "is_complete": len(points) < limit}
 
-    @routes.post("/agents/<path:agent_id>/interruption")
+    @routes.post("/agents/<agent_id:agent_id>/interruption")
     def interruption(agent_id: str) -> Any:
         return sef.handle_interruption(agent_id, json_body())
 
@@ -63,22 +70,24 @@ def agents_blueprint(sef: Facade) -> Blueprint:
         following = agents[-1]["id"] if len(agents) == limit else None
         return {"status": "success", "agents": agents, "next_after": following}
 
-    @routes.put("/agents/<path:agent_id>")
+    @routes.put("/agents/<agent_id:agent_id>")
     def register(agent_id: str) -> Any:
+        if agent_id.rpartition("/")[2] in PARTS_OF_AN_AGENT:
+            raise MethodNotAllowed
         return sef.register_agent(parse_agent_id(agent_id), agent_body())
 
-    @routes.get("/agents/<path:agent_id>/events")
+    @routes.get("/agents/<agent_id:agent_id>/events")
     def events(agent_id: str) -> Any:
         limit = limit_argument(100)
         found = sef.agent_events(parse_agent_id(agent_id), before=before_argument(), limit=limit)
         following = found[-1]["id"] if len(found) == limit else None
         return {"status": "success", "events": found, "next_before": following}
 
-    @routes.post("/agents/<path:agent_id>/<any('auto-switch', 'auto-terminate'):mode>/enable")
+    @routes.post("/agents/<agent_id:agent_id>/<any('auto-switch', 'auto-terminate'):mode>/enable")
     def enable_auto(agent_id: str, mode: str) -> Any:
         return sef.set_auto_mode(parse_agent_id(agent_id), mode, enabled=True)
 
-    @routes.post("/agents/<path:agent_id>/<any('auto-switch', 'auto-terminate'):mode>/disable")
+    @routes.post("/agents/<agent_id:agent_id>/<any('auto-switch', 'auto-terminate'):mode>/disable")
     def disable_auto(agent_id: str, mode: str) -> Any:
         return sef.set_auto_mode(parse_agent_id(agent_id), mode, enabled=False)
 

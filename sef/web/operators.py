@@ -7,10 +7,12 @@ from flask import Blueprint
 from sef.core.inputs import parse_agent_id
 from sef.web.errors import answer_refusals
 from sef.web.facade import Facade
+from sef.web.routing import take_agent_ids
 
 
 def operators_blueprint(sef: Facade) -> Blueprint:
-    routes = Blueprint("sef_operators", __name__, url_prefix="/api/agents/<path:agent_id>")
+    routes = Blueprint("sef_operators", __name__, url_prefix="/api/agents/<agent_id:agent_id>")
+    take_agent_ids(routes)
     answer_refusals(routes)
 
     @routes.post("/manual-replica/enable")

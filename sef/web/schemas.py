@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any, NoReturn
 
 from flask import request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from sef.core.inputs import (
     INSTANCE_ID_LENGTH,
@@ -33,9 +34,12 @@ def json_body() -> Any:
     Raises:
         Refused: `invalid_json`.
     """
+    body = request.get_data(cache=False)
+    if len(body) >= MAX_BODY:
+        raise RequestEntityTooLarge  # in chunks, it is cut at the limit without a word
     try:
         return json.loads(
-            request.get_data(cache=False),
+            body,
             parse_float=Decimal,
             parse_constant=_refuse_constant,
         )

@@ -39,7 +39,7 @@ def shown(rows: Sequence[Point]) -> list[tuple[float, str, str]]:
 
 
 CLOSE = (0, 1, 14, 15, 16, 29, 30, 31, 45, 59, 60, 61)
-WIDE = (90, 150, 299, 300, 599, 600, 601, 900, 1770, 1799, 1800, 1801, 1830, 1831, 3700)
+WIDE = (90, 150, 299, 300, 599, 600, 601, 900, 1770, 1799, 1800, 1801, 1830, 1831, 3700, 4000)
 NUDGES = tuple(timedelta(microseconds=n) for n in (0, 0, 0, 0, 1, -1, 500_000))
 
 sources = st.sampled_from(Source)

@@ -174,6 +174,48 @@ def test_two_workers_that_read_again_before_they_write(delivery, turns, expected
     assert store.series == clean_series(store.received, rules)
 
 
+@pytest.mark.parametrize(
+    ("stored", "arrival"),
+    [
+        pytest.param(
+            [primary(30), replica(45), primary(65)], replica(94), id="the-nearest-has-a-partner"
+        ),
+        pytest.param(
+            [primary(5), replica(30), primary(55), replica(80)], primary(105), id="a-tie-further-on"
+        ),
+        pytest.param(
+            [primary(20), replica(35), primary(60), replica(90), primary(120)],
+            replica(149),
+            id="a-partner-of-a-partner-129-s-away",
+        ),
+    ],
+)
+def test_a_pairing_hangs_on_a_chain_of_others(stored, arrival):
+    """With no gap to fill, how far is read hangs on the pairings alone."""
+    store = MemoryStore(Rules(interpolation_max_gap=timedelta(0)))
+    store.take(stored)
+    store.take([arrival])
+    store.check()
+
+
+def test_what_was_read_of_a_fill_without_its_end_stays():
+    """The fill at 1900 is read for the arrival at 1, the point at 3300 that it leads to is not."""
+    store = MemoryStore(RULES)
+    store.take([primary(0), primary(1600), primary(3300)])
+    store.take([primary(1)])
+    store.check()
+
+
+def test_one_batch_may_change_several_stretches():
+    store = MemoryStore(RULES)
+    store.take([seen for day in (0, 86400) for seen in (primary(day), primary(day + 1200))])
+    made = store.take([primary(day + 1000) for day in (0, 86400)])
+    assert made.deletes == ()
+    made = store.take([primary(day + 500) for day in (86400, 0)])
+    assert set(made.deletes) == {at(300), at(600), at(900), at(86700), at(87000), at(87300)}
+    store.check()
+
+
 SHORT = [Rules(interpolation_max_gap=timedelta(seconds=seconds)) for seconds in (0, 30, 601)]
 chains = some.observation_sets(
     14, min_size=6, steps=st.sampled_from([0, 5, 10, 14, 15, 16, 20, 25, 29, 30])

@@ -1,59 +1,43 @@
-from collections.abc import Callable, Iterator
+"""The stage that every story plays on."""
+
+from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import create_engine
 
 from sef.cloud.simulation import Simulation
-from smart_emergency_fallback import SmartEmergencyFallback
+from sef.config import Settings
+from sef.store.tables import metadata
 from tests.flows.world import World
-
-
-@pytest.fixture(autouse=True)
-def _as_it_begins(simulation: Simulation) -> None:
-    simulation.clear_faults()
-    simulation.set_options(
-        pending_seconds=0, visible_after_seconds=0, refuse_token_of_terminated=True
-    )
-    for pool in simulation.pools():
-        if not pool.capacity:
-            simulation.set_pool(pool.pool, capacity=True)
-
-
-@pytest.fixture
-def world(
-    simulation: Simulation,
-    database_url: str,
-    make_sef: Callable[..., SmartEmergencyFallback],
-) -> Iterator[World]:
-    world = World(simulation, database_url, make_sef)
-    yield world
-    world.close()
-
-
-# --- temporary, until tests/conftest.py has them ---
-from pathlib import Path  # noqa: E402
-
-from sef import config  # noqa: E402
-from sef.cloud.simulation import ensure_running  # noqa: E402
+from tests.mariadb import MariaDB
 
 
 @pytest.fixture(scope="session")
-def simulation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulation]:
-    simulation = ensure_running(tmp_path_factory.mktemp("sim"), pending_seconds=0)
-    yield simulation
-    simulation.stop()
+def story_database(mariadb: MariaDB) -> Iterator[str]:
+    """The tables on MariaDB, made once: to make them takes longer than most stories."""
+    mariadb.execute("CREATE DATABASE stories CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    url = f"{mariadb.url('stories')}?charset=utf8mb4&collation=utf8mb4_bin"
+    engine = create_engine(url)
+    metadata.create_all(engine)
+    engine.dispose()
+    yield url
+    mariadb.execute("DROP DATABASE stories")
 
 
 @pytest.fixture
-def make_sef(simulation: Simulation, database_url: str) -> Iterator[Callable]:
-    made = []
-    var = Path(simulation.health()["state"])
+def mariadb_url(story_database: str) -> str:
+    """Empty tables on MariaDB."""
+    engine = create_engine(story_database)
+    with engine.begin() as connection:
+        for table in metadata.sorted_tables:
+            connection.execute(table.delete())
+    engine.dispose()
+    return story_database
 
-    def make(*, clock=None, **settings):
-        given = {"database_url": database_url, "var": var, "simulated_pending": 0} | settings
-        more = {"clock": clock} if clock else {}
-        made.append(SmartEmergencyFallback(database_url, settings=config.load(**given), **more))
-        return made[-1]
 
-    yield make
-    for one in made:
-        one.close()
+@pytest.fixture
+def world(simulation: Simulation, sef_settings: Settings) -> Iterator[World]:
+    world = World(simulation, sef_settings)
+    yield world
+    world.close()
+    simulation.set_options(visible_after_seconds=0, refuse_token_of_terminated=True)

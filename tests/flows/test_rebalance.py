@@ -8,14 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from sef import config
 from sef.errors import AgentNotFound
 from sef.store import tables
-from smart_emergency_fallback import SmartEmergencyFallback
-from tests.flows.world import ALIVE, OTHERS, POOL, REBALANCE, TERMINATION, World, meanwhile
-
-ONCE = pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
-"""For a story in which the kind of the database makes no difference."""
+from tests.flows.world import ALIVE, ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World, meanwhile
 
 
 def past(world: World, count: int, terminations: int, pool: str = POOL) -> None:
@@ -68,6 +63,7 @@ def test_the_cheapest_pool_of_those_of_equal_risk_is_taken(world: World) -> None
     sef = world.sef()
     world.primary(sef)
     world.simulation.set_pool("m5.large.us-east-1f", price=0.01)
+    world.clock.advance(60)
     try:
         world.signal(sef, REBALANCE)
         assert world.standby().pool_id == "m5.large.us-east-1f"
@@ -124,9 +120,9 @@ def test_the_standby_is_like_the_primary(world: World) -> None:
     assert made["VpcId"] == like["VpcId"]
     assert made["SubnetId"] != like["SubnetId"]
     assert made["InstanceLifecycle"] == "spot"
-    told = client.describe_instance_attribute(
-        InstanceId=standby.instance_id, Attribute="userData"
-    )["UserData"]["Value"]
+    told = client.describe_instance_attribute(InstanceId=standby.instance_id, Attribute="userData")[
+        "UserData"
+    ]["Value"]
     assert base64.b64decode(told).decode() == user_data
     found = {tag["Key"]: tag["Value"] for tag in made["Tags"]}
     attempt = world.attempts()[0]
@@ -276,6 +272,7 @@ def test_a_promotion_waits_until_the_standby_runs(world: World) -> None:
     world.check()
 
 
+@ONCE
 def test_with_auto_terminate_too_the_old_primary_ends_after_the_drain(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -386,15 +383,25 @@ def test_an_agents_own_template_stands_above_its_instance(world: World) -> None:
     world.check()
 
 
+@ONCE
+def test_a_template_that_leaves_the_type_open_takes_that_of_the_primary(world: World) -> None:
+    sef = world.sef()
+    world.client.create_launch_template(
+        LaunchTemplateName=(name := f"open-{world.clock().timestamp():.6f}"),
+        LaunchTemplateData={"ImageId": "ami-12345678"},
+    )
+    world.primary(sef, pool="c5.large.us-east-1a")
+    sef.register_agent("a", {"launch_template": name})
+    assert world.signal(sef, REBALANCE)["action"] == "standby_ready"
+    assert world.standby().pool_id.startswith("c5.large.")
+    world.check()
+
+
+@ONCE
 def test_without_instance_and_template_it_says_so_and_leaves_nothing_half_done(
     world: World,
 ) -> None:
-    sef = SmartEmergencyFallback(
-        world.database_url,
-        settings=config.load(launch_template=""),
-        cloud=world.cloud(),
-        clock=world.clock,
-    )
+    sef = world.sef(launch_template="")
     sef.register_agent("a", {})
     answer = world.signal(sef, REBALANCE)
     assert answer["status"] == "success"
@@ -415,7 +422,6 @@ def test_without_instance_and_template_it_says_so_and_leaves_nothing_half_done(
     world.settle(sef, 61)
     assert world.standby().status == "ready"
     world.check()
-    sef.close()
 
 
 @ONCE
@@ -481,7 +487,7 @@ def test_a_recommendation_that_arrives_while_another_worker_promotes(world: Worl
     def promote() -> None:
         world.signal(other, REBALANCE, at=announced, instance_id=primary)
 
-    with meanwhile("FROM replica_instances", promote):
+    with meanwhile("FROM retirements", promote):
         world.signal(sef, REBALANCE, at=announced, instance_id=primary)
     assert world.agent().epoch == 2
     assert len(world.tagged()) == 1

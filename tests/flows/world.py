@@ -3,15 +3,18 @@
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import pytest
 from botocore.config import Config
-from sqlalchemy import Engine, Row, create_engine, event, select
+from sqlalchemy import Connection, Engine, Row, create_engine, event, select
 
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, REPLICA_TAG, Ec2
 from sef.cloud.simulation import SimulatedInstance, Simulation
+from sef.config import Settings
 from sef.store import tables
 from smart_emergency_fallback import SmartEmergencyFallback
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 POOL = "m5.large.us-east-1a"
 OTHERS = ["m5.large.us-east-1b", "m5.large.us-east-1c"]
 ALIVE = {"pending", "running"}
+ONCE = pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+"""For a story in which the kind of the database makes no difference."""
 REBALANCE = "rebalance-recommendation"
 TERMINATION = "termination-notice"
 
@@ -48,18 +53,28 @@ class World:
     def __init__(
         self,
         simulation: Simulation,
-        database_url: str,
-        make_sef: Callable[..., SmartEmergencyFallback],
+        settings: Settings,
     ) -> None:
         self.simulation = simulation
-        self.database_url = database_url
         self.clock = Clock()
-        self._make_sef = make_sef
-        self._engine: Engine = create_engine(database_url)
-        self.client = client_of(simulation)
+        self.client = client_of(simulation.endpoint)
+        self._settings = settings.model_copy(update={"launch_template": "sef-default"})
+        self._engine: Engine = create_engine(settings.database_url)
+        self._made: list[SmartEmergencyFallback] = []
 
-    def sef(self, **settings: Any) -> SmartEmergencyFallback:
-        return self._make_sef(clock=self.clock, **settings)
+    def sef(self, cloud: Ec2 | None = None, **settings: Any) -> SmartEmergencyFallback:
+        """Another worker on the same database; `cloud` is one to go wrong at a certain call."""
+        if "simulated_pending" in settings:
+            self.simulation.set_options(pending_seconds=settings["simulated_pending"])
+        sef = SmartEmergencyFallback(
+            self._settings.database_url,
+            settings=self._settings.model_copy(update=settings),
+            # To build a client of its own for each would take most of the time of the stories.
+            cloud=cloud or ec2_of(self.simulation.endpoint),
+            clock=self.clock,
+        )
+        self._made.append(sef)
+        return sef
 
     def primary(
         self, sef: SmartEmergencyFallback, agent_id: str = "a", pool: str = POOL, **more: Any
@@ -124,6 +139,9 @@ class World:
         with self._engine.connect() as connection:
             return list(connection.execute(statement))
 
+    def connect(self) -> Connection:
+        return self._engine.connect()
+
     def write(self, statement: Any, rows: Any = None) -> None:
         with self._engine.begin() as connection:
             connection.execute(statement, *([] if rows is None else [rows]))
@@ -157,11 +175,10 @@ class World:
         self.clock.advance(seconds)
         sef.reconcile()
 
-    def cloud(self, on: str | None = None, do: Callable[..., None] | None = None) -> Ec2:
+    def cloud(self, on: str, do: Callable[..., None]) -> Ec2:
         """An EC2 of its own, where `do` happens at an event of boto3's."""
-        client = client_of(self.simulation)
-        if on is not None:
-            client.meta.events.register(on, do)
+        client = client_of(self.simulation.endpoint)
+        client.meta.events.register(on, do)
         return Ec2(client)
 
     def check(self, agent_id: str = "a", gone: Collection[str] = ()) -> None:
@@ -207,13 +224,20 @@ class World:
         assert len(open_incidents) <= 1
 
     def close(self) -> None:
+        for sef in self._made:
+            sef.close()
         self._engine.dispose()
 
 
-def client_of(simulation: Simulation) -> "EC2Client":
+@cache
+def ec2_of(endpoint: str) -> Ec2:
+    return Ec2.connect(region="us-east-1", endpoint=endpoint, simulated=True)
+
+
+def client_of(endpoint: str) -> "EC2Client":
     return boto3.client(
         "ec2",
-        endpoint_url=simulation.endpoint,
+        endpoint_url=endpoint,
         region_name="us-east-1",
         aws_access_key_id="simulated",
         aws_secret_access_key="simulated",
@@ -222,10 +246,11 @@ def client_of(simulation: Simulation) -> "EC2Client":
 
 
 @contextmanager
-def meanwhile(fragment: str, do: Callable[[], None]) -> Iterator[None]:
+def meanwhile(fragment: str, do: Callable[[], object]) -> Iterator[None]:
     """Once, just before this thread's first statement with `fragment` in it, `do` happens.
 
-    That is how another worker gets in between two steps, without a race to be lucky with.
+    That is how another worker gets in between two steps, without a race to be lucky with. The
+    statement must be one outside of transactions, whose locks the other worker would wait for.
     """
     thread = get_ident()
     done: list[bool] = []

@@ -1,0 +1,109 @@
+"""What follows from each of EC2's errors."""
+
+import pytest
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ParamValidationError,
+    ReadTimeoutError,
+)
+
+from sef.cloud.errors import NOT_FOUND, CloudError, Response, translate
+
+AT = "http://127.0.0.1:9"
+
+
+def refusal(code: str, status: int = 400, message: str = "so it is") -> ClientError:
+    answer = {
+        "Error": {"Code": code, "Message": message},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return ClientError(answer, "RunInstances")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "response"),
+    [
+        # This pool cannot serve now. EC2 sends some of them as a 500: the code decides.
+        ("InsufficientInstanceCapacity", 500, Response.NEXT_POOL),
+        ("InsufficientInstanceCapacity", 400, Response.NEXT_POOL),
+        ("InsufficientHostCapacity", 500, Response.NEXT_POOL),
+        ("InsufficientReservedInstanceCapacity", 400, Response.NEXT_POOL),
+        ("UnfulfillableCapacity", 400, Response.NEXT_POOL),
+        ("SpotMaxPriceTooLow", 400, Response.NEXT_POOL),
+        ("Unsupported", 400, Response.NEXT_POOL),
+        ("InsufficientFreeAddressesInSubnet", 400, Response.NEXT_POOL),
+        ("InstanceLimitExceeded", 400, Response.NEXT_POOL),
+        ("VcpuLimitExceeded", 400, Response.NEXT_POOL),
+        # No spot pool will.
+        ("MaxSpotInstanceCountExceeded", 400, Response.ON_DEMAND),
+        # The token is spent.
+        ("IdempotentParameterMismatch", 400, Response.NEW_TOKEN),
+        ("IdempotentInstanceTerminated", 400, Response.NEW_TOKEN),
+        # EC2 could not say.
+        ("RequestLimitExceeded", 503, Response.WAIT),
+        ("Throttling", 400, Response.WAIT),
+        ("ThrottlingException", 400, Response.WAIT),
+        ("EC2ThrottledException", 400, Response.WAIT),
+        ("InternalError", 500, Response.WAIT),
+        ("InternalFailure", 500, Response.WAIT),
+        ("ServiceUnavailable", 503, Response.WAIT),
+        ("Unavailable", 503, Response.WAIT),
+        ("RequestTimeout", 400, Response.WAIT),
+        ("NeverHeardOf", 500, Response.WAIT),
+        ("502", 502, Response.WAIT),
+        # A person has to look.
+        ("UnauthorizedOperation", 403, Response.OPERATOR),
+        ("AuthFailure", 401, Response.OPERATOR),
+        ("InvalidParameterValue", 400, Response.OPERATOR),
+        ("InvalidAMIID.NotFound", 400, Response.OPERATOR),
+        ("InvalidLaunchTemplateName.NotFoundException", 400, Response.OPERATOR),
+        ("PendingVerification", 400, Response.OPERATOR),
+        ("OptInRequired", 401, Response.OPERATOR),
+        ("NeverHeardOf", 400, Response.OPERATOR),
+    ],
+)
+def test_every_code_has_its_response(code: str, status: int, response: Response) -> None:
+    error = translate(refusal(code, status))
+    assert error.response is response
+    assert error.code == code
+    assert str(error) == f"{code}: so it is"
+    assert isinstance(error, CloudError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectTimeoutError(endpoint_url=AT),
+        ReadTimeoutError(endpoint_url=AT),
+        EndpointConnectionError(endpoint_url=AT),
+        ConnectionClosedError(endpoint_url=AT),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_answer_means_unknown_never_failed(error: BotoCoreError) -> None:
+    translated = translate(error)
+    assert translated.response is Response.WAIT
+    assert translated.code == type(error).__name__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [NoCredentialsError(), ParamValidationError(report="ImageId is no string")],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_repeating_does_not_cure_needs_a_person(error: BotoCoreError) -> None:
+    assert translate(error).response is Response.OPERATOR
+
+
+def test_an_answer_without_a_code_is_no_crash() -> None:
+    assert translate(ClientError({}, "RunInstances")).code == "Unknown"
+    assert translate(ClientError({}, "RunInstances")).response is Response.OPERATOR
+
+
+def test_an_instance_that_is_not_found_is_known_as_such() -> None:
+    assert "InvalidInstanceID.NotFound" in NOT_FOUND

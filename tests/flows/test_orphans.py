@@ -1,0 +1,160 @@
+"""Instances that SEF launched and forgot: found by their tag, and terminated, but only those."""
+
+from typing import Any
+
+import pytest
+
+from sef.cloud.errors import CloudError
+from sef.errors import SefError
+from tests.flows.world import ALIVE, ONCE, REBALANCE, World
+from tests.mariadb import MariaDB
+
+
+def orphan(world: World, deployment: str | None = None, **tags: str) -> str:
+    """Launch an instance with the tags of a SEF, of which no row tells."""
+    name = deployment or world.rows("deployment", None)[0].name
+    told = {"sef:managed": name, "sef:agent": "a"} | {
+        k.replace("_", ":"): v for k, v in tags.items()
+    }
+    spec = [{"Key": key, "Value": value} for key, value in told.items()]
+    return world.launch(TagSpecifications=[{"ResourceType": "instance", "Tags": spec}])
+
+
+def named(world: World) -> Any:
+    """A façade whose database has a name by now."""
+    sef = world.sef()
+    assert sef.sweep_orphans() == 0
+    return sef
+
+
+def test_one_that_no_row_knows_is_terminated_once_it_is_old(world: World) -> None:
+    sef = named(world)
+    forgotten = orphan(world)
+    world.clock.advance(240)
+    assert sef.sweep_orphans() == 0
+    assert world.state(forgotten) == "running"
+    world.clock.advance(120)
+    assert sef.sweep_orphans() == 1
+    assert world.state(forgotten) == "terminated"
+    [event] = world.events("orphan_terminated")
+    assert event.severity == "warning"
+    assert event.details["instance_id"] == forgotten
+    assert event.message.startswith("SEF: ")
+    world.clock.advance(600)
+    assert sef.sweep_orphans() == 0
+    assert len(world.events("orphan_terminated")) == 1
+
+
+@ONCE
+def test_those_of_another_sef_and_of_nobody_are_left_alone(world: World) -> None:
+    sef = named(world)
+    others = [orphan(world, deployment="sef-of-somebody"), world.launch()]
+    world.clock.advance(3600)
+    assert sef.sweep_orphans() == 0
+    assert {world.state(i) for i in others} == {"running"}
+
+
+@ONCE
+def test_what_any_row_knows_is_left_alone(world: World) -> None:
+    sef = named(world)
+    # A standby, a primary that was one, a former primary that still drains, a primary by hand.
+    primary = world.primary(sef, "a")
+    world.signal(sef, REBALANCE, "a")
+    old = world.primary(sef, "b")
+    for mode in ("auto-switch", "auto-terminate"):
+        sef.set_auto_mode("b", mode, enabled=True)
+    world.signal(sef, REBALANCE, "b")
+    adopted = orphan(world, sef_agent="c")
+    sef.register_agent("c", {"instance_id": adopted})
+    world.clock.advance(3600)
+    assert sef.sweep_orphans() == 0
+    everything = [primary, old, adopted, *(i.id for i in world.tagged("a") + world.tagged("b"))]
+    assert {world.state(i) for i in everything} == {"running"}
+    world.check("a")
+
+
+@ONCE
+def test_that_of_a_launch_whose_outcome_is_unknown_is_left_alone(world: World) -> None:
+    sef = named(world)
+    world.primary(sef)
+    world.simulation.add_fault("RunInstances", count=2, lose_reply=True)
+    world.signal(sef, REBALANCE)
+    world.clock.advance(3600)
+    assert sef.sweep_orphans() == 0
+    assert len(world.alive()) == 1
+    world.settle(sef, 1)
+    assert world.standby().instance_id == world.alive()[0].id
+    world.check()
+
+
+@ONCE
+def test_while_ec2_cannot_be_read_nothing_is_terminated(world: World) -> None:
+    sef = named(world)
+    forgotten = orphan(world)
+    world.clock.advance(3600)
+    world.simulation.add_fault("DescribeInstances", error_code="ServiceUnavailable")
+    with pytest.raises(CloudError):
+        sef.sweep_orphans()
+    assert world.state(forgotten) in ALIVE
+    world.simulation.clear_faults()
+    assert sef.sweep_orphans() == 1
+
+
+@ONCE
+def test_while_the_database_cannot_be_read_nothing_is_terminated(
+    world: World, mariadb: MariaDB
+) -> None:
+    sef = named(world)
+    forgotten = orphan(world)
+    world.clock.advance(3600)
+    mariadb.kill()
+    try:
+        with pytest.raises(SefError) as caught:
+            sef.sweep_orphans()
+    finally:
+        mariadb.start()
+    assert caught.value.status == 503
+    assert world.state(forgotten) in ALIVE
+    assert sef.sweep_orphans() == 1
+
+
+@ONCE
+def test_the_database_goes_away_after_ec2_was_listed(world: World, mariadb: MariaDB) -> None:
+    named(world)
+    forgotten = orphan(world)
+    world.clock.advance(3600)
+
+    def kill(**_: Any) -> None:
+        mariadb.kill()
+
+    broken = world.sef(world.cloud("after-call.ec2.DescribeInstances", kill))
+    try:
+        with pytest.raises(SefError):
+            broken.sweep_orphans()
+    finally:
+        mariadb.start()
+    assert world.state(forgotten) in ALIVE
+
+
+@ONCE
+def test_those_already_terminated_have_their_event_when_ec2_fails_half_way(
+    world: World,
+) -> None:
+    sef = named(world)
+    forgotten = {orphan(world) for _ in range(2)}
+    world.clock.advance(3600)
+    calls: list[Any] = []
+
+    def second_fails(**_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            world.simulation.add_fault("TerminateInstances", error_code="ServiceUnavailable")
+
+    broken = world.sef(world.cloud("after-call.ec2.TerminateInstances", second_fails))
+    with pytest.raises(CloudError):
+        broken.sweep_orphans()
+    world.simulation.clear_faults()
+    sef.sweep_orphans()
+    assert {world.state(i) for i in forgotten} == {"terminated"}
+    told = {e.details["instance_id"] for e in world.events("orphan_terminated")}
+    assert told == forgotten

@@ -1,0 +1,377 @@
+"""The documents say what the code does: held together here, so that neither moves alone."""
+
+import ast
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import backend
+from sef.cloud.simulation import find_running
+from sef.config import Settings, variable
+from sef.core.inputs import SignalType
+from sef.core.pricing import Flag
+from sef.core.replica import TRANSITIONS, Status
+from sef.interruptions import Action
+from sef.store.tables import metadata
+from smart_emergency_fallback import SmartEmergencyFallback
+from tests.mariadb import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+NOT_OURS = {"var", "node_modules"}
+PAGES = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(part.startswith(".") or part in NOT_OURS for part in path.relative_to(ROOT).parts)
+)
+SOURCES = sorted([*ROOT.glob("*.py"), *(ROOT / "sef").rglob("*.py")])
+
+README = (ROOT / "README.md").read_text()
+API = (ROOT / "docs/api.md").read_text()
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def section(page: str, heading: str) -> str:
+    """The text under a heading, up to the next one of its level or above."""
+    level = heading.split(" ")[0]
+    _, found, rest = page.partition(f"\n{heading}\n")
+    assert found, f"no heading {heading}"
+    return re.split(rf"^#{{1,{len(level)}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def first_cells(text: str) -> list[str]:
+    """The names in backticks in the first column of the tables."""
+    cells = re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+# Links and paths
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_relative_link_resolves(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{target} leads nowhere"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert anchor in slugs, f"{target}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_path_that_is_named_exists(page: Path) -> None:
+    tops = {path.name for path in ROOT.iterdir() if path.is_dir()} - NOT_OURS
+    for text in re.findall(r"`([\w./-]+)`", page.read_text()):
+        has_suffix = re.search(r"\.(py|md|sql|toml|txt|lua|sh|html|js|css|yml|service)$", text)
+        if has_suffix or ("/" in text.strip("/") and text.split("/")[0] in tops):
+            assert (ROOT / text).exists() or (page.parent / text).exists(), f"no {text}"
+
+
+def test_every_decision_is_listed_under_its_title() -> None:
+    folder = ROOT / "docs/decisions"
+    listed = re.findall(r"\[(.+?)\]\((\d{4}-[a-z0-9-]+\.md)\)", (folder / "README.md").read_text())
+    records = {path.name: path.read_text() for path in sorted(folder.glob("[0-9]*.md"))}
+    assert [file for _, file in listed] == list(records)
+    for title, file in listed:
+        number = int(file[:4])
+        text = records[file]
+        assert text.startswith(f"# {number}. {title}\n"), file
+        assert re.search(r"^Status: (accepted|superseded by )", text, re.MULTILINE), file
+        assert len(text.splitlines()) <= 25, f"{file} is no short record"
+    assert [int(file[:4]) for _, file in listed] == list(range(1, len(listed) + 1))
+
+
+# docs/configuration.md
+
+
+def shown(default: object) -> str:
+    if default is None:
+        return "unset"
+    if default == "":
+        return "empty"
+    if isinstance(default, StrEnum):
+        return f"`{default.value}`"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def setting_rows() -> list[str]:
+    """The table of docs/configuration.md; `python -m tests.test_documents` prints it."""
+    options = {param.name: f"`{param.opts[0]}`" for param in backend.serve.params}
+    return [
+        f"| `{variable(name)}` | {options.get(name, '')} | {shown(field.default)} | "
+        f"{field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def test_the_configuration_page_has_every_setting_and_no_other() -> None:
+    rows = [line for line in CONFIGURATION.splitlines() if line.startswith("| `SEF_")]
+    assert rows == setting_rows()
+
+
+def test_every_setting_that_a_page_names_exists() -> None:
+    known = {variable(name) for name in Settings.model_fields}
+    for page in PAGES:
+        named = set(re.findall(r"\bSEF_[A-Z_]*[A-Z]\b", page.read_text()))
+        assert named <= known | {"SEF_PRT"}, name_of(page)
+
+
+# docs/api.md
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return backend.create_app(Settings(var=tmp_path_factory.mktemp("var"), jobs=False))
+
+
+def test_every_route_is_in_the_api_page_and_no_other(app: Any) -> None:
+    documented = set(re.findall(r"^### `([A-Z]+) (/[^` ]*)`$", API, re.MULTILINE))
+    routes = set()
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint == "static":
+            continue
+        path = re.sub(r"<(path|string):\w+>", "<id>", rule.rule)
+        choice = re.search(r"<any\((.+?)\):\w+>", path)
+        words = re.findall(r"[\w-]+", choice[1]) if choice else [""]
+        for word in words:
+            expanded = path.replace(choice[0], word) if choice else path
+            routes |= {(method, expanded) for method in rule.methods - {"HEAD", "OPTIONS"}}
+    assert documented == routes
+
+
+MAKES_A_REASON = {
+    "Refused": (0, ""),
+    "ModeConflict": (0, ""),
+    "NotPossibleNow": (0, ""),
+    "__init__": (1, ""),
+    "error_answer": (1, ""),
+    "parse_identifier": (1, "invalid_"),
+    "parse_instant": (1, "invalid_"),
+    "instant_argument": (0, "invalid_"),
+    "_whole_number": (0, "invalid_"),
+    "_required": (1, "missing_"),
+}
+"""Which argument of which function becomes a reason, and behind what."""
+
+
+def reasons_in_the_code() -> set[str]:
+    reasons = set()
+    for source in SOURCES:
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                place, prefix = MAKES_A_REASON.get(name, (99, ""))
+                for argument in node.args[place : place + 1]:
+                    if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                        reasons.add(prefix + argument.value)
+            elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "lengths":
+                # The fields of an agent, each with its greatest length.
+                assert isinstance(node.value, ast.Dict)
+                reasons |= {f"invalid_{ast.literal_eval(key)}" for key in node.value.keys if key}
+    return {reason for reason in reasons if re.fullmatch(r"[a-z_]+", reason)}
+
+
+FROM_FLASK = {"not_found", "method_not_allowed", "request_entity_too_large"}
+
+
+def test_every_reason_is_in_the_api_page_and_no_other() -> None:
+    text = section(API, "## Reasons")
+    documented = set(first_cells(text))
+    in_process_only = {"unknown_data_type"}
+    assert documented == reasons_in_the_code() - in_process_only | FROM_FLASK
+    assert in_process_only <= set(re.findall(r"`(\w+)`", text))
+
+
+def test_every_reason_that_a_call_names_is_in_the_table() -> None:
+    documented = set(first_cells(section(API, "## Reasons")))
+    calls = API.partition("\n## Reasons\n")[0]
+    named = re.findall(r"\bReasons?\b[^:.]*: .*?(?=\n\n)", calls, re.DOTALL)
+    assert named
+    for text in named:
+        assert set(re.findall(r"`([a-z_]+)`", text)) <= documented
+
+
+def test_what_flask_refuses_is_answered_with_the_reasons_of_the_page(app: Any) -> None:
+    client = app.test_client()
+    answers = {
+        "not_found": client.get("/nowhere"),
+        "method_not_allowed": client.delete("/healthz"),
+        "request_entity_too_large": client.post(
+            "/api/pricing/batch", data=b" " * (8 * 1024 * 1024 + 1)
+        ),
+    }
+    table = section(API, "## Reasons")
+    for reason, answer in answers.items():
+        assert answer.json["reason"] == reason
+        assert f"| `{reason}` | {answer.status_code} |" in table
+    assert set(answers) == FROM_FLASK
+
+
+def test_the_api_page_has_every_action_flag_and_event() -> None:
+    signals = section(API, "### `POST /api/agents/<id>/interruption`")
+    actions = signals.partition("| action |")[2]
+    assert first_cells(actions) == [action.value for action in Action]
+    assert first_cells(section(API, "### Data quality")) == [flag.value for flag in Flag]
+
+    events = set(first_cells(section(API, "### `GET /api/agents/<id>/events`")))
+    text = "\n".join(source.read_text() for source in SOURCES)
+    literal = set(re.findall(r"Event\(\s*\"(\w+)\"", text))
+    made = {f"replica_{status.value}" for status in Status}
+    made |= {signal_type.value.replace("-", "_") for signal_type in SignalType}
+    chosen = {"switchover_completed", "failover_completed", "signal_ignored"}
+    assert all(f'"{name}"' in text for name in chosen)
+    assert events == literal | made | chosen
+
+
+def test_the_api_page_has_every_public_method() -> None:
+    rows = first_cells(section(API, "## In Python"))
+    documented = {re.match(r"\w+", row)[0] for row in rows}  # type: ignore[index]
+    public = {name for name in vars(SmartEmergencyFallback) if not name.startswith("_")}
+    assert documented == public | {"settings", "SmartEmergencyFallback", "integrate_with_backend"}
+
+
+# docs/architecture.md
+
+
+def test_the_architecture_page_has_every_file_and_table() -> None:
+    named = set(re.findall(r"`([\w./-]+)`", ARCHITECTURE))
+    files = {name_of(source) for source in SOURCES if source.name != "__init__.py"}
+    assert files <= named
+    assert set(metadata.tables) <= named
+
+
+def test_the_state_machine_is_that_of_the_code() -> None:
+    diagram = re.search(r"```mermaid\nstateDiagram-v2\n(.*?)```", ARCHITECTURE, re.DOTALL)
+    assert diagram
+    arrows = re.findall(r"^ +(\w+) --> (\w+): (.+)$", diagram[1], re.MULTILINE)
+    assert {(old, new): cause for old, new, cause in arrows} == {
+        (old.value, new.value): cause for (old, new), cause in TRANSITIONS.items()
+    }
+
+
+# README.md
+
+
+def test_the_readme_names_the_permissions_that_the_code_needs() -> None:
+    source = (ROOT / "sef/cloud/ec2.py").read_text()
+    calls = set(re.findall(r"_client\.((?!meta|get_)\w+)\(", source))
+    calls |= set(re.findall(r"get_paginator\(\"(\w+)\"\)", source))
+    actions = {"".join(word.capitalize() for word in call.split("_")) for call in calls}
+    assert set(re.findall(r"`ec2:(\w+)`", README)) == actions | {"CreateTags"}
+
+
+VARIES = [
+    r"i-[0-9a-f]{17}",
+    r"(?:replica|incident)-[0-9a-f]{16}",
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z",
+    r"\"id\":\d+",
+    r"\d+ms",
+    r"\"failover_time_ms\":\d+",
+    r"127\.0\.0\.1:\d+",
+]
+"""What is another at every run, in a text without spaces."""
+
+
+def pattern_of(output: str) -> str:
+    """What an output must fully match: as shown, apart from spaces, `…` and what varies."""
+    wanted = re.sub(r"\s", "", output)
+    pattern = ""
+    for piece in re.split(f"({'|'.join([*VARIES, '…'])})", wanted):
+        kinds = [kind for kind in VARIES if re.fullmatch(kind, piece)]
+        pattern += ".*?" if piece == "…" else kinds[0] if kinds else re.escape(piece)
+    return pattern
+
+
+def tour() -> Iterator[tuple[str, str]]:
+    """The commands of the README's console blocks, each with the output shown for it."""
+    for block in re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
+        for entry in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            lines = entry.splitlines(keepends=True)
+            command = lines.pop(0)
+            while command.count("'") % 2:
+                command += lines.pop(0)
+            yield command.strip(), "".join(lines)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of a backend that serves; its port is in it."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SEF_")}
+    environment = clean | {
+        "SEF_VAR": str(tmp_path),
+        "SEF_PORT": str(free_port()),
+        "SEF_SIMULATED_PENDING": "2",  # a slow machine must not find ready what is launching
+    }
+    command = [sys.executable, "backend.py", "serve", "--port", environment["SEF_PORT"]]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while not is_ready(environment["SEF_PORT"]):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        yield environment
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        simulation = find_running(tmp_path)
+        if simulation is not None:
+            simulation.stop()
+
+
+def is_ready(port: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on this machine")
+def test_the_tour_of_the_readme_shows_what_happens(server: dict[str, str]) -> None:
+    commands = list(tour())
+    assert len(commands) > 8
+    for command, shown_output in commands:
+        runnable = command.replace("127.0.0.1:5000", f"127.0.0.1:{server['SEF_PORT']}")
+        runnable = runnable.replace(".venv/bin/python", f"'{sys.executable}'")
+        runnable = re.sub(r"^curl ", "curl --noproxy '*' -sS ", runnable)
+        ran = subprocess.run(
+            ["bash", "-c", runnable],
+            cwd=ROOT,
+            env=server,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ran.returncode == 0, f"{command}\n{ran.stderr}"
+        happened = re.sub(r"\s", "", ran.stdout)
+        assert re.fullmatch(pattern_of(shown_output), happened), f"{command}\n{ran.stdout}"
+
+
+if __name__ == "__main__":
+    print("\n".join(setting_rows()))

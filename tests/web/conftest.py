@@ -1,0 +1,112 @@
+"""The HTTP API: in process, and as a real server."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from backend import create_app
+from sef import config
+from sef.cloud.simulation import Simulation, ensure_running
+from sef.store.database import Database
+from tests.mariadb import MariaDB
+from tests.store.rows import empty
+from tests.web.server import Server
+
+# For what needs no EC2: where nobody answers, should it be called all the same.
+NO_CLOUD = {"cloud": "aws", "region": "us-east-1", "ec2_endpoint": "http://127.0.0.1:9"}
+
+
+@pytest.fixture(scope="session")
+def simulated_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a simulated EC2 whose instances run at once."""
+    folder = tmp_path_factory.mktemp("simulated")
+    simulation = ensure_running(folder, pending_seconds=0)
+    yield folder
+    simulation.stop()
+
+
+@pytest.fixture
+def simulation(simulated_folder: Path) -> Simulation:
+    return ensure_running(simulated_folder)
+
+
+@pytest.fixture(scope="session")
+def mariadb_with_tables(mariadb: MariaDB) -> Iterator[str]:
+    """A database with SEF's tables: to make them anew for each test takes most of its time."""
+    name = f"sef_{uuid4().hex}"
+    mariadb.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    database = Database(mariadb.url(name))
+    database.create_tables()
+    database.dispose()
+    yield mariadb.url(name)
+    mariadb.execute(f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+def mariadb_url(mariadb_with_tables: str) -> str:
+    """A database whose tables are empty."""
+    empty(mariadb_with_tables)
+    return mariadb_with_tables
+
+
+@pytest.fixture
+def make_app(database_url: str) -> Iterator[Callable[..., Flask]]:
+    """Makes the backend's application, on the test's database unless told."""
+    made = []
+
+    def make(**settings: Any) -> Flask:
+        given = {"database_url": database_url, "jobs": False, "simulated_pending": 0.0} | settings
+        made.append(create_app(config.load(**given)))
+        return made[-1]
+
+    yield make
+    for app in made:
+        app.extensions["sef"].close()
+
+
+@pytest.fixture
+def client(make_app: Callable[..., Flask]) -> FlaskClient:
+    """For what needs no EC2."""
+    return make_app(**NO_CLOUD).test_client()
+
+
+@pytest.fixture
+def cloud_client(make_app: Callable[..., Flask], simulated_folder: Path) -> FlaskClient:
+    """With the simulated EC2, whose instances run at once."""
+    return make_app(var=simulated_folder).test_client()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "mariadb"])
+def module_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A database for all tests of a module, on each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('module') / 'sef.db'}"
+        return
+    mariadb = request.getfixturevalue("mariadb")
+    name = f"sef_{uuid4().hex}"
+    mariadb.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    yield mariadb.url(name)
+    mariadb.execute(f"DROP DATABASE {name}")
+
+
+@pytest.fixture(scope="module")
+def module_client(module_database: str) -> Iterator[FlaskClient]:
+    """One for all tests of a module: for those that store nothing, or name their own agents."""
+    app = create_app(config.load(database_url=module_database, jobs=False, **NO_CLOUD))
+    yield app.test_client()
+    app.extensions["sef"].close()
+
+
+@pytest.fixture(scope="module")
+def server(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real server, for what needs no EC2; one for all tests of a module, on each database."""
+    server = Server(tmp_path_factory.mktemp("server"), module_database, SEF_CLOUD="aws")
+    yield server
+    server.stop()

@@ -1,0 +1,62 @@
+"""A real `python backend.py serve`, as a process of its own."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import requests
+
+from tests.mariadb import free_port
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+START_SECONDS = 60
+
+
+def _stop_with_parent() -> None:
+    # PR_SET_PDEATHSIG: also a test run that is killed leaves no server behind.
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+class Server:
+    """One backend on one database, with a folder and a port of its own."""
+
+    def __init__(self, folder: Path, database_url: str = "", **environment: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = folder / "server.log"
+        mine = {
+            "SEF_VAR": str(folder),
+            "SEF_DATABASE_URL": database_url,
+            "SEF_LOG_LEVEL": "warning",
+            "SEF_JOBS": "false",
+            "SEF_REGION": "us-east-1",
+        }
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "backend.py", "serve", "--port", str(self.port)],
+                cwd=ROOT,
+                env=os.environ | mine | environment,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_stop_with_parent,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._is_ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"the server did not start:\n{self._log.read_text()}")
+            time.sleep(0.05)
+
+    def _is_ready(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/readyz", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()

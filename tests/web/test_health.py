@@ -1,0 +1,37 @@
+"""GET /healthz, /readyz and /"""
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import text
+
+from tests.store.rows import transaction
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_a_sound_server_says_so(client: FlaskClient, path: str) -> None:
+    answer = client.get(path)
+    assert (answer.status_code, answer.json) == (200, {"status": "success"})
+
+
+def test_readiness_reads_a_real_table(client: FlaskClient, database_url: str) -> None:
+    with transaction(database_url) as connection:
+        connection.execute(text("ALTER TABLE agents RENAME TO somewhere_else"))
+    try:
+        assert client.get("/healthz").status_code == 200
+        answer = client.get("/readyz")
+    finally:
+        with transaction(database_url) as connection:
+            connection.execute(text("ALTER TABLE somewhere_else RENAME TO agents"))
+    assert answer.status_code >= 500
+    assert answer.json["status"] == "error"
+
+
+def test_the_root_answers(client: FlaskClient) -> None:
+    assert client.get("/").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/"])
+def test_health_is_only_read(client: FlaskClient, path: str) -> None:
+    assert client.head(path).status_code == 200
+    answer = client.post(path)
+    assert (answer.status_code, answer.json["reason"]) == (405, "method_not_allowed")

@@ -1,0 +1,42 @@
+"""Two requests that enable manual mode at once work on one standby."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from flask import Flask
+
+from sef.core.replica import Status
+from sef.store import fleet, replicas
+from sef.store.replicas import Replica
+
+
+def test_a_standby_that_another_request_has_just_launched_is_looked_at_again(
+    make_app: Callable[..., Flask], simulated_folder: Path
+) -> None:
+    """One request has read the standby before its instance was known, and only then, when the
+    other request has launched it, the attempts."""
+    app = make_app(var=simulated_folder)
+    sef, client = app.extensions["sef"], app.test_client()
+    assert client.put("/api/agents/a", json={}).status_code == 200
+    assert client.post("/api/agents/a/manual-replica/enable").status_code == 200
+
+    def read_standby() -> Replica | None:
+        return sef._database.read(lambda c: replicas.live_standby(c, "a"))
+
+    standby = read_standby()
+    assert standby is not None
+    assert standby.instance_id is not None
+    read_before = replace(
+        standby,
+        status=Status.LAUNCHING,
+        instance_id=None,
+        launched_at=None,
+        ready_at=None,
+        version=standby.version - 2,
+    )
+
+    agent = sef._database.read(lambda c: fleet.read_agent(c, "a"))
+    sef._operations.reconciler.launcher.advance(agent, read_before, None)
+
+    assert read_standby() == standby
