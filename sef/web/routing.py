@@ -7,6 +7,7 @@ from werkzeug.routing import PathConverter
 
 class AgentIdConverter(PathConverter):
     regex = ".+?"
+    part_isolating = False
 
 
 def take_agent_ids(routes: Blueprint) -> None:

@@ -4,6 +4,7 @@ The store is a dict that reads only the stretches that `to_read` asks for, and w
 `plan` says. After every step its rows, its head and its buffer are compared with the rules.
 """
 
+import time
 from datetime import timedelta
 from decimal import Decimal
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from sef.core.pricing import Flag, Head, Rules, clean_series
 from tests.core import observations as some
 from tests.core import oracle
-from tests.core.memory_store import WINDOW, MemoryStore, head_of
+from tests.core.memory_store import WINDOW, MemoryStore, Snapshot, head_of
 from tests.core.observations import (
     AVERAGED,
     DIVERGENT,
@@ -188,6 +189,16 @@ def test_two_workers_that_read_again_before_they_write(delivery, turns, expected
             replica(149),
             id="a-partner-of-a-partner-129-s-away",
         ),
+        pytest.param(
+            [primary(0), replica(30), primary(60), replica(90), primary(400)],
+            primary(150),
+            id="and-one-exactly-five-tolerances-away",
+        ),
+        pytest.param(
+            [primary(0), replica(10), primary(25), replica(45), primary(400)],
+            primary(165),
+            id="what-is-seen-without-its-neighbour-stays",
+        ),
     ],
 )
 def test_a_pairing_hangs_on_a_chain_of_others(stored, arrival):
@@ -233,6 +244,19 @@ def test_in_a_dense_chain_the_neighbourhood_is_read_far_enough(observations, rul
     store.head = head_of(store.received, rules)
     store.take([arrival])
     store.check()
+
+
+def test_a_backfill_between_what_is_stored_takes_time_in_proportion():
+    """Thousands of reports in one batch, each in a stretch of its own, are a normal use."""
+    store = MemoryStore(RULES)
+    store.take([primary(8000 * n) for n in range(6001)])
+    batch = [primary(8000 * n + 4000) for n in range(6000)]
+    stored = store.series
+    seen = Snapshot(store.version, store.head, (), stored[:-1])  # all of them are near
+    began = time.process_time()
+    made = store.plan(seen, batch)
+    assert time.process_time() - began < 2
+    assert len(made.upserts) == 6000
 
 
 # Waiting
@@ -411,6 +435,23 @@ def test_primaries_alone_tell_each_wide_gap_once_forwards_and_backwards(delivery
     for batch in delivery:
         store.take(batch)
     assert sorted(store.told_gaps) == oracle.wide_gaps(store.received, RULES)
+
+
+@pytest.mark.parametrize(
+    ("delivery", "told"),
+    [
+        pytest.param([[primary(0)], [replica(1810)], [primary(1830)]], (0, 1810), id="on"),
+        pytest.param([[primary(0)], [replica(1830)], [primary(1810)]], (0, 1830), id="back"),
+        pytest.param(
+            [[replica(20), primary(3000)], [primary(0)]], (20, 3000), id="the-start-moves-back"
+        ),
+    ],
+)
+def test_a_wide_gap_is_told_once_although_a_point_at_its_end_moves(delivery, told):
+    store = MemoryStore(RULES)
+    for batch in delivery:
+        store.take(batch)
+    assert store.told_gaps == [(at(told[0]), at(told[1]))]
 
 
 @settings(max_examples=100)

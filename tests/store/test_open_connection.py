@@ -322,7 +322,7 @@ def callers_app(connect: Connect, make_sef: MakeSef) -> Flask:
 
 
 def test_only_the_operators_routes_are_added(callers_app: Flask) -> None:
-    base = "/api/agents/<path:agent_id>"
+    base = "/api/agents/<agent_id:agent_id>"
     added = {
         (rule.rule, method)
         for rule in callers_app.url_map.iter_rules()
