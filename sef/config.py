@@ -16,6 +16,8 @@ from sef.core.pools import parse_pool
 from sef.core.pricing import Interpolation, Rules
 
 PREFIX = "SEF_"
+LONGEST_SPAN = 31_536_000
+"""Seconds: a year."""
 
 
 class ConfigurationError(ValueError):
@@ -76,7 +78,10 @@ class Settings(BaseSettings):
         1.0, ge=0, description="How long an instance of the simulated EC2 stays `pending`."
     )
     pairing_tolerance: float = Field(
-        30, ge=0, description="How far apart a primary's and a replica's report may be to be one."
+        30,
+        ge=0,
+        le=LONGEST_SPAN,
+        description="How far apart a primary's and a replica's report may be to be one.",
     )
     divergence_limit: float = Field(
         0.05,
@@ -86,15 +91,22 @@ class Settings(BaseSettings):
         "not averaged: the primary's price stands.",
     )
     gap_detection_threshold: float = Field(
-        600, ge=0, description="A wider distance between two points is a gap."
+        600, ge=0, le=LONGEST_SPAN, description="A wider distance between two points is a gap."
     )
-    interpolation_max_gap: float = Field(1800, ge=0, description="A wider gap is not filled.")
-    interpolation_step: float = Field(300, gt=0, description="Distance of interpolated points.")
+    interpolation_max_gap: float = Field(
+        1800, ge=0, le=LONGEST_SPAN, description="A wider gap is not filled."
+    )
+    interpolation_step: float = Field(
+        300, ge=1, le=LONGEST_SPAN, description="Distance of interpolated points."
+    )
     interpolation_method: Interpolation = Field(
         Interpolation.LINEAR, description="`linear`, or `previous` to carry the price forward."
     )
     data_retention_window: float = Field(
-        300, ge=0, description="How long a report waits for its other half at most."
+        300,
+        ge=0,
+        le=LONGEST_SPAN,
+        description="How long a report waits for its other half at most.",
     )
     cleanup_interval: float = Field(
         300, gt=0, description="How often overdue reports are released."

@@ -8,11 +8,11 @@ from decimal import Decimal
 from sef.core.replica import Market
 
 _POOL = re.compile(
-    r"(?P<type>[a-z0-9-]+\.[a-z0-9-]+)\.(?P<zone>(?P<region>[a-z]{2}(?:-[a-z]+)+-\d+)[a-z0-9-]*)"
+    r"(?P<type>[a-z0-9-]+\.[a-z0-9-]+)\.(?P<zone>(?P<region>[a-z]{2}(?:-[a-z]+)+-\d+)[a-z0-9-]+)"
 )
 
 RISK_STEP = 0.05
-"""Risks closer than this count as equal, so that the price decides between them."""
+"""Risks are told apart in steps of this size; within one the price decides."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

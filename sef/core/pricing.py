@@ -373,15 +373,18 @@ def new_wide_gaps(
         ends = {head.first_at, head.latest_at}
         after |= ends - before  # what was not read has not changed
         before |= ends
-    tolerance = rules.pairing_tolerance
     known = _wide_gaps(before, rules)
-    return [
-        gap
-        for gap in _wide_gaps(after, rules)
-        if not any(
-            old.start - tolerance <= gap.start and gap.end <= old.end + tolerance for old in known
+    starts = [gap.start for gap in known]
+
+    def is_known(gap: Gap) -> bool:
+        # Gaps do not overlap: only the last to begin before this one can hold it.
+        last = bisect_right(starts, gap.start + rules.pairing_tolerance) - 1
+        return any(
+            gap.end <= old.end + rules.pairing_tolerance
+            for old in known[max(last - 1, 0) : last + 1]
         )
-    ]
+
+    return [gap for gap in _wide_gaps(after, rules) if not is_known(gap)]
 
 
 def _wide_gaps(times: Iterable[datetime], rules: Rules) -> list[Gap]:

@@ -1,5 +1,6 @@
 """Taking reports into one stored series: what is new, what waits, what has to be written."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -125,8 +126,9 @@ def _changes(
     if can_append(head, due, rules):
         return [append(head, due, rules)]
     changes: list[Change] = []
+    times = [point.at for point in stored]
     for part in neighbourhoods(due, rules):
-        near = [point for point in stored if part.start <= point.at <= part.end]
+        near = stored[bisect_left(times, part.start) : bisect_right(times, part.end)]
         changes.append(merge(head, near, part.arrivals, rules))
         head = changes[-1].head
     return changes

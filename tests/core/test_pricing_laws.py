@@ -33,14 +33,14 @@ OPPOSITE = {Source.PRIMARY: Source.REPLICA, Source.REPLICA: Source.PRIMARY}
 # The definition
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(st.one_of(some.observation_sets(), some.dense_sets), some.rules, st.randoms())
 def test_a_clean_series_is_what_the_rules_say(observations, rules, random):
     shuffled = random.sample(observations, len(observations))
     assert clean_series(shuffled, rules) == oracle.series(observations, rules)
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(some.dense_sets, some.rules, st.randoms())
 def test_pairs_are_the_mutually_nearest(observations, rules, random):
     random.shuffle(observations)
@@ -79,7 +79,7 @@ def test_no_two_rows_share_an_instant_and_prices_can_be_stored(observations, rul
     assert all(row.price == row.price.quantize(STORED_STEP) and row.price > 0 for row in rows)
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(some.prices, some.prices)
 def test_a_pairs_price_is_the_exact_mean_or_the_primarys(one, other):
     (point,) = points(
@@ -97,7 +97,7 @@ def test_a_pairs_price_is_the_exact_mean_or_the_primarys(one, other):
 # Fills
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(some.observation_sets(8), some.rules)
 def test_fills_lie_between_their_neighbours_in_time_and_price(observations, rules):
     rows = clean_series(observations, rules)
@@ -143,7 +143,7 @@ def test_interpolated_points_never_feed_anything(observations, nonsense, rules):
 # The two ways in
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(
     some.deliveries(st.one_of(some.observation_sets(), some.dense_sets)),
     some.rules,
@@ -162,7 +162,7 @@ def test_any_mixture_of_append_and_merge_ends_in_the_clean_series(delivery, rule
         store.check()
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(some.observation_sets(), some.rules, st.integers(0, 12), st.randoms())
 def test_append_and_merge_agree_on_whatever_can_be_appended(observations, rules, cut, random):
     """`cut` parts what is stored from what arrives, wherever that leaves only an append."""
@@ -200,7 +200,7 @@ def test_whatever_can_be_appended_pairs_with_nothing_stored(observations, rules)
 # Neighbourhoods
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(some.dense_sets, some.rules, st.data())
 def test_what_an_arrival_changes_lies_within_reach_of_it(observations, rules, data):
     arrival = data.draw(st.sampled_from(observations))
@@ -210,7 +210,7 @@ def test_what_an_arrival_changes_lies_within_reach_of_it(observations, rules, da
         assert abs(row.at - arrival.at) <= rules.reach
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(some.deliveries_with_corrections(), some.rules)
 def test_neighbourhoods_part_the_arrivals_and_lie_apart(delivery, rules):
     arrivals = [seen for batch in delivery for seen in batch]
