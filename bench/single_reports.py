@@ -108,7 +108,7 @@ def over_http(url: str, var: Path, options: argparse.Namespace) -> dict[str, lis
     """Requests per second under wrk, the three servers in turns."""
     rates: dict[str, list[float]] = {"validate only": [], "plain INSERT": [], "SEF": []}
     for round_number in range(options.rounds):
-        start = START + round_number * 100_000_000
+        start = START + round_number * 10_000_000
         with served(url, var, options, sef=False) as base:
             rates["validate only"].append(wrk(f"{base}/validate/%s", start, options))
             rates["plain INSERT"].append(wrk(f"{base}/before/%s", start, options))
