@@ -12,8 +12,10 @@ from hypothesis import settings
 from sef.clock import Clock, utc_now
 from sef.cloud.simulation import Simulation, ensure_running
 from sef.config import Settings
+from sef.store.database import Database
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.mariadb import MariaDB, find
+from tests.store.rows import empty
 
 ON_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 NO_SERVER = "there is no MariaDB server on this machine (sudo apt install mariadb-server)"
@@ -38,12 +40,31 @@ def mariadb() -> Iterator[MariaDB]:
         server.remove()
 
 
-@pytest.fixture
-def mariadb_url(mariadb: MariaDB) -> Iterator[str]:
-    """An empty database on MariaDB."""
+@pytest.fixture(scope="session")
+def mariadb_with_tables(mariadb: MariaDB) -> Iterator[str]:
+    """A database with SEF's tables: to make them anew for each test takes most of its time."""
     name = f"sef_{uuid.uuid4().hex}"
     mariadb.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
-    yield f"{mariadb.url(name)}?charset=utf8mb4&collation=utf8mb4_bin"
+    database = Database(mariadb.url(name))
+    database.create_tables()
+    database.dispose()
+    yield mariadb.url(name)
+    mariadb.drop(name)
+
+
+@pytest.fixture
+def mariadb_url(mariadb_with_tables: str) -> str:
+    """A database on MariaDB whose tables are empty."""
+    empty(mariadb_with_tables)
+    return mariadb_with_tables
+
+
+@pytest.fixture
+def bare_mariadb_url(mariadb: MariaDB) -> Iterator[str]:
+    """A database on MariaDB without any table."""
+    name = f"sef_{uuid.uuid4().hex}"
+    mariadb.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    yield mariadb.url(name)
     mariadb.drop(name)
 
 

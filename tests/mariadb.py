@@ -130,7 +130,8 @@ class MariaDB:
         connection.close()
 
     def url(self, database: str) -> str:
-        return f"mysql+mysqlconnector://root@127.0.0.1:{self.port}/{database}"
+        query = "charset=utf8mb4&collation=utf8mb4_bin"
+        return f"mysql+mysqlconnector://root@127.0.0.1:{self.port}/{database}?{query}"
 
     @staticmethod
     def _as_root() -> list[str]:

@@ -8,8 +8,11 @@ from sqlalchemy.exc import IntegrityError
 from tests.mariadb import MariaDB
 
 
-def test_a_database_is_empty_and_enforces_a_unique_key(database_url: str) -> None:
-    engine = create_engine(database_url)
+@pytest.mark.parametrize("kind", ["sqlite_url", "bare_mariadb_url"])
+def test_a_database_is_empty_and_enforces_a_unique_key(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
+    engine = create_engine(request.getfixturevalue(kind))
     assert inspect(engine).get_table_names() == []
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE things (name VARCHAR(20) NOT NULL UNIQUE)"))
@@ -32,8 +35,8 @@ def test_mariadb_is_a_real_server_and_the_driver_is_the_fast_one(mariadb_url: st
     engine.dispose()
 
 
-def test_committed_rows_outlive_a_killed_server(mariadb: MariaDB, mariadb_url: str) -> None:
-    engine = create_engine(mariadb_url)
+def test_committed_rows_outlive_a_killed_server(mariadb: MariaDB, bare_mariadb_url: str) -> None:
+    engine = create_engine(bare_mariadb_url)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE things (name VARCHAR(20) NOT NULL)"))
         connection.execute(text("INSERT INTO things VALUES ('kept')"))

@@ -3,12 +3,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from sqlalchemy import Table, create_engine, insert, inspect, text
@@ -27,12 +25,9 @@ NAMES = sorted(metadata.tables)
 
 
 @pytest.fixture
-def mariadb_url(mariadb: MariaDB) -> Iterator[str]:
-    """A database without any tables."""
-    name = f"sef_{uuid4().hex}"
-    mariadb.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
-    yield mariadb.url(name)
-    mariadb.execute(f"DROP DATABASE {name}")
+def mariadb_url(bare_mariadb_url: str) -> str:
+    """Here the tables are still to be made."""
+    return bare_mariadb_url
 
 
 def create(url: str) -> list[str]:

@@ -12,9 +12,6 @@ from flask.testing import FlaskClient
 from backend import create_app
 from sef import config
 from sef.cloud.simulation import Simulation, ensure_running
-from sef.store.database import Database
-from tests.mariadb import MariaDB
-from tests.store.rows import empty
 from tests.web.server import Server
 
 # For what needs no EC2: where nobody answers, should it be called all the same.
@@ -33,25 +30,6 @@ def simulated_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
 @pytest.fixture
 def simulation(simulated_folder: Path) -> Simulation:
     return ensure_running(simulated_folder)
-
-
-@pytest.fixture(scope="session")
-def mariadb_with_tables(mariadb: MariaDB) -> Iterator[str]:
-    """A database with SEF's tables: to make them anew for each test takes most of its time."""
-    name = f"sef_{uuid4().hex}"
-    mariadb.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
-    database = Database(mariadb.url(name))
-    database.create_tables()
-    database.dispose()
-    yield mariadb.url(name)
-    mariadb.execute(f"DROP DATABASE {name}")
-
-
-@pytest.fixture
-def mariadb_url(mariadb_with_tables: str) -> str:
-    """A database whose tables are empty."""
-    empty(mariadb_with_tables)
-    return mariadb_with_tables
 
 
 @pytest.fixture
