@@ -3,9 +3,11 @@
 `python backend.py` serves with the embedded defaults; `python backend.py --help` tells the rest.
 """
 
+import ctypes
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -35,6 +37,9 @@ from smart_emergency_fallback import SmartEmergencyFallback, integrate_with_back
 
 log = logging.getLogger("sef")
 
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+DEFAULT_PORT = Settings.model_fields["port"].default
+
 STARTUP_ERRORS = (ConfigurationError, SchemaMismatch, SimulationError)
 
 
@@ -63,6 +68,19 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
+def create_worker_app() -> Flask:
+    """The application in a Granian worker, which only the master stops.
+
+    Ctrl-C would reach the worker too, and the master's SIGTERM on its heels: two signals at once
+    can lock up Granian's handler. A master that is killed takes its workers with it.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until Granian sets its own
+    os.setpgid(0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    return create_app()
+
+
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.pass_context
 def main(context: click.Context) -> None:
@@ -83,10 +101,10 @@ def _option(name: str, **settings: Any) -> Callable[[Any], Any]:
 
 @main.command()
 @_option("host")
-@_option("port")
-@_option("workers")
+@_option("port", type=int)
+@_option("workers", type=int)
 @_option("database_url")
-@_option("cloud")
+@_option("cloud", type=click.Choice(["simulated", "aws"]))
 def serve(**options: Any) -> None:
     """Serve the API."""
     settings = config.load(**options)
@@ -102,7 +120,7 @@ def serve(**options: Any) -> None:
     try:
         _say_hello(settings, created)
         Server(
-            "backend:create_app",
+            "backend:create_worker_app",
             factory=True,
             interface=Interfaces.WSGI,
             address=settings.host,
@@ -116,6 +134,7 @@ def serve(**options: Any) -> None:
     finally:
         if stop_simulation is not None:
             stop_simulation()
+        click.echo("SEF has stopped.")
 
 
 @main.command("init-db")
@@ -147,13 +166,14 @@ def _say_hello(settings: Settings, created: list[str]) -> None:
     if driver_is_slow() and not settings.is_embedded:
         click.echo("mysql-connector-python runs without its C extension, at half the speed.")
     python = os.path.relpath(sys.executable)
+    where = "" if settings.port == DEFAULT_PORT else f"{config.variable('port')}={settings.port} "
     report = (
         '{"spot_price": 0.0456, "pool_id": "m5.large.us-east-1a", "timestamp": \'$(date +%s)\'}'
     )
     click.echo("Ctrl-C stops it. In another terminal, try:")
     click.echo(f"  curl -X POST {base}/api/agents/web-1/pricing -d '{report}'")
     if settings.cloud == "simulated":
-        click.echo(f"  {python} backend.py simulate interrupt web-1")
+        click.echo(f"  {where}{python} backend.py simulate interrupt web-1")
     click.echo(f"  curl {base}/api/agents/web-1/sef-status")
 
 

@@ -46,7 +46,8 @@ class Settings(BaseSettings):
         "Empty: SQLite in the folder `SEF_VAR`.",
     )
     cloud: Literal["simulated", "aws"] = Field(
-        "simulated", description="Where instances are launched."
+        "simulated",
+        description="Where instances are launched: `simulated`, or `aws` for Amazon EC2.",
     )
     region: str = Field(
         "", description="AWS region. Empty: what boto3 finds; `us-east-1` when simulated."
@@ -145,7 +146,7 @@ class Settings(BaseSettings):
         "", description="Origins, comma-separated, whose pages may call the API. Empty: none."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="How much is logged."
+        "info", description="How much is logged: `debug`, `info`, `warning` or `error`."
     )
 
     @field_validator("database_url")

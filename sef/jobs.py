@@ -1,6 +1,7 @@
 """The periodic jobs, on an APScheduler in each process; a lease picks the process that works."""
 
 import logging
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Protocol
@@ -60,5 +61,9 @@ def _under_lease(
         except SefError as error:
             # The next run tries again; the rows say what is left to do.
             log.warning("SEF: %s was cut short: %s", job_id, error)
+        except RuntimeError:
+            # No thread can be started while the interpreter ends; the rows wait for the next start.
+            if threading.main_thread().is_alive():
+                raise
 
     return run

@@ -23,28 +23,29 @@ PATIENCE_SECONDS = 60
 
 @click.group()
 def simulate() -> None:
-    """Interrupt agents and empty pools in the simulated EC2."""
+    """Do things to the simulated EC2, to watch SEF at work."""
 
 
 @simulate.command()
 @click.argument("agent")
 @click.option("--pool", default="m5.large.us-east-1a", show_default=True, help="Where to launch.")
 def agent(agent: str, pool: str) -> None:
-    """Launch an instance in the simulated EC2 and register it as AGENT."""
-    settings, simulation = _simulated()
-    instance_id = _launch(settings, pool)
+    """Give AGENT a simulated instance."""
+    settings, _ = _simulated()
     with _backend(settings) as api:
+        instance_id = _launch(settings, pool)
         _register(api, agent, instance_id, pool)
-    click.echo(f"{agent} runs on {instance_id} in {pool}, in {simulation.endpoint}")
+    click.echo(f"{agent} runs on {instance_id} in {pool}")
 
 
 @simulate.command()
 @click.argument("agent")
 @click.option("--no-rebalance", is_flag=True, help="Announce nothing before the notice.")
 def interrupt(agent: str, *, no_rebalance: bool) -> None:
-    """Let AWS take AGENT's instance: a rebalance recommendation, the notice, the termination.
+    """Let AWS take AGENT's instance.
 
-    An agent that has no instance, or does not exist, is given one first.
+    First comes a rebalance recommendation, then the notice, then the termination. An agent that
+    has no instance, or does not exist, is given one first.
     """
     settings, simulation = _simulated()
     with _backend(settings) as api:
@@ -54,6 +55,7 @@ def interrupt(agent: str, *, no_rebalance: bool) -> None:
             _wait_for_standby(api, agent)
         _signal(api, agent, instance_id, "termination-notice")
         replaced_by = _wait_for_primary(api, agent, instance_id)
+        _show_promotion(api, agent, instance_id)
         simulation.terminate(instance_id)
         click.echo(f"   AWS terminates {instance_id}; {agent} runs on {replaced_by}")
         click.echo(f"What happened: curl {api.base}/api/agents/{agent}/events")
@@ -65,6 +67,8 @@ def interrupt(agent: str, *, no_rebalance: bool) -> None:
 @click.option("--price", type=float, help="Its spot price, in dollars per hour.")
 def pool(pool: str, *, capacity: bool | None, price: float | None) -> None:
     """Set the capacity or the price of POOL, such as m5.large.us-east-1a."""
+    if capacity is None and price is None:
+        raise click.UsageError("say --capacity, --no-capacity or --price")
     _, simulation = _simulated()
     simulation.set_pool(pool, capacity=capacity, price=price)
     click.echo(f"{pool} is set")
@@ -74,9 +78,10 @@ def pool(pool: str, *, capacity: bool | None, price: float | None) -> None:
 def instances() -> None:
     """List the instances of the simulated EC2."""
     _, simulation = _simulated()
+    click.echo(f"{'INSTANCE':<20} {'STATE':<14} {'MARKET':<9} {'POOL':<24} STANDBY LAUNCHED FOR")
     for found in simulation.instances():
         agent = found.tags.get("sef:agent", "-")
-        click.echo(f"{found.id}  {found.state:<14} {found.market:<9} {found.pool:<24} {agent}")
+        click.echo(f"{found.id:<20} {found.state:<14} {found.market:<9} {found.pool:<24} {agent}")
 
 
 @simulate.command()
@@ -108,10 +113,12 @@ class _Api:
 def _backend(settings: Settings) -> Iterator[_Api]:
     base = settings.base_url
     try:
-        yield _Api(base)
+        api = _Api(base)
+        api.ask("GET", "/healthz")
+        yield api
     except requests.RequestException as error:
         raise click.ClickException(
-            f"no backend answers at {base}; start it with `make run`"
+            f"no backend answers at {base}; start it with `make run`, or set SEF_PORT to its port"
         ) from error
 
 
@@ -168,12 +175,21 @@ def _signal(api: _Api, agent: str, instance_id: str, signal_type: str) -> None:
         body["termination_time"] = (now + timedelta(seconds=120)).isoformat()
     click.echo(f"-> {signal_type} for {instance_id}")
     answer = api.ask("POST", f"/api/agents/{agent}/interruption", body)
-    took = answer["failover_time_ms"]
-    told = "" if took is None else f", {took} ms after the signal"
-    click.echo(f"   {answer['action']}: {answer['message']}{told}")
+    click.echo(f"   {answer['action']}: {answer['message']}")
+
+
+def _show_promotion(api: _Api, agent: str, instance_id: str) -> None:
+    events = api.ask("GET", f"/api/agents/{agent}/events?limit=20")["events"]
+    for event in events:
+        told = event["metadata"] or {}
+        is_it = event["event_type"] == "failover_completed"
+        if is_it and told.get("old_instance_id") == instance_id:
+            click.echo(f"   {event['message'].removeprefix('SEF: ')}")
+            return
 
 
 def _wait_for_standby(api: _Api, agent: str) -> None:
+    click.echo(f"   waiting for a standby, {PATIENCE_SECONDS} s at most")
     for status in _statuses(api, agent):
         standby, incident = status["replica"], status["incident"]
         if standby and standby["status"] == "ready":

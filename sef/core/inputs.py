@@ -77,7 +77,7 @@ def parse_report(agent_id: object, payload: object, now: datetime) -> Report:
     if at > now + CLOCK_SKEW:
         raise Refused(
             "timestamp_in_future",
-            "timestamp lies more than 5 minutes ahead of the clock; it is expected in seconds.",
+            "timestamp lies more than 5 minutes ahead of the clock.",
         )
     is_replica = fields.get("is_replica", False)
     if not isinstance(is_replica, bool):
@@ -136,6 +136,10 @@ def parse_instant(value: object, field: str) -> datetime:
                 raise Refused(f"invalid_{field}", f"{field} needs an offset, such as Z or +02:00.")
             return at.astimezone(UTC)
         seconds = _decimal(value)
+        if seconds is not None and seconds >= _YEAR_10000 - 1:
+            raise Refused(
+                f"invalid_{field}", f"{field} is too large: seconds are expected, not milliseconds."
+            )
         if seconds is not None and 0 <= seconds < _YEAR_10000 - 1:
             micros = (seconds * 1_000_000).to_integral_value(ROUND_HALF_EVEN)
             return _EPOCH + timedelta(microseconds=int(micros))
