@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -255,6 +256,9 @@ def _start(state: Path, pending_seconds: float | None, spot_prices: Path | None)
         command += ["--spot-prices", str(spot_prices.resolve())]
     home = str(Path(sef.__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    port = _last_port(state)
+    if port is not None:
+        command += ["--port", str(port)]
     (state / INFO_FILE).unlink(missing_ok=True)
     with (state / LOG_FILE).open("ab") as log:
         process = subprocess.Popen(
@@ -278,6 +282,18 @@ def _start(state: Path, pending_seconds: float | None, spot_prices: Path | None)
             )
         time.sleep(_POLL_SECONDS)
     return simulation
+
+
+def _last_port(state: Path) -> int | None:
+    """The port it had, if that is free: a backend that still runs finds it again."""
+    try:
+        port = int(json.loads((state / INFO_FILE).read_text())["port"])
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+    except (OSError, ValueError, KeyError):
+        return None
+    return port
 
 
 def _last_line(log: Path) -> str:

@@ -18,7 +18,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 import sef
-from sef.cloud.simulation import Simulation, SimulationError, ensure_running
+from sef.cloud.simulation import Simulation, SimulationError, ensure_running, find_running
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
@@ -152,9 +152,11 @@ def test_several_processes_that_start_it_at_once_get_the_same_and_it_outlives_th
     assert endpoints == {ensure_running(folder).endpoint}
 
 
-def test_it_stops_cleanly_and_starts_again(folder: Path) -> None:
+def test_it_stops_cleanly_and_starts_again_where_it_was(folder: Path) -> None:
     simulation = ensure_running(folder)
     instance = launch(connect(simulation), "token")["InstanceId"]
     simulation.stop()
-    assert not (folder / "simulated-ec2.json").exists()
-    assert [i.id for i in ensure_running(folder).instances()] == [instance]
+    assert find_running(folder) is None
+    again = ensure_running(folder)
+    assert again.endpoint == simulation.endpoint
+    assert [i.id for i in again.instances()] == [instance]

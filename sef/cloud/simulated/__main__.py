@@ -120,14 +120,9 @@ def _read_once() -> None:
 
 
 def _serve(server: "BaseWSGIServer", info: Path) -> None:
-    def shut_down() -> None:
-        # First the file: whoever finds that nobody answers finds no file either.
-        info.unlink(missing_ok=True)
-        server.shutdown()
-
     def stop(*_: object) -> None:
         # A server cannot wait for its own end, and signals arrive in the thread that serves.
-        threading.Thread(target=shut_down, daemon=True).start()
+        threading.Thread(target=server.shutdown, daemon=True).start()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
