@@ -38,6 +38,8 @@ from smart_emergency_fallback import SmartEmergencyFallback, integrate_with_back
 log = logging.getLogger("sef")
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
+STOP_SECONDS = 15
+"""What a worker has to answer what it has taken, before it is killed; some calls wait for 8."""
 DEFAULT_PORT = Settings.model_fields["port"].default
 
 STARTUP_ERRORS = (ConfigurationError, SchemaMismatch, SimulationError)
@@ -75,7 +77,7 @@ def create_worker_app() -> Flask:
     can lock up Granian's handler. A master that is killed takes its workers with it.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until Granian sets its own
-    os.setpgid(0, 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     return create_app()
@@ -129,6 +131,7 @@ def serve(**options: Any) -> None:
             blocking_threads=settings.threads,
             backpressure=max(128, 4 * settings.threads),
             respawn_failed_workers=True,
+            workers_kill_timeout=STOP_SECONDS,
             log_level=LogLevels.error,
         ).serve()
     finally:

@@ -69,6 +69,13 @@ def test_ctrl_c_in_a_terminal_stops_it_without_a_traceback(master, port, attempt
     assert is_free(port)
 
 
+def test_it_stops_when_every_process_is_told_at_once(master, port) -> None:
+    """As systemd does it: the workers get the signal twice, once from their master."""
+    subprocess.run(["pkill", "-TERM", "-s", str(master.pid)], check=True)
+    master.communicate(timeout=60)
+    assert is_free(port)
+
+
 def test_sigterm_stops_it(master, port) -> None:
     master.terminate()
     output, _ = master.communicate(timeout=30)
