@@ -13,6 +13,9 @@ CREATE TABLE agents (
   epoch INTEGER NOT NULL COMMENT 'counts the primaries it has had; what knows an older one changes nothing' DEFAULT 1,
   version INTEGER NOT NULL DEFAULT 1,
   not_before DATETIME(6) COMMENT 'back-off: unfinished work rests until then',
+  probation_until DATETIME(6) COMMENT 'a fresh primary in a risky pool has a standby',
+  drill_interval INTEGER COMMENT 'seconds between drills; NULL: none',
+  drilled_at DATETIME(6),
   created_at DATETIME(6) NOT NULL,
   updated_at DATETIME(6) NOT NULL,
   PRIMARY KEY (id),
@@ -140,10 +143,11 @@ CREATE TABLE incidents (
   id VARCHAR(40) NOT NULL,
   agent_id VARCHAR(64) NOT NULL,
   subject VARCHAR(80) NOT NULL COMMENT 'the instance, or epoch-N for an agent whose instance is not known',
+  kind VARCHAR(16) NOT NULL COMMENT 'what it is about: sef/core/policy.py' DEFAULT 'interruption',
   instance_id VARCHAR(64),
   pool_id VARCHAR(128),
-  status VARCHAR(16) NOT NULL COMMENT 'open, then done or released; or ignored',
-  open_agent_id VARCHAR(64) COMMENT 'the agent while open, else NULL: one open incident per agent',
+  status VARCHAR(16) NOT NULL COMMENT 'open or needs_operator, then done or released; or ignored',
+  open_agent_id VARCHAR(64) COMMENT 'the agent until it is over, else NULL: one open incident per agent',
   goal VARCHAR(12) NOT NULL COMMENT 'monitor, standby or switch',
   reason TEXT NOT NULL,
   risk_score DOUBLE,
@@ -159,7 +163,8 @@ CREATE TABLE incidents (
   version INTEGER NOT NULL DEFAULT 1,
   PRIMARY KEY (id),
   CONSTRAINT incidents_one_open UNIQUE (open_agent_id),
-  CONSTRAINT incidents_open CHECK ((open_agent_id IS NOT NULL) = (status = 'open'))
+  CONSTRAINT incidents_open CHECK ((open_agent_id IS NOT NULL) = (status IN ('open', 'needs_operator'))),
+  CONSTRAINT incidents_kind CHECK (kind IN ('interruption', 'loss', 'drill', 'return-to-spot'))
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='One row per instance that is being lost.' COLLATE utf8mb4_bin;
 
 CREATE INDEX incidents_pool ON incidents (pool_id, rebalance_at);
@@ -193,6 +198,7 @@ CREATE TABLE system_events (
   event_type VARCHAR(64) NOT NULL,
   severity VARCHAR(8) NOT NULL,
   agent_id VARCHAR(64),
+  incident_id VARCHAR(40),
   message TEXT NOT NULL,
   metadata JSON,
   created_at DATETIME(6) NOT NULL,
@@ -201,6 +207,8 @@ CREATE TABLE system_events (
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='What SEF did, saw or refused, for people.' COLLATE utf8mb4_bin;
 
 CREATE INDEX system_events_agent ON system_events (agent_id, id);
+
+CREATE INDEX system_events_incident ON system_events (incident_id, id);
 
 CREATE TABLE deployment (
   one INTEGER NOT NULL COMMENT 'always 1',

@@ -257,7 +257,7 @@ def _tell(
     message: str,
     now: datetime,
 ) -> None:
-    event = Event(event_type, message, agent.id, details={"incident_id": incident.id})
+    event = Event(event_type, message, agent.id, incident_id=incident.id)
     write_events(connection, [event], now)
 
 

@@ -136,6 +136,7 @@ class Launcher:
                     replica.agent_id,
                     "error" if needs_operator else "warning",
                     {"replica_id": replica.id, "code": error.code, "next": error.response},
+                    replica.incident_id,
                 )
             ],
             now,
@@ -225,6 +226,7 @@ class Launcher:
             said,
             replica.agent_id,
             details={"replica_id": replica.id, "token": token, "candidates": considered},
+            incident_id=replica.incident_id,
         )
         write_events(connection, [event], now)
         return said

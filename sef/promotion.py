@@ -70,9 +70,9 @@ def promote(
             "new_instance_id": standby.instance_id,
             "replica_id": standby.id,
             "epoch": agent.epoch + 1,
-            "incident_id": incident.id if incident else None,
             "failover_time_ms": milliseconds,
         },
+        incident_id=incident.id if incident else None,
     )
     write_events(connection, [event], now)
     return Promotion(

@@ -157,7 +157,7 @@ class Reconciler:
                     "incident_closed",
                     f"incident is {outcome}: {reason}",
                     agent_id,
-                    details={"incident_id": incident.id},
+                    incident_id=incident.id,
                 )
                 write_events(connection, [event], now)
             case _:

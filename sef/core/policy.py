@@ -23,6 +23,19 @@ class Goal(StrEnum):
     SWITCH = "switch"
 
 
+class Kind(StrEnum):
+    """What an incident is about."""
+
+    INTERRUPTION = "interruption"  # AWS announced that it takes the instance
+    LOSS = "loss"  # the instance was gone without a word
+    DRILL = "drill"  # a planned switchover, to know that it works
+    RETURN = "return-to-spot"  # a planned switchover away from on-demand
+
+    @property
+    def is_planned(self) -> bool:
+        return self in (Kind.DRILL, Kind.RETURN)
+
+
 class Mode(StrEnum):
     MANUAL = "manual"
     AUTO = "auto"
@@ -30,11 +43,16 @@ class Mode(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How an incident ends."""
+    """Where an incident stands."""
 
+    OPEN = "open"
+    NEEDS_OPERATOR = "needs_operator"  # open; what stops it will most likely not go by itself
     DONE = "done"
     RELEASED = "released"
     IGNORED = "ignored"
+
+
+UNFINISHED = (Outcome.OPEN, Outcome.NEEDS_OPERATOR)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ class Event:
     agent_id: str | None = None
     severity: Severity = "info"
     details: dict[str, Any] | None = None
+    incident_id: str | None = None
 
 
 def write_events(connection: Connection, events: Sequence[Event], now: datetime) -> None:
@@ -37,6 +38,7 @@ def write_events(connection: Connection, events: Sequence[Event], now: datetime)
             "agent_id": event.agent_id,
             "message": f"SEF: {event.message}",
             "details": event.details,
+            "incident_id": event.incident_id,
             "created_at": now,
         }
         for event in events

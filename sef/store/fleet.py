@@ -26,6 +26,9 @@ class Agent:
     epoch: int
     version: int
     not_before: datetime | None
+    probation_until: datetime | None
+    drill_interval: int | None
+    drilled_at: datetime | None
     created_at: datetime
     updated_at: datetime
 

@@ -10,14 +10,13 @@ from uuid import uuid4
 from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
 from sef.core.inputs import Signal, SignalType
-from sef.core.policy import Goal, IncidentState
+from sef.core.policy import UNFINISHED, Goal, IncidentState, Kind, Outcome
 from sef.core.pricing import Flag
 from sef.core.risk import History
 from sef.store.database import compare_and_swap
 from sef.store.fleet import Agent
 from sef.store.tables import incidents, pricing_reports, spot_interruption_events
 
-OPEN = "open"
 HISTORY = timedelta(days=90)
 """How far back a pool's past is looked at."""
 
@@ -27,6 +26,7 @@ class Incident:
     id: str
     agent_id: str
     subject: str
+    kind: Kind
     instance_id: str | None
     pool_id: str | None
     status: str
@@ -47,7 +47,7 @@ class Incident:
 
     @property
     def is_open(self) -> bool:
-        return self.status == OPEN
+        return self.status in UNFINISHED
 
     @property
     def caused_by(self) -> SignalType:
@@ -83,7 +83,8 @@ def create_incident(
     instance_id: str | None,
     pool_id: str | None,
     now: datetime,
-    status: str = OPEN,
+    status: Outcome = Outcome.OPEN,
+    kind: Kind = Kind.INTERRUPTION,
     reason: str = "",
 ) -> Incident:
     incident_id = f"incident-{uuid4().hex[:16]}"
@@ -92,14 +93,15 @@ def create_incident(
             id=incident_id,
             agent_id=agent.id,
             subject=subject,
+            kind=kind,
             instance_id=instance_id,
             pool_id=pool_id,
             status=status,
-            open_agent_id=agent.id if status == OPEN else None,
+            open_agent_id=agent.id if status in UNFINISHED else None,
             goal=Goal.MONITOR,
             reason=reason,
             opened_at=now,
-            closed_at=None if status == OPEN else now,
+            closed_at=None if status in UNFINISHED else now,
         )
     )
     return read_incident(connection, incident_id)
@@ -108,7 +110,8 @@ def create_incident(
 def update_incident(connection: Connection, incident: Incident, **values: Any) -> Incident:
     """Change an incident that was read; Stale if it has changed since."""
     if "status" in values:
-        values["open_agent_id"] = incident.agent_id if values["status"] == OPEN else None
+        is_open = values["status"] in UNFINISHED
+        values["open_agent_id"] = incident.agent_id if is_open else None
     compare_and_swap(
         connection,
         update(incidents)
@@ -269,4 +272,6 @@ def _one(connection: Connection, *conditions: Any) -> Incident | None:
     row = connection.execute(
         select(incidents).where(*conditions).order_by(incidents.c.opened_at.desc()).limit(1)
     ).one_or_none()
-    return None if row is None else Incident(**{**row._mapping, "goal": Goal(row.goal)})
+    if row is None:
+        return None
+    return Incident(**{**row._mapping, "goal": Goal(row.goal), "kind": Kind(row.kind)})

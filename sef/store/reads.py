@@ -71,6 +71,7 @@ def incident_fields(incident: Incident) -> dict[str, Any]:
         "id": incident.id,
         "instance_id": incident.instance_id,
         "pool_id": incident.pool_id,
+        "kind": incident.kind,
         "status": incident.status,
         "goal": incident.goal,
         "reason": incident.reason,
@@ -198,6 +199,7 @@ def events_page(
             "event_type": row.event_type,
             "severity": row.severity,
             "message": row.message,
+            "incident_id": row.incident_id,
             "metadata": row.details,
             "created_at": iso(row.created_at),
         }

@@ -132,7 +132,8 @@ def create_replica(
             created_at=now,
         )
     )
-    _tell(connection, agent_id, replica_id, Status.LAUNCHING, f"launching a standby: {reason}", now)
+    said = f"launching a standby: {reason}"
+    _tell(connection, agent_id, replica_id, incident_id, Status.LAUNCHING, said, now)
     return replica_id
 
 
@@ -181,7 +182,16 @@ def move_replica(
     )
     instance = values.get("instance_id") or replica.instance_id or "without instance"
     message = f"{_WORDS[status].format(instance=instance)}: {reason}"
-    _tell(connection, replica.agent_id, replica.id, status, message, now, severity)
+    _tell(
+        connection,
+        replica.agent_id,
+        replica.id,
+        replica.incident_id,
+        status,
+        message,
+        now,
+        severity,
+    )
 
 
 def change_replica(connection: Connection, replica: Replica, **values: Any) -> None:
@@ -365,11 +375,12 @@ def _tell(
     connection: Connection,
     agent_id: str,
     replica_id: str,
+    incident_id: str | None,
     status: Status,
     message: str,
     now: datetime,
     severity: Severity = "info",
 ) -> None:
     details = {"replica_id": replica_id, "status": status}
-    event = Event(f"replica_{status}", message, agent_id, severity, details)
+    event = Event(f"replica_{status}", message, agent_id, severity, details, incident_id)
     write_events(connection, [event], now)

@@ -39,6 +39,7 @@ from sef.core.inputs import (
     POOL_ID_LENGTH,
     SignalType,
 )
+from sef.core.policy import UNFINISHED, Kind
 from sef.core.pricing import STORED_STEP, Flag, Source
 from sef.core.replica import Market, ReplicaType, Status
 
@@ -138,6 +139,9 @@ agents = Table(
     # Bumped by every update, since an UPDATE to equal values counts no rows on MySQL.
     _counter("version"),
     Column("not_before", Instant, comment="back-off: unfinished work rests until then"),
+    Column("probation_until", Instant, comment="a fresh primary in a risky pool has a standby"),
+    Column("drill_interval", Integer, comment="seconds between drills; NULL: none"),
+    Column("drilled_at", Instant),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     CheckConstraint(
@@ -318,13 +322,25 @@ incidents = Table(
         nullable=False,
         comment="the instance, or epoch-N for an agent whose instance is not known",
     ),
+    Column(
+        "kind",
+        String(16),
+        nullable=False,
+        server_default=Kind.INTERRUPTION,
+        comment="what it is about: sef/core/policy.py",
+    ),
     Column("instance_id", String(INSTANCE_ID_LENGTH)),
     _pool_id(),
-    Column("status", String(16), nullable=False, comment="open, then done or released; or ignored"),
+    Column(
+        "status",
+        String(16),
+        nullable=False,
+        comment="open or needs_operator, then done or released; or ignored",
+    ),
     Column(
         "open_agent_id",
         String(AGENT_ID_LENGTH),
-        comment="the agent while open, else NULL: one open incident per agent",
+        comment="the agent until it is over, else NULL: one open incident per agent",
     ),
     Column("goal", String(12), nullable=False, comment="monitor, standby or switch"),
     Column("reason", Text, nullable=False),
@@ -340,7 +356,10 @@ incidents = Table(
     Column("failover_time_ms", Integer),
     _counter("version"),
     UniqueConstraint("open_agent_id", name="incidents_one_open"),
-    CheckConstraint("(open_agent_id IS NOT NULL) = (status = 'open')", name="incidents_open"),
+    CheckConstraint(
+        f"(open_agent_id IS NOT NULL) = ({one_of('status', UNFINISHED)})", name="incidents_open"
+    ),
+    CheckConstraint(one_of("kind", Kind), name="incidents_kind"),
     Index("incidents_subject", "agent_id", "subject", "opened_at"),
     Index("incidents_pool", "pool_id", "rebalance_at"),
     comment="One row per instance that is being lost.",
@@ -378,11 +397,13 @@ system_events = Table(
     Column("event_type", String(64), nullable=False),
     Column("severity", String(8), nullable=False),
     _agent_id(),
+    Column("incident_id", String(40)),
     Column("message", Text, nullable=False),
     Column("metadata", JSON, key="details"),
     Column("created_at", Instant, nullable=False),
     CheckConstraint("severity IN ('info', 'warning', 'error')", name="system_events_severity"),
     Index("system_events_agent", "agent_id", "id"),
+    Index("system_events_incident", "incident_id", "id"),
     comment="What SEF did, saw or refused, for people.",
     **MYSQL,
 )

@@ -44,6 +44,7 @@ def test_an_event_says_what_when_and_how_grave(lived: FlaskClient) -> None:
         "id",
         "event_type",
         "severity",
+        "incident_id",
         "message",
         "metadata",
         "created_at",

@@ -141,6 +141,7 @@ def test_an_open_incident_is_told(cloud_client: FlaskClient) -> None:
     incident = status(cloud_client)["incident"]
     assert incident.keys() == {
         "id",
+        "kind",
         "instance_id",
         "pool_id",
         "status",
