@@ -22,7 +22,11 @@ CREATE TABLE agents (
   CONSTRAINT agents_one_mode CHECK (NOT (manual_replica_enabled AND (auto_switch_enabled OR auto_terminate_enabled)))
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='One row per agent: its primary and its modes.' COLLATE utf8mb4_bin;
 
+CREATE INDEX agents_drill ON agents (drill_interval);
+
 CREATE INDEX agents_manual ON agents (manual_replica_enabled, id);
+
+CREATE INDEX agents_probation ON agents (probation_until);
 
 CREATE TABLE pricing_reports (
   agent_id VARCHAR(64) NOT NULL,
@@ -49,6 +53,7 @@ CREATE TABLE price_series (
   latest_at DATETIME(6),
   latest_price NUMERIC(13, 9),
   latest_observed_at DATETIME(6),
+  primary_heard_at DATETIME(6),
   replica_heard_at DATETIME(6),
   received_at DATETIME(6),
   waiting INTEGER NOT NULL COMMENT 'how many rows of buffered_observations belong to the series',
@@ -124,6 +129,7 @@ CREATE TABLE retirements (
   reason TEXT NOT NULL,
   not_before DATETIME(6) NOT NULL,
   terminated_at DATETIME(6),
+  obstacle TEXT COMMENT 'why it is left running after all',
   PRIMARY KEY (instance_id)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Former primaries that are to be terminated.' COLLATE utf8mb4_bin;
 
@@ -188,7 +194,7 @@ CREATE TABLE spot_interruption_events (
   failover_completed BOOL NOT NULL,
   PRIMARY KEY (id),
   CONSTRAINT spot_interruption_events_once UNIQUE (incident_id, signal_type),
-  CONSTRAINT spot_interruption_events_signal CHECK (signal_type IN ('rebalance-recommendation', 'termination-notice'))
+  CONSTRAINT spot_interruption_events_signal CHECK (signal_type IN ('rebalance-recommendation', 'termination-notice', 'unannounced-loss'))
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='The signals of AWS, one row per incident and kind.' COLLATE utf8mb4_bin;
 
 CREATE INDEX spot_interruption_events_agent ON spot_interruption_events (agent_id, detected_at);

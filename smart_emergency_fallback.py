@@ -40,6 +40,7 @@ from sef.core.series import Outcome
 from sef.errors import SefError
 from sef.interruptions import Interruptions
 from sef.launching import Launcher
+from sef.losses import Losses
 from sef.modes import Modes
 from sef.orphans import sweep_orphans
 from sef.reconcile import Reconciler
@@ -48,6 +49,7 @@ from sef.store.database import Database
 from sef.store.events import iso
 from sef.store.prices import Written, release_buffered, write_reports
 from sef.store.tables import PROCESSED_BY
+from sef.switchovers import Switchovers
 from sef.web.operators import operators_blueprint
 
 __all__ = ["Refused", "SefError", "SmartEmergencyFallback", "integrate_with_backend"]
@@ -64,6 +66,7 @@ class _Operations:
     reconciler: Reconciler
     interruptions: Interruptions
     modes: Modes
+    losses: Losses
 
 
 class SmartEmergencyFallback:
@@ -105,6 +108,7 @@ class SmartEmergencyFallback:
         self._clock = clock
         self._rules = self.settings.rules
         self._holder = uuid4().hex
+        self._switchovers = Switchovers(self._database, self.settings, clock)
         self._database.create_tables()
 
     @property
@@ -294,7 +298,8 @@ class SmartEmergencyFallback:
         return {"status": "success", "message": f"{mode} is {'on' if enabled else 'off'}"}
 
     def register_agent(self, agent_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Register an agent, or change its `instance_id`, `pool_id` or `launch_template`."""
+        """Register an agent, or change its `instance_id`, `pool_id`, `launch_template` or
+        `drill_interval`."""
         is_new = self._operations.modes.register(agent_id, changes)
         agent = self._database.read(lambda c: fleet.read_agent(c, agent_id))
         return {
@@ -330,6 +335,17 @@ class SmartEmergencyFallback:
         """Terminate instances of ours that no row knows of; returns how many."""
         return sweep_orphans(self._database, self._operations.cloud, self._clock())
 
+    def detect_losses(self) -> int:
+        """Look for primaries that are gone without a notice; returns how many were found.
+
+        Each is an incident from then on, which `reconcile` works on.
+        """
+        return self._operations.losses.detect()
+
+    def plan_switchovers(self) -> int:
+        """Begin the drills and the returns to spot that are due; returns how many."""
+        return self._switchovers.plan()
+
     def holds_lease(self, name: str, duration: timedelta) -> bool:
         """Whether this object is the one, of all on its database, to do a periodic job now."""
         now = self._clock()
@@ -359,6 +375,7 @@ class SmartEmergencyFallback:
             reconciler,
             Interruptions(self._database, reconciler, settings, self._clock, prices),
             Modes(self._database, reconciler, settings, self._clock),
+            Losses(self._database, cloud, settings, self._clock),
         )
 
 

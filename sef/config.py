@@ -135,6 +135,32 @@ class Settings(BaseSettings):
     pool_cooldown: float = Field(
         300, ge=0, description="How long a pool without capacity is left alone."
     )
+    interrupted_pool_cooldown: float = Field(
+        3600, ge=0, description="How long a pool that AWS interrupted is left alone."
+    )
+    probation: float = Field(
+        1800,
+        ge=0,
+        description="How long a fresh primary in a risky pool has a standby of its own. 0: never.",
+    )
+    on_demand_stay: float = Field(
+        1800,
+        gt=0,
+        description="How long an on-demand primary stays at least, and between two attempts to "
+        "return to spot.",
+    )
+    returns_per_day: int = Field(
+        4, ge=0, description="How often an agent returns from on-demand to spot in 24 hours."
+    )
+    loss_silence: float = Field(
+        420,
+        ge=0,
+        description="How long an agent has to be silent before EC2 is asked whether its instance "
+        "is lost: a little more than your agents' interval. 0: never.",
+    )
+    loss_check_interval: float = Field(
+        30, gt=0, description="How often silent agents are looked after."
+    )
     reconcile_interval: float = Field(
         2, gt=0, description="How often unfinished work is looked for."
     )

@@ -17,7 +17,7 @@ from sef.core.policy import NOTICE, Goal, Outcome, decide, raised
 from sef.core.pools import parse_pool
 from sef.core.replica import Status
 from sef.core.risk import Risk
-from sef.launching import avoid_pool_of
+from sef.launching import avoid_interrupted_pool, avoid_pool_of
 from sef.reconcile import Reconciler
 from sef.store import fleet, incidents, replicas
 from sef.store.database import Database
@@ -103,7 +103,12 @@ class Interruptions:
             return known
         other = incidents.open_incident(connection, agent.id)
         if other is not None:
-            incidents.update_incident(connection, other, status=Outcome.DONE, closed_at=now)
+            if other.kind.is_planned:
+                outcome, why = Outcome.RELEASED, f"overtaken by a {signal.type}"
+            else:
+                outcome, why = Outcome.DONE, "the agent has another primary by now"
+            incidents.update_incident(connection, other, status=outcome, closed_at=now, reason=why)
+            _tell(connection, agent, other, "incident_closed", f"incident is {outcome}: {why}", now)
         return incidents.create_incident(
             connection,
             agent,
@@ -190,7 +195,7 @@ class Interruptions:
             "goal": goal,
             "inputs": {
                 "signal": signal.type,
-                "mode": agent.state.mode,
+                "mode": agent.mode,
                 "risk": asdict(score) if score else None,
                 "threshold": self.settings.rebalance_risk_threshold,
             },
@@ -198,6 +203,8 @@ class Interruptions:
         incidents.update_incident(connection, incident, **values)
         # A new signal is a reason to try at once what was put off; a repeat is not.
         fleet.update_agent(connection, agent, now, not_before=None if is_news else agent.not_before)
+        if is_first and signal.type is SignalType.TERMINATION:
+            avoid_interrupted_pool(connection, agent.pool_id, now, self.settings)
         if is_first:
             said = f"{signal.type} for {incident.subject}: {decision.reason}"
             _tell(connection, agent, incident, signal.type.replace("-", "_"), said, now)

@@ -16,7 +16,10 @@ log = logging.getLogger("sef")
 CLEANUP = "sef_cleanup"
 RECONCILE = "sef_reconcile"
 ORPHANS = "sef_orphans"
+LOSSES = "sef_losses"
+SWITCHOVERS = "sef_switchovers"
 ORPHANS_EVERY = 60.0
+SWITCHOVERS_EVERY = 60.0
 LEASE = timedelta(seconds=5)
 """How long a job waits for a process that died while it held the lease."""
 
@@ -27,17 +30,23 @@ class PeriodicWork(Protocol):
     def cleanup_old_buffers(self) -> int: ...
     def reconcile(self) -> int: ...
     def sweep_orphans(self) -> int: ...
+    def detect_losses(self) -> int: ...
+    def plan_switchovers(self) -> int: ...
     def holds_lease(self, name: str, duration: timedelta) -> bool: ...
 
 
 def start_jobs(sef: PeriodicWork, settings: Settings) -> BackgroundScheduler:
     """Start the jobs; the caller shuts the scheduler down."""
     scheduler = BackgroundScheduler(timezone="UTC")
-    for job_id, work, seconds in (
+    jobs = [
         (CLEANUP, sef.cleanup_old_buffers, settings.cleanup_interval),
         (RECONCILE, sef.reconcile, settings.reconcile_interval),
         (ORPHANS, sef.sweep_orphans, ORPHANS_EVERY),
-    ):
+        (SWITCHOVERS, sef.plan_switchovers, SWITCHOVERS_EVERY),
+    ]
+    if settings.loss_silence:
+        jobs.append((LOSSES, sef.detect_losses, settings.loss_check_interval))
+    for job_id, work, seconds in jobs:
         scheduler.add_job(
             _under_lease(sef, job_id, work, timedelta(seconds=seconds)),
             "interval",

@@ -26,7 +26,7 @@ from sef.cloud.ec2 import (
 from sef.cloud.errors import SPOT_QUOTA, CloudError, Response
 from sef.config import Settings
 from sef.core import risk
-from sef.core.policy import Goal
+from sef.core.policy import Kind, Outcome
 from sef.core.pools import Candidate, Pool, parse_pool, rank
 from sef.core.replica import Market, Status
 from sef.store import incidents, replicas
@@ -193,7 +193,7 @@ class Launcher:
             return None  # somebody else has taken it further since
         if not candidates:
             refusals = ", ".join(sorted({str(a.error_code) for a in tries})) or "all cooling down"
-            is_emergency = incident is not None and incident.goal is Goal.SWITCH
+            is_emergency = incident is not None and incident.is_emergency
             pause = RETRY_EMERGENCY if is_emergency else RETRY
             return self._give_up(connection, replica, f"no pool has capacity ({refusals})", pause)
         best = candidates[0]
@@ -267,6 +267,9 @@ class Launcher:
         replicas.move_replica(
             connection, replica, Status.READY, said, now, pool_id=pool_id, checked_at=now
         )
+        incident = incidents.open_incident(connection, replica.agent_id)
+        if incident is not None and incident.status is Outcome.NEEDS_OPERATOR:
+            incidents.update_incident(connection, incident, status=Outcome.OPEN)
         return said
 
     def _too_slow(self, connection: Connection, replica: Replica) -> str | None:
@@ -291,6 +294,11 @@ class Launcher:
         replicas.move_replica(connection, replica, Status.FAILED, reason, now, severity="error")
         agent = read_agent(connection, replica.agent_id, lock=True)
         update_agent(connection, agent, now, not_before=now + pause)
+        incident = incidents.open_incident(connection, agent.id)
+        if incident is not None and incident.status is not Outcome.NEEDS_OPERATOR:
+            is_too_late = incident.deadline is not None and now >= incident.deadline
+            if pause is RETRY_OPERATOR or is_too_late:
+                _call_operator(connection, incident, reason, now)
         return f"gave up: {reason}"
 
     def _source(self, agent: Agent) -> LaunchSource:
@@ -337,9 +345,12 @@ class Launcher:
         tried = {(attempt.pool_id, attempt.market) for attempt in tries}
         if any(attempt.error_code in SPOT_QUOTA for attempt in tries):
             tried |= {(str(pool), Market.SPOT) for pool in pools}
-        is_emergency = incident is not None and incident.goal is Goal.SWITCH
+        kind = incident.kind if incident else None
+        is_emergency = incident is not None and incident.is_emergency
         nobody = risk.History()
         risks = {str(p): risk.assess(histories.get(str(p), nobody)).score for p in pools}
+        if kind is Kind.RETURN:
+            pools = [pool for pool in pools if risks[str(pool)] <= risk.UNKNOWN]
 
         def ranked(excluded: Collection[tuple[str, Market]]) -> list[Candidate]:
             return rank(
@@ -349,12 +360,25 @@ class Launcher:
                 risks=risks,
                 spot_prices=prices,
                 on_demand_prices=self.on_demand_prices,
-                on_demand=is_emergency or settings.on_demand_allowed,
+                on_demand=is_emergency or (settings.on_demand_allowed and kind is not Kind.RETURN),
             )
 
         best = ranked({*cooling, *tried})
         # With two minutes left a pool that had nothing a minute ago is better than none.
         return ranked(tried) if is_emergency and not best else best
+
+
+def _call_operator(connection: Connection, incident: Incident, reason: str, now: datetime) -> None:
+    """Say that an incident is stuck. It is still tried again: what a person mends goes on."""
+    incidents.update_incident(connection, incident, status=Outcome.NEEDS_OPERATOR)
+    event = Event(
+        "operator_needed",
+        f"{incident.subject} cannot be replaced without help: {reason}",
+        incident.agent_id,
+        "error",
+        incident_id=incident.id,
+    )
+    write_events(connection, [event], now)
 
 
 def avoid_pool_of(
@@ -364,6 +388,15 @@ def avoid_pool_of(
     if replica.pool_id and replica.market:
         until = now + timedelta(seconds=settings.pool_cooldown)
         replicas.mark_unavailable(connection, replica.pool_id, replica.market, why, until)
+
+
+def avoid_interrupted_pool(
+    connection: Connection, pool_id: str | None, now: datetime, settings: Settings
+) -> None:
+    """Leave the pool alone in which AWS takes instances: it seldom takes only one."""
+    if pool_id is not None:
+        until = now + timedelta(seconds=settings.interrupted_pool_cooldown)
+        replicas.mark_unavailable(connection, pool_id, Market.SPOT, "Interrupted", until)
 
 
 def is_lost(instance: Instance | None, age: timedelta) -> bool:

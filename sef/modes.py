@@ -14,7 +14,7 @@ from sef.core.replica import Status
 from sef.errors import AgentNotFound, ModeConflict, NotPossibleNow
 from sef.promotion import Promotion, promote
 from sef.reconcile import Reconciler
-from sef.store import fleet, replicas
+from sef.store import fleet, incidents, replicas
 from sef.store.database import Database
 from sef.store.events import Event, write_events
 from sef.store.fleet import Agent
@@ -135,10 +135,11 @@ class Modes:
             connection,
             agent,
             standby,
-            None,
+            incidents.open_incident(connection, agent_id),
             "an operator switched",
             self.clock(),
             retire_after=timedelta(0),
+            settings=self.settings,
         )
 
 

@@ -1,9 +1,13 @@
-"""Instances that carry this SEF's tag and that no row knows of: launched, and then forgotten."""
+"""Instances that SEF launched and that no row has a use for: forgotten, or thought to be gone."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from sqlalchemy import Connection
+
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, Ec2, Instance
-from sef.store import replicas
+from sef.errors import AgentNotFound
+from sef.store import fleet, replicas
 from sef.store.database import Database
 from sef.store.deployment import deployment_name
 from sef.store.events import Event, write_events
@@ -15,7 +19,9 @@ YOUNG = timedelta(minutes=5)
 def sweep_orphans(database: Database, cloud: Ec2, now: datetime) -> int:
     """Terminate the orphans and return how many there were.
 
-    The cloud is listed first, then the rows: what is launched in between is in no list.
+    The cloud is listed first, then the rows: what is launched in between is in no list. An orphan
+    of an agent whose primary does not run may be all that is left of it, as after a database was
+    restored from a backup: that one is kept.
 
     Raises:
         CloudError: EC2 cannot be read; nothing was terminated.
@@ -25,32 +31,53 @@ def sweep_orphans(database: Database, cloud: Ec2, now: datetime) -> int:
     old = [
         instance
         for instance in cloud.managed_by(name)
-        if not instance.is_gone and now - instance.launched_at > YOUNG
+        # Without the tag of an attempt it was registered, not launched.
+        if ATTEMPT_TAG in instance.tags
+        and not instance.is_gone
+        and now - instance.launched_at > YOUNG
     ]
     if not old:
         return 0
-    known, pending = database.read(
-        lambda c: (
-            replicas.known_instances(c, [instance.id for instance in old]),
-            replicas.open_tokens(c),
-        )
-    )
-    orphans = [
-        instance
-        for instance in old
-        if instance.id not in known and instance.tags.get(ATTEMPT_TAG) not in pending
-    ]
+    orphans, primaries = database.read(lambda c: _unclaimed(c, old))
+    running = {i.id for i in cloud.instances(set(primaries.values())).values() if not i.is_gone}
+    terminated = 0
     for orphan in orphans:
+        primary = primaries.get(orphan.id)
+        if primary is not None and primary not in running:
+            continue
         cloud.terminate(orphan.id)
         event = _event(orphan)
         database.write(lambda c, event=event: write_events(c, [event], now))  # type: ignore[misc]
-    return len(orphans)
+        terminated += 1
+    return terminated
+
+
+def _unclaimed(
+    connection: Connection, instances: Sequence[Instance]
+) -> tuple[list[Instance], dict[str, str]]:
+    """The instances that no row claims, and by each the primary of its agent, if it has one."""
+    claimed = replicas.claimed_instances(connection, [instance.id for instance in instances])
+    pending = replicas.open_tokens(connection)
+    orphans = [
+        instance
+        for instance in instances
+        if instance.id not in claimed and instance.tags[ATTEMPT_TAG] not in pending
+    ]
+    primaries = {}
+    for orphan in orphans:
+        try:
+            agent = fleet.read_agent(connection, orphan.tags.get(AGENT_TAG, ""))
+        except AgentNotFound:
+            continue
+        if agent.instance_id is not None:
+            primaries[orphan.id] = agent.instance_id
+    return orphans, primaries
 
 
 def _event(orphan: Instance) -> Event:
     return Event(
         "orphan_terminated",
-        f"{orphan.id} was launched by SEF and is known to no row: terminated",
+        f"{orphan.id} was launched by SEF and no row has a use for it: terminated",
         orphan.tags.get(AGENT_TAG),
         "warning",
         {"instance_id": orphan.id, "pool_id": str(orphan.pool)},

@@ -5,8 +5,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
+from sef.config import Settings
+from sef.core import risk
 from sef.core.policy import Outcome
-from sef.core.replica import Status
+from sef.core.replica import Market, Status
 from sef.store import incidents, replicas
 from sef.store.events import Event, write_events
 from sef.store.fleet import Agent, update_agent
@@ -32,11 +34,14 @@ def promote(
     now: datetime,
     *,
     retire_after: timedelta | None,
+    settings: Settings,
 ) -> Promotion:
     """Make a ready standby the agent's primary; the agent was read in this transaction.
 
     The epoch moves on with it, so that nothing which knows the old primary can undo it. The old
     primary is terminated after `retire_after`, or left to AWS and its operator if None.
+
+    A new primary in a risky pool has a standby of its own for a while.
 
     Raises:
         IllegalTransition: the standby is not ready.
@@ -52,6 +57,7 @@ def promote(
         pool_id=standby.pool_id,
         epoch=agent.epoch + 1,
         not_before=None,
+        probation_until=_probation(connection, standby, now, settings),
     )
     replicas.move_replica(connection, standby, Status.PROMOTED, reason, now)
     old = agent.instance_id
@@ -84,9 +90,22 @@ def promote(
     )
 
 
-def _conclude(
-    connection: Connection, incident: Incident, standby: Replica, now: datetime
-) -> int | None:
+def _probation(
+    connection: Connection, standby: Replica, now: datetime, settings: Settings
+) -> datetime | None:
+    """Until when the new primary has a standby of its own, since its pool is known to be risky."""
+    if standby.market is not Market.SPOT or standby.pool_id is None or not settings.probation:
+        return None
+    settled_after = timedelta(seconds=settings.standby_ttl)
+    history, _ = incidents.pool_history(connection, standby.pool_id, now, settled_after)
+    score = risk.assess(history).score
+    is_risky = history.terminations > 0 and score >= settings.rebalance_risk_threshold
+    if is_risky or (standby.pool_id, Market.SPOT) in replicas.unavailable(connection, now):
+        return now + timedelta(seconds=settings.probation)
+    return None
+
+
+def _conclude(connection: Connection, incident: Incident, standby: Replica, now: datetime) -> int:
     milliseconds = incidents.complete_failover(
         connection, incident, incident.caused_by, standby.id, now
     )

@@ -15,14 +15,14 @@ from datetime import timedelta
 from sqlalchemy import Connection
 
 from sef.clock import Clock
-from sef.cloud.ec2 import Ec2
-from sef.cloud.errors import CloudError
+from sef.cloud.ec2 import AGENT_TAG, MANAGED_TAG, Ec2
+from sef.cloud.errors import CloudError, Response
 from sef.config import Settings
 from sef.core.policy import (
     AgentState,
     CloseIncident,
     CreateStandby,
-    Goal,
+    Outcome,
     Promote,
     Release,
     Rest,
@@ -35,6 +35,7 @@ from sef.launching import Launcher, avoid_pool_of, is_lost
 from sef.promotion import Promotion, promote
 from sef.store import fleet, incidents, replicas
 from sef.store.database import Database
+from sef.store.deployment import deployment_name
 from sef.store.events import Event, Severity, write_events
 from sef.store.fleet import Agent
 from sef.store.incidents import Incident
@@ -120,7 +121,7 @@ class Reconciler:
         incident = incidents.open_incident(connection, agent_id)
         now = self.clock()
         step = next_step(
-            agent.state,
+            agent.state(now),
             standby.status if standby else None,
             incident.state(agent) if incident else None,
             standby_ttl=timedelta(seconds=self.settings.standby_ttl),
@@ -142,9 +143,16 @@ class Reconciler:
                 if incident is not None:
                     incidents.update_incident(connection, incident, replica_id=replica_id)
             case Promote(reason) if standby is not None:
-                retire_after = _retire_after(agent.state, incident, self.settings)
+                retire_after = _retire_after(agent.state(now), incident, self.settings)
                 promotion = promote(
-                    connection, agent, standby, incident, reason, now, retire_after=retire_after
+                    connection,
+                    agent,
+                    standby,
+                    incident,
+                    reason,
+                    now,
+                    retire_after=retire_after,
+                    settings=self.settings,
                 )
                 return f"promoted {standby.instance_id}: {reason}", promotion
             case Release(reason) if standby is not None:
@@ -153,10 +161,12 @@ class Reconciler:
                 incidents.update_incident(
                     connection, incident, status=outcome, closed_at=now, reason=reason
                 )
+                is_failure = incident.kind.is_planned and outcome is Outcome.RELEASED
                 event = Event(
                     "incident_closed",
-                    f"incident is {outcome}: {reason}",
+                    f"{incident.kind} is {outcome}: {reason}",
                     agent_id,
+                    "error" if is_failure else "info",
                     incident_id=incident.id,
                 )
                 write_events(connection, [event], now)
@@ -239,25 +249,59 @@ class Reconciler:
         agent_id, instance_id = retirement.agent_id, retirement.instance_id
         agent = self.database.read(lambda c: fleet.read_agent(c, agent_id))
         if agent.instance_id == instance_id:
-            said = f"{instance_id} is not retired: it is the primary again"
+            obstacle: str | None = "it is the primary again"
         else:
+            obstacle = self._obstacle(agent_id, instance_id)
+        if obstacle is None:
             self.cloud.terminate(instance_id)
             said = f"terminated the former primary {instance_id}"
+        else:
+            said = f"{instance_id} is left running: {obstacle}"
 
         def write(connection: Connection) -> None:
             now = self.clock()
-            if not replicas.finish_retirement(connection, instance_id, now):
+            if not replicas.finish_retirement(connection, instance_id, now, obstacle=obstacle):
                 return
-            write_events(connection, [Event("primary_retired", said, agent_id)], now)
+            severity: Severity = "warning" if obstacle else "info"
+            event = Event("primary_retired", said, agent_id, severity)
+            write_events(connection, [event], now)
             replica = replicas.replica_of_instance(connection, instance_id)
             is_former = replica is not None and replica.status is Status.PROMOTED
-            if replica is not None and is_former and agent.instance_id != instance_id:
+            if replica is not None and is_former and obstacle is None:
                 replicas.move_replica(
                     connection, replica, Status.TERMINATED, retirement.reason, now
                 )
 
         self.database.write(write)
         return said
+
+    def _obstacle(self, agent_id: str, instance_id: str) -> str | None:
+        """Why a former primary must not be terminated; None if it may.
+
+        Only what carries this SEF's tags is terminated. What SEF has launched does. An instance
+        that was registered is given them now, unless it belongs to somebody else by its tags.
+        """
+        name, launched = self.database.write(
+            lambda c: (deployment_name(c), replicas.replica_of_instance(c, instance_id))
+        )
+        if launched is not None:
+            return None
+        instance = self.cloud.instances([instance_id]).get(instance_id)
+        if instance is None or instance.is_gone:
+            return None
+        ours = {MANAGED_TAG: name, AGENT_TAG: agent_id}
+        for key, value in ours.items():
+            if instance.tags.get(key, value) != value:
+                return f"its tag {key} says {instance.tags[key]}, not {value}"
+        try:
+            self.cloud.tag(instance_id, ours)
+        except CloudError as error:
+            if error.response is not Response.OPERATOR:
+                raise
+            return (
+                f"EC2 does not let SEF tag it ({error.code}), and SEF terminates nothing untagged"
+            )
+        return None
 
     def check_standby(self, standby: Replica) -> str:
         """Look whether a ready standby still runs; one that does not has failed."""
@@ -325,9 +369,10 @@ def _retire_after(
 ) -> timedelta | None:
     """When to terminate the old primary after an automatic switch; None: not by us.
 
-    What AWS has given notice to, AWS terminates.
+    What AWS has given notice to, AWS terminates. A planned switchover leaves nothing behind.
     """
-    is_ours = incident is not None and incident.goal is not Goal.SWITCH
-    if is_ours and agent.auto_terminate:
+    if incident is not None and incident.kind.is_planned:
+        return timedelta(seconds=settings.drain)
+    if incident is not None and not incident.is_emergency and agent.auto_terminate:
         return timedelta(seconds=settings.drain)
     return None

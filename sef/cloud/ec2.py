@@ -132,6 +132,13 @@ class Ec2:
         except BotoCoreError as error:
             raise translate(error) from error
 
+    def tag(self, instance_id: str, tags: Mapping[str, str]) -> None:
+        with _translated():
+            self._client.create_tags(
+                Resources=[instance_id],
+                Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+            )
+
     def like_instance(self, instance_id: str) -> LaunchSource | None:
         """A source like a running instance; None when EC2 does not know it."""
         with _translated():

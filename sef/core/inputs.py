@@ -47,6 +47,10 @@ class Report:
 class SignalType(StrEnum):
     REBALANCE = "rebalance-recommendation"
     TERMINATION = "termination-notice"
+    LOSS = "unannounced-loss"  # found out by SEF itself, never received
+
+
+ANNOUNCED = (SignalType.REBALANCE, SignalType.TERMINATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +98,8 @@ def parse_signal(payload: object, now: datetime) -> Signal:
     """
     fields = parse_object(payload)
     named = fields.get("signal_type")
-    if not isinstance(named, str) or named not in list(SignalType):
-        known = " or ".join(SignalType)
+    if not isinstance(named, str) or named not in ANNOUNCED:
+        known = " or ".join(ANNOUNCED)
         raise Refused("unknown_signal_type", f"signal_type must be {known}.")
     signalled_at = parse_instant(_required(fields, "timestamp"), "timestamp")
     announced = fields.get("termination_time")

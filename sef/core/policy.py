@@ -60,6 +60,8 @@ class AgentState:
     manual: bool
     auto_switch: bool
     auto_terminate: bool
+    on_probation: bool = False
+    """Whether its primary is fresh and in a risky pool."""
 
     @property
     def mode(self) -> Mode:
@@ -76,6 +78,9 @@ class IncidentState:
     rebalance_at: datetime | None
     concerns_primary: bool
     """False once the agent has another primary than the one that was being lost."""
+    is_planned: bool = False
+    """A drill, or the way back from on-demand: worth one standby, and no more."""
+    had_standby: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,8 @@ def next_step(
     if incident is not None:
         if not incident.concerns_primary:
             return CloseIncident(Outcome.DONE, "the agent has another primary by now")
+        if incident.is_planned:
+            return _planned_step(agent, standby, incident)
         if incident.goal is Goal.SWITCH:
             if standby is None:
                 return CreateStandby(
@@ -166,6 +173,21 @@ def next_step(
         if standby is None:
             return CreateStandby(ReplicaType.MANUAL, "manual mode keeps a standby")
         return Rest()
+    if agent.on_probation:
+        if standby is None:
+            return CreateStandby(ReplicaType.REBALANCE, "the fresh primary is in a risky pool")
+        return Rest()
     if standby is not None:
         return Release("nothing asks for a standby any more")
     return Rest()
+
+
+def _planned_step(agent: AgentState, standby: Status | None, incident: IncidentState) -> Step:
+    if standby is Status.READY:
+        return Promote("a planned switchover, and the standby is ready")
+    if standby is not None:
+        return Rest()
+    if incident.had_standby:
+        return CloseIncident(Outcome.RELEASED, "no standby could be had for it")
+    kind = ReplicaType.MANUAL if agent.manual else ReplicaType.REBALANCE
+    return CreateStandby(kind, "a planned switchover")

@@ -18,6 +18,9 @@ PRESSURE_WEIGHT = 0.5
 STEEP_RISE = 0.5
 """A rise of the spot price by this share, over the prices given, is full pressure."""
 
+UNKNOWN = 0.5
+"""The risk of a pool when nothing has happened in it or anywhere else."""
+
 CALM_PRICE_RATIO = 0.5
 """Below this share of the on-demand price closeness exerts no pressure; at 1 it is full."""
 

@@ -2,16 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, case, func, insert, literal, or_, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    case,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
-from sef.core.policy import AgentState, Goal
-from sef.core.replica import Status
+from sef.core.policy import AgentState, Goal, Mode
+from sef.core.replica import Market, Status
 from sef.errors import AgentNotFound
 from sef.store.database import compare_and_swap
-from sef.store.tables import agents, incidents, replica_instances, retirements
+from sef.store.tables import agents, incidents, price_series, replica_instances, retirements
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +45,22 @@ class Agent:
     updated_at: datetime
 
     @property
-    def state(self) -> AgentState:
+    def mode(self) -> Mode:
+        return self.state(self.updated_at).mode
+
+    def state(self, now: datetime) -> AgentState:
         return AgentState(
-            self.manual_replica_enabled, self.auto_switch_enabled, self.auto_terminate_enabled
+            self.manual_replica_enabled,
+            self.auto_switch_enabled,
+            self.auto_terminate_enabled,
+            on_probation=self.probation_until is not None and now < self.probation_until,
         )
+
+    def is_drill_due(self, now: datetime) -> bool:
+        if self.drill_interval is None:
+            return False
+        last = self.drilled_at or self.created_at
+        return now - last >= timedelta(seconds=self.drill_interval)
 
     @property
     def subject(self) -> str:
@@ -103,11 +127,16 @@ def agents_with_work(
             unchecked,
         ),
         select(retirement.agent_id, literal(2), never).where(
-            retirement.terminated_at.is_(None), retirement.not_before <= now
+            retirement.terminated_at.is_(None),
+            retirement.obstacle.is_(None),
+            retirement.not_before <= now,
         ),
         select(agents.c.id, literal(1), never)
         .outerjoin(replica_instances, replica.live_agent_id == agents.c.id)
         .where(agents.c.manual_replica_enabled, replica.id.is_(None)),
+        select(agents.c.id, literal(1), never)
+        .outerjoin(replica_instances, replica.live_agent_id == agents.c.id)
+        .where(agents.c.probation_until > now, replica.id.is_(None)),
     ).subquery()
     return connection.scalars(
         select(work.c.id)
@@ -117,3 +146,67 @@ def agents_with_work(
         .order_by(func.min(work.c.urgency), func.min(work.c.deadline), work.c.id)
         .limit(limit)
     ).all()
+
+
+def heard_since(connection: Connection, agent_id: str, since: datetime) -> bool:
+    """Whether the primary has reported since then."""
+    return bool(connection.scalar(select(_heard(literal(agent_id), since))))
+
+
+def _heard(agent_id: ColumnElement[str], since: datetime) -> ColumnElement[bool]:
+    series = price_series.c
+    return exists().where(series.agent_id == agent_id, series.primary_heard_at > since)
+
+
+def silent_agents(connection: Connection, since: datetime, *, limit: int) -> Sequence[Agent]:
+    """Agents whose known primary has said nothing since then, nor was new, and is not replaced yet.
+
+    What the standby reports is no word of the primary's.
+    """
+    incident = incidents.c
+    heard = _heard(agents.c.id, since)
+    in_hand = exists().where(incident.open_agent_id == agents.c.id, incident.goal == Goal.SWITCH)
+    rows = connection.execute(
+        select(agents)
+        .where(agents.c.instance_id.is_not(None), agents.c.updated_at <= since, ~heard, ~in_hand)
+        .order_by(agents.c.id)
+        .limit(limit)
+    )
+    return [Agent(**row._mapping) for row in rows]
+
+
+def drills_due(connection: Connection, now: datetime) -> Sequence[Agent]:
+    """Agents whose last drill, or whose registration, is longer ago than their interval."""
+    incident = incidents.c
+    in_hand = exists().where(incident.open_agent_id == agents.c.id)
+    rows = connection.execute(
+        select(agents).where(
+            agents.c.drill_interval.is_not(None), agents.c.instance_id.is_not(None), ~in_hand
+        )
+    )
+    found = [Agent(**row._mapping) for row in rows]
+    return [agent for agent in found if agent.is_drill_due(now)]
+
+
+def on_demand_since(connection: Connection, before: datetime) -> Sequence[Agent]:
+    """Agents, not in manual mode, whose primary SEF launched on-demand and promoted before then.
+
+    Those of whom something is in hand, or was in hand since then, are left out.
+    """
+    replica, incident = replica_instances.c, incidents.c
+    in_hand = exists().where(
+        incident.agent_id == agents.c.id,
+        or_(incident.open_agent_id.is_not(None), incident.closed_at > before),
+    )
+    rows = connection.execute(
+        select(agents)
+        .join(replica_instances, replica.instance_id == agents.c.instance_id)
+        .where(
+            replica.status == Status.PROMOTED,
+            replica.market == Market.ON_DEMAND,
+            replica.promoted_at <= before,
+            ~agents.c.manual_replica_enabled,
+            ~in_hand,
+        )
+    )
+    return [Agent(**row._mapping) for row in rows]

@@ -17,6 +17,7 @@ from sef.store.database import compare_and_swap
 from sef.store.fleet import Agent
 from sef.store.tables import incidents, pricing_reports, spot_interruption_events
 
+PLANNED = [kind for kind in Kind if kind.is_planned]
 HISTORY = timedelta(days=90)
 """How far back a pool's past is looked at."""
 
@@ -29,7 +30,7 @@ class Incident:
     kind: Kind
     instance_id: str | None
     pool_id: str | None
-    status: str
+    status: Outcome
     open_agent_id: str | None
     goal: Goal
     reason: str
@@ -50,13 +51,24 @@ class Incident:
         return self.status in UNFINISHED
 
     @property
+    def is_emergency(self) -> bool:
+        """Whether an instance is being lost, or is lost, and has to be replaced."""
+        return self.goal is Goal.SWITCH and not self.kind.is_planned
+
+    @property
     def caused_by(self) -> SignalType:
         """The signal that a promotion under this incident answers."""
+        if self.kind is Kind.LOSS:
+            return SignalType.LOSS
         return SignalType.TERMINATION if self.goal is Goal.SWITCH else SignalType.REBALANCE
 
     def state(self, agent: Agent) -> IncidentState:
         return IncidentState(
-            self.goal, self.rebalance_at, concerns_primary=self.subject == agent.subject
+            self.goal,
+            self.rebalance_at,
+            concerns_primary=self.subject == agent.subject,
+            is_planned=self.kind.is_planned,
+            had_standby=self.replica_id is not None,
         )
 
 
@@ -65,7 +77,13 @@ def open_incident(connection: Connection, agent_id: str) -> Incident | None:
 
 
 def latest_incident(connection: Connection, agent_id: str, subject: str) -> Incident | None:
-    return _one(connection, incidents.c.agent_id == agent_id, incidents.c.subject == subject)
+    """The last one about an instance being lost; planned switchovers do not count."""
+    return _one(
+        connection,
+        incidents.c.agent_id == agent_id,
+        incidents.c.subject == subject,
+        incidents.c.kind.not_in(PLANNED),
+    )
 
 
 def read_incident(connection: Connection, incident_id: str) -> Incident:
@@ -85,6 +103,7 @@ def create_incident(
     now: datetime,
     status: Outcome = Outcome.OPEN,
     kind: Kind = Kind.INTERRUPTION,
+    goal: Goal = Goal.MONITOR,
     reason: str = "",
 ) -> Incident:
     incident_id = f"incident-{uuid4().hex[:16]}"
@@ -98,7 +117,7 @@ def create_incident(
             pool_id=pool_id,
             status=status,
             open_agent_id=agent.id if status in UNFINISHED else None,
-            goal=Goal.MONITOR,
+            goal=goal,
             reason=reason,
             opened_at=now,
             closed_at=None if status in UNFINISHED else now,
@@ -197,8 +216,11 @@ def complete_failover(
     signal_type: SignalType,
     replica_id: str,
     now: datetime,
-) -> int | None:
-    """Mark the signal that caused a promotion; return the milliseconds since its arrival."""
+) -> int:
+    """Mark the signal that caused a promotion; return the milliseconds since its arrival.
+
+    A planned switchover has no signal: there it is the time since it was begun.
+    """
     columns = spot_interruption_events.c
     caused = connection.execute(
         select(columns.id, columns.detected_at).where(
@@ -206,14 +228,18 @@ def complete_failover(
         )
     ).one_or_none()
     if caused is None:
-        return None
-    milliseconds: int = round((now - caused.detected_at) / timedelta(milliseconds=1))
+        return _milliseconds(incident.opened_at, now)
+    milliseconds = _milliseconds(caused.detected_at, now)
     connection.execute(
         update(spot_interruption_events)
         .where(columns.id == caused.id)
         .values(failover_completed=True, failover_time_ms=milliseconds, replica_id=replica_id)
     )
     return milliseconds
+
+
+def _milliseconds(since: datetime, now: datetime) -> int:
+    return round((now - since) / timedelta(milliseconds=1))
 
 
 def pool_history(
@@ -274,4 +300,27 @@ def _one(connection: Connection, *conditions: Any) -> Incident | None:
     ).one_or_none()
     if row is None:
         return None
-    return Incident(**{**row._mapping, "goal": Goal(row.goal), "kind": Kind(row.kind)})
+    return Incident(
+        **{
+            **row._mapping,
+            "goal": Goal(row.goal),
+            "kind": Kind(row.kind),
+            "status": Outcome(row.status),
+        }
+    )
+
+
+def returns_since(connection: Connection, agent_id: str, since: datetime) -> int:
+    """How often an agent has returned from on-demand to spot."""
+    columns = incidents.c
+    return (
+        connection.scalar(
+            select(func.count()).where(
+                columns.agent_id == agent_id,
+                columns.kind == Kind.RETURN,
+                columns.status == Outcome.DONE,
+                columns.opened_at > since,
+            )
+        )
+        or 0
+    )

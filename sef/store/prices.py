@@ -48,6 +48,7 @@ SLICE = 200
 _MOVING = (
     "version",
     "waiting",
+    "primary_heard_at",
     "replica_heard_at",
     "received_at",
     "first_at",
@@ -105,6 +106,7 @@ class _Series:
     version: int
     head: Head | None
     waiting: int
+    primary_heard_at: datetime | None
     replica_heard_at: datetime | None
     received_at: datetime | None
 
@@ -177,7 +179,12 @@ def _lock(connection: Connection, keys: Iterable[SeriesKey]) -> dict[SeriesKey, 
             if row.latest_at is not None:
                 head = Head(row.first_at, row.latest_at, row.latest_price, row.latest_observed_at)
             found[row.agent_id, row.pool_id] = _Series(
-                row.version, head, row.waiting, row.replica_heard_at, row.received_at
+                row.version,
+                head,
+                row.waiting,
+                row.primary_heard_at,
+                row.replica_heard_at,
+                row.received_at,
             )
     return found
 
@@ -259,19 +266,20 @@ def _write(
     )
     plans = {}
     for key, series in found.items():
-        hears_replica = any(seen.source is Source.REPLICA for seen in arrivals[key])
-        heard_at = now if hears_replica else series.replica_heard_at
+        sources = {seen.source for seen in arrivals[key]}
+        primary_heard_at = now if Source.PRIMARY in sources else series.primary_heard_at
+        replica_heard_at = now if Source.REPLICA in sources else series.replica_heard_at
         plans[key] = plan(
             series.head,
             stored[key],
             waiting[key],
             arrivals[key],
-            replica_expected=replica_is_expected(told[key[0]].ready_at, heard_at, now),
+            replica_expected=replica_is_expected(told[key[0]].ready_at, replica_heard_at, now),
             now=now,
             window=window,
             rules=rules,
         )
-        _move_on(connection, key, series, plans[key], heard_at, now)
+        _move_on(connection, key, series, plans[key], primary_heard_at, replica_heard_at, now)
     _write_points(connection, plans, now)
     _write_buffer(connection, plans, now)
     write_events(connection, _events(plans, rules), now)
@@ -318,6 +326,7 @@ def _move_on(
     key: SeriesKey,
     series: _Series,
     made: Plan,
+    primary_heard_at: datetime | None,
     replica_heard_at: datetime | None,
     now: datetime,
 ) -> None:
@@ -331,6 +340,7 @@ def _move_on(
             "read_version": series.version,
             "version": series.version + 1,
             "waiting": made.waiting_count,
+            "primary_heard_at": primary_heard_at,
             "replica_heard_at": replica_heard_at,
             "received_at": now if made.outcomes else series.received_at,
             "first_at": head and head.first_at,

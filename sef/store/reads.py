@@ -30,7 +30,7 @@ def agent_status(connection: Connection, agent_id: str) -> dict[str, Any]:
     incident = incidents.open_incident(connection, agent_id)
     return {
         "agent": agent_fields(agent),
-        "mode": agent.state.mode,
+        "mode": agent.mode,
         "replica": replica_fields(standby) if standby else None,
         "data_quality": data_quality(connection, agent_id),
         "incident": incident_fields(incident) if incident else None,
@@ -47,6 +47,8 @@ def agent_fields(agent: Agent) -> dict[str, Any]:
         "manual_replica_enabled": agent.manual_replica_enabled,
         "launch_template": agent.launch_template,
         "epoch": agent.epoch,
+        "probation_until": iso(agent.probation_until),
+        "drill_interval": agent.drill_interval,
         "created_at": iso(agent.created_at),
         "updated_at": iso(agent.updated_at),
     }
@@ -166,7 +168,7 @@ def _fleet_entry(row: Row[Any], reported_at: datetime | None) -> dict[str, Any]:
     columns = {column.key for column in agents.columns}
     agent = Agent(**{key: value for key, value in row._mapping.items() if key in columns})
     return agent_fields(agent) | {
-        "mode": agent.state.mode,
+        "mode": agent.mode,
         "replica_id": row.replica_id,
         "replica_status": row.replica_status,
         "incident_id": row.incident_id,

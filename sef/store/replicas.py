@@ -63,6 +63,7 @@ class Retirement:
     reason: str
     not_before: datetime
     terminated_at: datetime | None
+    obstacle: str | None
 
 
 def live_standby(connection: Connection, agent_id: str) -> Replica | None:
@@ -275,8 +276,14 @@ def attempt_instance(connection: Connection, token: str) -> str | None:
 def mark_unavailable(
     connection: Connection, pool_id: str, market: Market, code: str, until: datetime
 ) -> None:
-    row = {"pool_id": pool_id, "market": market, "error_code": code, "until": until}
-    upsert(connection, unavailable_pools, [row])
+    """Leave a pool alone until then, or for longer if that was said before."""
+    columns = unavailable_pools.c
+    said = connection.scalar(
+        select(columns.until).where(columns.pool_id == pool_id, columns.market == market)
+    )
+    if said is None or said < until:
+        row = {"pool_id": pool_id, "market": market, "error_code": code, "until": until}
+        upsert(connection, unavailable_pools, [row])
 
 
 def unavailable(connection: Connection, now: datetime) -> Collection[tuple[str, Market]]:
@@ -312,35 +319,45 @@ def due_retirements(connection: Connection, agent_id: str, now: datetime) -> Seq
         select(retirements).where(
             columns.agent_id == agent_id,
             columns.terminated_at.is_(None),
+            columns.obstacle.is_(None),
             columns.not_before <= now,
         )
     )
     return [Retirement(**row._mapping) for row in rows]
 
 
-def finish_retirement(connection: Connection, instance_id: str, now: datetime) -> bool:
-    """Write down that the instance is gone; False when somebody else did already."""
+def finish_retirement(
+    connection: Connection, instance_id: str, now: datetime, *, obstacle: str | None = None
+) -> bool:
+    """Write down that the instance is terminated, or why it is not; False when that was done."""
+    columns = retirements.c
     answer = connection.execute(
         update(retirements)
-        .where(retirements.c.instance_id == instance_id, retirements.c.terminated_at.is_(None))
-        .values(terminated_at=now)
+        .where(
+            columns.instance_id == instance_id,
+            columns.terminated_at.is_(None),
+            columns.obstacle.is_(None),
+        )
+        .values(terminated_at=None if obstacle else now, obstacle=obstacle)
     )
     return answer.rowcount == 1
 
 
-def known_instances(connection: Connection, ids: Collection[str]) -> set[str]:
-    """Those of the instances that some row tells of."""
-    return {
-        instance_id
-        for column in (
-            agents.c.instance_id,
-            replica_instances.c.instance_id,
-            launch_attempts.c.instance_id,
-            retirements.c.instance_id,
-        )
-        for instance_id in connection.scalars(select(column).where(column.in_(sorted(ids))))
-        if instance_id is not None
-    }
+def claimed_instances(connection: Connection, ids: Collection[str]) -> set[str]:
+    """Those of the instances that some row still has a use for, or is about to terminate."""
+    wanted = sorted(ids)
+    over = [Status.TERMINATED, Status.FAILED]
+    replica, retirement = replica_instances.c, retirements.c
+    statements = (
+        select(agents.c.instance_id).where(agents.c.instance_id.in_(wanted)),
+        select(replica.instance_id).where(
+            replica.instance_id.in_(wanted), replica.status.not_in(over)
+        ),
+        select(retirement.instance_id).where(
+            retirement.instance_id.in_(wanted), retirement.terminated_at.is_(None)
+        ),
+    )
+    return {found for statement in statements for found in connection.scalars(statement)}
 
 
 def open_tokens(connection: Connection) -> set[str]:

@@ -149,6 +149,8 @@ agents = Table(
         name="agents_one_mode",
     ),
     Index("agents_manual", "manual_replica_enabled", "id"),
+    Index("agents_probation", "probation_until"),
+    Index("agents_drill", "drill_interval"),
     comment="One row per agent: its primary and its modes.",
     **MYSQL,
 )
@@ -189,6 +191,7 @@ price_series = Table(
     Column("latest_at", Instant),
     Column("latest_price", Price),
     Column("latest_observed_at", Instant),
+    Column("primary_heard_at", Instant),
     Column("replica_heard_at", Instant),
     Column("received_at", Instant),
     Column(
@@ -293,6 +296,7 @@ retirements = Table(
     Column("reason", Text, nullable=False),
     Column("not_before", Instant, nullable=False),
     Column("terminated_at", Instant),
+    Column("obstacle", Text, comment="why it is left running after all"),
     Index("retirements_due", "terminated_at", "not_before"),
     Index("retirements_agent", "agent_id", "terminated_at"),
     comment="Former primaries that are to be terminated.",

@@ -22,6 +22,8 @@ MAX_BATCH = 10_000
 MAX_BODY = 8 * 1024 * 1024
 MAX_PAGE = 10_000
 LAUNCH_TEMPLATE_LENGTH = 255
+LONGEST_DRILL = 31_536_000
+"""Seconds: a year."""
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -69,14 +71,28 @@ def agent_body() -> Mapping[str, Any]:
         "launch_template": LAUNCH_TEMPLATE_LENGTH,
     }
     fields = parse_object(json_body())
-    unknown = sorted(str(name) for name in fields if name not in lengths)
-    if unknown:
-        known = ", ".join(lengths)
-        raise Refused("unknown_field", f"An agent has the fields {known}; one given is another.")
-    return {
-        name: None if value is None else parse_identifier(value, name, lengths[name])
-        for name, value in fields.items()
+    known = [*lengths, "drill_interval"]
+    if any(name not in known for name in fields):
+        raise Refused(
+            "unknown_field", f"An agent has the fields {', '.join(known)}; one given is another."
+        )
+    changes: dict[str, Any] = {
+        name: parse_identifier(fields[name], name, length)
+        for name, length in lengths.items()
+        if fields.get(name) is not None
     }
+    if fields.get("drill_interval") is not None:
+        changes["drill_interval"] = _drill_interval(fields["drill_interval"])
+    return dict.fromkeys(fields) | changes
+
+
+def _drill_interval(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 600 <= value <= LONGEST_DRILL:
+        raise Refused(
+            "invalid_drill_interval",
+            f"drill_interval must be a whole number of seconds from 600 to {LONGEST_DRILL}.",
+        )
+    return value
 
 
 def instant_argument(name: str) -> datetime | None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sef.core.inputs import (
+    ANNOUNCED,
     Refused,
     Report,
     Signal,
@@ -357,14 +358,26 @@ def test_a_signal_as_it_is_meant():
 
 @pytest.mark.parametrize(
     "value",
-    [..., None, "", "TERMINATION", "termination_notice", "termination-notice ", 1, True, [], {}],
+    [
+        ...,
+        None,
+        "",
+        "TERMINATION",
+        "unannounced-loss",
+        "termination_notice",
+        "termination-notice ",
+        1,
+        True,
+        [],
+        {},
+    ],
     ids=repr,
 )
 def test_a_signal_must_be_of_a_known_type(value):
     assert refusal(signal, signal_type=value) == "unknown_signal_type"
 
 
-@pytest.mark.parametrize("kind", SignalType)
+@pytest.mark.parametrize("kind", ANNOUNCED)
 def test_both_kinds_of_signal_are_taken(kind):
     assert signal(signal_type=kind.value).type is kind
 

@@ -1,6 +1,6 @@
 """What is to be done for an agent: every situation, as a table, and what never happens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 
@@ -32,12 +32,16 @@ MICRO = timedelta(microseconds=1)
 
 # Every situation
 
-AGENTS = [AgentState(*flags) for flags in product((False, True), repeat=3)]
+AGENTS = [AgentState(*flags) for flags in product((False, True), repeat=4)]
 STANDBYS = [None, Status.LAUNCHING, Status.READY]
 REBALANCED_AT = [None, NOW, NOW - TTL + MICRO, NOW - TTL, NOW - 9 * TTL]
 INCIDENTS = [
     None,
     *(IncidentState(*parts) for parts in product(Goal, REBALANCED_AT, (True, False))),
+    *(
+        IncidentState(Goal.SWITCH, None, *parts)
+        for parts in product((True, False), [True], (True, False))
+    ),
 ]
 
 
@@ -57,12 +61,20 @@ class Situation:
 
     @property
     def is_termination(self):
-        return self.concerns_primary and self.incident.goal is Goal.SWITCH
+        return (
+            self.concerns_primary
+            and self.incident.goal is Goal.SWITCH
+            and not self.incident.is_planned
+        )
+
+    @property
+    def is_planned(self):
+        return self.concerns_primary and self.incident.is_planned
 
     @property
     def is_expired(self):
         """A recommendation that no termination followed in time."""
-        if not self.concerns_primary or self.is_termination:
+        if not self.concerns_primary or self.is_termination or self.is_planned:
             return False
         since = self.incident.rebalance_at
         return since is None or NOW - since >= TTL
@@ -83,7 +95,7 @@ def taking(kind):
 
 def test_all_situations_are_visited():
     assert {standby for standby in STANDBYS if standby} == LIVE
-    assert len(SITUATIONS) == 8 * 3 * (1 + 3 * 5 * 2)
+    assert len(SITUATIONS) == 16 * 3 * (1 + 3 * 5 * 2 + 4)
     for kind in (CreateStandby, Promote, Release, CloseIncident, Rest):
         assert taking(kind)
 
@@ -99,6 +111,7 @@ NEITHER = AgentState(manual=False, auto_switch=False, auto_terminate=False)
 AGENT = {"manual": [MANUAL], "switching": [SWITCH, BOTH], "waiting": [RETIRE, NEITHER]}
 AGENT["any"] = [MANUAL, SWITCH, BOTH, RETIRE, NEITHER]
 AGENT["not manual"] = [SWITCH, BOTH, RETIRE, NEITHER]
+AGENT["probation"] = [replace(agent, on_probation=True) for agent in AGENT["not manual"]]
 
 OLD, FRESH = NOW - TTL, NOW - TTL + MICRO
 INCIDENT = {
@@ -111,6 +124,8 @@ INCIDENT = {
         for goal in (Goal.MONITOR, Goal.STANDBY)
         for at in (None, OLD, OLD - TTL)
     ],
+    "planned": [IncidentState(Goal.SWITCH, None, True, is_planned=True)],
+    "tried": [IncidentState(Goal.SWITCH, None, True, is_planned=True, had_standby=True)],
     "replaced": [IncidentState(goal, at, False) for goal in Goal for at in (None, FRESH, OLD)],
 }
 
@@ -121,6 +136,11 @@ TABLE = """
     none     | not manual | rest               | release   | release
     monitor  | manual     | create manual      | rest      | rest
     monitor  | not manual | rest               | release   | release
+    none     | probation  | create rebalance   | rest      | rest
+    monitor  | probation  | create rebalance   | rest      | rest
+    planned  | manual     | create manual      | rest      | promote
+    planned  | not manual | create rebalance   | rest      | promote
+    tried    | any        | released           | rest      | promote
     standby  | switching  | create rebalance   | rest      | promote
     standby  | waiting    | create rebalance   | rest      | rest
     standby  | manual     | create rebalance   | rest      | rest
@@ -196,15 +216,15 @@ def test_manual_mode_without_an_incident_always_has_a_standby():
         assert situation.step == CreateStandby(ReplicaType.MANUAL, "manual mode keeps a standby")
 
 
-def test_without_auto_switch_only_a_termination_promotes():
+def test_without_auto_switch_only_a_termination_and_what_is_planned_promote():
     for situation in taking(Promote):
-        assert situation.agent.auto_switch or situation.is_termination
+        assert situation.agent.auto_switch or situation.is_termination or situation.is_planned
 
 
 def test_auto_terminate_decides_nothing_here():
     for situation in SITUATIONS:
         agent = situation.agent
-        other = AgentState(agent.manual, agent.auto_switch, not agent.auto_terminate)
+        other = replace(agent, auto_terminate=not agent.auto_terminate)
         assert Situation(other, situation.standby, situation.incident).step == situation.step
 
 
@@ -214,10 +234,16 @@ def test_an_expired_recommendation_is_closed_before_anything_else():
         assert situation.step.outcome is Outcome.RELEASED
 
 
-def test_only_expired_recommendations_come_to_nothing():
+def test_only_expired_recommendations_and_plans_that_failed_come_to_nothing():
     for situation in taking(CloseIncident):
         if situation.step.outcome is Outcome.RELEASED:
-            assert situation.is_expired
+            has_failed = situation.is_planned and situation.incident.had_standby
+            assert situation.is_expired or (has_failed and situation.standby is None)
+
+
+def test_what_is_planned_is_worth_one_standby():
+    for situation in those(lambda s: s.is_planned and s.incident.had_standby):
+        assert not isinstance(situation.step, CreateStandby)
 
 
 def test_an_incident_of_a_former_primary_only_closes():
@@ -229,7 +255,7 @@ def test_an_incident_of_a_former_primary_only_closes():
 def test_a_recommendation_without_risk_launches_nothing_of_its_own():
     for situation in taking(CreateStandby):
         if situation.incident is None or situation.incident.goal is Goal.MONITOR:
-            assert situation.step.type is ReplicaType.MANUAL
+            assert situation.step.type is ReplicaType.MANUAL or situation.agent.on_probation
 
 
 def test_every_step_but_rest_says_its_reason():
@@ -247,10 +273,12 @@ def test_every_agent_comes_to_rest():
             match step:
                 case CreateStandby():
                     standby = Status.LAUNCHING
+                    if incident:
+                        incident = replace(incident, had_standby=True)
                 case Promote():
                     standby = None
                     if incident:
-                        incident = IncidentState(incident.goal, incident.rebalance_at, False)
+                        incident = replace(incident, concerns_primary=False)
                 case Release():
                     standby = None
                 case CloseIncident():
@@ -262,7 +290,9 @@ def test_every_agent_comes_to_rest():
             steps += 1
             assert steps <= 8, start
         assert (standby is Status.READY) == (
-            agent.manual or (incident is not None and incident.goal is Goal.STANDBY)
+            agent.manual
+            or agent.on_probation
+            or (incident is not None and incident.goal is Goal.STANDBY)
         )
         if start.is_termination:
             assert incident is None

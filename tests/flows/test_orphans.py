@@ -13,7 +13,7 @@ from tests.mariadb import MariaDB
 def orphan(world: World, deployment: str | None = None, **tags: str) -> str:
     """Launch an instance with the tags of a SEF, of which no row tells."""
     name = deployment or world.rows("deployment", None)[0].name
-    told = {"sef:managed": name, "sef:agent": "a"} | {
+    told = {"sef:managed": name, "sef:agent": "a", "sef:attempt": "forgotten-1"} | {
         k.replace("_", ":"): v for k, v in tags.items()
     }
     spec = [{"Key": key, "Value": value} for key, value in told.items()]

@@ -13,31 +13,6 @@ from sef.store import tables
 from tests.flows.world import ALIVE, ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World, meanwhile
 
 
-def past(world: World, count: int, terminations: int, pool: str = POOL) -> None:
-    """Recommendations in a pool, a day ago, of which some ended in a termination."""
-    at = world.clock() - timedelta(days=1)
-    world.write(
-        insert(tables.incidents),
-        [
-            {
-                "id": f"past-{pool[-2:]}-{number}",
-                "agent_id": "somebody",
-                "subject": f"i-{number}",
-                "instance_id": f"i-{number}",
-                "pool_id": pool,
-                "status": "done",
-                "goal": "standby",
-                "reason": "long ago",
-                "rebalance_at": at,
-                "termination_at": at if number < terminations else None,
-                "opened_at": at,
-                "closed_at": at,
-            }
-            for number in range(count)
-        ],
-    )
-
-
 def test_a_standby_is_launched_in_another_pool(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -75,7 +50,7 @@ def test_the_cheapest_pool_of_those_of_equal_risk_is_taken(world: World) -> None
 def test_a_cheap_pool_with_a_bad_past_is_passed_over(world: World) -> None:
     sef = world.sef(pools=",".join(OTHERS))
     world.primary(sef)
-    past(world, 10, 10, pool="m5.large.us-east-1c")  # the cheaper of the two
+    world.past(10, 10, pool="m5.large.us-east-1c")  # the cheaper of the two
     world.signal(sef, REBALANCE)
     assert world.standby().pool_id == "m5.large.us-east-1b"
 
@@ -195,7 +170,7 @@ def test_announced_from_eight_threads_at_once_it_is_one_incident(world: World) -
 def test_where_recommendations_come_to_nothing_it_is_only_watched(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
-    past(world, 40, 0)
+    world.past(40, 0)
     answer = world.signal(sef, REBALANCE)
     assert answer["action"] == "monitor"
     assert answer["risk_score"] < 0.30
@@ -214,7 +189,7 @@ def test_the_risk_rises_with_every_termination_that_followed(world: World) -> No
     scores = []
     for number, terminations in enumerate([0, 5, 10, 20]):
         pool = f"m5.large.us-east-1{'abcd'[number]}"
-        past(world, 20, terminations, pool=pool)
+        world.past(20, terminations, pool=pool)
         world.primary(sef, f"agent-{number}", pool)
         scores.append(world.signal(sef, REBALANCE, f"agent-{number}")["risk_score"])
     assert scores == sorted(scores)

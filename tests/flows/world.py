@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 from botocore.config import Config
-from sqlalchemy import Connection, Engine, Row, create_engine, event, select
+from sqlalchemy import Connection, Engine, Row, create_engine, event, insert, select
 
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, REPLICA_TAG, Ec2
 from sef.cloud.simulation import SimulatedInstance, Simulation
@@ -119,12 +119,14 @@ class World:
         return next(i.pool for i in self.simulation.instances() if i.id == instance_id)
 
     def tagged(self, agent_id: str = "a") -> list[SimulatedInstance]:
-        """All instances that were ever launched for an agent; other stories have theirs."""
+        """All instances that SEF ever launched for an agent; other stories have theirs."""
         names = [row.name for row in self.rows("deployment", None)]
         return [
             i
             for i in self.simulation.instances()
-            if i.tags.get(MANAGED_TAG) in names and i.tags.get(AGENT_TAG) == agent_id
+            if i.tags.get(MANAGED_TAG) in names
+            and i.tags.get(AGENT_TAG) == agent_id
+            and ATTEMPT_TAG in i.tags
         ]
 
     def alive(self, agent_id: str = "a") -> list[SimulatedInstance]:
@@ -145,6 +147,30 @@ class World:
     def write(self, statement: Any, rows: Any = None) -> None:
         with self._engine.begin() as connection:
             connection.execute(statement, *([] if rows is None else [rows]))
+
+    def past(self, count: int, terminations: int, pool: str = POOL) -> None:
+        """Recommendations in a pool, a day ago, of which some ended in a termination."""
+        at = self.clock() - timedelta(days=1)
+        self.write(
+            insert(tables.incidents),
+            [
+                {
+                    "id": f"past-{pool[-2:]}-{number}",
+                    "agent_id": "somebody",
+                    "subject": f"i-{number}",
+                    "instance_id": f"i-{number}",
+                    "pool_id": pool,
+                    "status": "done",
+                    "goal": "standby",
+                    "reason": "long ago",
+                    "rebalance_at": at,
+                    "termination_at": at if number < terminations else None,
+                    "opened_at": at,
+                    "closed_at": at,
+                }
+                for number in range(count)
+            ],
+        )
 
     def agent(self, agent_id: str = "a") -> Row[Any]:
         return self.rows("agents", agent_id)[0]
