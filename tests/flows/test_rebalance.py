@@ -6,10 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
 
 from sef.errors import AgentNotFound
-from sef.store import tables
 from tests.flows.world import ALIVE, ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World, meanwhile
 
 
