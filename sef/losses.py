@@ -109,7 +109,7 @@ class Losses:
         )
         fleet.update_agent(connection, agent, now, not_before=None)
         avoid_interrupted_pool(connection, agent.pool_id, now, self.settings)
-        event = Event("primary_lost", reason, agent.id, "error", incident_id=incident.id)
+        event = Event("unannounced_loss", reason, agent.id, "error", incident_id=incident.id)
         write_events(connection, [event], now)
         return True
 

@@ -40,7 +40,7 @@ def test_one_that_is_gone_and_silent_is_replaced(world: World) -> None:
     assert signal.signal_type == "unannounced-loss"
     assert signal.failover_completed
     assert signal.failover_time_ms >= 0
-    [event] = world.events("primary_lost")
+    [event] = world.events("unannounced_loss")
     assert event.severity == "error"
     assert "terminated" in event.message
     assert look(world, sef) == 0
