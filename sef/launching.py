@@ -279,6 +279,7 @@ class Launcher:
         said = f"does not run after {self.settings.launch_timeout:.0f} s"
         avoid_pool_of(connection, replica, "TooSlow", now, self.settings)
         replicas.move_replica(connection, replica, Status.RELEASING, said, now, severity="warning")
+        call_operator(connection, replica.agent_id, said, now)
         return said
 
     def _died(self, connection: Connection, replica: Replica, reason: str) -> str | None:
@@ -294,11 +295,7 @@ class Launcher:
         replicas.move_replica(connection, replica, Status.FAILED, reason, now, severity="error")
         agent = read_agent(connection, replica.agent_id, lock=True)
         update_agent(connection, agent, now, not_before=now + pause)
-        incident = incidents.open_incident(connection, agent.id)
-        if incident is not None and incident.status is not Outcome.NEEDS_OPERATOR:
-            is_too_late = incident.deadline is not None and now >= incident.deadline
-            if pause is RETRY_OPERATOR or is_too_late:
-                _call_operator(connection, incident, reason, now)
+        call_operator(connection, agent.id, reason, now, at_once=pause is RETRY_OPERATOR)
         return f"gave up: {reason}"
 
     def _source(self, agent: Agent) -> LaunchSource:
@@ -368,8 +365,18 @@ class Launcher:
         return ranked(tried) if is_emergency and not best else best
 
 
-def _call_operator(connection: Connection, incident: Incident, reason: str, now: datetime) -> None:
-    """Say that an incident is stuck. It is still tried again: what a person mends goes on."""
+def call_operator(
+    connection: Connection, agent_id: str, reason: str, now: datetime, *, at_once: bool = False
+) -> None:
+    """Say that an agent's incident is stuck: at once, or once its deadline is over.
+
+    It is still tried again: what a person mends goes on by itself.
+    """
+    incident = incidents.open_incident(connection, agent_id)
+    if incident is None or incident.status is Outcome.NEEDS_OPERATOR:
+        return
+    if not at_once and (incident.deadline is None or now < incident.deadline):
+        return
     incidents.update_incident(connection, incident, status=Outcome.NEEDS_OPERATOR)
     event = Event(
         "operator_needed",

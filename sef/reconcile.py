@@ -31,7 +31,7 @@ from sef.core.policy import (
 )
 from sef.core.replica import Status
 from sef.errors import Unavailable
-from sef.launching import Launcher, avoid_pool_of, is_lost
+from sef.launching import Launcher, avoid_pool_of, call_operator, is_lost
 from sef.promotion import Promotion, promote
 from sef.store import fleet, incidents, replicas
 from sef.store.database import Database
@@ -352,9 +352,12 @@ class Reconciler:
             until = now + RETRY_AFTER * random.uniform(0.5, 1.5)
             is_news = agent.not_before is None or now - agent.not_before > timedelta(minutes=5)
             fleet.update_agent(connection, agent, now, not_before=until)
+            said = f"EC2 could not say: {error}"
+            is_refusal = error.response is Response.OPERATOR
+            call_operator(connection, agent_id, said, now, at_once=is_refusal)
             if is_news:
-                said = f"EC2 could not say: {error}"
-                event = Event("cloud_unavailable", said, agent_id, "warning")
+                severity: Severity = "error" if is_refusal else "warning"
+                event = Event("cloud_unavailable", said, agent_id, severity)
                 write_events(connection, [event], now)
 
         self.database.write(write)

@@ -158,3 +158,39 @@ def test_those_already_terminated_have_their_event_when_ec2_fails_half_way(
     assert {world.state(i) for i in forgotten} == {"terminated"}
     told = {e.details["instance_id"] for e in world.events("orphan_terminated")}
     assert told == forgotten
+
+
+@ONCE
+def test_one_that_runs_though_its_row_says_it_was_lost_is_terminated(world: World) -> None:
+    """EC2 did not show it for longer than a minute, and it was given up."""
+    sef = world.sef()
+    world.primary(sef)
+    world.simulation.set_options(visible_after_seconds=10**6)
+    world.signal(sef, REBALANCE)
+    world.settle(sef, 61)
+    [lost] = world.replicas("a", "failed")
+    world.simulation.set_options(visible_after_seconds=0)
+    world.settle(sef, 61)
+    assert world.standby().instance_id != lost.instance_id
+    assert world.state(lost.instance_id) in ALIVE
+    world.clock.advance(300)
+    assert sef.sweep_orphans() == 1
+    assert world.state(lost.instance_id) not in ALIVE
+    assert sef.sweep_orphans() == 0
+    world.check()
+
+
+@ONCE
+def test_what_is_left_of_an_agent_whose_row_names_a_dead_primary_is_kept(world: World) -> None:
+    """As after a restore of the database: its row is older than its promotion."""
+    sef = named(world)
+    dead = world.primary(sef)
+    serving = orphan(world)
+    world.simulation.terminate(dead)
+    world.clock.advance(3600)
+    assert sef.sweep_orphans() == 0
+    assert world.state(serving) in ALIVE
+    sef.register_agent("a", {"instance_id": serving})
+    world.clock.advance(3600)
+    assert sef.sweep_orphans() == 0
+    assert world.state(serving) in ALIVE
