@@ -5,6 +5,7 @@
 CREATE TABLE agents (
   id VARCHAR(64) NOT NULL,
   instance_id VARCHAR(64),
+  primary_since DATETIME(6) COMMENT 'when it became the primary; NULL: at creation',
   pool_id VARCHAR(128),
   auto_switch_enabled BOOL NOT NULL DEFAULT 0,
   auto_terminate_enabled BOOL NOT NULL DEFAULT 0,

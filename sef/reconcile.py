@@ -127,7 +127,7 @@ class Reconciler:
             standby_ttl=timedelta(seconds=self.settings.standby_ttl),
             now=now,
         )
-        if isinstance(step, CreateStandby) and _is_postponed(agent, self.clock):
+        if isinstance(step, CreateStandby) and agent.is_postponed(self.clock()):
             return Rest(), agent, standby, incident
         return step, agent, standby, incident
 
@@ -205,7 +205,7 @@ class Reconciler:
     def _act(self, agent_id: str) -> str | None:
         now = self.clock()
         agent = self.database.read(lambda c: fleet.read_agent(c, agent_id))
-        if _is_postponed(agent, self.clock):
+        if agent.is_postponed(self.clock()):
             return None
         standby, incident, releasing, retiring, superseded = self.database.read(
             lambda c: (
@@ -361,10 +361,6 @@ class Reconciler:
                 write_events(connection, [event], now)
 
         self.database.write(write)
-
-
-def _is_postponed(agent: Agent, clock: Clock) -> bool:
-    return agent.not_before is not None and agent.not_before > clock()
 
 
 def _retire_after(

@@ -8,6 +8,9 @@ from sqlalchemy import Connection, or_, select, update
 from sef.store.database import insert_missing
 from sef.store.tables import deployment, leases
 
+CLOCKS_DIFFER = timedelta(seconds=30)
+"""What the clocks of two hosts may differ by and still be believed."""
+
 
 def deployment_name(connection: Connection) -> str:
     """The name of this SEF, made up when its database is used for the first time."""
@@ -22,14 +25,19 @@ def deployment_name(connection: Connection) -> str:
 def take_lease(
     connection: Connection, name: str, holder: str, now: datetime, duration: timedelta
 ) -> bool:
-    """Take or keep a lease; False while somebody else holds it."""
+    """Take or keep a lease; False while somebody else holds it.
+
+    Nobody holds one for longer than it lasts: what expires later than that was written by a
+    process whose clock is ahead, and who may be dead by now.
+    """
     insert_missing(
         connection, leases, [{"name": name, "holder": holder, "expires_at": now, "version": 1}]
     )
     columns = leases.c
+    is_over = or_(columns.expires_at <= now, columns.expires_at > now + duration + CLOCKS_DIFFER)
     taken = connection.execute(
         update(leases)
-        .where(columns.name == name, or_(columns.holder == holder, columns.expires_at <= now))
+        .where(columns.name == name, or_(columns.holder == holder, is_over))
         .values(holder=holder, expires_at=now + duration, version=columns.version + 1)
     )
     return taken.rowcount == 1

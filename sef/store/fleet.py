@@ -25,11 +25,15 @@ from sef.errors import AgentNotFound
 from sef.store.database import compare_and_swap
 from sef.store.tables import agents, incidents, price_series, replica_instances, retirements
 
+LONGEST_PAUSE = timedelta(minutes=10)
+"""A longer back-off was written by a worker whose clock is wrong, and is not waited for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Agent:
     id: str
     instance_id: str | None
+    primary_since: datetime | None
     pool_id: str | None
     auto_switch_enabled: bool
     auto_terminate_enabled: bool
@@ -62,6 +66,9 @@ class Agent:
         last = self.drilled_at or self.created_at
         return now - last >= timedelta(seconds=self.drill_interval)
 
+    def is_postponed(self, now: datetime) -> bool:
+        return self.not_before is not None and now < self.not_before <= now + LONGEST_PAUSE
+
     @property
     def subject(self) -> str:
         """What stands for the primary in an incident, also while its instance is not known."""
@@ -79,6 +86,8 @@ def read_agent(connection: Connection, agent_id: str, *, lock: bool = False) -> 
 
 def update_agent(connection: Connection, agent: Agent, now: datetime, **values: Any) -> None:
     """Change an agent that was read in this transaction; Stale if it is another by now."""
+    if values.get("instance_id", agent.instance_id) != agent.instance_id:
+        values["primary_since"] = now
     compare_and_swap(
         connection,
         update(agents)
@@ -141,7 +150,13 @@ def agents_with_work(
     return connection.scalars(
         select(work.c.id)
         .join(agents, agents.c.id == work.c.id)
-        .where(or_(agents.c.not_before.is_(None), agents.c.not_before <= now))
+        .where(
+            or_(
+                agents.c.not_before.is_(None),
+                agents.c.not_before <= now,
+                agents.c.not_before > now + LONGEST_PAUSE,
+            )
+        )
         .group_by(work.c.id)
         .order_by(func.min(work.c.urgency), func.min(work.c.deadline), work.c.id)
         .limit(limit)
@@ -168,7 +183,12 @@ def silent_agents(connection: Connection, since: datetime, *, limit: int) -> Seq
     in_hand = exists().where(incident.open_agent_id == agents.c.id, incident.goal == Goal.SWITCH)
     rows = connection.execute(
         select(agents)
-        .where(agents.c.instance_id.is_not(None), agents.c.updated_at <= since, ~heard, ~in_hand)
+        .where(
+            agents.c.instance_id.is_not(None),
+            func.coalesce(agents.c.primary_since, agents.c.created_at) <= since,
+            ~heard,
+            ~in_hand,
+        )
         .order_by(agents.c.id)
         .limit(limit)
     )

@@ -127,6 +127,7 @@ agents = Table(
     metadata,
     Column("id", String(AGENT_ID_LENGTH), primary_key=True),
     Column("instance_id", String(INSTANCE_ID_LENGTH)),
+    Column("primary_since", Instant, comment="when it became the primary; NULL: at creation"),
     _pool_id(),
     _switch("auto_switch_enabled"),
     _switch("auto_terminate_enabled"),

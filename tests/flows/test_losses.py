@@ -1,5 +1,6 @@
 """An instance is gone without a word: noticed by two witnesses, and failed over."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -191,3 +192,19 @@ def test_two_workers_find_one_loss(world: World) -> None:
     assert len(world.promotions()) == 1
     assert [i.state for i in world.tagged()].count("running") == 1
     assert world.state(lost) not in ALIVE
+
+
+@ONCE
+def test_a_loss_is_noticed_though_the_agents_row_changes_all_the_time(world: World) -> None:
+    sef = world.sef()
+    lost = world.primary(sef)
+    world.simulation.add_fault("RunInstances", error_code="InsufficientInstanceCapacity")
+    sef.enable_manual_replica_mode("a")
+    world.simulation.terminate(lost)
+    for _ in range(8):
+        world.settle(sef, 61)
+    assert world.agent().updated_at > world.clock() - timedelta(seconds=SILENCE)
+    assert look(world, sef) == 1
+    world.simulation.clear_faults()
+    world.settle(sef, 61)
+    assert world.agent().instance_id != lost

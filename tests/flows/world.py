@@ -62,8 +62,15 @@ class World:
         self._engine: Engine = create_engine(settings.database_url)
         self._made: list[SmartEmergencyFallback] = []
 
-    def sef(self, cloud: Ec2 | None = None, **settings: Any) -> SmartEmergencyFallback:
-        """Another worker on the same database; `cloud` is one to go wrong at a certain call."""
+    def sef(
+        self, cloud: Ec2 | None = None, *, ahead: float = 0, **settings: Any
+    ) -> SmartEmergencyFallback:
+        """Another worker on the same database.
+
+        Args:
+            cloud: one to go wrong at a certain call.
+            ahead: seconds by which this worker's clock is wrong.
+        """
         if "simulated_pending" in settings:
             self.simulation.set_options(pending_seconds=settings["simulated_pending"])
         sef = SmartEmergencyFallback(
@@ -71,7 +78,7 @@ class World:
             settings=self._settings.model_copy(update=settings),
             # To build a client of its own for each would take most of the time of the stories.
             cloud=cloud or ec2_of(self.simulation.endpoint),
-            clock=self.clock,
+            clock=lambda: self.clock() + timedelta(seconds=ahead),
         )
         self._made.append(sef)
         return sef
