@@ -43,6 +43,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 preexec_fn=_stop_with_parent,
+                start_new_session=True,
             )
         deadline = time.monotonic() + START_SECONDS
         while not self._is_ready():
@@ -56,6 +57,13 @@ class Server:
             return requests.get(f"{self.url}/readyz", timeout=5).ok
         except requests.ConnectionError:
             return False
+
+    def freeze(self) -> None:
+        """Stop all its processes where they are; `thaw` lets them go on."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.killpg(self._process.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         self._process.terminate()
