@@ -178,27 +178,6 @@ def test_capacity_that_comes_back_within_the_two_minutes_is_found(world: World) 
     assert world.agent().instance_id != primary
 
 
-def test_any_order_and_number_of_both_signals_has_one_effect(world: World) -> None:
-    sef = world.sef()
-    for agent_id, order in (
-        ("a", [REBALANCE, TERMINATION]),
-        ("b", [TERMINATION, REBALANCE]),
-    ):
-        primary = world.primary(sef, agent_id)
-        announced = world.clock()
-        for number in range(25):
-            for kind in order if number % 2 else reversed(order):
-                world.signal(sef, kind, agent_id, at=announced, instance_id=primary)
-            world.clock.advance(0.1)
-        world.settle(sef, 3)
-        assert len(world.promotions(agent_id)) == 1
-        assert len(world.tagged(agent_id)) == 1
-        assert len(world.rows("incidents", agent_id)) == 1
-        times = {s.signal_type: s.times_received for s in signals(world, agent_id)}
-        assert times == {REBALANCE: 25, TERMINATION: 25}
-        world.check(agent_id)
-
-
 def signals(world: World, agent_id: str = "a") -> list[Any]:
     return world.rows("spot_interruption_events", agent_id)
 
