@@ -67,6 +67,8 @@ def test_an_agent_is_shown_with_its_mode_standby_and_last_report(
         "manual_replica_enabled",
         "launch_template",
         "epoch",
+        "probation_until",
+        "drill_interval",
         "created_at",
         "updated_at",
         "mode",

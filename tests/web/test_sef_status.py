@@ -39,6 +39,8 @@ def test_a_fresh_agent_is_told_whole(client: FlaskClient) -> None:
             "manual_replica_enabled": False,
             "launch_template": None,
             "epoch": 1,
+            "probation_until": None,
+            "drill_interval": None,
         },
         "mode": "emergency_only",
         "replica": None,
