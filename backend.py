@@ -21,7 +21,7 @@ from granian.log import LogLevels
 from granian.server import Server
 from sqlalchemy.exc import DBAPIError
 
-from sef import config
+from sef import config, failpoints
 from sef.cloud.connect import check_cloud, on_demand_prices
 from sef.cloud.simulation import SimulationError, ensure_running, find_running
 from sef.config import ConfigurationError, Settings
@@ -80,6 +80,7 @@ def create_worker_app() -> Flask:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    failpoints.switch_on_if_told()
     return create_app()
 
 

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from sef import failpoints
 from sef.core.pools import parse_pool
 from sef.core.pricing import Interpolation, Rules
 
@@ -270,7 +271,7 @@ def variable(name: str) -> str:
 
 
 def _refuse_unknown(environment: Mapping[str, str]) -> None:
-    known = {variable(name) for name in Settings.model_fields}
+    known = {variable(name) for name in Settings.model_fields} | {failpoints.VARIABLE}
     for name in environment:
         if name.startswith(PREFIX) and name not in known:
             raise ConfigurationError(f"{name} is not a setting of SEF; see docs/configuration.md")

@@ -12,6 +12,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from sef import failpoints
 from sef.cloud.errors import NOT_FOUND, translate
 from sef.core.pools import Pool
 
@@ -84,14 +85,10 @@ class Ec2:
                 "config": _TIMEOUTS.merge(Config(proxies={})),  # it is on this machine
             }
         with _translated():
-            return cls(
-                boto3.session.Session().client(
-                    "ec2",
-                    region_name=region or None,
-                    endpoint_url=endpoint or None,
-                    **options,
-                )
+            client = boto3.session.Session().client(
+                "ec2", region_name=region or None, endpoint_url=endpoint or None, **options
             )
+            return cls(failpoints.watched(client))
 
     def run(self, parameters: Mapping[str, Any], token: str) -> str:
         """Launch one instance and return its id; the same token never launches a second.

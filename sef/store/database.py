@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import StaticPool
 
+from sef import failpoints
 from sef.errors import ConnectionInUse, Unavailable
 from sef.store.tables import metadata
 
@@ -124,6 +125,8 @@ class Database:
                 if not self.is_mysql:
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
                 result = work(connection)
+                if failpoints.reached is not None:
+                    failpoints.reached(f"{failpoints.name_of(work)}:before-commit")
             except DBAPIError as error:
                 if error.connection_invalidated:
                     raise LostBeforeCommit from error
@@ -133,6 +136,8 @@ class Database:
             except Exception as error:
                 _translate_commit_error(error)
                 raise
+            if failpoints.reached is not None:
+                failpoints.reached(f"{failpoints.name_of(work)}:after-commit")
             for action in connection.info.pop(AFTER_COMMIT, []):
                 action()
             return result

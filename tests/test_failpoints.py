@@ -1,0 +1,142 @@
+"""Failpoints: around each COMMIT and each call to EC2, and nowhere in normal use."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, insert
+
+from sef import failpoints
+from sef.cloud.ec2 import Ec2
+from sef.cloud.errors import CloudError
+from sef.cloud.simulation import Simulation
+from sef.store.database import Database
+from sef.store.tables import leases
+from tests.store.rows import row_counts
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Crash(BaseException):
+    pass
+
+
+@pytest.fixture
+def reached(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    names: list[str] = []
+    monkeypatch.setattr(failpoints, "reached", names.append)
+    return names
+
+
+def take(connection: Connection, name: str) -> None:
+    at = datetime(2024, 1, 1, tzinfo=UTC)
+    row = {"name": name, "holder": "h", "expires_at": at, "version": 1}
+    connection.execute(insert(leases), [row])
+
+
+class Room:
+    def by_lambda(self, database: Database) -> None:
+        database.write(lambda c: take(c, "one"))
+
+    def by_function(self, database: Database) -> None:
+        def write(connection: Connection) -> None:
+            take(connection, "other")
+
+        database.write(write)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    database.create_tables()
+    yield database
+    database.dispose()
+
+
+def test_a_transaction_has_two_named_after_who_writes(
+    database: Database, reached: list[str]
+) -> None:
+    Room().by_lambda(database)
+    Room().by_function(database)
+    here = __name__
+    assert reached == [
+        f"{here}.Room.by_lambda.take:before-commit",
+        f"{here}.Room.by_lambda.take:after-commit",
+        f"{here}.Room.by_function:before-commit",
+        f"{here}.Room.by_function:after-commit",
+    ]
+
+
+@pytest.mark.parametrize(("boundary", "rows"), [("before-commit", 0), ("after-commit", 1)])
+def test_between_the_two_is_the_commit(
+    database: Database,
+    database_url: str,
+    boundary: str,
+    rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def crash(name: str) -> None:
+        if name.endswith(boundary):
+            raise Crash
+
+    monkeypatch.setattr(failpoints, "reached", crash)
+    with pytest.raises(Crash):
+        Room().by_lambda(database)
+    assert row_counts(database_url)["leases"] == rows
+
+
+def test_a_call_to_ec2_has_two_also_when_it_is_refused(
+    simulation: Simulation, reached: list[str]
+) -> None:
+    ec2 = Ec2.connect(region="us-east-1", endpoint=simulation.endpoint, simulated=True)
+    ec2.instances(["i-1"])
+    simulation.add_fault("DescribeAvailabilityZones", error_code="UnauthorizedOperation")
+    with pytest.raises(CloudError):
+        ec2.zones()
+    assert reached == [
+        "DescribeInstances:before-call",
+        "DescribeInstances:after-call",
+        "DescribeAvailabilityZones:before-call",
+        "DescribeAvailabilityZones:after-call",
+    ]
+
+
+def test_in_normal_use_no_client_is_watched(simulation: Simulation) -> None:
+    assert failpoints.reached is None
+
+    class Client:
+        """One that has no events to register at."""
+
+    assert isinstance(failpoints.watched(Client()), Client)
+
+
+PROGRAM = """
+import sys
+from sef import failpoints
+failpoints.switch_on_if_told()
+for name in ["a", "b", "a", "a"]:
+    failpoints.reached(name)
+    print(name, flush=True)
+"""
+
+
+def test_the_armed_occurrence_kills_the_process_group(tmp_path: Path) -> None:
+    armed = tmp_path / "armed"
+    armed.write_text("a 2")
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env=os.environ | {failpoints.VARIABLE: str(armed)},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGKILL
+    assert ended.stdout.split() == ["a", "b"]
+    assert armed.with_suffix(".reached").read_text().split() == ["a", "b", "a"]
