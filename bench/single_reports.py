@@ -8,7 +8,6 @@ synchronous=FULL, and a private MariaDB that flushes at every commit.
 
 import argparse
 import json
-import os
 import re
 import shutil
 import statistics
@@ -16,21 +15,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import requests
 from sqlalchemy import create_engine, text
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench import servers  # noqa: E402
 from bench.before import INSERT, TABLE  # noqa: E402
 from sef.config import Settings  # noqa: E402
 from smart_emergency_fallback import SmartEmergencyFallback  # noqa: E402
-from tests.mariadb import MariaDB, free_port  # noqa: E402
 
 START = 1_600_000_000
 POOL = "m5.large.us-east-1a"
@@ -48,7 +45,7 @@ def main() -> None:
     if shutil.which("wrk") is None:
         sys.exit("wrk is needed: sudo apt install wrk")
     figures: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as home, mariadb() as server:
+    with tempfile.TemporaryDirectory() as home, servers.mariadb() as server:
         for name, url in (("SQLite", f"sqlite:///{home}/sef.db"), ("MariaDB", server.url("sef"))):
             figures[name] = {
                 "in process": in_process(url, options),
@@ -57,17 +54,6 @@ def main() -> None:
     show(figures)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2))
-
-
-@contextmanager
-def mariadb() -> Iterator[MariaDB]:
-    server = MariaDB(durable=True)
-    server.start()
-    server.execute("CREATE DATABASE sef")
-    try:
-        yield server
-    finally:
-        server.remove()
 
 
 def in_process(url: str, options: argparse.Namespace) -> dict[str, list[float]]:
@@ -109,55 +95,12 @@ def over_http(url: str, var: Path, options: argparse.Namespace) -> dict[str, lis
     rates: dict[str, list[float]] = {"validate only": [], "plain INSERT": [], "SEF": []}
     for round_number in range(options.rounds):
         start = START + round_number * 10_000_000
-        with served(url, var, options, sef=False) as base:
+        with servers.peer(url, workers=options.workers) as base:
             rates["validate only"].append(wrk(f"{base}/validate/%s", start, options))
             rates["plain INSERT"].append(wrk(f"{base}/before/%s", start, options))
-        with served(url, var, options, sef=True) as base:
+        with servers.sef(url, var, workers=options.workers) as base:
             rates["SEF"].append(wrk(f"{base}/api/agents/%s/pricing", start, options))
     return rates
-
-
-@contextmanager
-def served(url: str, var: Path, options: argparse.Namespace, *, sef: bool) -> Iterator[str]:
-    port = free_port()
-    base = f"http://127.0.0.1:{port}"
-    place = ["--port", str(port), "--workers", str(options.workers)]
-    if sef:
-        command = [sys.executable, "backend.py", "serve", *place]
-    else:
-        granian = str(Path(sys.executable).parent / "granian")
-        command = [granian, "--interface", "wsgi", "--factory", *place]
-        command += ["--blocking-threads", "16", "--backpressure", "128", "bench.before:create_app"]
-    environment = os.environ | {
-        "SEF_DATABASE_URL": url,
-        "BENCH_DATABASE_URL": url,
-        "SEF_VAR": str(var),
-        "SEF_LOG_LEVEL": "error",
-        "PYTHONPATH": str(ROOT),
-    }
-    with open(os.devnull, "wb") as nowhere:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=nowhere, stderr=nowhere
-        )
-        try:
-            wait_for(base)
-            yield base
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def wait_for(base: str) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            requests.get(f"{base}/healthz", timeout=1)
-        except requests.ConnectionError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            return
 
 
 def wrk(target: str, start: int, options: argparse.Namespace) -> float:

@@ -1,0 +1,196 @@
+"""How long SEF itself takes for a failover: from the notice to the committed promotion.
+
+    .venv/bin/python bench/failover.py            # needs mariadbd
+
+Every agent has a ready standby, and the simulated EC2 adds no time of its own. Notices come one at
+a time, then a hundred at the same moment. Each agent fails over once; afterwards the instances are
+counted on EC2's side.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import requests
+from sqlalchemy import Engine, create_engine, select
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench import servers  # noqa: E402
+from sef.cloud.ec2 import AGENT_TAG  # noqa: E402
+from sef.cloud.simulation import Simulation, ensure_running  # noqa: E402
+from sef.store.tables import replica_instances  # noqa: E402
+
+POOL = "m5.large.us-east-1a"
+PATIENCE = 120
+LIMITS = {1: 100, 100: 1000}
+"""Milliseconds that 99 of 100 failovers are to stay under, by how many come at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    agent_id: str
+    sent: float
+    answered: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--alone", type=int, default=200, help="notices one at a time (200)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of notices at once (5)")
+    parser.add_argument("--at-once", type=int, default=100, help="notices of such a round (100)")
+    parser.add_argument("--workers", type=int, default=2, help="Granian workers (2)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home, servers.mariadb() as server:
+        var = Path(home)
+        simulation = ensure_running(var, pending_seconds=0)
+        try:
+            with servers.sef(server.url("sef"), var, workers=options.workers) as base:
+                engine = create_engine(server.url("sef"))
+                figures = measure(base, simulation, engine, options)
+                engine.dispose()
+        finally:
+            simulation.stop()
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def measure(
+    base: str, simulation: Simulation, engine: Engine, options: argparse.Namespace
+) -> dict[str, Any]:
+    alone = fleet(base, simulation, "alone", options.alone)
+    figures = {"1": show(1, engine, [notice(base, *agent) for agent in alone])}
+    at_once: list[Noticed] = []
+    for number in range(options.rounds):
+        at_once += notices(base, fleet(base, simulation, f"round-{number}", options.at_once))
+    figures[str(options.at_once)] = show(options.at_once, engine, at_once)
+    check(base, simulation, options.alone + options.rounds * options.at_once)
+    return figures
+
+
+def fleet(base: str, simulation: Simulation, name: str, size: int) -> list[tuple[str, str]]:
+    """Agents with an instance and a ready standby each, as ids and instance ids."""
+    ec2 = boto3.client(
+        "ec2",
+        endpoint_url=simulation.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="simulated",
+        aws_secret_access_key="simulated",
+    )
+    launched = ec2.run_instances(
+        LaunchTemplate={"LaunchTemplateName": "sef-default"},
+        Placement={"AvailabilityZone": POOL.rpartition(".")[2]},
+        InstanceMarketOptions={"MarketType": "spot"},
+        MinCount=size,
+        MaxCount=size,
+    )["Instances"]
+    agents = [(f"{name}-{i}", instance["InstanceId"]) for i, instance in enumerate(launched)]
+    for agent_id, instance_id in agents:
+        told = {"instance_id": instance_id, "pool_id": POOL}
+        requests.put(f"{base}/api/agents/{agent_id}", json=told).raise_for_status()
+        signal(base, "rebalance-recommendation", agent_id, instance_id)
+    deadline = time.monotonic() + PATIENCE
+    while waiting := [agent_id for agent_id, _ in agents if not is_protected(base, agent_id)]:
+        if time.monotonic() > deadline:
+            sys.exit(f"no standby for {', '.join(waiting)} within {PATIENCE} s")
+        time.sleep(0.5)
+    return agents
+
+
+def is_protected(base: str, agent_id: str) -> bool:
+    status = requests.get(f"{base}/api/agents/{agent_id}/sef-status").json()
+    return bool(status["replica"] and status["replica"]["status"] == "ready")
+
+
+def signal(base: str, signal_type: str, agent_id: str, instance_id: str) -> Any:
+    told = {"signal_type": signal_type, "timestamp": time.time(), "instance_id": instance_id}
+    answer = requests.post(f"{base}/api/agents/{agent_id}/interruption", json=told)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def notice(base: str, agent_id: str, instance_id: str) -> Noticed:
+    sent = time.time()
+    answer = signal(base, "termination-notice", agent_id, instance_id)
+    answered = time.time()
+    if answer["action"] != "promoted":
+        sys.exit(f"{agent_id} was not failed over at once: {answer}")
+    return Noticed(agent_id, sent, answered)
+
+
+def notices(base: str, agents: Sequence[tuple[str, str]]) -> list[Noticed]:
+    """The same for many at the same moment."""
+    gate = threading.Barrier(len(agents))
+
+    def one(agent: tuple[str, str]) -> Noticed:
+        gate.wait()
+        return notice(base, *agent)
+
+    with ThreadPoolExecutor(len(agents)) as threads:
+        return list(threads.map(one, agents))
+
+
+def check(base: str, simulation: Simulation, expected: int) -> None:
+    """Nothing lost, nothing doubled: one launch for each agent, and it is the primary."""
+    launched = [i for i in simulation.instances() if AGENT_TAG in i.tags]
+    serving = set()
+    page: str | None = ""
+    while page is not None:
+        query = {"limit": 10_000} | ({"after": page} if page else {})
+        told = requests.get(f"{base}/api/agents", params=query).json()
+        serving |= {agent["instance_id"] for agent in told["agents"]}
+        page = told["next_after"]
+    if len(launched) != expected or {i.id for i in launched} != serving:
+        sys.exit(f"{expected} failovers, {len(launched)} launches, {len(serving)} primaries")
+    print(f"{expected} failovers: {len(launched)} launches, each the primary of its agent")
+
+
+def show(at_once: int, engine: Engine, noticed: Sequence[Noticed]) -> dict[str, Any]:
+    """Milliseconds, all by this machine's clock, from when the client sent its notice."""
+    promoted = promotions(engine)
+    taken = {
+        "promotion": [(promoted[one.agent_id] - one.sent) * 1000 for one in noticed],
+        "answer": [(one.answered - one.sent) * 1000 for one in noticed],
+    }
+    figures: dict[str, Any] = {"failovers": len(noticed)}
+    for name, values in taken.items():
+        figures[name] = {f"p{share}": percentile(values, share) for share in (50, 99, 100)}
+        of_limit = figures[name]["p99"] / LIMITS.get(at_once, LIMITS[100])
+        figures[name]["p99_of_limit"] = round(of_limit, 3)
+        print(
+            f"{at_once:4} at once, to the {name:9}: p50 {figures[name]['p50']:6.1f} ms, "
+            f"p99 {figures[name]['p99']:6.1f} ms, most {figures[name]['p100']:6.1f} ms; "
+            f"p99 is {of_limit:.2f} of the limit"
+        )
+    return figures
+
+
+def promotions(engine: Engine) -> dict[str, float]:
+    """When each agent's promotion was decided on, in the transaction that made it true."""
+    columns = replica_instances.c
+    with engine.connect() as connection:
+        rows = connection.execute(
+            select(columns.agent_id, columns.promoted_at).where(columns.promoted_at.is_not(None))
+        )
+        return {row.agent_id: row.promoted_at.timestamp() for row in rows}
+
+
+def percentile(values: Sequence[float], share: int) -> float:
+    ordered = sorted(values)
+    return round(ordered[max(0, math.ceil(len(ordered) * share / 100) - 1)], 1)
+
+
+if __name__ == "__main__":
+    main()
