@@ -217,6 +217,19 @@ CREATE INDEX system_events_agent ON system_events (agent_id, id);
 
 CREATE INDEX system_events_incident ON system_events (incident_id, id);
 
+CREATE TABLE idempotency_keys (
+  idempotency_key VARCHAR(255) NOT NULL,
+  agent_id VARCHAR(64) NOT NULL,
+  `call` VARCHAR(64) NOT NULL,
+  answer JSON COMMENT 'NULL until the effect is committed',
+  claimed_until DATETIME(6) COMMENT 'somebody works on it until then; NULL: nobody',
+  created_at DATETIME(6) NOT NULL,
+  version INTEGER NOT NULL DEFAULT 1,
+  PRIMARY KEY (idempotency_key)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Calls that carried an Idempotency-Key, and their answers.' COLLATE utf8mb4_bin;
+
+CREATE INDEX idempotency_keys_created ON idempotency_keys (created_at);
+
 CREATE TABLE deployment (
   one INTEGER NOT NULL COMMENT 'always 1',
   name VARCHAR(40) NOT NULL,

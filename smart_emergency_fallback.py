@@ -9,7 +9,7 @@ An object may be shared by threads. All state is in the database: any number of 
 and hosts may work on one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -32,6 +32,7 @@ from sef.core.inputs import (
     Signal,
     SignalType,
     parse_agent_id,
+    parse_idempotency_key,
     parse_report,
     parse_signal,
 )
@@ -43,11 +44,14 @@ from sef.launching import Launcher
 from sef.losses import Losses
 from sef.modes import Modes
 from sef.orphans import sweep_orphans
+from sef.promotion import Promotion
 from sef.reconcile import Reconciler
-from sef.store import deployment, fleet, reads
+from sef.repeats import Keep, Repeats
+from sef.store import deployment, fleet, idempotency, reads
 from sef.store.database import Database
 from sef.store.events import iso
 from sef.store.prices import Written, release_buffered, write_reports
+from sef.store.replicas import Replica
 from sef.store.tables import PROCESSED_BY
 from sef.switchovers import Switchovers
 from sef.web.operators import operators_blueprint
@@ -108,6 +112,7 @@ class SmartEmergencyFallback:
         self._clock = clock
         self._rules = self.settings.rules
         self._holder = uuid4().hex
+        self._repeats = Repeats(self._database, clock)
         self._switchovers = Switchovers(self._database, self.settings, clock)
         self._database.create_tables()
 
@@ -190,6 +195,8 @@ class SmartEmergencyFallback:
     def cleanup_old_buffers(self) -> int:
         """Release every report that has waited long enough for its other half.
 
+        It also forgets idempotency keys that are a week old.
+
         Returns:
             How many series were touched. Nothing is dropped: what is released is stored.
         """
@@ -204,7 +211,9 @@ class SmartEmergencyFallback:
             )
             released += count
             if count < SERIES_PER_RELEASE:
-                return released
+                break
+        self._database.write(lambda c: idempotency.forget(c, self._clock() - idempotency.KEPT))
+        return released
 
     def price_series(
         self,
@@ -260,42 +269,72 @@ class SmartEmergencyFallback:
 
     # Operators
 
-    def enable_manual_replica_mode(self, agent_id: str) -> dict[str, Any]:
+    # A call with an `idempotency_key` has its effect once; repeated, it gets its first answer.
+
+    def enable_manual_replica_mode(
+        self, agent_id: str, *, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
         """Keep a standby for an agent; waits a moment for it to be ready."""
-        standby = self._operations.modes.enable_manual(agent_id)
-        if standby is None:
-            message = "Manual replica mode is on; no standby can be had now, it is tried again"
-        elif standby.ready_at is None:
-            message = "Manual replica mode is on; the standby is still launching"
-        else:
-            message = f"Manual replica mode is on; {standby.instance_id} stands by"
-        return {
-            "status": "success",
-            "message": message,
-            "replica": reads.replica_fields(standby) if standby else None,
-        }
+        modes = self._operations.modes
+        on = "Manual replica mode is on"
 
-    def disable_manual_replica_mode(self, agent_id: str) -> dict[str, Any]:
+        def work(keep: Keep) -> dict[str, Any]:
+            at_first = {"status": "success", "message": on, "replica": None}
+            standby = modes.enable_manual(agent_id, lambda c: keep(c, at_first))
+            if standby is None:
+                message = f"{on}; no standby can be had now, it is tried again"
+            elif standby.ready_at is None:
+                message = f"{on}; the standby is still launching"
+            else:
+                message = f"{on}; {standby.instance_id} stands by"
+            replica = reads.replica_fields(standby) if standby else None
+            return {"status": "success", "message": message, "replica": replica}
+
+        return self._once(idempotency_key, agent_id, "manual-replica/enable", work)
+
+    def disable_manual_replica_mode(
+        self, agent_id: str, *, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
         """Keep no standby any more; the one there is is terminated."""
-        self._operations.modes.disable_manual(agent_id)
-        return {"status": "success", "message": "Manual replica mode is off"}
+        modes = self._operations.modes
+        answer = {"status": "success", "message": "Manual replica mode is off"}
 
-    def execute_manual_switch(self, agent_id: str) -> dict[str, Any]:
+        def work(keep: Keep) -> dict[str, Any]:
+            modes.disable_manual(agent_id, lambda c: keep(c, answer))
+            return answer
+
+        return self._once(idempotency_key, agent_id, "manual-replica/disable", work)
+
+    def execute_manual_switch(
+        self, agent_id: str, *, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
         """Make the standby the primary, terminate the old primary, launch the next standby."""
-        promotion, standby = self._operations.modes.switch(agent_id)
-        return {
-            "status": "success",
-            "message": f"Switched to {promotion.new_instance_id}",
-            "old_instance_id": promotion.old_instance_id,
-            "new_instance_id": promotion.new_instance_id,
-            "epoch": promotion.epoch,
-            "replica": reads.replica_fields(standby) if standby else None,
-        }
+        modes = self._operations.modes
 
-    def set_auto_mode(self, agent_id: str, mode: str, *, enabled: bool) -> dict[str, Any]:
+        def work(keep: Keep) -> dict[str, Any]:
+            promotion, standby = modes.switch(agent_id, lambda c, p: keep(c, _switched(p, None)))
+            return _switched(promotion, standby)
+
+        return self._once(idempotency_key, agent_id, "manual-switch", work)
+
+    def set_auto_mode(
+        self, agent_id: str, mode: str, *, enabled: bool, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
         """Turn `auto-switch` or `auto-terminate` on or off."""
-        self._operations.modes.set_auto(agent_id, mode, enabled=enabled)
-        return {"status": "success", "message": f"{mode} is {'on' if enabled else 'off'}"}
+        modes = self._operations.modes
+        answer = {"status": "success", "message": f"{mode} is {'on' if enabled else 'off'}"}
+
+        def work(keep: Keep) -> dict[str, Any]:
+            modes.set_auto(agent_id, mode, lambda c: keep(c, answer), enabled=enabled)
+            return answer
+
+        word = "enable" if enabled else "disable"
+        return self._once(idempotency_key, agent_id, f"{mode}/{word}", work)
+
+    def _once(
+        self, key: str | None, agent_id: str, call: str, work: Callable[[Keep], dict[str, Any]]
+    ) -> dict[str, Any]:
+        return self._repeats.once(parse_idempotency_key(key), agent_id, call, work)
 
     def register_agent(self, agent_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Register an agent, or change its `instance_id`, `pool_id`, `launch_template` or
@@ -403,6 +442,17 @@ def _record(report: Report, outcome: Outcome) -> dict[str, Any]:
         "timestamp": iso(point.at if point else report.observation.at),
         "data_quality_flag": point.flag.value if point else None,
         "processed_by": PROCESSED_BY,
+    }
+
+
+def _switched(promotion: Promotion, standby: Replica | None) -> dict[str, Any]:
+    return {
+        "status": "success",
+        "message": f"Switched to {promotion.new_instance_id}",
+        "old_instance_id": promotion.old_instance_id,
+        "new_instance_id": promotion.new_instance_id,
+        "epoch": promotion.epoch,
+        "replica": reads.replica_fields(standby) if standby else None,
     }
 
 

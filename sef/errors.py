@@ -30,6 +30,24 @@ class NotPossibleNow(SefError):
         super().__init__(409, reason, message)
 
 
+class KeyReused(SefError):
+    def __init__(self) -> None:
+        super().__init__(
+            422,
+            "idempotency_key_reused",
+            "This Idempotency-Key belongs to another call; use a new one for each.",
+        )
+
+
+class KeyInUse(SefError):
+    def __init__(self) -> None:
+        super().__init__(
+            409,
+            "idempotency_key_in_use",
+            "The call with this Idempotency-Key is still being carried out; try again in a moment.",
+        )
+
+
 class Unavailable(SefError):
     """The database is away: nothing was acknowledged, the call may be repeated."""
 

@@ -1,7 +1,7 @@
 """What operators do: manual replica mode and its switch, the auto modes, registering agents."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -21,6 +21,8 @@ from sef.store.fleet import Agent
 from sef.store.replicas import Replica
 
 LOOK_EVERY = 0.2
+Also = Callable[[Connection], None]
+"""What else belongs into the transaction of an effect."""
 AUTO_FLAGS = {"auto-switch": "auto_switch_enabled", "auto-terminate": "auto_terminate_enabled"}
 
 
@@ -31,12 +33,12 @@ class Modes:
     settings: Settings
     clock: Clock
 
-    def enable_manual(self, agent_id: str) -> Replica | None:
+    def enable_manual(self, agent_id: str, also: Also) -> Replica | None:
         """Turn manual replica mode on and return the standby, launching or ready.
 
         Waits for `ready`, `enable_wait` seconds at most.
         """
-        self.database.write(lambda c: self._set_manual(c, agent_id, enabled=True))
+        self.database.write(lambda c: self._set_manual(c, agent_id, also, enabled=True))
         deadline = time.monotonic() + self.settings.enable_wait
         while True:
             self.reconciler.reconcile(agent_id)
@@ -46,13 +48,18 @@ class Modes:
                 return standby
             time.sleep(LOOK_EVERY)
 
-    def disable_manual(self, agent_id: str) -> None:
+    def disable_manual(self, agent_id: str, also: Also) -> None:
         """Turn manual replica mode off; the standby is released unless an incident wants it."""
-        self.database.write(lambda c: self._set_manual(c, agent_id, enabled=False))
+        self.database.write(lambda c: self._set_manual(c, agent_id, also, enabled=False))
         self.reconciler.reconcile(agent_id)
 
-    def switch(self, agent_id: str) -> tuple[Promotion, Replica | None]:
+    def switch(
+        self, agent_id: str, also: Callable[[Connection, Promotion], None]
+    ) -> tuple[Promotion, Replica | None]:
         """Promote the standby, retire the old primary, launch the next standby.
+
+        Args:
+            also: done in the transaction of the promotion.
 
         Returns:
             What was promoted, and the next standby as far as it has come.
@@ -64,11 +71,17 @@ class Modes:
         standby = self.database.read(lambda c: _switchable(c, agent_id)[1])
         # A planned switch has the time to make sure that there is something to switch to.
         self.reconciler.check_standby(standby)
-        promotion = self.database.write(lambda c: self._switch(c, agent_id))
+
+        def write(connection: Connection) -> Promotion:
+            promotion = self._switch(connection, agent_id)
+            also(connection, promotion)
+            return promotion
+
+        promotion = self.database.write(write)
         self.reconciler.reconcile(agent_id)
         return promotion, self.database.read(lambda c: replicas.live_standby(c, agent_id))
 
-    def set_auto(self, agent_id: str, mode: str, *, enabled: bool) -> None:
+    def set_auto(self, agent_id: str, mode: str, also: Also, *, enabled: bool) -> None:
         """Turn `auto-switch` or `auto-terminate` on or off."""
 
         def write(connection: Connection) -> None:
@@ -80,6 +93,7 @@ class Modes:
                 )
             if getattr(agent, AUTO_FLAGS[mode]) != enabled:
                 self._set_flag(connection, agent, AUTO_FLAGS[mode], mode, enabled)
+            also(connection)
 
         self.database.write(write)
         self.reconciler.reconcile(agent_id)
@@ -111,7 +125,9 @@ class Modes:
 
         return self.database.write(write)
 
-    def _set_manual(self, connection: Connection, agent_id: str, *, enabled: bool) -> None:
+    def _set_manual(
+        self, connection: Connection, agent_id: str, also: Also, *, enabled: bool
+    ) -> None:
         agent = fleet.read_agent(connection, agent_id, lock=True)
         if enabled and (agent.auto_switch_enabled or agent.auto_terminate_enabled):
             raise ModeConflict(
@@ -119,6 +135,7 @@ class Modes:
             )
         if agent.manual_replica_enabled != enabled:
             self._set_flag(connection, agent, "manual_replica_enabled", "manual-replica", enabled)
+        also(connection)
 
     def _set_flag(
         self, connection: Connection, agent: Agent, flag: str, mode: str, enabled: bool

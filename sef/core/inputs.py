@@ -13,6 +13,7 @@ from sef.core.pricing import PRICE_STEP, Observation, Source
 AGENT_ID_LENGTH = 64
 POOL_ID_LENGTH = 128
 INSTANCE_ID_LENGTH = 64
+IDEMPOTENCY_KEY_LENGTH = 255
 MAX_PRICE = Decimal(1000)
 EARLIEST = datetime(2006, 1, 1, tzinfo=UTC)
 """EC2 opened in 2006: no price is older."""
@@ -23,6 +24,7 @@ BELIEVED_AHEAD = timedelta(hours=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_10000 = Decimal(253402300800)
 _IDENTIFIER = re.compile(r"[A-Za-z0-9._:/@-]+")
+_PRINTABLE = re.compile(r"[ -~]+")
 
 
 class Refused(ValueError):
@@ -120,6 +122,22 @@ def parse_object(payload: object) -> Mapping[str, Any]:
 
 def parse_agent_id(value: object) -> str:
     return parse_identifier(value, "agent_id", AGENT_ID_LENGTH)
+
+
+def parse_idempotency_key(value: object) -> str | None:
+    """Read an idempotency key; None is none."""
+    if value is None:
+        return None
+    if (
+        not isinstance(value, str)
+        or not _PRINTABLE.fullmatch(value)
+        or len(value) > IDEMPOTENCY_KEY_LENGTH
+    ):
+        raise Refused(
+            "invalid_idempotency_key",
+            f"Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_LENGTH} printable ASCII characters.",
+        )
+    return value
 
 
 def parse_identifier(value: object, field: str, length: int) -> str:

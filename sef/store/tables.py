@@ -35,6 +35,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from sef.core.inputs import (
     AGENT_ID_LENGTH,
+    IDEMPOTENCY_KEY_LENGTH,
     INSTANCE_ID_LENGTH,
     POOL_ID_LENGTH,
     SignalType,
@@ -410,6 +411,22 @@ system_events = Table(
     Index("system_events_agent", "agent_id", "id"),
     Index("system_events_incident", "incident_id", "id"),
     comment="What SEF did, saw or refused, for people.",
+    **MYSQL,
+)
+
+# Calls of operators that a client may repeat without knowing what became of the first.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("idempotency_key", String(IDEMPOTENCY_KEY_LENGTH), primary_key=True),
+    _agent_id(nullable=False),
+    Column("call", String(64), nullable=False),
+    Column("answer", JSON(none_as_null=True), comment="NULL until the effect is committed"),
+    Column("claimed_until", Instant, comment="somebody works on it until then; NULL: nobody"),
+    Column("created_at", Instant, nullable=False),
+    _counter("version"),
+    Index("idempotency_keys_created", "created_at"),
+    comment="Calls that carried an Idempotency-Key, and their answers.",
     **MYSQL,
 )
 

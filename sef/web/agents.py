@@ -13,6 +13,7 @@ from sef.web.schemas import (
     agent_body,
     batch_body,
     before_argument,
+    idempotency_key,
     instant_argument,
     json_body,
     limit_argument,
@@ -85,10 +86,14 @@ def agents_blueprint(sef: Facade) -> Blueprint:
 
     @routes.post("/agents/<agent_id:agent_id>/<any('auto-switch', 'auto-terminate'):mode>/enable")
     def enable_auto(agent_id: str, mode: str) -> Any:
-        return sef.set_auto_mode(parse_agent_id(agent_id), mode, enabled=True)
+        return set_auto(agent_id, mode, enabled=True)
 
     @routes.post("/agents/<agent_id:agent_id>/<any('auto-switch', 'auto-terminate'):mode>/disable")
     def disable_auto(agent_id: str, mode: str) -> Any:
-        return sef.set_auto_mode(parse_agent_id(agent_id), mode, enabled=False)
+        return set_auto(agent_id, mode, enabled=False)
+
+    def set_auto(agent_id: str, mode: str, *, enabled: bool) -> Any:
+        agent, key = parse_agent_id(agent_id), idempotency_key()
+        return sef.set_auto_mode(agent, mode, enabled=enabled, idempotency_key=key)
 
     return routes

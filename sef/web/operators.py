@@ -8,6 +8,7 @@ from sef.core.inputs import parse_agent_id
 from sef.web.errors import answer_refusals
 from sef.web.facade import Facade
 from sef.web.routing import take_agent_ids
+from sef.web.schemas import idempotency_key
 
 
 def operators_blueprint(sef: Facade) -> Blueprint:
@@ -17,15 +18,21 @@ def operators_blueprint(sef: Facade) -> Blueprint:
 
     @routes.post("/manual-replica/enable")
     def enable(agent_id: str) -> Any:
-        return sef.enable_manual_replica_mode(parse_agent_id(agent_id))
+        return sef.enable_manual_replica_mode(
+            parse_agent_id(agent_id), idempotency_key=idempotency_key()
+        )
 
     @routes.post("/manual-replica/disable")
     def disable(agent_id: str) -> Any:
-        return sef.disable_manual_replica_mode(parse_agent_id(agent_id))
+        return sef.disable_manual_replica_mode(
+            parse_agent_id(agent_id), idempotency_key=idempotency_key()
+        )
 
     @routes.post("/manual-switch")
     def switch(agent_id: str) -> Any:
-        return sef.execute_manual_switch(parse_agent_id(agent_id))
+        return sef.execute_manual_switch(
+            parse_agent_id(agent_id), idempotency_key=idempotency_key()
+        )
 
     @routes.get("/sef-status")
     def status(agent_id: str) -> Any:

@@ -1,6 +1,7 @@
 """Reading bodies and query strings."""
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -24,6 +25,7 @@ MAX_PAGE = 10_000
 LAUNCH_TEMPLATE_LENGTH = 255
 LONGEST_DRILL = 31_536_000
 """Seconds: a year."""
+_QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')  # a string of RFC 9651
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -93,6 +95,15 @@ def _drill_interval(value: object) -> int:
             f"drill_interval must be a whole number of seconds from 600 to {LONGEST_DRILL}.",
         )
     return value
+
+
+def idempotency_key() -> str | None:
+    """The header's key: a string in quotes, as the draft has it, or without them."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    quoted = _QUOTED.fullmatch(key.strip())
+    return re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else key.strip()
 
 
 def instant_argument(name: str) -> datetime | None:
