@@ -8,11 +8,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sef import failpoints
+from sef.cloud.clients import Clients
 from sef.cloud.errors import NOT_FOUND, translate
 from sef.core.pools import Pool
 
@@ -27,14 +25,6 @@ ATTEMPT_TAG = "sef:attempt"
 
 GONE = frozenset({"shutting-down", "terminated", "stopping", "stopped"})
 """States that an instance does not come back from by itself."""
-
-# boto3's own default, 60 s and 5 tries, is longer than the notice that AWS gives.
-_TIMEOUTS = Config(
-    connect_timeout=2,
-    read_timeout=8,
-    retries={"mode": "standard", "total_max_attempts": 2},
-    max_pool_connections=32,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +67,7 @@ class Ec2:
     @classmethod
     def connect(cls, *, region: str = "", endpoint: str = "", simulated: bool = False) -> "Ec2":
         """With credentials as boto3 finds them; the simulated EC2 asks for none."""
-        options: dict[str, Any] = {"config": _TIMEOUTS}
-        if simulated:
-            options = {
-                "aws_access_key_id": "simulated",
-                "aws_secret_access_key": "simulated",
-                "config": _TIMEOUTS.merge(Config(proxies={})),  # it is on this machine
-            }
-        with _translated():
-            client = boto3.session.Session().client(
-                "ec2", region_name=region or None, endpoint_url=endpoint or None, **options
-            )
-            return cls(failpoints.watched(client))
+        return cls(Clients(region, endpoint, simulated).ec2)
 
     def run(self, parameters: Mapping[str, Any], token: str) -> str:
         """Launch one instance and return its id; the same token never launches a second.
