@@ -162,6 +162,12 @@ class Settings(BaseSettings):
     loss_check_interval: float = Field(
         30, gt=0, description="How often silent agents are looked after."
     )
+    orphan_check_interval: float = Field(
+        60, gt=0, description="How often instances that no row has a use for are looked for."
+    )
+    switchover_check_interval: float = Field(
+        60, gt=0, description="How often drills and returns to spot are begun that are due."
+    )
     reconcile_interval: float = Field(
         2, gt=0, description="How often unfinished work is looked for."
     )

@@ -18,8 +18,6 @@ RECONCILE = "sef_reconcile"
 ORPHANS = "sef_orphans"
 LOSSES = "sef_losses"
 SWITCHOVERS = "sef_switchovers"
-ORPHANS_EVERY = 60.0
-SWITCHOVERS_EVERY = 60.0
 LEASE = timedelta(seconds=5)
 """How long a job waits for a process that died while it held the lease."""
 
@@ -41,8 +39,8 @@ def start_jobs(sef: PeriodicWork, settings: Settings) -> BackgroundScheduler:
     jobs = [
         (CLEANUP, sef.cleanup_old_buffers, settings.cleanup_interval),
         (RECONCILE, sef.reconcile, settings.reconcile_interval),
-        (ORPHANS, sef.sweep_orphans, ORPHANS_EVERY),
-        (SWITCHOVERS, sef.plan_switchovers, SWITCHOVERS_EVERY),
+        (ORPHANS, sef.sweep_orphans, settings.orphan_check_interval),
+        (SWITCHOVERS, sef.plan_switchovers, settings.switchover_check_interval),
     ]
     if settings.loss_silence:
         jobs.append((LOSSES, sef.detect_losses, settings.loss_check_interval))
