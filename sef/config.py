@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,6 +175,11 @@ class Settings(BaseSettings):
     standby_check_interval: float = Field(
         30, gt=0, description="How often a ready standby is checked to be still running."
     )
+    webhook_networks: str = Field(
+        "",
+        description="Networks, comma-separated, such as `10.1.0.0/16`, that webhooks and "
+        "notifications may go to although they are private. Empty: none.",
+    )
     jobs: bool = Field(True, description="Whether this process runs the periodic jobs.")
     cors_origins: str = Field(
         "", description="Origins, comma-separated, whose pages may call the API. Empty: none."
@@ -195,6 +201,16 @@ class Settings(BaseSettings):
         for pool in comma_separated(value):
             if parse_pool(pool) is None:
                 raise ValueError(f"{pool} is no pool; one looks like m5.large.us-east-1a")
+        return value
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for network in comma_separated(value):
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"{error}; a network looks like 10.1.0.0/16") from None
         return value
 
     @property
@@ -219,6 +235,10 @@ class Settings(BaseSettings):
     @property
     def pool_list(self) -> tuple[str, ...]:
         return comma_separated(self.pools)
+
+    @property
+    def webhook_network_list(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        return tuple(ip_network(network) for network in comma_separated(self.webhook_networks))
 
     @property
     def rules(self) -> Rules:

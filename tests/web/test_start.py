@@ -109,6 +109,8 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         ("SEF_PAIRING_TOLERANCE", "-1"),
         ("SEF_DATABASE_URL", "postgresql://localhost/sef"),
         ("SEF_DATABASE_URL", "sef"),
+        ("SEF_WEBHOOK_NETWORKS", "10.0.0.1/8"),
+        ("SEF_WEBHOOK_NETWORKS", "intranet"),
         ("SEF_TYPO", "1"),
     ],
 )
