@@ -364,6 +364,11 @@ class SmartEmergencyFallback:
             lambda c: reads.events_page(c, agent_id, before=before, limit=limit)
         )
 
+    def list_pools(self) -> list[dict[str, Any]]:
+        """What is known of each pool: its past, its risk, and whether it is left alone now."""
+        settled_after = timedelta(seconds=self.settings.standby_ttl)
+        return self._database.read(lambda c: reads.pool_entries(c, self._clock(), settled_after))
+
     # Periodic work
 
     def reconcile(self) -> int:

@@ -19,7 +19,7 @@ from sef.core.replica import Status
 from sef.core.risk import Risk
 from sef.launching import avoid_interrupted_pool, avoid_pool_of
 from sef.reconcile import Reconciler
-from sef.store import fleet, incidents, replicas
+from sef.store import fleet, incidents, pools, replicas
 from sef.store.database import Database
 from sef.store.events import Event, write_events
 from sef.store.fleet import Agent
@@ -211,12 +211,12 @@ class Interruptions:
 
     def _risk(self, connection: Connection, agent: Agent, now: datetime) -> Risk:
         settled_after = timedelta(seconds=self.settings.standby_ttl)
-        here, elsewhere = incidents.pool_history(connection, agent.pool_id, now, settled_after)
+        here, elsewhere = pools.pool_history(connection, agent.pool_id, now, settled_after)
         pool = parse_pool(agent.pool_id)
         return risk.assess(
             here,
             elsewhere,
-            incidents.recent_prices(connection, agent.id, agent.pool_id, now - PRICES_LOOKED_AT),
+            pools.recent_prices(connection, agent.id, agent.pool_id, now - PRICES_LOOKED_AT),
             self.on_demand_prices.get(pool.instance_type) if pool else None,
         )
 
@@ -242,7 +242,8 @@ def _seen(incident: Incident, signal: Signal, now: datetime) -> dict[str, Any]:
     if signal.type is SignalType.REBALANCE:
         # The standby's time counts from the last recommendation that AWS gave, not from the last
         # time it was told: the metadata service shows one for as long as the instance lives.
-        return {"rebalance_at": now}
+        # One that comes behind the notice has announced nothing.
+        return {} if incident.termination_at is not None else {"rebalance_at": now}
     announced = signal.terminates_at
     deadline = announced if announced is not None and announced > now else now + NOTICE
     if incident.deadline is not None:

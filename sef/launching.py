@@ -35,6 +35,7 @@ from sef.store.deployment import deployment_name
 from sef.store.events import Event, write_events
 from sef.store.fleet import Agent, read_agent, update_agent
 from sef.store.incidents import Incident
+from sef.store.pools import pool_histories
 from sef.store.replicas import Attempt, Replica
 
 APPEARS_WITHIN = timedelta(seconds=60)
@@ -49,6 +50,15 @@ refusal will most likely need a person."""
 
 class NoLaunchSource(Exception):
     """Nothing says what a new instance of this agent should be like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What EC2 says about the standbys that an agent could have."""
+
+    source: LaunchSource
+    pools: Sequence[Pool]
+    prices: Mapping[str, Decimal]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +167,7 @@ class Launcher:
         tries: Sequence[Attempt],
     ) -> str | None:
         try:
-            source = self._source(agent)
+            survey = self.survey(agent)
         except NoLaunchSource as reason:
             explained = str(reason)
             return self.database.write(
@@ -170,14 +180,11 @@ class Launcher:
             return self.database.write(
                 lambda c: self._give_up(c, replica, explained, RETRY_OPERATOR)
             )
-        if source.instance_type is None and not self.settings.pool_list:
-            explained = f"{source.described_as} names no instance type, and SEF_POOLS is empty"
-            return self.database.write(
-                lambda c: self._give_up(c, replica, explained, RETRY_OPERATOR)
-            )
-        candidates = self._candidates(agent, incident, source, tries)
+        candidates = self.database.read(
+            lambda c: self.candidates(c, agent, incident, survey, tries)
+        )
         return self.database.write(
-            lambda c: self._open(c, replica, incident, tries, source, candidates)
+            lambda c: self._open(c, replica, incident, tries, survey.source, candidates)
         )
 
     def _open(
@@ -315,39 +322,53 @@ class Launcher:
             "is not set"
         )
 
-    def _candidates(
-        self,
-        agent: Agent,
-        incident: Incident | None,
-        source: LaunchSource,
-        tries: Sequence[Attempt],
-    ) -> Sequence[Candidate]:
-        now = self.clock()
-        settings = self.settings
-        pools = [pool for pool in map(parse_pool, settings.pool_list) if pool is not None]
-        if not pools and source.instance_type is not None:
+    def survey(self, agent: Agent) -> Survey:
+        """Ask EC2 what a standby of this agent would be like, and where it could be.
+
+        Raises:
+            NoLaunchSource: nothing says what it should be like.
+            CloudError: EC2 could not say, or refuses to.
+        """
+        source = self._source(agent)
+        pools = [pool for pool in map(parse_pool, self.settings.pool_list) if pool is not None]
+        if not pools:
+            if source.instance_type is None:
+                raise NoLaunchSource(
+                    f"{source.described_as} names no instance type, and SEF_POOLS is empty"
+                )
             zones = source.subnets or self.cloud.zones()
             pools = [Pool(source.instance_type, zone) for zone in zones]
         try:
-            prices = self.cloud.spot_prices({pool.instance_type for pool in pools}, now)
+            prices = self.cloud.spot_prices({pool.instance_type for pool in pools}, self.clock())
         except CloudError:
             prices = {}  # a standby without the best price is better than none
+        return Survey(source, pools, prices)
+
+    def candidates(
+        self,
+        connection: Connection,
+        agent: Agent,
+        incident: Incident | None,
+        survey: Survey,
+        tries: Sequence[Attempt] = (),
+    ) -> Sequence[Candidate]:
+        """The pools to try, best first, after those that were tried already; nothing is written."""
+        now = self.clock()
+        settings = self.settings
+        pools, source = survey.pools, survey.source
         settled_after = timedelta(seconds=settings.standby_ttl)
-        histories, cooling = self.database.read(
-            lambda c: (
-                incidents.pool_histories(c, now, settled_after),
-                replicas.unavailable(c, now),
-            )
-        )
+        histories = pool_histories(connection, now, settled_after)
+        cooling = replicas.unavailable(connection, now)
         tried = {(attempt.pool_id, attempt.market) for attempt in tries}
         if any(attempt.error_code in SPOT_QUOTA for attempt in tries):
             tried |= {(str(pool), Market.SPOT) for pool in pools}
         kind = incident.kind if incident else None
         is_emergency = incident is not None and incident.is_emergency
-        nobody = risk.History()
-        risks = {str(p): risk.assess(histories.get(str(p), nobody)).score for p in pools}
+        pasts = {str(pool): histories.get(str(pool), risk.History()) for pool in pools}
+        risks = {pool: risk.assess_for_launch(past).score for pool, past in pasts.items()}
         if kind is Kind.RETURN:
-            pools = [pool for pool in pools if risks[str(pool)] <= risk.UNKNOWN]
+            # One termination without a recommendation must not close a pool for 90 days.
+            pools = [p for p in pools if risk.assess(pasts[str(p)]).score <= risk.UNKNOWN]
 
         def ranked(excluded: Collection[tuple[str, Market]]) -> list[Candidate]:
             return rank(
@@ -355,7 +376,7 @@ class Launcher:
                 avoid=source.primary_pool or parse_pool(agent.pool_id),
                 excluded=excluded,
                 risks=risks,
-                spot_prices=prices,
+                spot_prices=survey.prices,
                 on_demand_prices=self.on_demand_prices,
                 on_demand=is_emergency or (settings.on_demand_allowed and kind is not Kind.RETURN),
             )

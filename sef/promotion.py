@@ -9,7 +9,7 @@ from sef.config import Settings
 from sef.core import risk
 from sef.core.policy import Outcome
 from sef.core.replica import Market, Status
-from sef.store import incidents, replicas
+from sef.store import incidents, pools, replicas
 from sef.store.events import Event, write_events
 from sef.store.fleet import Agent, update_agent
 from sef.store.incidents import Incident
@@ -97,7 +97,7 @@ def _probation(
     if standby.market is not Market.SPOT or standby.pool_id is None or not settings.probation:
         return None
     settled_after = timedelta(seconds=settings.standby_ttl)
-    history, _ = incidents.pool_history(connection, standby.pool_id, now, settled_after)
+    history, _ = pools.pool_history(connection, standby.pool_id, now, settled_after)
     score = risk.assess(history).score
     is_risky = history.terminations > 0 and score >= settings.rebalance_risk_threshold
     if is_risky or (standby.pool_id, Market.SPOT) in replicas.unavailable(connection, now):

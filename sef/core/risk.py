@@ -3,6 +3,9 @@
 A pool's past is the share of its rebalance recommendations that ended in a termination. Few
 recommendations say little, so the share is a Beta posterior mean whose prior is the share of the
 rest of the fleet; with no history anywhere that is 0.5. The price only pushes the risk up.
+
+That is the risk once AWS has recommended to rebalance. A pool for a new instance is chosen before
+anything is announced: there a termination that came without a recommendation counts as well.
 """
 
 from collections.abc import Sequence
@@ -27,10 +30,28 @@ CALM_PRICE_RATIO = 0.5
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Settled recommendations, and how many of them a termination followed."""
+    """What happened in a pool, or in several."""
 
     recommendations: int = 0
+    """Those that are settled: a termination followed, or none did for long enough."""
     terminations: int = 0
+    """How many of the recommendations a termination followed."""
+    unannounced: int = 0
+    """Terminations, announced or found out, that no recommendation preceded."""
+
+    @property
+    def all_terminations(self) -> int:
+        return self.terminations + self.unannounced
+
+    @property
+    def precision(self) -> float | None:
+        """The share of the recommendations that a termination followed."""
+        return self.terminations / self.recommendations if self.recommendations else None
+
+    @property
+    def recall(self) -> float | None:
+        """The share of the terminations that a recommendation preceded."""
+        return self.terminations / self.all_terminations if self.all_terminations else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +66,7 @@ def assess(
     prices: Sequence[Decimal] = (),
     on_demand_price: Decimal | None = None,
 ) -> Risk:
-    """The risk of interruption, 0 to 1, with what it rests on.
+    """The risk that a termination follows a recommendation, 0 to 1, with what it rests on.
 
     Args:
         pool: what happened in the pool itself.
@@ -54,7 +75,7 @@ def assess(
         on_demand_price: of the pool's instance type, where known.
     """
     prior = (elsewhere.terminations + 1) / (elsewhere.recommendations + 2)
-    past = (PRIOR_STRENGTH * prior + pool.terminations) / (PRIOR_STRENGTH + pool.recommendations)
+    past = _posterior(prior, pool.terminations, pool.recommendations)
     if pool.recommendations:
         reasons = [
             f"{pool.terminations} of {pool.recommendations} recommendations in this pool ended "
@@ -62,6 +83,7 @@ def assess(
         ]
     else:
         reasons = [f"no history in this pool, prior {prior:.2f}"]
+    reasons.extend(_forewarned(pool))
 
     calm = 1.0 - past
     if len(prices) >= 2 and prices[-1] > prices[0]:
@@ -75,3 +97,33 @@ def assess(
             calm *= 1 - PRESSURE_WEIGHT * closeness
             reasons.append(f"price at {ratio:.0%} of on-demand")
     return Risk(round(1.0 - calm, 4), tuple(reasons))
+
+
+def assess_for_launch(pool: History) -> Risk:
+    """The risk of a pool in which an instance is to be launched, 0 to 1.
+
+    Whatever endangered an instance there counts once: a recommendation, or a termination without
+    one. The risk is the share that ended in a termination. Other pools do not count: they are what
+    it is compared with.
+    """
+    endangered = pool.recommendations + pool.unannounced
+    if not endangered:
+        return Risk(UNKNOWN, (f"no history in this pool, prior {UNKNOWN:.2f}",))
+    past = _posterior(UNKNOWN, pool.all_terminations, endangered)
+    said = (
+        f"{pool.all_terminations} of the {endangered} times that an instance in this pool was "
+        f"endangered it was terminated, prior {UNKNOWN:.2f}: {past:.2f}"
+    )
+    return Risk(round(past, 4), (said, *_forewarned(pool)))
+
+
+def _posterior(prior: float, terminations: int, of: int) -> float:
+    return (PRIOR_STRENGTH * prior + terminations) / (PRIOR_STRENGTH + of)
+
+
+def _forewarned(pool: History) -> list[str]:
+    if not pool.all_terminations:
+        return []
+    return [
+        f"a recommendation preceded {pool.terminations} of {pool.all_terminations} terminations"
+    ]

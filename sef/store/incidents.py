@@ -1,25 +1,19 @@
-"""Incidents and the signals under them, and what a pool's past says."""
+"""Incidents and the signals under them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, func, insert, select, update
 
 from sef.core.inputs import Signal, SignalType
 from sef.core.policy import UNFINISHED, Goal, IncidentState, Kind, Outcome
-from sef.core.pricing import Flag
-from sef.core.risk import History
 from sef.store.database import compare_and_swap
 from sef.store.fleet import Agent
-from sef.store.tables import incidents, pricing_reports, spot_interruption_events
+from sef.store.tables import incidents, spot_interruption_events
 
 PLANNED = [kind for kind in Kind if kind.is_planned]
-HISTORY = timedelta(days=90)
-"""How far back a pool's past is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,58 +234,6 @@ def complete_failover(
 
 def _milliseconds(since: datetime, now: datetime) -> int:
     return round((now - since) / timedelta(milliseconds=1))
-
-
-def pool_history(
-    connection: Connection, pool_id: str | None, now: datetime, settled_after: timedelta
-) -> tuple[History, History]:
-    """The settled recommendations of a pool, and those of all others.
-
-    A recommendation is settled when a termination followed, or when none did for `settled_after`.
-    """
-    by_pool = pool_histories(connection, now, settled_after)
-    here = by_pool.pop(pool_id or "", History())
-    return here, History(
-        sum(history.recommendations for history in by_pool.values()),
-        sum(history.terminations for history in by_pool.values()),
-    )
-
-
-def pool_histories(
-    connection: Connection, now: datetime, settled_after: timedelta
-) -> dict[str, History]:
-    columns = incidents.c
-    rows = connection.execute(
-        select(
-            columns.pool_id,
-            func.count().label("recommendations"),
-            func.count(columns.termination_at).label("terminations"),
-        )
-        .where(
-            columns.pool_id.is_not(None),
-            columns.rebalance_at > now - HISTORY,
-            or_(columns.termination_at.is_not(None), columns.rebalance_at <= now - settled_after),
-        )
-        .group_by(columns.pool_id)
-    )
-    return {row.pool_id: History(row.recommendations, row.terminations) for row in rows}
-
-
-def recent_prices(
-    connection: Connection, agent_id: str, pool_id: str | None, since: datetime
-) -> Sequence[Decimal]:
-    """The observed prices of a series since then, oldest first; interpolated ones never count."""
-    columns = pricing_reports.c
-    return connection.scalars(
-        select(columns.spot_price)
-        .where(
-            columns.agent_id == agent_id,
-            columns.pool_id == pool_id,
-            columns.timestamp >= since,
-            columns.data_quality_flag != Flag.INTERPOLATED,
-        )
-        .order_by(columns.timestamp)
-    ).all()
 
 
 def _one(connection: Connection, *conditions: Any) -> Incident | None:

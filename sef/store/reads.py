@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from statistics import median
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select
 
+from sef.core import risk
 from sef.core.pricing import Flag
-from sef.store import incidents, replicas, tables
+from sef.store import incidents, pools, replicas, tables
 from sef.store.events import iso
 from sef.store.fleet import Agent, read_agent
 from sef.store.incidents import Incident
@@ -94,12 +96,12 @@ def data_quality(connection: Connection, agent_id: str) -> dict[str, Any]:
     counts = dict.fromkeys(Flag, 0)
     if latest is not None:
         columns = pricing_reports.c
-        pools = select(series.pool_id).where(series.agent_id == agent_id)
+        pool_ids = select(series.pool_id).where(series.agent_id == agent_id)
         rows = connection.execute(
             select(columns.data_quality_flag, func.count())
             .where(
                 columns.agent_id == agent_id,
-                columns.pool_id.in_(pools),
+                columns.pool_id.in_(pool_ids),
                 columns.timestamp > latest - QUALITY_WINDOW,
             )
             .group_by(columns.data_quality_flag)
@@ -207,6 +209,53 @@ def events_page(
         }
         for row in connection.execute(statement.order_by(columns.id.desc()).limit(limit))
     ]
+
+
+def pool_entries(
+    connection: Connection, now: datetime, settled_after: timedelta
+) -> list[dict[str, Any]]:
+    """What is known of each pool that has a past, a primary or a cooldown."""
+    histories = pools.pool_histories(connection, now, settled_after)
+    leads = pools.lead_times(connection, now)
+    primaries = pools.primaries(connection)
+    cooldowns = pools.cooldowns(connection, now)
+    entries = []
+    for pool_id in sorted({*histories, *primaries, *cooldowns}):
+        history = histories.get(pool_id, risk.History())
+        judged = risk.assess_for_launch(history)
+        entries.append(
+            {
+                "pool_id": pool_id,
+                "agents": primaries.get(pool_id, 0),
+                "recommendations": history.recommendations,
+                "followed": history.terminations,
+                "terminations": history.all_terminations,
+                "precision": _share(history.precision),
+                "recall": _share(history.recall),
+                "lead_time_seconds": _spread(leads.get(pool_id, [])),
+                "risk": {"score": judged.score, "reasons": list(judged.reasons)},
+                "cooldowns": [
+                    {"market": row.market, "reason": row.error_code, "until": iso(row.until)}
+                    for row in cooldowns.get(pool_id, [])
+                ],
+            }
+        )
+    return entries
+
+
+def _share(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any] | None:
+    """The least, the median and the most of some seconds."""
+    if not values:
+        return None
+    return {
+        "least": round(min(values), 3),
+        "median": round(median(values), 3),
+        "most": round(max(values), 3),
+    }
 
 
 def answers(connection: Connection) -> None:

@@ -71,6 +71,10 @@ def agents_blueprint(sef: Facade) -> Blueprint:
         following = agents[-1]["id"] if len(agents) == limit else None
         return {"status": "success", "agents": agents, "next_after": following}
 
+    @routes.get("/pools")
+    def pools() -> Any:
+        return {"status": "success", "pools": sef.list_pools()}
+
     @routes.put("/agents/<agent_id:agent_id>")
     def register(agent_id: str) -> Any:
         if agent_id.rpartition("/")[2] in PARTS_OF_AN_AGENT:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sef.core.risk import PRIOR_STRENGTH, History, assess
+from sef.core.risk import PRIOR_STRENGTH, History, Risk, assess, assess_for_launch
 
 ROUNDING = 0.0001
 """Scores have four decimals."""
@@ -15,7 +15,8 @@ ROUNDING = 0.0001
 @st.composite
 def histories(draw, most=200):
     recommendations = draw(st.integers(0, most))
-    return History(recommendations, draw(st.integers(0, recommendations)))
+    terminations = draw(st.integers(0, recommendations))
+    return History(recommendations, terminations, draw(st.integers(0, most)))
 
 
 prices = st.decimals(Decimal("0.00000001"), 1000, places=8)
@@ -87,10 +88,11 @@ def test_price_pressure_takes_a_share_of_what_is_left(listed, on_demand_price, e
 
 def test_every_part_of_the_risk_is_told():
     risk = assess(
-        History(10, 3), History(20, 1), [Decimal("0.05"), Decimal("0.06")], Decimal("0.08")
+        History(10, 3, 1), History(20, 1), [Decimal("0.05"), Decimal("0.06")], Decimal("0.08")
     )
     assert risk.reasons == (
         "3 of 10 recommendations in this pool ended in a termination, prior 0.09: 0.24",
+        "a recommendation preceded 3 of 4 terminations",
         "price up by 20%",
         "price at 75% of on-demand",
     )
@@ -99,6 +101,44 @@ def test_every_part_of_the_risk_is_told():
 def test_pressure_that_is_none_is_not_told():
     risk = assess(History(1, 0), History(), [Decimal(2), Decimal(1)], Decimal(8))
     assert len(risk.reasons) == 1
+
+
+@pytest.mark.parametrize(
+    ("pool", "expected"),
+    [
+        pytest.param((0, 0, 0), 0.5, id="no-history"),
+        pytest.param((4, 0, 0), 0.25, id="harmless-recommendations"),
+        pytest.param((4, 4, 0), 0.75, id="recommendations-in-earnest"),
+        pytest.param((0, 0, 4), 0.75, id="terminations-out-of-the-blue"),
+        pytest.param((4, 0, 4), 0.5, id="both"),
+        pytest.param((12, 0, 4), 0.3, id="mostly-harmless"),
+    ],
+)
+def test_a_launch_counts_terminations_that_nothing_announced(pool, expected):
+    assert assess_for_launch(History(*pool)).score == expected
+
+
+def test_the_risk_of_a_launch_says_what_it_rests_on():
+    assert assess_for_launch(History()) == Risk(0.5, ("no history in this pool, prior 0.50",))
+    assert assess_for_launch(History(3, 1, 1)).reasons == (
+        "2 of the 4 times that an instance in this pool was endangered it was terminated, "
+        "prior 0.50: 0.50",
+        "a recommendation preceded 1 of 2 terminations",
+    )
+
+
+@pytest.mark.parametrize(
+    ("pool", "precision", "recall"),
+    [
+        pytest.param((0, 0, 0), None, None, id="nothing-happened"),
+        pytest.param((4, 0, 0), 0, None, id="only-false-alarms"),
+        pytest.param((4, 3, 1), 0.75, 0.75, id="both"),
+        pytest.param((0, 0, 2), None, 0, id="never-warned"),
+    ],
+)
+def test_precision_and_recall_of_recommendations(pool, precision, recall):
+    history = History(*pool)
+    assert (history.precision, history.recall) == (precision, recall)
 
 
 # Laws
@@ -164,3 +204,34 @@ def test_much_history_wins_over_the_prior(share, elsewhere):
 @given(histories(most=20))
 def test_a_prior_is_never_certain(elsewhere):
     assert 0 < score(History(), elsewhere) < 1
+
+
+@given(histories(), st.integers(1, 50))
+def test_a_launch_is_never_safer_for_more_terminations_nor_riskier_for_false_alarms(pool, more):
+    now = assess_for_launch(pool).score
+    assert 0 < now < 1
+    recommendations, terminations, unannounced = (
+        pool.recommendations,
+        pool.terminations,
+        pool.unannounced,
+    )
+    for worse in (
+        History(recommendations, terminations, unannounced + more),
+        History(recommendations + more, terminations + more, unannounced),
+        History(recommendations, min(recommendations, terminations + more), unannounced),
+    ):
+        assert assess_for_launch(worse).score >= now - ROUNDING
+    calmer = History(recommendations + more, terminations, unannounced)
+    assert assess_for_launch(calmer).score <= now + ROUNDING
+
+
+@given(histories(), histories())
+def test_a_recommendation_is_judged_by_what_followed_recommendations_alone(pool, elsewhere):
+    announced = History(pool.recommendations, pool.terminations)
+    assert score(pool, elsewhere) == score(announced, elsewhere)
+
+
+@given(histories())
+def test_without_unannounced_ones_a_launch_and_a_recommendation_are_judged_alike(pool):
+    announced = History(pool.recommendations, pool.terminations)
+    assert assess_for_launch(announced).score == score(announced)

@@ -442,3 +442,30 @@ def test_a_database_that_goes_away_after_the_call_leads_to_one_instance(
     assert world.state(world.standby().instance_id) in ALIVE
     assert len(world.tagged()) == 1
     world.check()
+
+
+@ONCE
+def test_a_pool_that_lost_instances_without_a_warning_comes_after_a_calm_one(world: World) -> None:
+    sef = world.sef()
+    world.primary(sef)
+    lossy, calm = OTHERS
+    world.past(3, 3, lossy, unannounced=True)
+    world.past(3, 0, calm)
+    assert world.signal(sef, TERMINATION)["action"] == "promoted"
+    assert world.agent().pool_id == calm
+    [decided] = world.events("launch_decided")
+    risks = dict(entry.split(", ")[:2] for entry in decided.details["candidates"])
+    assert (risks[f"spot in {calm}"], risks[f"spot in {lossy}"]) == ("risk 0.29", "risk 0.71")
+
+
+@ONCE
+def test_a_recommendation_is_judged_by_recommendations_alone_and_says_who_warned(
+    world: World,
+) -> None:
+    sef = world.sef()
+    world.primary(sef)
+    world.past(12, 1)
+    world.past(5, 5, OTHERS[0], unannounced=True)
+    answer = world.signal(sef, REBALANCE)
+    assert (answer["action"], answer["risk_score"]) == ("monitor", 0.1875)
+    assert "a recommendation preceded 1 of 1 terminations" in answer["message"]

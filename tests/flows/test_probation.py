@@ -67,6 +67,7 @@ def test_none_when_it_is_turned_off(world: World) -> None:
 @ONCE
 def test_a_pool_that_was_interrupted_is_avoided_for_a_while(world: World) -> None:
     sef = world.sef(pools=",".join(OTHERS))
+    world.past(1, 1, OTHERS[1], unannounced=True)  # once it is over, the price decides
     world.primary(sef, "a", pool=OTHERS[0])
     world.primary(sef, "b", pool="m5.large.us-east-1a")
     world.signal(sef, TERMINATION, "a")

@@ -155,8 +155,11 @@ class World:
         with self._engine.begin() as connection:
             connection.execute(statement, *([] if rows is None else [rows]))
 
-    def past(self, count: int, terminations: int, pool: str = POOL) -> None:
-        """Recommendations in a pool, a day ago, of which some ended in a termination."""
+    def past(
+        self, count: int, terminations: int, pool: str = POOL, *, unannounced: bool = False
+    ) -> None:
+        """Recommendations in a pool, a day ago, of which some ended in a termination; or the same
+        without any recommendation."""
         at = self.clock() - timedelta(days=1)
         self.write(
             insert(tables.incidents),
@@ -170,7 +173,7 @@ class World:
                     "status": "done",
                     "goal": "standby",
                     "reason": "long ago",
-                    "rebalance_at": at,
+                    "rebalance_at": None if unannounced else at,
                     "termination_at": at if number < terminations else None,
                     "opened_at": at,
                     "closed_at": at,

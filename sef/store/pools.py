@@ -1,0 +1,130 @@
+"""What the past says of a pool, and which pools are left alone."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, and_, case, func, or_, select
+
+from sef.core.inputs import SignalType
+from sef.core.pricing import Flag
+from sef.core.risk import History
+from sef.store.tables import (
+    agents,
+    incidents,
+    pricing_reports,
+    spot_interruption_events,
+    unavailable_pools,
+)
+
+HISTORY = timedelta(days=90)
+"""How far back a pool's past is looked at."""
+
+
+def pool_history(
+    connection: Connection, pool_id: str | None, now: datetime, settled_after: timedelta
+) -> tuple[History, History]:
+    """The past of a pool, and that of all others together."""
+    by_pool = dict(pool_histories(connection, now, settled_after))
+    here = by_pool.pop(pool_id or "", History())
+    others = by_pool.values()
+    return here, History(
+        sum(history.recommendations for history in others),
+        sum(history.terminations for history in others),
+        sum(history.unannounced for history in others),
+    )
+
+
+def pool_histories(
+    connection: Connection, now: datetime, settled_after: timedelta
+) -> Mapping[str, History]:
+    """The past of each pool that has one.
+
+    A recommendation is settled when a termination followed, or when none did for `settled_after`.
+    """
+    columns = incidents.c
+    since = now - HISTORY
+    is_recommended = columns.rebalance_at > since
+    is_settled = or_(
+        columns.termination_at.is_not(None), columns.rebalance_at <= now - settled_after
+    )
+    is_unannounced = and_(columns.termination_at > since, columns.rebalance_at.is_(None))
+    rows = connection.execute(
+        select(
+            columns.pool_id,
+            _count(is_recommended, is_settled).label("recommendations"),
+            _count(is_recommended, columns.termination_at.is_not(None)).label("terminations"),
+            _count(is_unannounced).label("unannounced"),
+        )
+        .where(
+            columns.pool_id.is_not(None),
+            or_(and_(is_recommended, is_settled), is_unannounced),
+        )
+        .group_by(columns.pool_id)
+    )
+    return {
+        row.pool_id: History(row.recommendations, row.terminations, row.unannounced) for row in rows
+    }
+
+
+def _count(*conditions: Any) -> Any:
+    return func.count(case((and_(*conditions), 1)))
+
+
+def lead_times(connection: Connection, now: datetime) -> Mapping[str, Sequence[float]]:
+    """By pool, the seconds from each first recommendation to the termination that followed."""
+    incident, signal = incidents.c, spot_interruption_events.c
+    rows = connection.execute(
+        select(incident.pool_id, signal.detected_at, incident.termination_at)
+        .join(spot_interruption_events, signal.incident_id == incident.id)
+        .where(
+            incident.pool_id.is_not(None),
+            incident.termination_at > now - HISTORY,
+            incident.rebalance_at.is_not(None),
+            signal.signal_type == SignalType.REBALANCE,
+        )
+    )
+    leads: dict[str, list[float]] = {}
+    for row in rows:
+        seconds = (row.termination_at - row.detected_at).total_seconds()
+        leads.setdefault(row.pool_id, []).append(seconds)
+    return leads
+
+
+def primaries(connection: Connection) -> Mapping[str, int]:
+    """How many agents have their primary in each pool."""
+    rows = connection.execute(
+        select(agents.c.pool_id, func.count())
+        .where(agents.c.pool_id.is_not(None))
+        .group_by(agents.c.pool_id)
+    )
+    return {pool_id: count for pool_id, count in rows}  # noqa: C416
+
+
+def cooldowns(connection: Connection, now: datetime) -> Mapping[str, Sequence[Any]]:
+    """The rows of the pools that are left alone now, by pool."""
+    columns = unavailable_pools.c
+    found: dict[str, list[Any]] = {}
+    for row in connection.execute(
+        select(unavailable_pools).where(columns.until > now).order_by(columns.market)
+    ):
+        found.setdefault(row.pool_id, []).append(row)
+    return found
+
+
+def recent_prices(
+    connection: Connection, agent_id: str, pool_id: str | None, since: datetime
+) -> Sequence[Decimal]:
+    """The observed prices of a series since then, oldest first; interpolated ones never count."""
+    columns = pricing_reports.c
+    return connection.scalars(
+        select(columns.spot_price)
+        .where(
+            columns.agent_id == agent_id,
+            columns.pool_id == pool_id,
+            columns.timestamp >= since,
+            columns.data_quality_flag != Flag.INTERPOLATED,
+        )
+        .order_by(columns.timestamp)
+    ).all()

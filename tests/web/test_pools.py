@@ -1,0 +1,178 @@
+"""GET /api/pools: what our own history says of each pool."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import insert
+
+from sef.store.tables import incidents, spot_interruption_events, unavailable_pools
+from tests.store.rows import transaction
+
+NOW = datetime.now(UTC)
+TTL = timedelta(hours=2)
+POOL = "m5.large.us-east-1a"
+Put = Callable[..., None]
+
+
+@pytest.fixture
+def put(database_url: str) -> Put:
+    """Puts an incident of the past there: when, before now, what of it happened."""
+    count = iter(range(1000))
+
+    def write(
+        recommended: timedelta | None, terminated: timedelta | None, pool: str = POOL, **more: Any
+    ) -> None:
+        name = f"incident-{next(count)}"
+        recommended_at = None if recommended is None else NOW - recommended
+        incident = {
+            "id": name,
+            "agent_id": "somebody",
+            "subject": name,
+            "pool_id": pool,
+            "status": "done",
+            "goal": "switch",
+            "reason": "long ago",
+            "rebalance_at": recommended_at,
+            "termination_at": None if terminated is None else NOW - terminated,
+            "opened_at": NOW - (recommended or terminated or timedelta(0)),
+            **more,
+        }
+        with transaction(database_url) as connection:
+            connection.execute(insert(incidents).values(incident))
+            if recommended_at is not None:
+                connection.execute(
+                    insert(spot_interruption_events).values(
+                        incident_id=name,
+                        agent_id="somebody",
+                        signal_type="rebalance-recommendation",
+                        detected_at=recommended_at,
+                        signalled_at=recommended_at,
+                        last_received_at=recommended_at,
+                    )
+                )
+
+    return write
+
+
+def told(client: FlaskClient) -> dict[str, Any]:
+    answer = client.get("/api/pools")
+    assert (answer.status_code, answer.json["status"]) == (200, "success")
+    assert [p["pool_id"] for p in answer.json["pools"]] == sorted(
+        p["pool_id"] for p in answer.json["pools"]
+    )
+    return {entry["pool_id"]: entry for entry in answer.json["pools"]}
+
+
+def hours(number: float) -> timedelta:
+    return timedelta(hours=number)
+
+
+def test_where_nothing_happened_there_is_no_pool(client: FlaskClient) -> None:
+    assert told(client) == {}
+
+
+def test_precision_recall_and_lead_time_are_those_of_our_own_incidents(
+    client: FlaskClient, put: Put
+) -> None:
+    put(hours(30), hours(29))  # an hour before the termination
+    put(hours(20), hours(19.5))
+    put(hours(10), hours(9.75))
+    put(hours(5), None)  # a false alarm
+    put(None, hours(4))  # out of the blue
+    put(None, hours(3), kind="loss")
+    put(hours(1), hours(0.9), pool="m5.large.us-east-1b")
+
+    entry = told(client)[POOL]
+
+    assert entry == {
+        "pool_id": POOL,
+        "agents": 0,
+        "recommendations": 4,
+        "followed": 3,
+        "terminations": 5,
+        "precision": 0.75,
+        "recall": 0.6,
+        "lead_time_seconds": {"least": 900, "median": 1800, "most": 3600},
+        "risk": {
+            "score": 0.7,
+            "reasons": [
+                "5 of the 6 times that an instance in this pool was endangered it was "
+                "terminated, prior 0.50: 0.70",
+                "a recommendation preceded 3 of 5 terminations",
+            ],
+        },
+        "cooldowns": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("recommended", "terminated", "more", "counts"),
+    [
+        pytest.param(TTL - hours(1), None, {}, None, id="not settled yet"),
+        pytest.param(TTL + hours(1), None, {}, (1, 0, 0), id="settled by time"),
+        pytest.param(hours(1), hours(0.9), {}, (1, 1, 1), id="settled by its termination"),
+        pytest.param(hours(24 * 91), None, {}, None, id="older than 90 days"),
+        pytest.param(None, hours(24 * 91), {}, None, id="a termination older than that"),
+        pytest.param(None, None, {"kind": "drill"}, None, id="a drill tells nothing of a pool"),
+    ],
+)
+def test_what_counts(
+    client: FlaskClient, put: Put, recommended: Any, terminated: Any, more: Any, counts: Any
+) -> None:
+    put(recommended, terminated, **more)
+    entry = told(client).get(POOL)
+    found = entry and (entry["recommendations"], entry["followed"], entry["terminations"])
+    assert found == counts
+
+
+def test_pools_of_primaries_and_cooldowns_are_shown_without_a_past(
+    client: FlaskClient, database_url: str
+) -> None:
+    for agent, pool in (("a", "p"), ("b", "p"), ("c", "q")):
+        client.put(f"/api/agents/{agent}", json={"pool_id": pool})
+    until = datetime.now(UTC) + hours(1)
+    rows = [("r", "spot", until), ("s", "spot", until - hours(2)), ("p", "on-demand", until)]
+    with transaction(database_url) as connection:
+        for pool, market, end in rows:
+            row = {"pool_id": pool, "market": market, "error_code": "Interrupted", "until": end}
+            connection.execute(insert(unavailable_pools).values(row))
+
+    pools = told(client)
+
+    assert {name: entry["agents"] for name, entry in pools.items()} == {"p": 2, "q": 1, "r": 0}
+    assert [c["market"] for c in pools["p"]["cooldowns"]] == ["on-demand"]
+    assert pools["q"]["cooldowns"] == []
+    [cooldown] = pools["r"]["cooldowns"]
+    assert cooldown["reason"] == "Interrupted"
+    assert datetime.fromisoformat(cooldown["until"]) == until
+    assert pools["q"]["risk"] == {"score": 0.5, "reasons": ["no history in this pool, prior 0.50"]}
+    assert (pools["q"]["precision"], pools["q"]["recall"]) == (None, None)
+    assert pools["q"]["lead_time_seconds"] is None
+
+
+def test_the_history_grows_by_what_is_signalled(cloud_client: FlaskClient) -> None:
+    cloud_client.put("/api/agents/a", json={"instance_id": "i-0a", "pool_id": POOL})
+    cloud_client.put("/api/agents/b", json={"instance_id": "i-0b", "pool_id": POOL})
+    for agent, signal in (
+        ("a", "rebalance-recommendation"),
+        ("a", "termination-notice"),
+        ("b", "termination-notice"),
+        ("b", "rebalance-recommendation"),  # behind the notice: it warned nobody
+    ):
+        answer = cloud_client.post(
+            f"/api/agents/{agent}/interruption",
+            json={
+                "signal_type": signal,
+                "timestamp": datetime.now(UTC).isoformat(),
+                "instance_id": f"i-0{agent}",
+            },
+        )
+        assert answer.status_code == 200
+    entry = told(cloud_client)[POOL]
+    assert (entry["recommendations"], entry["followed"], entry["terminations"]) == (1, 1, 2)
+    assert (entry["precision"], entry["recall"]) == (1, 0.5)
+    assert entry["lead_time_seconds"]["least"] >= 0
+    assert [c["reason"] for c in entry["cooldowns"]] == ["Interrupted"]
