@@ -14,25 +14,51 @@ from sef.cloud.simulation import Simulation, ensure_running
 from sef.config import Settings
 from sef.store.database import Database
 from smart_emergency_fallback import SmartEmergencyFallback
-from tests.mariadb import MariaDB, find
+from tests import mariadb as mariadb_server
+from tests import mysql as mysql_server
+from tests.mariadb import MariaDB
+from tests.mysql import MySQL
+from tests.private_server import PrivateServer
 from tests.store.rows import empty
 
 ON_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 NO_SERVER = "there is no MariaDB server on this machine (sudo apt install mariadb-server)"
+NO_MYSQL = "MySQL 9 is not unpacked (python -m tests.mysql)"
 
 settings.register_profile("sef", deadline=None, print_blob=True)
 settings.register_profile("sef-ci", settings.get_profile("sef"), derandomize=True, database=None)
 settings.load_profile("sef-ci" if ON_CI else "sef")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--mysql", action="store_true", help="MySQL 9 in the place of MariaDB; nothing on SQLite"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--mysql"):
+        kept = [item for item in items if not _is_on_sqlite(item)]
+        config.hook.pytest_deselected(items=[item for item in items if _is_on_sqlite(item)])
+        items[:] = kept
+
+
+def _is_on_sqlite(item: pytest.Item) -> bool:
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return "sqlite" in parameters.values() or "sqlite_url" in parameters.values()
+
+
 @pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariaDB]:
+def mariadb(pytestconfig: pytest.Config) -> Iterator[PrivateServer]:
     """A server of this test process alone; who takes it away starts it again."""
-    if find() is None:
+    wanted, found, missing = MariaDB, mariadb_server.find(), NO_SERVER
+    if pytestconfig.getoption("--mysql"):
+        wanted, found, missing = MySQL, mysql_server.find(), NO_MYSQL
+    if found is None:
         if ON_CI:
-            pytest.fail(NO_SERVER, pytrace=False)
-        pytest.skip(NO_SERVER)
-    server = MariaDB()
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing)
+    server = wanted()
     try:
         server.start()
         yield server
@@ -41,7 +67,7 @@ def mariadb() -> Iterator[MariaDB]:
 
 
 @pytest.fixture(scope="session")
-def mariadb_with_tables(mariadb: MariaDB) -> Iterator[str]:
+def mariadb_with_tables(mariadb: PrivateServer) -> Iterator[str]:
     """A database with SEF's tables: to make them anew for each test takes most of its time."""
     name = f"sef_{uuid.uuid4().hex}"
     mariadb.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
@@ -60,7 +86,7 @@ def mariadb_url(mariadb_with_tables: str) -> str:
 
 
 @pytest.fixture
-def bare_mariadb_url(mariadb: MariaDB) -> Iterator[str]:
+def bare_mariadb_url(mariadb: PrivateServer) -> Iterator[str]:
     """A database on MariaDB without any table."""
     name = f"sef_{uuid.uuid4().hex}"
     mariadb.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
@@ -135,12 +161,15 @@ def sef(make_sef: Callable[..., SmartEmergencyFallback]) -> SmartEmergencyFallba
     return make_sef()
 
 
-def pytest_report_header() -> str:
-    return f"mariadb: {find() or 'none found'}"
+def pytest_report_header(config: pytest.Config) -> str:
+    if config.getoption("--mysql"):
+        return f"in the place of MariaDB: {mysql_server.find() or NO_MYSQL}"
+    return f"mariadb: {mariadb_server.find() or 'none found'}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = terminalreporter.stats.get("skipped", [])
-    skipped = sum(NO_SERVER in str(report.longrepr) for report in reports)
-    if skipped:
-        terminalreporter.write_line(f"{skipped} tests did not run: {NO_SERVER}.", yellow=True)
+    for missing in (NO_SERVER, NO_MYSQL):
+        skipped = sum(missing in str(report.longrepr) for report in reports)
+        if skipped:
+            terminalreporter.write_line(f"{skipped} tests did not run: {missing}.", yellow=True)

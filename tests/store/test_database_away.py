@@ -19,7 +19,7 @@ from sef import config
 from sef.errors import Unavailable
 from sef.store.database import Database
 from sef.store.tables import agents
-from tests.mariadb import MariaDB
+from tests.private_server import PrivateServer
 from tests.store.rows import row_counts, stored_points
 from tests.web.server import Server
 
@@ -47,7 +47,7 @@ def client(mariadb_url: str) -> Iterator[FlaskClient]:
 
 
 @contextmanager
-def away(mariadb: MariaDB) -> Iterator[None]:
+def away(mariadb: PrivateServer) -> Iterator[None]:
     mariadb.kill()
     try:
         yield
@@ -76,7 +76,7 @@ CALLS: list[tuple[str, str, Any]] = [
 
 
 def test_while_the_database_is_away_every_call_says_so_and_afterwards_works_by_itself(
-    client: FlaskClient, mariadb: MariaDB, mariadb_url: str
+    client: FlaskClient, mariadb: PrivateServer, mariadb_url: str
 ) -> None:
     assert client.post("/api/agents/a/pricing", json=report()).status_code == 200
     with away(mariadb):
@@ -109,7 +109,7 @@ def test_while_the_database_is_away_every_call_says_so_and_afterwards_works_by_i
     ],
 )
 def test_the_first_request_after_a_restart_is_answered(
-    client: FlaskClient, mariadb: MariaDB, method: str, path: str, body: Any
+    client: FlaskClient, mariadb: PrivateServer, method: str, path: str, body: Any
 ) -> None:
     assert client.post("/api/agents/a/pricing", json=report()).status_code == 200
     with away(mariadb):
@@ -118,7 +118,7 @@ def test_the_first_request_after_a_restart_is_answered(
     assert answer.status_code == 200, answer.json
 
 
-def kill_all_connections(mariadb: MariaDB) -> int:
+def kill_all_connections(mariadb: PrivateServer) -> int:
     connection = mariadb.connect()
     with connection.cursor() as cursor:
         cursor.execute(
@@ -148,7 +148,7 @@ def kill_all_connections(mariadb: MariaDB) -> int:
     ],
 )
 def test_a_client_does_not_see_that_idle_connections_were_killed(
-    client: FlaskClient, mariadb: MariaDB, method: str, path: str, body: Any
+    client: FlaskClient, mariadb: PrivateServer, method: str, path: str, body: Any
 ) -> None:
     def ask(_: int) -> int:
         own = client.application.test_client()
@@ -162,7 +162,7 @@ def test_a_client_does_not_see_that_idle_connections_were_killed(
 
 
 def test_a_connection_that_breaks_at_the_commit_leaves_the_database_unavailable(
-    mariadb: MariaDB, mariadb_url: str
+    mariadb: PrivateServer, mariadb_url: str
 ) -> None:
     """Whether it was committed cannot be known, so it is neither acknowledged nor repeated."""
     database = Database(mariadb_url)
@@ -184,9 +184,9 @@ def test_a_connection_that_breaks_at_the_commit_leaves_the_database_unavailable(
 
 
 @pytest.fixture(scope="module")
-def durable(mariadb: MariaDB) -> Iterator[MariaDB]:
+def durable(mariadb: PrivateServer) -> Iterator[PrivateServer]:
     """A server that flushes at every commit, as a production server does."""
-    server = MariaDB(durable=True)
+    server = type(mariadb)(durable=True)
     try:
         server.start()
         server.execute("CREATE DATABASE durable CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
@@ -196,7 +196,7 @@ def durable(mariadb: MariaDB) -> Iterator[MariaDB]:
 
 
 def test_what_was_acknowledged_survives_a_database_killed_in_the_middle(
-    durable: MariaDB, tmp_path: Path
+    durable: PrivateServer, tmp_path: Path
 ) -> None:
     url = durable.url("durable")
     server = Server(tmp_path, url, SEF_CLOUD="aws")

@@ -18,10 +18,6 @@ from tests.store.conftest import MakeSef
 from tests.store.rows import row_counts, stored_points
 
 T = datetime(2024, 3, 1, tzinfo=UTC)
-CALLERS = """
-CREATE OR REPLACE TABLE callers (name VARCHAR(20) PRIMARY KEY) ENGINE=InnoDB
-"""
-
 Connect = Callable[..., Any]
 
 
@@ -58,6 +54,11 @@ def report(
     at = T + timedelta(minutes=minute)
     body = {"spot_price": 0.05, "pool_id": "p", "timestamp": at.isoformat()} | fields
     return sef.process_incoming_data(agent_id, "pricing", body)
+
+
+def make_callers(connection: Any) -> None:
+    query(connection, "DROP TABLE IF EXISTS callers")
+    query(connection, "CREATE TABLE callers (name VARCHAR(20) PRIMARY KEY)")
 
 
 def query(connection: Any, statement: str) -> Any:
@@ -133,7 +134,7 @@ def test_a_callers_open_read_transaction_is_no_hindrance(
     connect: Connect, make_sef: MakeSef, use_pure: bool, autocommit: bool
 ) -> None:
     connection = connect(use_pure=use_pure, autocommit=autocommit)
-    query(connection, CALLERS)
+    make_callers(connection)
     sef = make_sef(connection)
     query(connection, "SELECT * FROM callers")  # a snapshot in which nothing was reported
     assert report(sef)["status"] == "success"
@@ -162,7 +163,7 @@ def test_a_callers_uncommitted_write_is_not_lost(
     call: Callable[[SmartEmergencyFallback], Any],
 ) -> None:
     connection = connect(use_pure=use_pure)
-    query(connection, CALLERS)
+    make_callers(connection)
     sef = make_sef(connection)
     query(connection, "INSERT INTO callers VALUES ('kept')")
     call(sef)
@@ -174,7 +175,7 @@ def test_a_callers_uncommitted_write_is_committed_by_a_report(
     connect: Connect, make_sef: MakeSef
 ) -> None:
     connection = connect()
-    query(connection, CALLERS)
+    make_callers(connection)
     sef = make_sef(connection)
     query(connection, "INSERT INTO callers VALUES ('kept')")
     report(sef)
@@ -186,7 +187,7 @@ def test_a_callers_write_before_sef_is_made_is_not_lost(
     connect: Connect, make_sef: MakeSef
 ) -> None:
     connection = connect()
-    query(connection, CALLERS)
+    make_callers(connection)
     query(connection, "INSERT INTO callers VALUES ('kept')")
     make_sef(connection)
     connection.commit()

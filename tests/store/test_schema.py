@@ -43,12 +43,12 @@ def test_schema_sql_is_rendered_from_the_tables() -> None:
 
 
 def described(url: str) -> dict[str, list[Any]]:
-    """All that MariaDB's dictionary says of the tables of a database."""
+    """All that the server's dictionary says of the tables of a database."""
     sources = {
         "columns": "table_name, ordinal_position, column_name, column_type, is_nullable, "
         "column_default, collation_name, column_key, extra, column_comment",
         "statistics": "table_name, index_name, seq_in_index, column_name, non_unique",
-        "check_constraints": "table_name, constraint_name, check_clause",
+        "check_constraints": "constraint_name, check_clause",
         "tables": "table_name, engine, table_collation, table_comment",
     }
     with transaction(url) as connection:
