@@ -5,16 +5,20 @@ WORKERS ?= -n 2 --dist loadfile
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt clean .setup-run .setup-dev .mariadb
+.PHONY: help run test test-mysql check fmt clean .setup-run .setup-dev .mariadb
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 run: .setup-run ## Start SEF on 127.0.0.1:5000 (ARGS="serve --port 8080" for more)
 	@exec $(PY) backend.py $(ARGS)
 
 test: .setup-dev .mariadb ## Run the tests (ARGS="-k pairing" for some of them)
 	@$(PY) -m pytest $(WORKERS) $(ARGS)
+
+test-mysql: .setup-dev ## Run the tests of the store and the stories on MySQL 9, unpacked into var/
+	@$(PY) -m tests.mysql
+	@$(PY) -m pytest $(WORKERS) --mysql tests/store tests/flows $(ARGS)
 
 check: .setup-dev ## Lint, types and import rules
 	@$(PY) -m ruff check --quiet

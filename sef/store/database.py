@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import StaticPool
+from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from sef import failpoints
 from sef.errors import ConnectionInUse, Unavailable
@@ -113,8 +114,7 @@ class Database:
             except (DBAPIError, Stale) as error:
                 if isinstance(error, DBAPIError) and not _is_lost_race(error, attempt):
                     raise
-                # Full jitter, so that those who collided do not collide again.
-                time.sleep(random.uniform(0, min(0.5, 0.005 * 2**attempt)))
+                _wait_after(attempt)
         raise Unavailable("The database is too busy; try again.")
 
     def _transaction(self, work: Callable[[Connection], T]) -> T:
@@ -169,13 +169,8 @@ class Database:
         """
         with self._exclusive, _unavailable_when_away():
             missing = self._missing_tables()
-            if missing:
-                try:
-                    metadata.create_all(self.engine, missing)
-                except DBAPIError:
-                    # Another process may be creating the same tables at this moment.
-                    if not self._another_creates_them():
-                        raise
+            for table in missing:
+                self._create(table)
             self._check_columns()
             return [table.name for table in missing]
 
@@ -183,13 +178,28 @@ class Database:
         present = set(inspect(self.engine).get_table_names())
         return [table for table in metadata.sorted_tables if table.name not in present]
 
-    def _another_creates_them(self) -> bool:
-        deadline = time.monotonic() + 10
-        while self._missing_tables():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.1)
-        return True
+    def _create(self, table: Table) -> None:
+        try:
+            self._define(CreateTable(table))
+        except DBAPIError:
+            # Another process may be creating the same tables, and their indexes, at this moment.
+            if not inspect(self.engine).has_table(table.name):
+                raise
+            return
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            self._define(CreateIndex(index))
+
+    def _define(self, statement: ExecutableDDLElement) -> None:
+        for attempt in range(ATTEMPTS):
+            try:
+                with self.engine.begin() as connection:
+                    connection.execute(statement)
+                return
+            except DBAPIError as error:
+                # MySQL 9 lets those who define tables at once deadlock in its dictionary.
+                if error_number(error) not in RETRIED or attempt == ATTEMPTS - 1:
+                    raise
+                _wait_after(attempt)
 
     def _check_columns(self) -> None:
         inspector = inspect(self.engine)
@@ -207,6 +217,11 @@ class Database:
         """Close the connections, unless they are the caller's."""
         if self._is_ours:
             self.engine.dispose()
+
+
+def _wait_after(attempt: int) -> None:
+    # Full jitter, so that those who collided do not collide again.
+    time.sleep(random.uniform(0, min(0.5, 0.005 * 2**attempt)))
 
 
 def _translate_commit_error(error: Exception) -> None:
