@@ -89,6 +89,7 @@ CREATE TABLE replica_instances (
   launched_at DATETIME(6),
   ready_at DATETIME(6),
   checked_at DATETIME(6),
+  misses INTEGER NOT NULL COMMENT 'looks in a row that did not find it at EC2' DEFAULT 0,
   promoted_at DATETIME(6),
   terminated_at DATETIME(6),
   version INTEGER NOT NULL DEFAULT 1,
@@ -129,6 +130,7 @@ CREATE TABLE retirements (
   agent_id VARCHAR(64) NOT NULL,
   reason TEXT NOT NULL,
   not_before DATETIME(6) NOT NULL,
+  misses INTEGER NOT NULL DEFAULT 0,
   terminated_at DATETIME(6),
   obstacle TEXT COMMENT 'why it is left running after all',
   PRIMARY KEY (instance_id)

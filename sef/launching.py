@@ -19,7 +19,6 @@ from sef.cloud.ec2 import (
     MANAGED_TAG,
     REPLICA_TAG,
     Ec2,
-    Instance,
     LaunchSource,
     launch_parameters,
 )
@@ -29,6 +28,7 @@ from sef.core import risk
 from sef.core.policy import Kind, Outcome
 from sef.core.pools import Candidate, Pool, parse_pool, rank
 from sef.core.replica import Market, Status
+from sef.sightings import MISSING_FOR, Sight, note
 from sef.store import incidents, replicas
 from sef.store.database import Database
 from sef.store.deployment import deployment_name
@@ -37,9 +37,6 @@ from sef.store.fleet import Agent, read_agent, update_agent
 from sef.store.incidents import Incident
 from sef.store.pools import pool_histories
 from sef.store.replicas import Attempt, Replica
-
-APPEARS_WITHIN = timedelta(seconds=60)
-"""How long EC2 may not know an instance that it has just launched."""
 
 RETRY_EMERGENCY = timedelta(seconds=10)
 RETRY = timedelta(seconds=60)
@@ -244,15 +241,33 @@ class Launcher:
         assert replica.launched_at is not None
         age = now - replica.launched_at
         instance = self.cloud.instances([replica.instance_id]).get(replica.instance_id)
-        if is_lost(instance, age):
-            state = instance.ec2_state if instance else "unknown to EC2"
-            return self.database.write(lambda c: self._died(c, replica, f"its instance is {state}"))
-        if instance is not None and instance.ec2_state == "running":
-            pool = str(instance.pool)
+        if instance is None:
+            return self.database.write(lambda c: self._missed(c, replica))
+        if instance.is_gone:
+            said = f"its instance is {instance.ec2_state}"
+            return self.database.write(lambda c: self._died(c, replica, said))
+        if instance.ec2_state == "running":
+            pool = str(instance.pool) if instance.pool else str(replica.pool_id)
             return self.database.write(lambda c: self._ready(c, replica, pool))
         if age >= timedelta(seconds=self.settings.launch_timeout):
-            return self.database.write(lambda c: self._too_slow(c, replica))
+            said = f"does not run after {self.settings.launch_timeout:.0f} s"
+            return self.database.write(lambda c: self._too_slow(c, replica, said))
         return None
+
+    def _missed(self, connection: Connection, told: Replica) -> str | None:
+        """EC2 does not show it, or not yet. It may run: it is terminated, not only given up."""
+        replica = replicas.read_replica(connection, told.id)
+        if replica != told:
+            return None
+        every = timedelta(seconds=self.settings.standby_check_interval)
+        sight = note(
+            connection, replica, Sight.MISSING, self.clock(), every=every, patience=MISSING_FOR
+        )
+        if sight is not Sight.GONE:
+            return None
+        current = replicas.read_replica(connection, told.id)
+        assert current is not None
+        return self._too_slow(connection, current, "EC2 does not show it")
 
     def _ready(self, connection: Connection, replica: Replica, pool_id: str) -> str | None:
         if replicas.read_replica(connection, replica.id) != replica:
@@ -279,11 +294,10 @@ class Launcher:
             incidents.update_incident(connection, incident, status=Outcome.OPEN)
         return said
 
-    def _too_slow(self, connection: Connection, replica: Replica) -> str | None:
+    def _too_slow(self, connection: Connection, replica: Replica, said: str) -> str | None:
         if replicas.read_replica(connection, replica.id) != replica:
             return None
         now = self.clock()
-        said = f"does not run after {self.settings.launch_timeout:.0f} s"
         avoid_pool_of(connection, replica, "TooSlow", now, self.settings)
         replicas.move_replica(connection, replica, Status.RELEASING, said, now, severity="warning")
         call_operator(connection, replica.agent_id, said, now)
@@ -425,8 +439,3 @@ def avoid_interrupted_pool(
     if pool_id is not None:
         until = now + timedelta(seconds=settings.interrupted_pool_cooldown)
         replicas.mark_unavailable(connection, pool_id, Market.SPOT, "Interrupted", until)
-
-
-def is_lost(instance: Instance | None, age: timedelta) -> bool:
-    """Whether an instance of this age is gone for good; EC2 may not know a young one yet."""
-    return age >= APPEARS_WITHIN if instance is None else instance.is_gone

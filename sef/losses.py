@@ -1,10 +1,11 @@
 """Instances that are gone without a word: neither a recommendation nor a notice came.
 
 Two witnesses are needed. EC2 alone could be lagging, or speak of an instance that was replaced by
-hand; an agent alone could just have lost its network.
+hand; an agent alone could just have lost its network. What EC2 does not show at all it has to miss
+look after look (`sef.sightings`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,10 +17,12 @@ from sef.config import Settings
 from sef.core.inputs import Signal, SignalType
 from sef.core.policy import Goal, Kind, Outcome
 from sef.launching import avoid_interrupted_pool
+from sef.sightings import MISSING_FOR, Sight, note
 from sef.store import fleet, incidents, replicas
 from sef.store.database import Database
 from sef.store.events import Event, write_events
 from sef.store.fleet import Agent
+from sef.store.replicas import Replica
 
 PER_CALL = 200
 """Instances that one DescribeInstances is asked for by filter."""
@@ -53,6 +56,8 @@ class Losses:
 
     def _examine(self, silent: Sequence[Agent], now: datetime) -> int:
         told = self.cloud.instances([a.instance_id for a in silent if a.instance_id])
+        if self.database.read(lambda c: replicas.missed_before(c, told)):
+            self.database.write(lambda c: self._found_again(c, told, now))
         lost = 0
         for agent in silent:
             instance = told.get(agent.instance_id or "")
@@ -69,15 +74,14 @@ class Losses:
         agent = fleet.read_agent(connection, told.id, lock=True)
         if agent != told or agent.instance_id is None:
             return False  # it has another primary, or has moved on otherwise: look again
-        if instance is None and not _was_launched_by_us(connection, agent.instance_id):
-            # It may never have existed, or not in this region: no evidence of a loss.
-            return False
         if fleet.heard_since(connection, agent.id, self._silent_since(now)):
+            return False
+        if instance is None and not self._is_forgotten(connection, agent.instance_id, now):
             return False
         incident = incidents.open_incident(connection, agent.id)
         if incident is not None and incident.is_emergency:
             return False
-        state = instance.ec2_state if instance else "unknown"
+        state = instance.ec2_state if instance else "not there"
         reason = (
             f"EC2 reports {agent.instance_id} {state}, and the agent has been silent for "
             f"{self.settings.loss_silence:.0f} s or more"
@@ -113,6 +117,21 @@ class Losses:
         write_events(connection, [event], now)
         return True
 
+    def _is_forgotten(self, connection: Connection, instance_id: str, now: datetime) -> bool:
+        """Whether EC2 has missed a primary that SEF launched, look after look.
 
-def _was_launched_by_us(connection: Connection, instance_id: str) -> bool:
-    return replicas.replica_of_instance(connection, instance_id) is not None
+        Another may never have existed, or not in this region: no evidence of a loss.
+        """
+        replica = replicas.replica_of_instance(connection, instance_id)
+        return replica is not None and self._note(connection, replica, Sight.MISSING, now)
+
+    def _found_again(
+        self, connection: Connection, told: Mapping[str, Instance], now: datetime
+    ) -> None:
+        for replica in replicas.missed_before(connection, told):
+            self._note(connection, replica, Sight.RUNS, now)
+
+    def _note(self, connection: Connection, replica: Replica, sight: Sight, now: datetime) -> bool:
+        every = timedelta(seconds=self.settings.loss_check_interval)
+        seen = note(connection, replica, sight, now, every=every, patience=MISSING_FOR)
+        return seen is Sight.GONE

@@ -33,19 +33,24 @@ def sweep_orphans(database: Database, cloud: Ec2, now: datetime) -> int:
         for instance in cloud.managed_by(name)
         # Without the tag of an attempt it was registered, not launched.
         if ATTEMPT_TAG in instance.tags
-        and not instance.is_gone
+        and AGENT_TAG in instance.tags
+        # One of which EC2 does not tell state or age is left for another time.
+        and instance.ec2_state is not None
+        and not instance.has_ended
+        and instance.launched_at is not None
         and now - instance.launched_at > YOUNG
     ]
     if not old:
         return 0
     orphans, primaries = database.read(lambda c: _unclaimed(c, old))
-    running = {i.id for i in cloud.instances(set(primaries.values())).values() if not i.is_gone}
+    running = {i.id for i in cloud.instances(set(primaries.values())).values() if i.is_alive}
     terminated = 0
     for orphan in orphans:
         primary = primaries.get(orphan.id)
         if primary is not None and primary not in running:
             continue
-        cloud.terminate(orphan.id)
+        if not cloud.terminate(orphan.id):
+            continue
         event = _event(orphan)
         database.write(lambda c, event=event: write_events(c, [event], now))  # type: ignore[misc]
         terminated += 1
@@ -66,7 +71,7 @@ def _unclaimed(
     primaries = {}
     for orphan in orphans:
         try:
-            agent = fleet.read_agent(connection, orphan.tags.get(AGENT_TAG, ""))
+            agent = fleet.read_agent(connection, orphan.tags[AGENT_TAG])
         except AgentNotFound:
             continue
         if agent.instance_id is not None:
@@ -78,7 +83,7 @@ def _event(orphan: Instance) -> Event:
     return Event(
         "orphan_terminated",
         f"{orphan.id} was launched by SEF and no row has a use for it: terminated",
-        orphan.tags.get(AGENT_TAG),
+        orphan.tags[AGENT_TAG],
         "warning",
-        {"instance_id": orphan.id, "pool_id": str(orphan.pool)},
+        {"instance_id": orphan.id, "pool_id": str(orphan.pool) if orphan.pool else None},
     )

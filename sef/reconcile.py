@@ -31,8 +31,9 @@ from sef.core.policy import (
 )
 from sef.core.replica import Status
 from sef.errors import Unavailable
-from sef.launching import Launcher, avoid_pool_of, call_operator, is_lost
+from sef.launching import Launcher, avoid_pool_of, call_operator
 from sef.promotion import Promotion, promote
+from sef.sightings import FORGOTTEN_AFTER, MISSING_FOR, Sight, is_due, note, told
 from sef.store import fleet, incidents, replicas
 from sef.store.database import Database
 from sef.store.deployment import deployment_name
@@ -46,6 +47,7 @@ log = logging.getLogger("sef")
 STEPS = 40
 """Steps of one cycle: more than any saga has, so that a defect cannot spin."""
 
+NOT_SHOWN = "EC2 does not show it"
 PARALLEL = 8
 RETRY_AFTER = timedelta(seconds=4)
 AGENTS_PER_RUN = 500
@@ -103,11 +105,11 @@ class Reconciler:
             log.exception("SEF: agent %s could not be reconciled", agent_id)
 
     def _decide(self, agent_id: str, *, is_first: bool) -> str | None:
-        step, _, standby, _ = self.database.read(lambda c: self._next(c, agent_id))
+        step, _, standby, incident = self.database.read(lambda c: self._next(c, agent_id))
         if isinstance(step, Rest):
             return None
         if isinstance(step, Promote) and standby is not None and is_first:
-            self._make_sure_of(standby)
+            self._make_sure_of(standby, is_emergency=incident is None or incident.is_emergency)
         said, promotion = self.database.write(lambda c: self._apply(c, agent_id))
         if promotion is not None and promotion.incident_id is not None:
             self._stamp(promotion.incident_id)
@@ -174,14 +176,19 @@ class Reconciler:
                 return None, None
         return f"{type(step).__name__}: {step.reason}", None
 
-    def _make_sure_of(self, standby: Replica) -> None:
+    def _make_sure_of(self, standby: Replica, *, is_emergency: bool) -> None:
         """Look at a standby once more before it is promoted.
 
-        When EC2 cannot say, it is promoted all the same: the primary is certain to be lost.
+        When EC2 cannot say, it is promoted all the same if the primary is certain to be lost.
+
+        Raises:
+            CloudError: EC2 cannot say, and there is time to ask again.
         """
         try:
-            self.check_standby(standby)
+            self.see_standby(standby)
         except CloudError as error:
+            if not is_emergency:
+                raise
             log.warning("SEF: %s is promoted unseen: %s", standby.instance_id, error)
 
     def _stamp(self, incident_id: str) -> None:
@@ -221,17 +228,21 @@ class Reconciler:
             if said is not None:
                 return said
         for replica in releasing:
-            return self._release(replica)
+            if not replica.misses or self._is_unchecked(replica):
+                return self._release(replica)
         for retirement in retiring:
             return self._retire(retirement)
         former = [r for r in superseded if self._is_unchecked(r)]
         if standby is not None and standby.status is Status.READY and self._is_unchecked(standby):
-            return self.check_standby(standby)
+            return f"the standby is looked after: {self.check_standby(standby)}"
         return self._check_former(former) if former else None
 
     def _is_unchecked(self, replica: Replica) -> bool:
-        interval = timedelta(seconds=self.settings.standby_check_interval)
-        return replica.checked_at is None or self.clock() - replica.checked_at >= interval
+        return is_due(replica, self.clock(), self._interval)
+
+    @property
+    def _interval(self) -> timedelta:
+        return timedelta(seconds=self.settings.standby_check_interval)
 
     def _release(self, replica: Replica) -> str:
         tries = self.database.read(lambda c: replicas.attempts(c, replica.id))
@@ -239,8 +250,13 @@ class Reconciler:
             # Whether it launched anything is unknown. Repeating the call is the one sure way to
             # learn the instance's id: a look-up by tag can miss what EC2 has just launched.
             return self.launcher.run(replica, tries[-1])
-        if replica.instance_id is not None:
-            self.cloud.terminate(replica.instance_id)
+        if (
+            replica.instance_id is not None
+            and not self.cloud.terminate(replica.instance_id)
+            # EC2 may not know it yet: its end has to be heard of, or it would run for ever.
+            and self._look(replica, Sight.MISSING, MISSING_FOR) is not Sight.GONE
+        ):
+            return f"EC2 does not know {replica.instance_id} yet, or any more"
         said = "released" if replica.instance_id else "released before anything was launched"
         self._move(replica, Status.TERMINATED, said)
         return said
@@ -252,8 +268,14 @@ class Reconciler:
             obstacle: str | None = "it is the primary again"
         else:
             obstacle = self._obstacle(agent_id, instance_id)
+            is_unknown = obstacle == NOT_SHOWN or (
+                obstacle is None and not self.cloud.terminate(instance_id)
+            )
+            if is_unknown and (retirement.misses + 1) * self._interval < MISSING_FOR:
+                until = self.clock() + self._interval
+                self.database.write(lambda c: replicas.put_off_retirement(c, retirement, until))
+                return f"EC2 does not know {instance_id} yet, or any more"
         if obstacle is None:
-            self.cloud.terminate(instance_id)
             said = f"terminated the former primary {instance_id}"
         else:
             said = f"{instance_id} is left running: {obstacle}"
@@ -287,8 +309,12 @@ class Reconciler:
         if launched is not None:
             return None
         instance = self.cloud.instances([instance_id]).get(instance_id)
-        if instance is None or instance.is_gone:
+        if instance is None:
+            return NOT_SHOWN
+        if instance.has_ended:
             return None
+        if not instance.tags and self.cloud.has_tag(instance_id, MANAGED_TAG):
+            raise CloudError("IncompleteAnswer", f"{instance_id} without its tags", Response.WAIT)
         ours = {MANAGED_TAG: name, AGENT_TAG: agent_id}
         for key, value in ours.items():
             if instance.tags.get(key, value) != value:
@@ -303,40 +329,58 @@ class Reconciler:
             )
         return None
 
-    def check_standby(self, standby: Replica) -> str:
+    def see_standby(self, standby: Replica) -> None:
+        """Make sure that a ready standby still runs; one that does not has failed.
+
+        Raises:
+            CloudError: EC2 cannot say.
+        """
+        if self.check_standby(standby) in (Sight.UNTOLD, Sight.MISSING):
+            said = f"EC2 does not tell whether {standby.instance_id} runs"
+            raise CloudError("IncompleteAnswer", said, Response.WAIT)
+
+    def check_standby(self, standby: Replica) -> Sight:
         """Look whether a ready standby still runs; one that does not has failed."""
         assert standby.instance_id is not None
         instance = self.cloud.instances([standby.instance_id]).get(standby.instance_id)
-        if is_lost(instance, self.clock() - (standby.launched_at or standby.created_at)):
-            said = f"its instance is {instance.ec2_state if instance else 'unknown to EC2'}"
+        sight = self._look(standby, told(instance), MISSING_FOR)
+        if sight is Sight.GONE:
+            said = f"its instance is {instance.ec2_state if instance else 'not shown by EC2'}"
             self._move(standby, Status.FAILED, said)
-            return said
-        self._checked(standby)
-        return "the standby runs"
+        return sight
 
     def _check_former(self, former: Sequence[Replica]) -> str:
         known = self.cloud.instances([r.instance_id for r in former if r.instance_id])
         for replica in former:
             instance = known.get(replica.instance_id or "")
-            if instance is None or instance.is_gone:
-                said = f"EC2 reports it {instance.ec2_state if instance else 'gone'}"
+            # One that was stopped is its operator's still.
+            is_kept = instance is not None and not instance.has_ended
+            sight = Sight.RUNS if is_kept else told(instance)
+            if self._look(replica, sight, FORGOTTEN_AFTER) is Sight.GONE:
+                said = f"EC2 reports it {instance.ec2_state if instance else 'no more'}"
                 self._move(replica, Status.TERMINATED, said)
-            else:
-                self._checked(replica)
         return "looked after former primaries"
 
-    def _checked(self, replica: Replica) -> None:
-        def write(connection: Connection) -> None:
-            if replicas.read_replica(connection, replica.id) == replica:
-                replicas.change_replica(connection, replica, checked_at=self.clock())
+    def _look(self, replica: Replica, sight: Sight, patience: timedelta) -> Sight:
+        def write(connection: Connection) -> Sight:
+            current = replicas.read_replica(connection, replica.id)
+            if current is None or current.status is not replica.status:
+                return Sight.MISSING  # somebody else has taken it further since
+            now = self.clock()
+            return note(connection, current, sight, now, every=self._interval, patience=patience)
 
-        self.database.write(write)
+        return self.database.write(write)
 
-    def _move(self, replica: Replica, status: Status, reason: str) -> None:
+    def _move(self, seen: Replica, status: Status, reason: str) -> None:
         severity: Severity = "warning" if status is Status.FAILED else "info"
 
         def write(connection: Connection) -> None:
-            if replicas.read_replica(connection, replica.id) == replica:
+            replica = replicas.read_replica(connection, seen.id)
+            if (
+                replica is not None
+                and replica.status is seen.status
+                and replica.instance_id == seen.instance_id
+            ):
                 now = self.clock()
                 if status is Status.FAILED:
                     avoid_pool_of(connection, replica, "Vanished", now, self.settings)

@@ -9,14 +9,15 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from sef.cloud.clients import Clients
-from sef.cloud.errors import NOT_FOUND, translate
+from sef.cloud.errors import NOT_FOUND, CloudError, Response, translate
 from sef.core.pools import Pool
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
-    from mypy_boto3_ec2.type_defs import FilterTypeDef
+    from mypy_boto3_ec2.type_defs import FilterTypeDef, InstanceTypeDef
 
 MANAGED_TAG = "sef:managed"
 AGENT_TAG = "sef:agent"
@@ -26,19 +27,33 @@ ATTEMPT_TAG = "sef:attempt"
 GONE = frozenset({"shutting-down", "terminated", "stopping", "stopped"})
 """States that an instance does not come back from by itself."""
 
+ENDED = frozenset({"shutting-down", "terminated"})
+"""States that it does not come back from at all."""
+
+ALIVE = frozenset({"pending", "running"})
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:
+    """An instance as EC2 tells of it; what an answer leaves out is None, and no evidence."""
+
     id: str
-    ec2_state: str
-    pool: Pool
-    is_spot: bool
-    launched_at: datetime
+    ec2_state: str | None
+    pool: Pool | None
+    launched_at: datetime | None
     tags: Mapping[str, str]
 
     @property
     def is_gone(self) -> bool:
         return self.ec2_state in GONE
+
+    @property
+    def has_ended(self) -> bool:
+        return self.ec2_state in ENDED
+
+    @property
+    def is_alive(self) -> bool:
+        return self.ec2_state in ALIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +72,8 @@ class LaunchSource:
 class Ec2:
     """EC2 in one region.
 
-    Every method raises `CloudError` when EC2 refuses, cannot be reached or does not answer.
+    Every method raises `CloudError` when EC2 refuses, cannot be reached or does not answer, or
+    answers without what was asked for.
     """
 
     def __init__(self, client: "EC2Client") -> None:
@@ -81,10 +97,13 @@ class Ec2:
             answer = self._client.run_instances(
                 **parameters, ClientToken=token, MinCount=1, MaxCount=1
             )
-        return answer["Instances"][0]["InstanceId"]
+            return answer["Instances"][0]["InstanceId"]
 
     def instances(self, ids: Collection[str]) -> dict[str, Instance]:
-        """Those of the instances that EC2 knows. By filter: one unknown id fails no others."""
+        """Those of the instances that EC2 shows. By filter: one unknown id fails no others.
+
+        One that is not shown is not gone for that: an answer may lag, or be incomplete.
+        """
         if not ids:
             return {}
         found = self._describe([{"Name": "instance-id", "Values": sorted(ids)}])
@@ -94,19 +113,28 @@ class Ec2:
         """The instance that a launch attempt made, by its tag."""
         return next(self._describe([{"Name": f"tag:{ATTEMPT_TAG}", "Values": [token]}]), None)
 
+    def has_tag(self, instance_id: str, key: str) -> bool:
+        """Whether EC2 finds the instance by a tag, also where it does not tell the tags."""
+        wanted: list[FilterTypeDef] = [
+            {"Name": "instance-id", "Values": [instance_id]},
+            {"Name": "tag-key", "Values": [key]},
+        ]
+        return any(self._describe(wanted))
+
     def managed_by(self, name: str) -> list[Instance]:
         """All instances that the SEF of this name has launched and that EC2 still shows."""
         return list(self._describe([{"Name": f"tag:{MANAGED_TAG}", "Values": [name]}]))
 
-    def terminate(self, instance_id: str) -> None:
-        """Terminate; one that EC2 does not know any more is gone already."""
+    def terminate(self, instance_id: str) -> bool:
+        """Terminate; False for one that EC2 does not know: not yet, or not any more."""
         try:
-            self._client.terminate_instances(InstanceIds=[instance_id])
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") not in NOT_FOUND:
-                raise translate(error) from error
-        except BotoCoreError as error:
-            raise translate(error) from error
+            with _translated():
+                self._client.terminate_instances(InstanceIds=[instance_id])
+        except CloudError as error:
+            if error.code not in NOT_FOUND:
+                raise
+            return False
+        return True
 
     def tag(self, instance_id: str, tags: Mapping[str, str]) -> None:
         with _translated():
@@ -116,18 +144,22 @@ class Ec2:
             )
 
     def like_instance(self, instance_id: str) -> LaunchSource | None:
-        """A source like a running instance; None when EC2 does not know it."""
+        """A source like a running instance; None when EC2 does not show it."""
+        instance = next(self._found([{"Name": "instance-id", "Values": [instance_id]}]), None)
+        if instance is None:
+            return None
         with _translated():
-            answer = self._client.describe_instances(
-                Filters=[{"Name": "instance-id", "Values": [instance_id]}]
-            )
-            found = [i for r in answer["Reservations"] for i in r["Instances"]]
-            if not found:
-                return None
-            instance = found[0]
             user_data = self._client.describe_instance_attribute(
                 InstanceId=instance_id, Attribute="userData"
             )
+            return self._source(instance, user_data["UserData"].get("Value"))
+
+    def _source(self, instance: "InstanceTypeDef", user_data: str | None) -> LaunchSource:
+        # One that is ending has lost these. From one that runs they are not to be missing: its
+        # successor would come up in another network.
+        for name in ("VpcId", "SecurityGroups") if instance["State"]["Name"] in ALIVE else ():
+            if name not in instance:
+                raise KeyError(name)
         tags = [
             {"Key": tag["Key"], "Value": tag["Value"]}
             for tag in instance.get("Tags", [])
@@ -138,13 +170,13 @@ class Ec2:
             "KeyName": instance.get("KeyName"),
             "SecurityGroupIds": [g["GroupId"] for g in instance.get("SecurityGroups", [])],
             "IamInstanceProfile": {"Arn": profile} if profile else None,
-            "UserData": user_data.get("UserData", {}).get("Value"),
+            "UserData": user_data,
             "EbsOptimized": instance.get("EbsOptimized") or None,
             "TagSpecifications": [{"ResourceType": "instance", "Tags": tags}] if tags else None,
         }
         vpc = instance.get("VpcId")
         return LaunchSource(
-            f"instance {instance_id}",
+            f"instance {instance['InstanceId']}",
             {"ImageId": instance["ImageId"]} | {k: v for k, v in optional.items() if v},
             instance["InstanceType"],
             self._subnets(vpc) if vpc else {},
@@ -166,7 +198,7 @@ class Ec2:
             versions = self._client.describe_launch_template_versions(
                 **by, Versions=[version or "$Default"]
             )
-        data = versions["LaunchTemplateVersions"][0]["LaunchTemplateData"]
+            data = versions["LaunchTemplateVersions"][0]["LaunchTemplateData"]
         like = None if vpc_of is None else self.like_instance(vpc_of)
         return LaunchSource(
             f"launch template {template}",
@@ -181,11 +213,11 @@ class Ec2:
             answer = self._client.describe_availability_zones(
                 Filters=[{"Name": "state", "Values": ["available"]}]
             )
-        return [
-            zone["ZoneName"]
-            for zone in answer["AvailabilityZones"]
-            if zone.get("ZoneType", "availability-zone") == "availability-zone"
-        ]
+            return [
+                zone["ZoneName"]
+                for zone in answer["AvailabilityZones"]
+                if zone.get("ZoneType", "availability-zone") == "availability-zone"
+            ]
 
     def spot_prices(self, instance_types: Collection[str], now: datetime) -> dict[str, Decimal]:
         """The current spot price of every pool of these types, by pool id."""
@@ -212,19 +244,27 @@ class Ec2:
         return {subnet["AvailabilityZone"]: subnet["SubnetId"] for subnet in roomy}
 
     def _describe(self, filters: "list[FilterTypeDef]") -> Iterator[Instance]:
+        for found in self._found(filters):
+            launched_at = found.get("LaunchTime")
+            kind = found.get("InstanceType")
+            zone = found.get("Placement", {}).get("AvailabilityZone")
+            yield Instance(
+                found["InstanceId"],
+                found.get("State", {}).get("Name"),
+                Pool(kind, zone) if kind and zone else None,
+                launched_at.astimezone(UTC) if launched_at else None,
+                {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])},
+            )
+
+    def _found(self, filters: "list[FilterTypeDef]") -> "Iterator[InstanceTypeDef]":
+        """What EC2 tells of the instances that fit; one without its id says nothing."""
         with _translated():
             pages = list(self._client.get_paginator("describe_instances").paginate(Filters=filters))
-        for page in pages:
-            for reservation in page["Reservations"]:
-                for found in reservation["Instances"]:
-                    yield Instance(
-                        found["InstanceId"],
-                        found["State"]["Name"],
-                        Pool(found["InstanceType"], found["Placement"]["AvailabilityZone"]),
-                        found.get("InstanceLifecycle") == "spot",
-                        found["LaunchTime"].astimezone(UTC),
-                        {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])},
-                    )
+            reservations = [reservation for page in pages for reservation in page["Reservations"]]
+        for reservation in reservations:
+            for found in reservation.get("Instances", []):
+                if "InstanceId" in found:
+                    yield found
 
 
 def launch_parameters(
@@ -265,3 +305,6 @@ def _translated() -> Iterator[None]:
         yield
     except (ClientError, BotoCoreError) as error:
         raise translate(error) from error
+    except (LookupError, ResponseParserError) as error:
+        # The call may have been done: what came of it is not known.
+        raise CloudError("IncompleteAnswer", f"it lacks {error}", Response.WAIT) from error

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -110,6 +110,10 @@ class Simulation:
         message: str = "",
         delay_seconds: float = 0.0,
         lose_reply: bool = False,
+        omit: Collection[str] = (),
+        lag_seconds: float = 0.0,
+        as_of: float | None = None,
+        page_size: int | None = None,
     ) -> None:
         """Let the next `count` calls of an action that fit, or all, go wrong.
 
@@ -126,6 +130,10 @@ class Simulation:
             "message": message,
             "delay_seconds": delay_seconds,
             "lose_reply": lose_reply,
+            "omit": list(omit),
+            "lag_seconds": lag_seconds,
+            "as_of": as_of,
+            "page_size": page_size,
         }
         self._ask("POST", "faults", rule)
 

@@ -110,10 +110,14 @@ def agents_with_work(
     """The agents for which something is unfinished, the most urgent first.
 
     `checked_before`: a standby, or a former primary that still runs, that was last looked at
-    before then is looked at again.
+    before then is looked at again; so is one that a wrong clock has looked at in the future.
     """
     replica, incident, retirement = replica_instances.c, incidents.c, retirements.c
-    unchecked = or_(replica.checked_at.is_(None), replica.checked_at <= checked_before)
+    unchecked = or_(
+        replica.checked_at.is_(None),
+        replica.checked_at <= checked_before,
+        replica.checked_at > now + (now - checked_before),
+    )
     never = literal(None, incident.deadline.type)
     # Each part is found by an index of its own.
     work = union_all(

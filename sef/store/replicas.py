@@ -36,6 +36,7 @@ class Replica:
     launched_at: datetime | None
     ready_at: datetime | None
     checked_at: datetime | None
+    misses: int
     promoted_at: datetime | None
     terminated_at: datetime | None
     version: int
@@ -62,6 +63,7 @@ class Retirement:
     agent_id: str
     reason: str
     not_before: datetime
+    misses: int
     terminated_at: datetime | None
     obstacle: str | None
 
@@ -79,6 +81,12 @@ def read_replica(connection: Connection, replica_id: str) -> Replica | None:
 def replica_of_instance(connection: Connection, instance_id: str) -> Replica | None:
     rows = _replicas(connection, replica_instances.c.instance_id == instance_id)
     return rows[0] if rows else None
+
+
+def missed_before(connection: Connection, instance_ids: Collection[str]) -> Sequence[Replica]:
+    """Those of the instances' replicas that the last look at EC2 did not find."""
+    columns = replica_instances.c
+    return _replicas(connection, columns.instance_id.in_(sorted(instance_ids)), columns.misses > 0)
 
 
 def latest_failed(connection: Connection, agent_id: str) -> Replica | None:
@@ -324,6 +332,16 @@ def due_retirements(connection: Connection, agent_id: str, now: datetime) -> Seq
         )
     )
     return [Retirement(**row._mapping) for row in rows]
+
+
+def put_off_retirement(connection: Connection, retirement: Retirement, until: datetime) -> None:
+    """Try again later: EC2 does not know the instance, not yet or not any more."""
+    columns = retirements.c
+    connection.execute(
+        update(retirements)
+        .where(columns.instance_id == retirement.instance_id, columns.misses == retirement.misses)
+        .values(not_before=until, misses=retirement.misses + 1)
+    )
 
 
 def finish_retirement(

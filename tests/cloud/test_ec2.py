@@ -203,7 +203,6 @@ class TestLooking:
         assert set(found) == {made}
         assert found[made].ec2_state == "running"
         assert found[made].pool == HERE
-        assert found[made].is_spot
         assert not found[made].is_gone
         assert abs(found[made].launched_at - datetime.now(UTC)) < timedelta(seconds=30)
         assert found[made].tags["Name"] == "a test"

@@ -358,6 +358,20 @@ class TestFaults:
             assert not slow.done()
             assert slow.result()
 
+    def test_until_a_new_instance_is_known_it_can_be_neither_tagged_nor_terminated(
+        self, ec2: "EC2Client", simulation: Simulation
+    ) -> None:
+        simulation.set_options(visible_after_seconds=60)
+        new = launch(ec2)
+        tags: Any = [{"Key": "sef:agent", "Value": "a"}]
+        not_found = ("InvalidInstanceID.NotFound", 400)
+        assert refused(lambda: ec2.create_tags(Resources=[new], Tags=tags)) == not_found
+        assert refused(lambda: ec2.terminate_instances(InstanceIds=[new])) == not_found
+        simulation.set_options(visible_after_seconds=0)
+        assert state(ec2, new) == "running"
+        ec2.terminate_instances(InstanceIds=[new])
+        assert state(ec2, new) == "terminated"
+
     def test_nonsense_is_refused_in_one_line(self, simulation: Simulation) -> None:
         with pytest.raises(SimulationError, match="is no pool"):
             simulation.set_pool("large", capacity=False)
@@ -367,6 +381,87 @@ class TestFaults:
             simulation.set_options(pending_seconds=-1)
         with pytest.raises(SimulationError, match="there is no instance i-none"):
             simulation.terminate("i-none")
+
+
+class TestAnswers:
+    """Answers that lack something, or tell of what was."""
+
+    @pytest.mark.parametrize(
+        ("element", "field"),
+        [
+            ("tagSet", "Tags"),
+            ("placement", "Placement"),
+            ("availabilityZone", "Placement"),
+            ("launchTime", "LaunchTime"),
+            ("instanceLifecycle", "InstanceLifecycle"),
+            ("instanceState", "State"),
+            ("instanceType", "InstanceType"),
+            ("instanceId", "InstanceId"),
+        ],
+    )
+    def test_a_field_is_left_out_for_a_count(
+        self, ec2: "EC2Client", simulation: Simulation, element: str, field: str
+    ) -> None:
+        tags: Any = [{"ResourceType": "instance", "Tags": [{"Key": "team", "Value": "web"}]}]
+        new = launch(ec2, TagSpecifications=tags)
+        whole = instance(ec2, new)
+        simulation.add_fault("DescribeInstances", omit=[element], count=1)
+        lacking = instance(ec2, new)
+        if element == "availabilityZone":
+            assert "AvailabilityZone" not in lacking[field]
+        else:
+            assert field not in lacking
+        assert instance(ec2, new) == whole
+
+    def test_a_whole_list_is_left_out_or_emptied(
+        self, ec2: "EC2Client", simulation: Simulation
+    ) -> None:
+        new = launch(ec2)
+        simulation.add_fault("DescribeInstances", omit=["reservationSet"], count=1)
+        assert "Reservations" not in ec2.describe_instances()
+        simulation.add_fault("DescribeInstances", omit=["item"], count=1)
+        assert ec2.describe_instances()["Reservations"] == []
+        assert state(ec2, new) == "running"
+
+    def test_an_answer_lags_behind(self, ec2: "EC2Client", simulation: Simulation) -> None:
+        first = launch(ec2)
+        state(ec2, first)
+        then = time.time()
+        second = launch(ec2)
+        ec2.create_tags(Resources=[first], Tags=[{"Key": "team", "Value": "web"}])
+        simulation.terminate(first)
+        both: Any = [{"Name": "instance-id", "Values": [first, second]}]
+        by_tag: Any = [{"Name": "tag:team", "Values": ["web"]}]
+        simulation.add_fault("DescribeInstances", as_of=then, count=2)
+        [lagging] = ec2.describe_instances(Filters=both)["Reservations"]
+        [shown] = lagging["Instances"]
+        assert (shown["InstanceId"], shown["State"]["Name"]) == (first, "running")
+        assert "team" not in {tag["Key"] for tag in shown["Tags"]}
+        assert ec2.describe_instances(Filters=by_tag)["Reservations"] == []
+        # The next copy is up to date.
+        assert state(ec2, first) == "terminated"
+        assert state(ec2, second) == "running"
+        assert ec2.describe_instances(Filters=by_tag)["Reservations"] != []
+
+    def test_answers_lag_by_a_time(self, ec2: "EC2Client", simulation: Simulation) -> None:
+        new = launch(ec2)
+        simulation.add_fault("*", lag_seconds=60)
+        assert refused(lambda: instance(ec2, new))[0] == "InvalidInstanceID.NotFound"
+        ec2.terminate_instances(InstanceIds=[new])  # only what is told lags
+        simulation.clear_faults()
+        assert state(ec2, new) == "terminated"
+
+    @pytest.mark.parametrize(("size", "pages"), [(0, [0, 3]), (1, [1, 1, 1]), (2, [2, 1])])
+    def test_an_answer_comes_in_pages_and_an_empty_one_is_not_the_last(
+        self, ec2: "EC2Client", simulation: Simulation, size: int, pages: list[int]
+    ) -> None:
+        ids = sorted(launch(ec2) for _ in range(3))
+        simulation.add_fault("DescribeInstances", page_size=size)
+        filters: Any = [{"Name": "instance-id", "Values": ids}]
+        told = list(ec2.get_paginator("describe_instances").paginate(Filters=filters))
+        assert [len(page["Reservations"]) for page in told] == pages
+        found = [i["InstanceId"] for p in told for r in p["Reservations"] for i in r["Instances"]]
+        assert sorted(found) == ids
 
 
 class TestPrices:

@@ -13,10 +13,10 @@ from decimal import Decimal
 from math import inf
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 from moto.ec2.models.instances import Instance
 
+from sef.cloud.simulated.answers import Pages, refusal, without, xml
 from sef.cloud.simulated.faults import Error, Faults, Outcome, Rule
 from sef.cloud.simulated.journal import FORMAT, Journal, Record, StateUnusable
 from sef.cloud.simulated.launches import Launch, Tokens
@@ -33,7 +33,7 @@ class Options:
 
     Attributes:
         pending_seconds: how long a new instance is `pending`.
-        visible_after_seconds: how long the Describe calls do not know a new instance yet.
+        visible_after_seconds: how long no call but RunInstances knows a new instance yet.
         refuse_token_of_terminated: answer the token of a terminated instance with
             IdempotentInstanceTerminated, as EC2 documents, rather than with the instance.
     """
@@ -94,7 +94,7 @@ class SimulatedEc2:
         with self._lock:
             now = time.time()
             self._settle(now)
-            answer = self._answer(call, now)
+            answer = self._answer(call, now, outcome)
         if outcome.lose_reply:
             time.sleep(outcome.delay_seconds)
             return None
@@ -135,7 +135,12 @@ class SimulatedEc2:
                 for pool in sorted(prices.keys() | self._without_capacity)
             ]
 
-    def _answer(self, call: Call, now: float) -> Answer:
+    def _answer(self, call: Call, now: float, outcome: Outcome) -> Answer:
+        pages = Pages(call, outcome.page_size)
+        answer = pages.fold(self._whole_answer(pages.call, now, outcome.seen_at(now)))
+        return without(answer, outcome.omit)
+
+    def _whole_answer(self, call: Call, now: float, seen_at: float | None) -> Answer:
         try:
             region = self._moto.region(call.region) if call.service == "ec2" else None
         except KeyError:
@@ -147,10 +152,13 @@ class SimulatedEc2:
             if launch and (answer := self._known_or_refused(call, launch, region)):
                 return answer
         if region and call.only_reads:
-            with region.hiding(self._not_visible_yet(region, now)):
+            with region.hiding(self._not_visible_yet(region, now)), region.as_of(seen_at):
                 return self._moto.call(call)
         if call.only_reads:
             return self._moto.call(call)
+        if region and (unknown := self._not_visible_yet(region, now) & call.instance_ids):
+            said = f"The instance ID '{min(unknown)}' does not exist"
+            return refusal(Error.of("InvalidInstanceID.NotFound", said))
         try:
             number = self._write({"at": now, "call": asdict(call)})
         except OSError:
@@ -186,8 +194,12 @@ class SimulatedEc2:
         """Have moto do what the journal has; the same at a restart as at first."""
         region = self._moto.region(call.region) if call.service == "ec2" else None
         with self._moto.at(at, f"record {number}"):
-            if not region or call.action != "RunInstances":
+            if not region:
                 return self._moto.call(call), []
+            if call.action != "RunInstances":
+                answer = self._moto.call(call)
+                region.note(call.instance_ids, at)
+                return answer, []
             launch = Launch.read(call.form, region)
             answer = self._moto.call(call, launch.form if launch else None)
             launched = region.take_launched()
@@ -197,7 +209,9 @@ class SimulatedEc2:
                 # moto invents a token where none was given.
                 instance.client_token = launch.token
             self._tokens_of(call.region).remember(launch, launched)
-            return answer, [i.id for i in launched.instances]
+            ids = [i.id for i in launched.instances]
+            region.note(ids, at)
+            return answer, ids
 
     def _outcome(self, call: Call) -> Outcome:
         launch = None
@@ -220,12 +234,12 @@ class SimulatedEc2:
     def _settle(self, now: float) -> None:
         """Let happen what time brings: pending instances run, interrupted ones end."""
         for region in self._moto.regions():
-            region.settle(now - self.options.pending_seconds)
+            region.settle(now, self.options.pending_seconds)
         due = [(at, i) for i, at in self._interrupted.items() if at is not None and at <= now]
         for at, instance_id in sorted(due):
             self._interrupted[instance_id] = None
             with self._moto.at(at, f"end of {instance_id}"):
-                self._end(instance_id)
+                self._end(instance_id, at)
 
     def _check(self, what: str, details: Mapping[str, Any]) -> None:
         if what == "set_pool" and parse_pool(details["pool"]) is None:
@@ -260,7 +274,7 @@ class SimulatedEc2:
                     end = None if after is None else at + after
                     self._interrupted[details["instance_id"]] = end
                 case "terminate":
-                    self._end(details["instance_id"])
+                    self._end(details["instance_id"], at)
                 case _:
                     raise ValueError(f"there is no {what}")
 
@@ -272,10 +286,12 @@ class SimulatedEc2:
         if price is not None:
             self.prices.set(named, Decimal(price), at)
 
-    def _end(self, instance_id: str) -> None:
+    def _end(self, instance_id: str, at: float) -> None:
         instance = self._find(instance_id)
         if instance and instance.state not in ("terminated", "shutting-down"):
             interrupt(instance)
+            for region in self._moto.regions():
+                region.note([instance_id], at)
 
     def _replay(self, record: Record) -> None:
         self._records += 1
@@ -328,18 +344,3 @@ class SimulatedEc2:
             "interrupted": instance.id in self._interrupted,
             "tags": {tag["key"]: tag["value"] for tag in instance.get_tags()},
         }
-
-
-def refusal(error: Error) -> Answer:
-    return xml(
-        '<?xml version="1.0" encoding="UTF-8"?><Response><Errors><Error>'
-        f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
-        "</Error></Errors><RequestID>simulated</RequestID></Response>",
-        error.status,
-    )
-
-
-def xml(text: str, status: int = 200) -> Answer:
-    body = text.encode()
-    headers = [("Content-Type", "text/xml;charset=UTF-8"), ("Content-Length", str(len(body)))]
-    return Answer(f"{status} {'OK' if status == 200 else 'Refused'}", headers, body)

@@ -38,7 +38,7 @@ class Error:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Calls that fit are delayed, refused, or done without an answer.
+    """Calls that fit are delayed, refused, done without an answer, or answered badly.
 
     Attributes:
         action: such as `RunInstances`; `*` for every action.
@@ -48,6 +48,12 @@ class Rule:
         error_code: refuse with it; `http_status` and `message` follow from it unless given.
         delay_seconds: wait before the call is done or, with `lose_reply`, after it.
         lose_reply: do the call, then close the connection without an answer.
+        omit: leave these elements out of the answer, such as `tagSet` or `launchTime`; `item`
+            empties every list of it.
+        lag_seconds: what only reads is answered with the instances as they were so long ago.
+        as_of: the same, with the moment itself, in epoch seconds.
+        page_size: DescribeInstances is answered in pages of so many reservations; with 0, the
+            first page is empty and the next one has all.
     """
 
     action: str
@@ -59,6 +65,10 @@ class Rule:
     message: str = ""
     delay_seconds: float = 0.0
     lose_reply: bool = False
+    omit: tuple[str, ...] = ()
+    lag_seconds: float = 0.0
+    as_of: float | None = None
+    page_size: int | None = None
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> "Rule":
@@ -68,16 +78,35 @@ class Rule:
             raise ValueError(f"a fault has no {sorted(unknown)[0]}")
         if not given.get("action"):
             raise ValueError("a fault needs an action, such as RunInstances, or *")
-        rule = cls(**given)
+        rule = cls(**(dict(given) | {"omit": tuple(given.get("omit") or ())}))
         if rule.market not in (None, *MARKETS):
             raise ValueError(f"market is spot or on-demand, not {rule.market}")
         if rule.count is not None and rule.count < 1:
             raise ValueError("count is at least 1, or null for every call")
         if not 0 <= rule.delay_seconds < inf:
             raise ValueError("delay_seconds is 0 or more")
-        if not (rule.error_code or rule.delay_seconds > 0 or rule.lose_reply):
-            raise ValueError("a fault needs error_code, delay_seconds or lose_reply")
+        if not 0 <= rule.lag_seconds < inf:
+            raise ValueError("lag_seconds is 0 or more")
+        if rule.page_size is not None and rule.page_size < 0:
+            raise ValueError("page_size is 0 or more")
+        if not rule.does_something:
+            raise ValueError(
+                "a fault needs error_code, delay_seconds, lose_reply, omit, lag_seconds, as_of "
+                "or page_size"
+            )
         return rule
+
+    @property
+    def does_something(self) -> bool:
+        return bool(
+            self.error_code
+            or self.delay_seconds
+            or self.lose_reply
+            or self.omit
+            or self.lag_seconds
+            or self.as_of is not None
+            or self.page_size is not None
+        )
 
     def fits(self, action: str, pool: str | None, market: str | None) -> bool:
         return (
@@ -99,8 +128,18 @@ class Outcome:
     error: Error | None = None
     delay_seconds: float = 0.0
     lose_reply: bool = False
+    omit: set[str] = field(default_factory=set)
+    lag_seconds: float = 0.0
+    as_of: float | None = None
+    page_size: int | None = None
     used: list[int] = field(default_factory=list)
     """Rules with a count, by number."""
+
+    def seen_at(self, now: float) -> float | None:
+        """The moment that the answer tells of; None: the present."""
+        if self.as_of is not None:
+            return self.as_of
+        return now - self.lag_seconds if self.lag_seconds else None
 
 
 class Faults:
@@ -132,6 +171,10 @@ class Faults:
                 outcome.used.append(number)
             outcome.delay_seconds += rule.delay_seconds
             outcome.lose_reply |= rule.lose_reply
+            outcome.omit |= set(rule.omit)
+            outcome.lag_seconds = max(outcome.lag_seconds, rule.lag_seconds)
+            outcome.as_of = outcome.as_of if rule.as_of is None else rule.as_of
+            outcome.page_size = outcome.page_size if rule.page_size is None else rule.page_size
             if rule.error_code:
                 outcome.error = Error.of(rule.error_code, rule.message, rule.http_status)
                 break

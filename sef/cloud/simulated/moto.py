@@ -6,7 +6,7 @@ Everything that reaches into moto is here. It is imported only in the process of
 import datetime
 import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -78,6 +78,11 @@ class Call:
         return self.form.get("Action") or target
 
     @property
+    def instance_ids(self) -> frozenset[str]:
+        """The instances that the call names."""
+        return frozenset(value for value in self.form.values() if value.startswith("i-"))
+
+    @property
     def only_reads(self) -> bool:
         action = self.action
         return action.startswith(_READS) if action else self.method in ("GET", "HEAD")
@@ -115,6 +120,16 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What an instance was like from a moment on."""
+
+    at: float
+    state: str
+    code: int
+    tags: Mapping[str, str]
+
+
 class Region:
     """EC2 in one region: moto's, with a default launch template, and states that take time."""
 
@@ -127,6 +142,7 @@ class Region:
         self._answer_with: Reservation | None = None
         self._hidden: frozenset[str] = frozenset()
         self._launched: Reservation | None = None
+        self._past: dict[str, list[_Seen]] = {}
         self.is_heard = True
         self.pending: list[Instance] = []
         vars(self.backend).update(
@@ -160,19 +176,59 @@ class Region:
     @contextmanager
     def hiding(self, ids: frozenset[str]) -> Iterator[None]:
         """These instances are not there yet for whoever asks."""
-        self._hidden = ids
+        outer = self._hidden
+        self._hidden |= ids
         try:
             yield
         finally:
-            self._hidden = frozenset()
+            self._hidden = outer
 
-    def settle(self, launched_before: float) -> None:
+    @contextmanager
+    def as_of(self, moment: float | None) -> Iterator[None]:
+        """Instances have the state and the tags that they had then; later ones are not there.
+
+        That is what an answer of EC2 looks like which comes from a copy that lags behind.
+        """
+        if moment is None:
+            yield
+            return
+        present = [(i, i._state, self.backend.tags.get(i.id)) for i in self.instances()]
+        then = {i.id: self._seen_at(i.id, moment) for i, _, _ in present}
+        try:
+            for instance, _, _ in present:
+                if seen := then[instance.id]:
+                    instance._state = InstanceState(seen.state, seen.code)
+                    self.backend.tags[instance.id] = dict(seen.tags)
+            with self.hiding(frozenset(i for i, seen in then.items() if seen is None)):
+                yield
+        finally:
+            for instance, state, tags in present:
+                instance._state = state
+                if tags is not None:
+                    self.backend.tags[instance.id] = tags
+
+    def note(self, ids: Collection[str], at: float) -> None:
+        """Remember what these instances are like from now on, for answers that lag."""
+        for instance_id in ids:
+            instance = self.instance(instance_id)
+            if instance is not None:
+                tags = dict(self.backend.tags.get(instance_id, {}))
+                seen = _Seen(at, instance.state, instance._state.code, tags)
+                self._past.setdefault(instance_id, []).append(seen)
+
+    def _seen_at(self, instance_id: str, moment: float) -> "_Seen | None":
+        before = [seen for seen in self._past.get(instance_id, []) if seen.at <= moment]
+        return before[-1] if before else None
+
+    def settle(self, now: float, pending_seconds: float) -> None:
         """What has been pending long enough runs."""
         still = [i for i in self.pending if i.state == "pending"]
-        self.pending = [i for i in still if launched_at(i) > launched_before]
+        self.pending = [i for i in still if launched_at(i) + pending_seconds > now]
         for instance in still:
-            if launched_at(instance) <= launched_before:
+            began = launched_at(instance) + pending_seconds
+            if began <= now:
                 instance._state = InstanceState("running", 16)
+                self.note([instance.id], began)
 
     def _run_instances(self, *args: Any, **kwargs: Any) -> Reservation:
         if self._answer_with is not None:
