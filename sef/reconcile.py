@@ -365,7 +365,7 @@ class Reconciler:
         def write(connection: Connection) -> Sight:
             current = replicas.read_replica(connection, replica.id)
             if current is None or current.status is not replica.status:
-                return Sight.MISSING  # somebody else has taken it further since
+                return sight  # somebody else has taken it further since
             now = self.clock()
             return note(connection, current, sight, now, every=self._interval, patience=patience)
 
