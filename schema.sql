@@ -219,6 +219,14 @@ CREATE INDEX system_events_agent ON system_events (agent_id, id);
 
 CREATE INDEX system_events_incident ON system_events (incident_id, id);
 
+CREATE TABLE limit_episodes (
+  name VARCHAR(32) NOT NULL COMMENT 'the setting that sets the limit',
+  agent_id VARCHAR(64) NOT NULL COMMENT 'empty for a limit of the whole fleet',
+  hit_at DATETIME(6) COMMENT 'the last time, about; NULL: never',
+  version INTEGER NOT NULL DEFAULT 1,
+  PRIMARY KEY (name, agent_id)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Limits against damage, and when they were hit.' COLLATE utf8mb4_bin;
+
 CREATE TABLE idempotency_keys (
   idempotency_key VARCHAR(255) NOT NULL,
   agent_id VARCHAR(64) NOT NULL,

@@ -377,7 +377,7 @@ class SmartEmergencyFallback:
 
     def sweep_orphans(self) -> int:
         """Terminate instances of ours that no row knows of; returns how many."""
-        return sweep_orphans(self._database, self._operations.cloud, self._clock())
+        return sweep_orphans(self._database, self._operations.cloud, self.settings, self._clock())
 
     def detect_losses(self) -> int:
         """Look for primaries that are gone without a notice; returns how many were found.

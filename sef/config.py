@@ -154,6 +154,24 @@ class Settings(BaseSettings):
     returns_per_day: int = Field(
         4, ge=0, description="How often an agent returns from on-demand to spot in 24 hours."
     )
+    launches_per_hour: int = Field(
+        20,
+        ge=0,
+        description="How many instances are launched for one agent in an hour at most. "
+        "0: no limit.",
+    )
+    max_instances: int = Field(
+        1000,
+        ge=0,
+        description="How many instances that SEF launched may run at once, in all: for every "
+        "agent that was failed over its primary, and the standbys. 0: no limit.",
+    )
+    terminations_per_cycle: int = Field(
+        20,
+        ge=0,
+        description="How many instances one run of a periodic job terminates at most. A sweep "
+        "that finds more orphans terminates none. 0: no limit.",
+    )
     loss_silence: float = Field(
         420,
         ge=0,

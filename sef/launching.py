@@ -28,6 +28,7 @@ from sef.core import risk
 from sef.core.policy import Kind, Outcome
 from sef.core.pools import Candidate, Pool, parse_pool, rank
 from sef.core.replica import Market, Status
+from sef.limits import launch_limit, tell
 from sef.sightings import MISSING_FOR, Sight, note
 from sef.store import incidents, replicas
 from sef.store.database import Database
@@ -163,6 +164,12 @@ class Launcher:
         incident: Incident | None,
         tries: Sequence[Attempt],
     ) -> str | None:
+        now = self.clock()
+        if self.database.read(lambda c: launch_limit(c, agent.id, now, self.settings)):
+            # EC2 need not be asked what to launch.
+            put_off = self.database.write(lambda c: self._hold_back(c, replica, incident))
+            if put_off is not None:
+                return put_off
         try:
             survey = self.survey(agent)
         except NoLaunchSource as reason:
@@ -195,6 +202,9 @@ class Launcher:
     ) -> str | None:
         if replicas.read_replica(connection, replica.id) != replica:
             return None  # somebody else has taken it further since
+        put_off = self._hold_back(connection, replica, incident)
+        if put_off is not None:
+            return put_off
         if not candidates:
             refusals = ", ".join(sorted({str(a.error_code) for a in tries})) or "all cooling down"
             is_emergency = incident is not None and incident.is_emergency
@@ -234,6 +244,27 @@ class Launcher:
         )
         write_events(connection, [event], now)
         return said
+
+    def _hold_back(
+        self, connection: Connection, replica: Replica, incident: Incident | None
+    ) -> str | None:
+        """Put a launch off that a limit forbids, and call the operator; None if none does.
+
+        The replica stays as it is: nothing failed, and it goes on by itself.
+        """
+        now = self.clock()
+        limit = launch_limit(connection, replica.agent_id, now, self.settings, is_decision=True)
+        if limit is None or replicas.read_replica(connection, replica.id) != replica:
+            return None
+        tell(connection, limit, "no instance is launched", now, incident_id=replica.incident_id)
+        if incident is not None and incident.kind.is_planned:
+            return self._give_up(connection, replica, limit.reason, RETRY_OPERATOR)
+        is_emergency = incident is not None and incident.is_emergency
+        pause = RETRY_EMERGENCY if is_emergency else RETRY
+        agent = read_agent(connection, replica.agent_id, lock=True)
+        update_agent(connection, agent, now, not_before=now + pause)
+        call_operator(connection, agent.id, limit.reason, now, at_once=True)
+        return f"put off: {limit.reason}"
 
     def _await_running(self, agent: Agent, replica: Replica) -> str | None:
         now = self.clock()

@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, Ec2, Instance
+from sef.config import Settings
 from sef.errors import AgentNotFound
+from sef.limits import Reached, tell
 from sef.store import fleet, replicas
 from sef.store.database import Database
 from sef.store.deployment import deployment_name
@@ -16,12 +18,13 @@ YOUNG = timedelta(minutes=5)
 """Younger instances are left alone: their row may be about to be written."""
 
 
-def sweep_orphans(database: Database, cloud: Ec2, now: datetime) -> int:
-    """Terminate the orphans and return how many there were.
+def sweep_orphans(database: Database, cloud: Ec2, settings: Settings, now: datetime) -> int:
+    """Terminate the orphans and return how many were terminated.
 
     The cloud is listed first, then the rows: what is launched in between is in no list. An orphan
     of an agent whose primary does not run may be all that is left of it, as after a database was
-    restored from a backup: that one is kept.
+    restored from a backup: that one is kept. When there are more orphans than one cycle may
+    terminate, it is most likely the rows that are wrong: all are kept, and that is said.
 
     Raises:
         CloudError: EC2 cannot be read; nothing was terminated.
@@ -44,11 +47,19 @@ def sweep_orphans(database: Database, cloud: Ec2, now: datetime) -> int:
         return 0
     orphans, primaries = database.read(lambda c: _unclaimed(c, old))
     running = {i.id for i in cloud.instances(set(primaries.values())).values() if i.is_alive}
+    superfluous = [
+        orphan
+        for orphan in orphans
+        if orphan.id not in primaries or primaries[orphan.id] in running
+    ]
+    most = settings.terminations_per_cycle
+    if most and len(superfluous) > most:
+        said = f"no row has a use for {len(superfluous)} of {len(old)} instances that SEF launched"
+        reached = Reached("terminations_per_cycle", said)
+        database.write(lambda c: tell(c, reached, "none is terminated", now))
+        return 0
     terminated = 0
-    for orphan in orphans:
-        primary = primaries.get(orphan.id)
-        if primary is not None and primary not in running:
-            continue
+    for orphan in superfluous:
         if not cloud.terminate(orphan.id):
             continue
         event = _event(orphan)

@@ -32,6 +32,7 @@ from sef.core.policy import (
 from sef.core.replica import Status
 from sef.errors import Unavailable
 from sef.launching import Launcher, avoid_pool_of, call_operator
+from sef.limits import Allowance, Reached, tell
 from sef.promotion import Promotion, promote
 from sef.sightings import FORGOTTEN_AFTER, MISSING_FOR, Sight, is_due, note, told
 from sef.store import fleet, incidents, replicas
@@ -61,15 +62,18 @@ class Reconciler:
     settings: Settings
     clock: Clock
 
-    def reconcile(self, agent_id: str) -> list[str]:
+    def reconcile(self, agent_id: str, allowance: Allowance | None = None) -> list[str]:
         """Do all that can be done now for an agent; returns what was done, a sentence each.
 
-        EC2 that cannot be reached or does not know is no error: the work is left for later.
+        EC2 that cannot be reached or does not know is no error: the work is left for later. What
+        the allowance does not let it terminate is, too; without one there is no end to it.
         """
         done: list[str] = []
         for _ in range(STEPS):
             try:
-                said = self._decide(agent_id, is_first=not done) or self._act(agent_id)
+                said = self._decide(agent_id, is_first=not done) or self._act(
+                    agent_id, allowance or Allowance(0)
+                )
             except CloudError as error:
                 self._postpone(agent_id, error)
                 return [*done, f"EC2 could not say: {error}"]
@@ -88,17 +92,27 @@ class Reconciler:
                 c, now, checked_before=checked_before, limit=AGENTS_PER_RUN
             )
         )
+        allowance = Allowance(self.settings.terminations_per_cycle)
         if len(due) == 1:
-            self._reconcile_alone(due[0])
+            self._reconcile_alone(due[0], allowance)
         elif due:
             with ThreadPoolExecutor(PARALLEL, "sef-reconcile") as executor:
-                list(executor.map(self._reconcile_alone, due))
+                list(executor.map(lambda agent_id: self._reconcile_alone(agent_id, allowance), due))
+        if allowance.refused:
+            self._tell_of(allowance)
         return len(due)
 
-    def _reconcile_alone(self, agent_id: str) -> None:
+    def _tell_of(self, allowance: Allowance) -> None:
+        waiting = len(allowance.refused)
+        due = self.settings.terminations_per_cycle + waiting
+        reached = Reached("terminations_per_cycle", f"{due} instances were to be terminated")
+        consequence = f"{waiting} wait for the next cycle"
+        self.database.write(lambda c: tell(c, reached, consequence, self.clock()))
+
+    def _reconcile_alone(self, agent_id: str, allowance: Allowance) -> None:
         """One agent's trouble must not stop the others."""
         try:
-            self.reconcile(agent_id)
+            self.reconcile(agent_id, allowance)
         except Unavailable:
             log.warning("SEF: the database is away; agent %s waits", agent_id)
         except Exception:
@@ -209,7 +223,7 @@ class Reconciler:
 
         self.database.write(write)
 
-    def _act(self, agent_id: str) -> str | None:
+    def _act(self, agent_id: str, allowance: Allowance) -> str | None:
         now = self.clock()
         agent = self.database.read(lambda c: fleet.read_agent(c, agent_id))
         if agent.is_postponed(self.clock()):
@@ -229,9 +243,13 @@ class Reconciler:
                 return said
         for replica in releasing:
             if not replica.misses or self._is_unchecked(replica):
-                return self._release(replica)
+                said = self._release(replica, allowance)
+                if said is not None:
+                    return said
         for retirement in retiring:
-            return self._retire(retirement)
+            said = self._retire(retirement, allowance)
+            if said is not None:
+                return said
         former = [r for r in superseded if self._is_unchecked(r)]
         if standby is not None and standby.status is Status.READY and self._is_unchecked(standby):
             return f"the standby is looked after: {self.check_standby(standby)}"
@@ -244,30 +262,34 @@ class Reconciler:
     def _interval(self) -> timedelta:
         return timedelta(seconds=self.settings.standby_check_interval)
 
-    def _release(self, replica: Replica) -> str:
+    def _release(self, replica: Replica, allowance: Allowance) -> str | None:
         tries = self.database.read(lambda c: replicas.attempts(c, replica.id))
         if tries and tries[-1].status == "open":
             # Whether it launched anything is unknown. Repeating the call is the one sure way to
             # learn the instance's id: a look-up by tag can miss what EC2 has just launched.
             return self.launcher.run(replica, tries[-1])
-        if (
-            replica.instance_id is not None
-            and not self.cloud.terminate(replica.instance_id)
-            # EC2 may not know it yet: its end has to be heard of, or it would run for ever.
-            and self._look(replica, Sight.MISSING, MISSING_FOR) is not Sight.GONE
-        ):
-            return f"EC2 does not know {replica.instance_id} yet, or any more"
+        if replica.instance_id is not None:
+            if not allowance.take(replica.instance_id):
+                return None
+            if (
+                not self.cloud.terminate(replica.instance_id)
+                # EC2 may not know it yet: its end has to be heard of, or it would run for ever.
+                and self._look(replica, Sight.MISSING, MISSING_FOR) is not Sight.GONE
+            ):
+                return f"EC2 does not know {replica.instance_id} yet, or any more"
         said = "released" if replica.instance_id else "released before anything was launched"
         self._move(replica, Status.TERMINATED, said)
         return said
 
-    def _retire(self, retirement: Retirement) -> str:
+    def _retire(self, retirement: Retirement, allowance: Allowance) -> str | None:
         agent_id, instance_id = retirement.agent_id, retirement.instance_id
         agent = self.database.read(lambda c: fleet.read_agent(c, agent_id))
         if agent.instance_id == instance_id:
             obstacle: str | None = "it is the primary again"
         else:
             obstacle = self._obstacle(agent_id, instance_id)
+            if obstacle is None and not allowance.take(instance_id):
+                return None
             is_unknown = obstacle == NOT_SHOWN or (
                 obstacle is None and not self.cloud.terminate(instance_id)
             )

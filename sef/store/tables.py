@@ -423,6 +423,18 @@ system_events = Table(
     **MYSQL,
 )
 
+# A limit that is hit is said once, not with every try that it stops.
+limit_episodes = Table(
+    "limit_episodes",
+    metadata,
+    Column("name", String(32), primary_key=True, comment="the setting that sets the limit"),
+    _agent_id(primary_key=True, comment="empty for a limit of the whole fleet"),
+    Column("hit_at", Instant, comment="the last time, about; NULL: never"),
+    _counter("version"),
+    comment="Limits against damage, and when they were hit.",
+    **MYSQL,
+)
+
 # Calls of operators that a client may repeat without knowing what became of the first.
 idempotency_keys = Table(
     "idempotency_keys",
