@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -14,14 +14,16 @@ from mysql.connector.abstracts import MySQLConnectionAbstract
 from sqlalchemy import Connection, Engine, Insert, Table, Update, create_engine, event, inspect
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.engine import URL, Dialect, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from sef import failpoints
+from sef.config import hosts_of
 from sef.errors import ConnectionInUse, Unavailable
+from sef.store.hosts import CONNECT_SECONDS, READ_SECONDS, Hosts
 from sef.store.tables import metadata
 
 T = TypeVar("T")
@@ -33,10 +35,11 @@ DUPLICATE = 1062
 SQLITE_DUPLICATE = frozenset({"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
 DUPLICATE_ATTEMPTS = 3
 
-DISCONNECTED = frozenset({1047, 1927, 4031, 1053, 2003, 2006, 2013, 2055})
+DISCONNECTED = frozenset({1047, 1927, 4031, 1053, 1290, 1836, 3024, 2003, 2006, 2013, 2055})
 """The server is away, as this driver reports it; SQLAlchemy knows the last four by itself.
 1047: the node is not part of its cluster. 1927 and 4031: the connection was killed or idle for
-too long. 1053: shutdown in progress."""
+too long. 1053: shutdown in progress. 1290 and 1836: the server became read-only, as one does that
+another has taken over from. 3024: the pure Python driver's time-out."""
 
 ATTEMPTS = 10
 AFTER_COMMIT = "sef_after_commit"
@@ -345,16 +348,24 @@ def _engine(url: URL) -> Engine:
         engine = create_engine(url, **options)
         _prepare_sqlite(engine)
         return engine
+    hosts = hosts_of(url)
+    connect_seconds, read_seconds = (CONNECT_SECONDS, READ_SECONDS) if hosts else (5, 30)
+    defaults = _collation(url) | {
+        "connection_timeout": connect_seconds,
+        "read_timeout": read_seconds,
+        "write_timeout": read_seconds,
+    }
     engine = create_engine(
-        url,
+        url.difference_update_query(["host"]),
         isolation_level=ISOLATION,
         pool_size=20,
         max_overflow=20,
         pool_timeout=5,
         pool_pre_ping=False,
-        connect_args=_collation(url)
-        | {"connection_timeout": 5, "read_timeout": 30, "write_timeout": 30},
+        connect_args=defaults | _given(url, defaults),
     )
+    if hosts:
+        _connect_to_one_of(engine, Hosts(hosts))
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
@@ -366,7 +377,19 @@ def _engine(url: URL) -> Engine:
     return engine
 
 
-def _collation(url: URL) -> dict[str, str]:
+def _connect_to_one_of(engine: Engine, hosts: Hosts) -> None:
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Dialect, record: Any, positional: Any, arguments: dict[str, Any]) -> Any:
+        return hosts.connect(dialect.connect, arguments)
+
+
+def _given(url: URL, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What the URL itself says of them; the driver wants numbers that are numbers."""
+    query = {name: str(value) for name, value in url.query.items() if name in defaults}
+    return {name: int(value) if value.isdigit() else value for name, value in query.items()}
+
+
+def _collation(url: URL) -> dict[str, Any]:
     # The driver's own default is one that MariaDB does not know.
     return {} if "collation" in url.query else {"charset": "utf8mb4", "collation": "utf8mb4_bin"}
 
