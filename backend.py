@@ -28,7 +28,8 @@ from sef.config import ConfigurationError, Settings
 from sef.errors import Unavailable
 from sef.jobs import start_jobs
 from sef.simulate import simulate
-from sef.store.database import Database, SchemaMismatch, driver_is_slow
+from sef.store.database import Database, SchemaMismatch
+from sef.store.driver import driver_is_slow
 from sef.web.agents import agents_blueprint
 from sef.web.errors import answer_everything_else
 from sef.web.health import health_blueprint

@@ -164,7 +164,8 @@ class SmartEmergencyFallback:
         except Refused as refused:
             return _rejected(refused)
         written = self._write([report])
-        return _record(report, written.outcomes[0]) | {"interpolated": written.interpolated}
+        interpolated = written.interpolated[report.agent_id, report.pool_id]
+        return _record(report, written.outcomes[0]) | {"interpolated": interpolated}
 
     def process_batch(self, reports: Sequence[Any]) -> dict[str, Any]:
         """Store many reports, each with its `agent_id`; a bad one is refused alone.
@@ -187,7 +188,7 @@ class SmartEmergencyFallback:
         counts = {"accepted": 0, "buffered": 0, "duplicates": 0, "interpolated": 0}
         for start in range(0, len(parsed), REPORTS_PER_TRANSACTION):
             written = self._write(parsed[start : start + REPORTS_PER_TRANSACTION])
-            counts["interpolated"] += written.interpolated
+            counts["interpolated"] += sum(written.interpolated.values())
             for outcome in written.outcomes:
                 counts[_kind(outcome)] += 1
         return {**counts, "rejected": rejected}

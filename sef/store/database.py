@@ -14,7 +14,7 @@ from mysql.connector.abstracts import MySQLConnectionAbstract
 from sqlalchemy import Connection, Engine, Insert, Table, Update, create_engine, event, inspect
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.engine import URL, Dialect, ExceptionContext, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import StaticPool
@@ -23,6 +23,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 from sef import failpoints
 from sef.config import hosts_of
 from sef.errors import ConnectionInUse, Unavailable
+from sef.store.driver import connect
 from sef.store.hosts import CONNECT_SECONDS, READ_SECONDS, Hosts
 from sef.store.tables import metadata
 
@@ -362,25 +363,24 @@ def _engine(url: URL) -> Engine:
         max_overflow=20,
         pool_timeout=5,
         pool_pre_ping=False,
+        # A Connection that is closed rolls back what it left open; after a COMMIT that is nothing.
+        pool_reset_on_return=None,
         connect_args=defaults | _given(url, defaults),
     )
-    if hosts:
-        _connect_to_one_of(engine, Hosts(hosts))
+    one_of = Hosts(hosts) if hosts else None
+
+    @event.listens_for(engine, "do_connect")
+    def open_one(dialect: Any, record: Any, positional: Any, arguments: dict[str, Any]) -> Any:
+        return one_of.connect(connect, arguments) if one_of else connect(**arguments)
 
     @event.listens_for(engine, "connect")
-    def connect(connection: Any, record: Any) -> None:
+    def prepare(connection: Any, record: Any) -> None:
         # The server's own default, 50 s for each try, is a good part of the two minutes.
         cursor = connection.cursor()
         cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}")
         cursor.close()
 
     return engine
-
-
-def _connect_to_one_of(engine: Engine, hosts: Hosts) -> None:
-    @event.listens_for(engine, "do_connect")
-    def connect(dialect: Dialect, record: Any, positional: Any, arguments: dict[str, Any]) -> Any:
-        return hosts.connect(dialect.connect, arguments)
 
 
 def _given(url: URL, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -429,8 +429,3 @@ def _prepare_sqlite(engine: Engine) -> None:
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")  # what is acknowledged survives a power cut
         cursor.close()
-
-
-def driver_is_slow() -> bool:
-    """Whether the driver runs without its C extension, at half the speed."""
-    return not mysql.connector.HAVE_CEXT

@@ -1,114 +1,44 @@
 """Writing price series: one transaction takes reports of any number of series.
 
-For each series: lock its row, read the neighbourhood if the pure core needs it, plan, write the
-difference, and move the row's version on. The version is what makes it safe; the lock only saves
-the loser of a race its work.
+For all series together: lock their rows, read the neighbourhoods where the pure core needs them,
+plan, write the differences, and move the rows' versions on. The version is what makes it safe;
+the lock only saves the loser of a race its work.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import (
-    BindParameter,
-    Connection,
-    and_,
-    bindparam,
-    delete,
-    or_,
-    select,
-    tuple_,
-    update,
-)
+from sqlalchemy import Connection, select, update
 
-from sef.core.buffer import Waiting, replica_is_expected
+from sef.core.buffer import replica_is_expected
 from sef.core.inputs import Report
-from sef.core.pricing import Flag, Gap, Head, Neighbourhood, Observation, Point, Rules, Source
-from sef.core.replica import Status
+from sef.core.pricing import Flag, Gap, Observation, Point, Rules, Source
 from sef.core.series import Outcome, Plan, plan, to_read
-from sef.store.database import compare_and_swap, insert_missing, upsert
+from sef.store.database import insert_missing
 from sef.store.events import Event, iso, write_events
-from sef.store.tables import (
-    agents,
-    buffered_observations,
-    price_series,
-    pricing_reports,
-    replica_instances,
+from sef.store.series_rows import (
+    Reporter,
+    Series,
+    SeriesKey,
+    lock_series,
+    move_on,
+    read_points,
+    read_reporters,
+    read_waiting,
+    write_points,
+    write_waiting,
 )
-
-SeriesKey = tuple[str, str]
-"""(agent_id, pool_id)"""
-
-SLICE = 200
-"""Rows named in one statement: SQLite's parser limits the depth of an OR."""
-
-
-_MOVING = (
-    "version",
-    "waiting",
-    "primary_heard_at",
-    "replica_heard_at",
-    "received_at",
-    "first_at",
-    "latest_at",
-    "latest_price",
-    "latest_observed_at",
-)
-
-# Built once: to build a statement costs more than to execute it.
-_KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
-_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
-_LOCK = (
-    select(price_series)
-    .where(tuple_(price_series.c.agent_id, price_series.c.pool_id).in_(_KEYS))
-    # All writers lock in one order, so that they wait for each other instead of deadlocking.
-    .order_by(price_series.c.agent_id, price_series.c.pool_id)
-    .with_for_update()
-)
-_AGENTS = (
-    select(agents.c.id, agents.c.instance_id, agents.c.pool_id, replica_instances.c.ready_at)
-    .outerjoin(
-        replica_instances,
-        and_(
-            replica_instances.c.live_agent_id == agents.c.id,
-            replica_instances.c.status == Status.READY,
-        ),
-    )
-    .where(agents.c.id.in_(_IDS))
-)
-_WAITING = select(buffered_observations).where(
-    tuple_(buffered_observations.c.agent_id, buffered_observations.c.pool_id).in_(_KEYS)
-)
-_MOVE_ON = (
-    update(price_series)
-    .where(
-        price_series.c.agent_id == bindparam("of_agent"),
-        price_series.c.pool_id == bindparam("of_pool"),
-        price_series.c.version == bindparam("read_version"),
-    )
-    .values({column: bindparam(column) for column in _MOVING})
-)
+from sef.store.tables import agents, buffered_observations, price_series
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
     outcomes: list[Outcome]
     """In the order of the reports."""
-    interpolated: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Series:
-    """What is stored of a series, apart from its rows."""
-
-    version: int
-    head: Head | None
-    waiting: int
-    primary_heard_at: datetime | None
-    replica_heard_at: datetime | None
-    received_at: datetime | None
+    interpolated: dict[SeriesKey, int]
+    """How many points were filled in, for each series."""
 
 
 def write_reports(
@@ -120,22 +50,24 @@ def write_reports(
     window: timedelta,
 ) -> Written:
     """Store reports, registering agents and series that are new."""
+    if not reports:
+        return Written([], {})
     arrivals: defaultdict[SeriesKey, list[Observation]] = defaultdict(list)
     places = []
     for report in reports:
         key = (report.agent_id, report.pool_id)
         places.append((key, len(arrivals[key])))
         arrivals[key].append(report.observation)
-    found = _lock(connection, arrivals)
+    found = lock_series(connection, arrivals)
     if len(found) < len(arrivals):
         _register(connection, [key for key in arrivals if key not in found], now)
-        found = _lock(connection, arrivals)
-    told = _read_agents(connection, {agent_id for agent_id, _ in found})
+        found = lock_series(connection, arrivals)
+    told = read_reporters(connection, {agent_id for agent_id, _ in found})
     _adopt(connection, told, reports, now)
     plans = _write(connection, found, told, arrivals, now=now, rules=rules, window=window)
     return Written(
         outcomes=[plans[key].outcomes[place] for key, place in places],
-        interpolated=sum(made.interpolated for made in plans.values()),
+        interpolated={key: made.interpolated for key, made in plans.items()},
     )
 
 
@@ -151,42 +83,13 @@ def release_buffered(
         .limit(limit)
     )
     keys = [(row.agent_id, row.pool_id) for row in connection.execute(overdue)]
-    found = _lock(connection, keys)
-    told = _read_agents(connection, {agent_id for agent_id, _ in keys})
+    if not keys:
+        return 0
+    found = lock_series(connection, keys)
+    told = read_reporters(connection, {agent_id for agent_id, _ in keys})
     nothing: dict[SeriesKey, Sequence[Observation]] = dict.fromkeys(keys, ())
     _write(connection, found, told, nothing, now=now, rules=rules, window=window)
     return len(keys)
-
-
-def point_of(row: Any) -> Point:
-    """A point from its row in pricing_reports."""
-    return Point(
-        row.timestamp,
-        row.spot_price,
-        Flag(row.data_quality_flag),
-        row.primary_price,
-        row.replica_price,
-        row.replica_observed_at,
-    )
-
-
-def _lock(connection: Connection, keys: Iterable[SeriesKey]) -> dict[SeriesKey, _Series]:
-    ordered = sorted(keys)
-    found = {}
-    for start in range(0, len(ordered), SLICE):
-        for row in connection.execute(_LOCK, {"keys": ordered[start : start + SLICE]}):
-            head = None
-            if row.latest_at is not None:
-                head = Head(row.first_at, row.latest_at, row.latest_price, row.latest_observed_at)
-            found[row.agent_id, row.pool_id] = _Series(
-                row.version,
-                head,
-                row.waiting,
-                row.primary_heard_at,
-                row.replica_heard_at,
-                row.received_at,
-            )
-    return found
 
 
 def _register(connection: Connection, keys: Sequence[SeriesKey], now: datetime) -> None:
@@ -208,19 +111,9 @@ def _register(connection: Connection, keys: Sequence[SeriesKey], now: datetime) 
     )
 
 
-def _read_agents(connection: Connection, ids: Iterable[str]) -> dict[str, Any]:
-    """What reports need of their agents: instance, pool, and since when a standby is ready."""
-    ordered = sorted(ids)
-    return {
-        row.id: row
-        for start in range(0, len(ordered), SLICE)
-        for row in connection.execute(_AGENTS, {"ids": ordered[start : start + SLICE]})
-    }
-
-
 def _adopt(
     connection: Connection,
-    told: Mapping[str, Any],
+    told: Mapping[str, Reporter],
     reports: Iterable[Report],
     now: datetime,
 ) -> None:
@@ -248,28 +141,28 @@ def _adopt(
 
 def _write(
     connection: Connection,
-    found: Mapping[SeriesKey, _Series],
-    told: Mapping[str, Any],
+    found: Mapping[SeriesKey, Series],
+    told: Mapping[str, Reporter],
     arrivals: Mapping[SeriesKey, Sequence[Observation]],
     *,
     now: datetime,
     rules: Rules,
     window: timedelta,
 ) -> dict[SeriesKey, Plan]:
-    waiting = _read_waiting(connection, [key for key, series in found.items() if series.waiting])
-    stored = _read_points(
+    waiting = read_waiting(connection, [key for key, series in found.items() if series.waiting])
+    stored = read_points(
         connection,
         {
             key: to_read(series.head, waiting[key], arrivals[key], rules)
             for key, series in found.items()
         },
     )
-    plans = {}
+    plans, become = {}, {}
     for key, series in found.items():
         sources = {seen.source for seen in arrivals[key]}
         primary_heard_at = now if Source.PRIMARY in sources else series.primary_heard_at
         replica_heard_at = now if Source.REPLICA in sources else series.replica_heard_at
-        plans[key] = plan(
+        plans[key] = made = plan(
             series.head,
             stored[key],
             waiting[key],
@@ -279,132 +172,29 @@ def _write(
             window=window,
             rules=rules,
         )
-        _move_on(connection, key, series, plans[key], primary_heard_at, replica_heard_at, now)
-    _write_points(connection, plans, now)
-    _write_buffer(connection, plans, now)
+        become[key] = Series(
+            series.version + 1,
+            made.head,
+            made.waiting_count,
+            primary_heard_at,
+            replica_heard_at,
+            now if sources else series.received_at,
+        )
+    move_on(connection, found, become)
+    write_points(
+        connection,
+        [(key, point) for key, made in plans.items() for point in made.upserts],
+        [(key, at) for key, made in plans.items() for at in made.deletes],
+        now,
+    )
+    write_waiting(
+        connection,
+        [(key, seen) for key, made in plans.items() for seen in made.buffered],
+        [(key, seen) for key, made in plans.items() for seen in made.released],
+        now,
+    )
     write_events(connection, _events(plans, rules), now)
     return plans
-
-
-def _read_waiting(
-    connection: Connection, keys: Sequence[SeriesKey]
-) -> defaultdict[SeriesKey, list[Waiting]]:
-    waiting: defaultdict[SeriesKey, list[Waiting]] = defaultdict(list)
-    for start in range(0, len(keys), SLICE):
-        for row in connection.execute(_WAITING, {"keys": keys[start : start + SLICE]}):
-            seen = Observation(Source(row.source), row.observed_at, row.spot_price)
-            waiting[row.agent_id, row.pool_id].append(Waiting(seen, row.received_at))
-    return waiting
-
-
-def _read_points(
-    connection: Connection, wanted: Mapping[SeriesKey, Sequence[Neighbourhood]]
-) -> defaultdict[SeriesKey, list[Point]]:
-    columns = pricing_reports.c
-    stretches = [
-        and_(
-            columns.agent_id == agent_id,
-            columns.pool_id == pool_id,
-            columns.timestamp.between(part.start, part.end),
-        )
-        for (agent_id, pool_id), parts in wanted.items()
-        for part in parts
-    ]
-    stored: defaultdict[SeriesKey, list[Point]] = defaultdict(list)
-    for start in range(0, len(stretches), SLICE):
-        for row in connection.execute(
-            select(pricing_reports)
-            .where(or_(*stretches[start : start + SLICE]))
-            .order_by(columns.agent_id, columns.pool_id, columns.timestamp)
-        ):
-            stored[row.agent_id, row.pool_id].append(point_of(row))
-    return stored
-
-
-def _move_on(
-    connection: Connection,
-    key: SeriesKey,
-    series: _Series,
-    made: Plan,
-    primary_heard_at: datetime | None,
-    replica_heard_at: datetime | None,
-    now: datetime,
-) -> None:
-    head = made.head
-    compare_and_swap(
-        connection,
-        _MOVE_ON,
-        {
-            "of_agent": key[0],
-            "of_pool": key[1],
-            "read_version": series.version,
-            "version": series.version + 1,
-            "waiting": made.waiting_count,
-            "primary_heard_at": primary_heard_at,
-            "replica_heard_at": replica_heard_at,
-            "received_at": now if made.outcomes else series.received_at,
-            "first_at": head and head.first_at,
-            "latest_at": head and head.latest_at,
-            "latest_price": head and head.latest_price,
-            "latest_observed_at": head and head.latest_observed_at,
-        },
-    )
-
-
-def _write_points(connection: Connection, plans: Mapping[SeriesKey, Plan], now: datetime) -> None:
-    columns = pricing_reports.c
-    for (agent_id, pool_id), made in plans.items():
-        for start in range(0, len(made.deletes), SLICE):
-            connection.execute(
-                delete(pricing_reports).where(
-                    columns.agent_id == agent_id,
-                    columns.pool_id == pool_id,
-                    columns.timestamp.in_(made.deletes[start : start + SLICE]),
-                )
-            )
-    rows = [
-        {
-            "agent_id": agent_id,
-            "pool_id": pool_id,
-            "timestamp": point.at,
-            "spot_price": point.price,
-            "data_quality_flag": point.flag,
-            "primary_price": point.primary,
-            "replica_price": point.replica,
-            "replica_observed_at": point.replica_at,
-            "received_at": now,
-        }
-        for (agent_id, pool_id), made in plans.items()
-        for point in made.upserts
-    ]
-    upsert(connection, pricing_reports, rows)
-
-
-def _write_buffer(connection: Connection, plans: Mapping[SeriesKey, Plan], now: datetime) -> None:
-    columns = buffered_observations.c
-    for (agent_id, pool_id), made in plans.items():
-        for seen in made.released:
-            connection.execute(
-                delete(buffered_observations).where(
-                    columns.agent_id == agent_id,
-                    columns.pool_id == pool_id,
-                    columns.source == seen.source,
-                    columns.observed_at == seen.at,
-                )
-            )
-    rows = [
-        {
-            "agent_id": agent_id,
-            "pool_id": pool_id,
-            "source": seen.source,
-            "observed_at": seen.at,
-            "spot_price": seen.price,
-            "received_at": now,
-        }
-        for (agent_id, pool_id), made in plans.items()
-        for seen in made.buffered
-    ]
-    upsert(connection, buffered_observations, rows)
 
 
 def _events(plans: Mapping[SeriesKey, Plan], rules: Rules) -> list[Event]:

@@ -21,8 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.pool import NullPool
 
-from sef.core.pricing import Point
-from sef.store.prices import point_of
+from sef.core.pricing import Flag, Point
 from sef.store.tables import (
     buffered_observations,
     metadata,
@@ -65,6 +64,17 @@ def row_counts(url: str) -> Mapping[str, int]:
     """How many rows each table has."""
     with transaction(url) as connection:
         return {name: count for name, count in connection.execute(_COUNTS)}  # noqa: C416
+
+
+def point_of(row: Any) -> Point:
+    return Point(
+        row.timestamp,
+        row.spot_price,
+        Flag(row.data_quality_flag),
+        row.primary_price,
+        row.replica_price,
+        row.replica_observed_at,
+    )
 
 
 def stored_points(url: str, agent_id: str, pool_id: str) -> list[Point]:
