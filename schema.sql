@@ -133,6 +133,7 @@ CREATE TABLE retirements (
   misses INTEGER NOT NULL DEFAULT 0,
   terminated_at DATETIME(6),
   obstacle TEXT COMMENT 'why it is left running after all',
+  incident_id VARCHAR(40),
   PRIMARY KEY (instance_id)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Former primaries that are to be terminated.' COLLATE utf8mb4_bin;
 
@@ -175,6 +176,8 @@ CREATE TABLE incidents (
   CONSTRAINT incidents_open CHECK ((open_agent_id IS NOT NULL) = (status IN ('open', 'needs_operator'))),
   CONSTRAINT incidents_kind CHECK (kind IN ('interruption', 'loss', 'drill', 'return-to-spot'))
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='One row per instance that is being lost.' COLLATE utf8mb4_bin;
+
+CREATE INDEX incidents_agent ON incidents (agent_id, opened_at);
 
 CREATE INDEX incidents_pool ON incidents (pool_id, rebalance_at);
 

@@ -47,7 +47,7 @@ from sef.orphans import sweep_orphans
 from sef.promotion import Promotion
 from sef.reconcile import Reconciler
 from sef.repeats import Keep, Repeats
-from sef.store import deployment, fleet, idempotency, reads
+from sef.store import deployment, fleet, idempotency, reads, timeline
 from sef.store.database import Database
 from sef.store.events import iso
 from sef.store.prices import Written, release_buffered, write_reports
@@ -364,6 +364,21 @@ class SmartEmergencyFallback:
         return self._database.read(
             lambda c: reads.events_page(c, agent_id, before=before, limit=limit)
         )
+
+    def agent_incidents(
+        self, agent_id: str, *, before: str | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """A page of an agent's incidents, newest first; `before` is the id of one."""
+        now = self._clock()
+        return self._database.read(
+            lambda c: timeline.incident_page(c, agent_id, before=before, limit=limit, now=now)
+        )
+
+    def get_incident(self, incident_id: str) -> dict[str, Any]:
+        """What happened in an incident, in order."""
+        now = self._clock()
+        story = self._database.read(lambda c: timeline.incident_story(c, incident_id, now))
+        return {"status": "success", **story}
 
     def list_pools(self) -> list[dict[str, Any]]:
         """What is known of each pool: its past, its risk, and whether it is left alone now."""

@@ -16,6 +16,11 @@ class AgentNotFound(SefError):
         super().__init__(404, "agent_not_found", f"There is no agent {agent_id}.")
 
 
+class IncidentNotFound(SefError):
+    def __init__(self, incident_id: str) -> None:
+        super().__init__(404, "incident_not_found", f"There is no incident {incident_id}.")
+
+
 class ModeConflict(SefError):
     """Manual and automatic modes exclude each other."""
 

@@ -191,23 +191,22 @@ class Interruptions:
             values["reason"] = decision.reason
         if score is not None:
             values["risk_score"] = score.score
-        values |= {
-            "goal": goal,
-            "inputs": {
-                "signal": signal.type,
-                "mode": agent.mode,
-                "risk": asdict(score) if score else None,
-                "threshold": self.settings.rebalance_risk_threshold,
-            },
+        inputs = {
+            "signal": signal.type,
+            "mode": agent.mode,
+            "risk": asdict(score) if score else None,
+            "threshold": self.settings.rebalance_risk_threshold,
         }
+        values |= {"goal": goal, "inputs": inputs}
         incidents.update_incident(connection, incident, **values)
         # A new signal is a reason to try at once what was put off; a repeat is not.
         fleet.update_agent(connection, agent, now, not_before=None if is_news else agent.not_before)
         if is_first and signal.type is SignalType.TERMINATION:
             avoid_interrupted_pool(connection, agent.pool_id, now, self.settings)
-        if is_first:
+        if is_first or goal is not incident.goal:
             said = f"{signal.type} for {incident.subject}: {decision.reason}"
-            _tell(connection, agent, incident, signal.type.replace("-", "_"), said, now)
+            told = inputs | {"goal_before": incident.goal, "goal": goal}
+            _tell(connection, agent, incident, signal.type.replace("-", "_"), said, now, told)
 
     def _risk(self, connection: Connection, agent: Agent, now: datetime) -> Risk:
         settled_after = timedelta(seconds=self.settings.standby_ttl)
@@ -264,8 +263,9 @@ def _tell(
     event_type: str,
     message: str,
     now: datetime,
+    details: dict[str, Any] | None = None,
 ) -> None:
-    event = Event(event_type, message, agent.id, incident_id=incident.id)
+    event = Event(event_type, message, agent.id, details=details, incident_id=incident.id)
     write_events(connection, [event], now)
 
 

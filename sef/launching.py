@@ -126,7 +126,7 @@ class Launcher:
         elif replicas.attempt_instance(connection, token) != instance_id:
             # The same call was refused to another worker, who has gone on to another pool.
             reason = f"launched by {token} after that was refused"
-            replicas.retire(connection, told.agent_id, instance_id, reason, now)
+            replicas.retire(connection, told.agent_id, instance_id, reason, now, told.incident_id)
 
     def _refused(
         self, connection: Connection, replica: Replica, attempt: Attempt, error: CloudError
@@ -143,7 +143,13 @@ class Launcher:
                     f"EC2 refused {attempt.market} in {attempt.pool_id}: {error}",
                     replica.agent_id,
                     "error" if needs_operator else "warning",
-                    {"replica_id": replica.id, "code": error.code, "next": error.response},
+                    {
+                        "replica_id": replica.id,
+                        "token": attempt.client_token,
+                        "code": error.code,
+                        "next": error.response,
+                        "ms": round((now - attempt.created_at) / timedelta(milliseconds=1)),
+                    },
                     replica.incident_id,
                 )
             ],

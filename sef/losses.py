@@ -86,6 +86,7 @@ class Losses:
             f"EC2 reports {agent.instance_id} {state}, and the agent has been silent for "
             f"{self.settings.loss_silence:.0f} s or more"
         )
+        inputs = {"ec2_state": state, "silent_for": self.settings.loss_silence}
         if incident is not None and incident.kind.is_planned:
             incidents.update_incident(
                 connection, incident, status=Outcome.RELEASED, closed_at=now, reason=reason
@@ -109,11 +110,11 @@ class Losses:
             reason=reason,
             termination_at=now,
             deadline=now,
-            inputs={"ec2_state": state, "silent_for": self.settings.loss_silence},
+            inputs=inputs,
         )
         fleet.update_agent(connection, agent, now, not_before=None)
         avoid_interrupted_pool(connection, agent.pool_id, now, self.settings)
-        event = Event("unannounced_loss", reason, agent.id, "error", incident_id=incident.id)
+        event = Event("unannounced_loss", reason, agent.id, "error", inputs, incident.id)
         write_events(connection, [event], now)
         return True
 

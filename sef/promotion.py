@@ -9,8 +9,9 @@ from sef.config import Settings
 from sef.core import risk
 from sef.core.policy import Outcome
 from sef.core.replica import Market, Status
+from sef.core.timeline import seconds
 from sef.store import incidents, pools, replicas
-from sef.store.events import Event, write_events
+from sef.store.events import Event, iso, write_events
 from sef.store.fleet import Agent, update_agent
 from sef.store.incidents import Incident
 from sef.store.replicas import Replica
@@ -35,6 +36,7 @@ def promote(
     *,
     retire_after: timedelta | None,
     settings: Settings,
+    unseen: str | None = None,
 ) -> Promotion:
     """Make a ready standby the agent's primary; the agent was read in this transaction.
 
@@ -42,6 +44,8 @@ def promote(
     primary is terminated after `retire_after`, or left to AWS and its operator if None.
 
     A new primary in a risky pool has a standby of its own for a while.
+
+    `unseen` says why EC2 was not asked whether the standby runs, if it was not.
 
     Raises:
         IllegalTransition: the standby is not ready.
@@ -62,11 +66,13 @@ def promote(
     replicas.move_replica(connection, standby, Status.PROMOTED, reason, now)
     old = agent.instance_id
     if old is not None and retire_after is not None:
-        replicas.retire(connection, agent.id, old, reason, now + retire_after)
+        incident_id = incident.id if incident else None
+        replicas.retire(connection, agent.id, old, reason, now + retire_after, incident_id)
     milliseconds = None
     if incident is not None:
         milliseconds = _conclude(connection, incident, standby, now)
-    took = "" if milliseconds is None else f" in {milliseconds} ms"
+    took = "" if milliseconds is None else f" in {seconds(milliseconds)}"
+    deadline = incident.deadline if incident else None
     event = Event(
         "switchover_completed" if incident is None else "failover_completed",
         f"{standby.instance_id} replaces {old or 'the unknown primary'}{took}: {reason}",
@@ -77,6 +83,11 @@ def promote(
             "replica_id": standby.id,
             "epoch": agent.epoch + 1,
             "failover_time_ms": milliseconds,
+            "mode": agent.mode,
+            "goal": incident.goal if incident else None,
+            "deadline": iso(deadline),
+            "seconds_left": round((deadline - now).total_seconds(), 3) if deadline else None,
+            "unseen": unseen,
         },
         incident_id=incident.id if incident else None,
     )

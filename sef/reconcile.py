@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from sef.clock import Clock
 from sef.cloud.ec2 import AGENT_TAG, MANAGED_TAG, Ec2
 from sef.cloud.errors import CloudError, Response
+from sef.cloud.timing import Calls, timed
 from sef.config import Settings
 from sef.core.policy import (
     AgentState,
@@ -122,9 +123,12 @@ class Reconciler:
         step, _, standby, incident = self.database.read(lambda c: self._next(c, agent_id))
         if isinstance(step, Rest):
             return None
+        unseen = None
         if isinstance(step, Promote) and standby is not None and is_first:
-            self._make_sure_of(standby, is_emergency=incident is None or incident.is_emergency)
-        said, promotion = self.database.write(lambda c: self._apply(c, agent_id))
+            unseen = self._make_sure_of(
+                standby, is_emergency=incident is None or incident.is_emergency
+            )
+        said, promotion = self.database.write(lambda c: self._apply(c, agent_id, unseen))
         if promotion is not None and promotion.incident_id is not None:
             self._stamp(promotion.incident_id)
         return said
@@ -147,7 +151,9 @@ class Reconciler:
             return Rest(), agent, standby, incident
         return step, agent, standby, incident
 
-    def _apply(self, connection: Connection, agent_id: str) -> tuple[str | None, Promotion | None]:
+    def _apply(
+        self, connection: Connection, agent_id: str, unseen: str | None
+    ) -> tuple[str | None, Promotion | None]:
         step, agent, standby, incident = self._next(connection, agent_id, lock=True)
         now = self.clock()
         match step:
@@ -169,6 +175,7 @@ class Reconciler:
                     now,
                     retire_after=retire_after,
                     settings=self.settings,
+                    unseen=unseen,
                 )
                 return f"promoted {standby.instance_id}: {reason}", promotion
             case Release(reason) if standby is not None:
@@ -190,8 +197,8 @@ class Reconciler:
                 return None, None
         return f"{type(step).__name__}: {step.reason}", None
 
-    def _make_sure_of(self, standby: Replica, *, is_emergency: bool) -> None:
-        """Look at a standby once more before it is promoted.
+    def _make_sure_of(self, standby: Replica, *, is_emergency: bool) -> str | None:
+        """Look at a standby once more before it is promoted; return why that could not be done.
 
         When EC2 cannot say, it is promoted all the same if the primary is certain to be lost.
 
@@ -204,6 +211,8 @@ class Reconciler:
             if not is_emergency:
                 raise
             log.warning("SEF: %s is promoted unseen: %s", standby.instance_id, error)
+            return str(error)
+        return None
 
     def _stamp(self, incident_id: str) -> None:
         """Write down the failover time once more, now that the promotion is committed."""
@@ -268,30 +277,33 @@ class Reconciler:
             # Whether it launched anything is unknown. Repeating the call is the one sure way to
             # learn the instance's id: a look-up by tag can miss what EC2 has just launched.
             return self.launcher.run(replica, tries[-1])
-        if replica.instance_id is not None:
-            if not allowance.take(replica.instance_id):
+        instance_id = replica.instance_id
+        calls: Calls = []
+        if instance_id is not None:
+            if not allowance.take(instance_id):
                 return None
             if (
-                not self.cloud.terminate(replica.instance_id)
+                not self._terminate(instance_id, calls)
                 # EC2 may not know it yet: its end has to be heard of, or it would run for ever.
                 and self._look(replica, Sight.MISSING, MISSING_FOR) is not Sight.GONE
             ):
-                return f"EC2 does not know {replica.instance_id} yet, or any more"
-        said = "released" if replica.instance_id else "released before anything was launched"
-        self._move(replica, Status.TERMINATED, said)
+                return f"EC2 does not know {instance_id} yet, or any more"
+        said = "released" if instance_id else "released before anything was launched"
+        self._move(replica, Status.TERMINATED, said, calls)
         return said
 
     def _retire(self, retirement: Retirement, allowance: Allowance) -> str | None:
         agent_id, instance_id = retirement.agent_id, retirement.instance_id
+        calls: Calls = []
         agent = self.database.read(lambda c: fleet.read_agent(c, agent_id))
         if agent.instance_id == instance_id:
             obstacle: str | None = "it is the primary again"
         else:
-            obstacle = self._obstacle(agent_id, instance_id)
+            obstacle = self._obstacle(agent_id, instance_id, calls)
             if obstacle is None and not allowance.take(instance_id):
                 return None
             is_unknown = obstacle == NOT_SHOWN or (
-                obstacle is None and not self.cloud.terminate(instance_id)
+                obstacle is None and not self._terminate(instance_id, calls)
             )
             if is_unknown and (retirement.misses + 1) * self._interval < MISSING_FOR:
                 until = self.clock() + self._interval
@@ -307,7 +319,14 @@ class Reconciler:
             if not replicas.finish_retirement(connection, instance_id, now, obstacle=obstacle):
                 return
             severity: Severity = "warning" if obstacle else "info"
-            event = Event("primary_retired", said, agent_id, severity)
+            event = Event(
+                "primary_retired",
+                said,
+                agent_id,
+                severity,
+                {"instance_id": instance_id, "calls": calls},
+                retirement.incident_id,
+            )
             write_events(connection, [event], now)
             replica = replicas.replica_of_instance(connection, instance_id)
             is_former = replica is not None and replica.status is Status.PROMOTED
@@ -319,8 +338,13 @@ class Reconciler:
         self.database.write(write)
         return said
 
-    def _obstacle(self, agent_id: str, instance_id: str) -> str | None:
-        """Why a former primary must not be terminated; None if it may.
+    def _terminate(self, instance_id: str, calls: Calls) -> bool:
+        """False when EC2 does not know it, yet or any more."""
+        terminate = self.cloud.terminate
+        return timed(calls, "TerminateInstances", instance_id, lambda: terminate(instance_id))
+
+    def _obstacle(self, agent_id: str, instance_id: str, calls: Calls) -> str | None:
+        """Why a former primary must not be terminated; None if it may. Calls made are added.
 
         Only what carries this SEF's tags is terminated. What SEF has launched does. An instance
         that was registered is given them now, unless it belongs to somebody else by its tags.
@@ -342,7 +366,7 @@ class Reconciler:
             if instance.tags.get(key, value) != value:
                 return f"its tag {key} says {instance.tags[key]}, not {value}"
         try:
-            self.cloud.tag(instance_id, ours)
+            timed(calls, "CreateTags", instance_id, lambda: self.cloud.tag(instance_id, ours))
         except CloudError as error:
             if error.response is not Response.OPERATOR:
                 raise
@@ -393,7 +417,7 @@ class Reconciler:
 
         return self.database.write(write)
 
-    def _move(self, seen: Replica, status: Status, reason: str) -> None:
+    def _move(self, seen: Replica, status: Status, reason: str, calls: Calls | None = None) -> None:
         severity: Severity = "warning" if status is Status.FAILED else "info"
 
         def write(connection: Connection) -> None:
@@ -406,7 +430,9 @@ class Reconciler:
                 now = self.clock()
                 if status is Status.FAILED:
                     avoid_pool_of(connection, replica, "Vanished", now, self.settings)
-                replicas.move_replica(connection, replica, status, reason, now, severity=severity)
+                replicas.move_replica(
+                    connection, replica, status, reason, now, severity=severity, calls=calls or ()
+                )
 
         self.database.write(write)
 
@@ -423,7 +449,15 @@ class Reconciler:
             call_operator(connection, agent_id, said, now, at_once=is_refusal)
             if is_news:
                 severity: Severity = "error" if is_refusal else "warning"
-                event = Event("cloud_unavailable", said, agent_id, severity)
+                incident = incidents.open_incident(connection, agent_id)
+                event = Event(
+                    "cloud_unavailable",
+                    said,
+                    agent_id,
+                    severity,
+                    {"code": error.code, "next": error.response, "call": error.call},
+                    incident.id if incident else None,
+                )
                 write_events(connection, [event], now)
 
         self.database.write(write)

@@ -285,7 +285,7 @@ VARIES = [
     r"(?:replica|incident)-[0-9a-f]{16}",
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z",
     r"\"id\":\d+",
-    r"\d+ms",
+    r"\d+\.\d+s",
     r"\"failover_time_ms\":\d+",
     r"127\.0\.0\.1:\d+",
 ]

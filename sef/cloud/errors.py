@@ -1,6 +1,7 @@
 """What EC2's errors mean for a launch: named sets of codes, and what follows from each."""
 
 from enum import StrEnum
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
@@ -64,6 +65,8 @@ class CloudError(CloudUnavailable):
         super().__init__(f"{code}: {message}")
         self.code = code
         self.response = response
+        self.call: dict[str, Any] | None = None
+        """The call, where it was one that changes something: see `sef.cloud.timing`."""
 
     def __str__(self) -> str:
         return self.told

@@ -35,6 +35,10 @@ class Kind(StrEnum):
     def is_planned(self) -> bool:
         return self in (Kind.DRILL, Kind.RETURN)
 
+    @property
+    def is_announced(self) -> bool:
+        return self is Kind.INTERRUPTION
+
 
 class Mode(StrEnum):
     MANUAL = "manual"

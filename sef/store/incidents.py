@@ -1,11 +1,12 @@
 """Incidents and the signals under them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, and_, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 
 from sef.core.inputs import Signal, SignalType
 from sef.core.policy import UNFINISHED, Goal, IncidentState, Kind, Outcome
@@ -81,10 +82,27 @@ def latest_incident(connection: Connection, agent_id: str, subject: str) -> Inci
 
 
 def read_incident(connection: Connection, incident_id: str) -> Incident:
-    found = _one(connection, incidents.c.id == incident_id)
+    found = find_incident(connection, incident_id)
     if found is None:
         raise LookupError(incident_id)
     return found
+
+
+def find_incident(connection: Connection, incident_id: str) -> Incident | None:
+    return _one(connection, incidents.c.id == incident_id)
+
+
+def incident_page(
+    connection: Connection, agent_id: str, before: Incident | None, limit: int
+) -> Sequence[Incident]:
+    """An agent's incidents, newest first, from behind `before` on."""
+    columns = incidents.c
+    statement = select(incidents).where(columns.agent_id == agent_id)
+    if before is not None:
+        as_old = and_(columns.opened_at == before.opened_at, columns.id < before.id)
+        statement = statement.where(or_(columns.opened_at < before.opened_at, as_old))
+    newest = statement.order_by(columns.opened_at.desc(), columns.id.desc()).limit(limit)
+    return [_incident(row) for row in connection.execute(newest)]
 
 
 def create_incident(
@@ -240,8 +258,10 @@ def _one(connection: Connection, *conditions: Any) -> Incident | None:
     row = connection.execute(
         select(incidents).where(*conditions).order_by(incidents.c.opened_at.desc()).limit(1)
     ).one_or_none()
-    if row is None:
-        return None
+    return None if row is None else _incident(row)
+
+
+def _incident(row: Row[Any]) -> Incident:
     return Incident(
         **{
             **row._mapping,

@@ -66,6 +66,7 @@ class Retirement:
     misses: int
     terminated_at: datetime | None
     obstacle: str | None
+    incident_id: str | None
 
 
 def live_standby(connection: Connection, agent_id: str) -> Replica | None:
@@ -87,6 +88,15 @@ def missed_before(connection: Connection, instance_ids: Collection[str]) -> Sequ
     """Those of the instances' replicas that the last look at EC2 did not find."""
     columns = replica_instances.c
     return _replicas(connection, columns.instance_id.in_(sorted(instance_ids)), columns.misses > 0)
+
+
+def pools_of(connection: Connection, instance_ids: Collection[str]) -> dict[str, str | None]:
+    """By instance that SEF launched, its pool."""
+    columns = replica_instances.c
+    rows = connection.execute(
+        select(columns.instance_id, columns.pool_id).where(columns.instance_id.in_(instance_ids))
+    )
+    return {row.instance_id: row.pool_id for row in rows}
 
 
 def latest_failed(connection: Connection, agent_id: str) -> Replica | None:
@@ -169,9 +179,12 @@ def move_replica(
     now: datetime,
     *,
     severity: Severity = "info",
+    calls: Sequence[dict[str, Any]] = (),
     **values: Any,
 ) -> None:
     """Make one move of the transition table, with its event row.
+
+    `calls` are those to EC2 that it took, as `sef.cloud.timing` tells them.
 
     Raises:
         IllegalTransition: the table does not have it.
@@ -200,6 +213,7 @@ def move_replica(
         message,
         now,
         severity,
+        calls,
     )
 
 
@@ -304,7 +318,12 @@ def unavailable(connection: Connection, now: datetime) -> Collection[tuple[str, 
 
 
 def retire(
-    connection: Connection, agent_id: str, instance_id: str, reason: str, not_before: datetime
+    connection: Connection,
+    agent_id: str,
+    instance_id: str,
+    reason: str,
+    not_before: datetime,
+    incident_id: str | None,
 ) -> None:
     """Write down that a former primary shall be terminated, once."""
     insert_missing(
@@ -316,6 +335,7 @@ def retire(
                 "agent_id": agent_id,
                 "reason": reason,
                 "not_before": not_before,
+                "incident_id": incident_id,
             }
         ],
     )
@@ -415,7 +435,10 @@ def _tell(
     message: str,
     now: datetime,
     severity: Severity = "info",
+    calls: Sequence[dict[str, Any]] = (),
 ) -> None:
-    details = {"replica_id": replica_id, "status": status}
+    details: dict[str, Any] = {"replica_id": replica_id, "status": status}
+    if calls:
+        details["calls"] = list(calls)
     event = Event(f"replica_{status}", message, agent_id, severity, details, incident_id)
     write_events(connection, [event], now)

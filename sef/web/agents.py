@@ -21,7 +21,16 @@ from sef.web.schemas import (
 
 WAITING = "Waiting for replica data"
 PARTS_OF_AN_AGENT = frozenset(
-    {"disable", "enable", "events", "interruption", "manual-switch", "pricing", "sef-status"}
+    {
+        "disable",
+        "enable",
+        "events",
+        "incidents",
+        "interruption",
+        "manual-switch",
+        "pricing",
+        "sef-status",
+    }
 )
 """Ends of routes, which an id with a slash could be mistaken for."""
 
@@ -87,6 +96,17 @@ def agents_blueprint(sef: Facade) -> Blueprint:
         found = sef.agent_events(parse_agent_id(agent_id), before=before_argument(), limit=limit)
         following = found[-1]["id"] if len(found) == limit else None
         return {"status": "success", "events": found, "next_before": following}
+
+    @routes.get("/agents/<agent_id:agent_id>/incidents")
+    def incidents(agent_id: str) -> Any:
+        agent, limit = parse_agent_id(agent_id), limit_argument(100)
+        found = sef.agent_incidents(agent, before=request.args.get("before"), limit=limit)
+        following = found[-1]["id"] if len(found) == limit else None
+        return {"status": "success", "incidents": found, "next_before": following}
+
+    @routes.get("/incidents/<string:incident_id>")
+    def incident(incident_id: str) -> Any:
+        return sef.get_incident(incident_id)
 
     @routes.post("/agents/<agent_id:agent_id>/<any('auto-switch', 'auto-terminate'):mode>/enable")
     def enable_auto(agent_id: str, mode: str) -> Any:

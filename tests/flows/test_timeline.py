@@ -1,0 +1,134 @@
+"""What an incident's timeline says of what went wrong, or was planned."""
+
+from typing import Any
+
+import pytest
+
+from tests.flows.world import ONCE, REBALANCE, TERMINATION, Crash, World
+
+
+def told(sef: Any, incident_id: str) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+    """The incident, the types of its entries in order, and its entries by type."""
+    story = sef.get_incident(incident_id)
+    types = [entry["type"] for entry in story["timeline"]]
+    return story["incident"], types, {entry["type"]: entry for entry in story["timeline"]}
+
+
+@ONCE
+def test_a_drill_tells_its_seconds_and_the_calls_that_ended_the_old_primary(world: World) -> None:
+    sef = world.sef(simulated_pending=30)
+    old = world.primary(sef)
+    sef.register_agent("a", {"drill_interval": 86_400})
+    world.clock.advance(86_400)
+    assert sef.plan_switchovers() == 1
+    world.settle(sef, 0)
+    world.simulation.set_options(pending_seconds=0)
+    world.settle(sef, 12.5)
+    world.settle(sef, 61)
+    [row] = world.rows("incidents")
+
+    incident, types, entries = told(sef, row.id)
+
+    assert incident["kind"] == "drill"
+    assert incident["failover_time_ms"] == 12_500
+    assert incident["summary"] == (
+        f"a drill: {incident['new_instance_id']} in {incident['new_pool_id']} replaced {old} "
+        "in 12.500 s"
+    )
+    assert " in 12.500 s: a planned switchover" in entries["failover_completed"]["sentence"]
+    assert types[0] == "switchover_planned"
+    assert types[-3:] == ["CreateTags", "TerminateInstances", "primary_retired"]
+    assert entries["TerminateInstances"]["details"]["instance_id"] == old
+    assert entries["TerminateInstances"]["details"]["error"] is None
+    assert entries["replica_ready"]["latency_ms"] == 12_500
+    assert sef.get_incident(row.id)["budget"] is None, "nobody set a deadline"
+
+
+@ONCE
+def test_a_loss_tells_what_was_found_out(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    world.client.terminate_instances(InstanceIds=[primary])
+    world.clock.advance(1000)
+    assert sef.detect_losses() == 1
+    world.settle(sef, 3)
+    [row] = world.rows("incidents")
+    incident, types, entries = told(sef, row.id)
+    assert types[:2] == ["unannounced-loss", "unannounced_loss"]
+    assert entries["unannounced_loss"]["kind"] == "decision"
+    assert entries["unannounced_loss"]["details"]["ec2_state"] in ("shutting-down", "terminated")
+    assert incident["summary"].startswith("an instance was lost without a notice: ")
+
+
+@ONCE
+def test_a_standby_that_was_promoted_unseen_is_told(world: World) -> None:
+    sef = world.sef()
+    world.primary(sef)
+    world.signal(sef, REBALANCE)
+    world.simulation.add_fault("DescribeInstances", error_code="RequestLimitExceeded")
+    answer = world.signal(sef, TERMINATION)
+    world.simulation.clear_faults()
+    assert answer["action"] == "promoted"
+    _, _, entries = told(sef, answer["incident_id"])
+    assert "RequestLimitExceeded" in entries["failover_completed"]["details"]["unseen"]
+
+
+@ONCE
+def test_a_call_that_ec2_did_not_answer_is_part_of_the_incident(world: World) -> None:
+    sef = world.sef()
+    world.primary(sef)
+    world.simulation.add_fault("RunInstances", error_code="RequestLimitExceeded")
+    answer = world.signal(sef, TERMINATION)
+    world.simulation.clear_faults()
+    _, types, entries = told(sef, answer["incident_id"])
+    assert entries["cloud_unavailable"]["details"]["code"] == "RequestLimitExceeded"
+    assert entries["RunInstances"]["latency_ms"] is None
+    assert entries["RunInstances"]["sentence"].endswith("not answered yet")
+    world.settle(sef, 60)
+    _, types, entries = told(sef, answer["incident_id"])
+    assert entries["RunInstances"]["latency_ms"] == 60_000
+    assert types.count("RunInstances") == 1
+
+
+@ONCE
+def test_a_decision_that_a_later_recommendation_changed_is_told_with_its_inputs(
+    world: World,
+) -> None:
+    sef = world.sef()
+    world.primary(sef)
+    world.past(20, 0)
+    first = world.signal(sef, REBALANCE)
+    assert first["action"] == "monitor"
+    world.clock.advance(60)
+    again = world.signal(world.sef(rebalance_risk_threshold=0.05), REBALANCE)
+    assert again["incident_id"] == first["incident_id"]
+    assert again["action"] == "standby_ready"
+    decisions = [
+        entry["details"]
+        for entry in sef.get_incident(first["incident_id"])["timeline"]
+        if entry["type"] == "rebalance_recommendation"
+    ]
+    assert [(d["goal_before"], d["goal"], d["threshold"]) for d in decisions] == [
+        ("monitor", "monitor", 0.3),
+        ("monitor", "standby", 0.05),
+    ]
+
+
+@ONCE
+def test_a_story_that_was_cut_off_by_a_crash_goes_on_in_the_same_timeline(world: World) -> None:
+    def crash(**_: Any) -> None:
+        raise Crash
+
+    sef = world.sef()
+    world.primary(sef)
+    dying = world.sef(world.cloud("after-call.ec2.RunInstances", crash))
+    with pytest.raises(Crash):
+        world.signal(dying, TERMINATION)
+    [row] = world.rows("incidents")
+    incident, types, _ = told(sef, row.id)
+    assert incident["status"] == "open"
+    assert types[-1] == "RunInstances"
+    world.settle(sef, 5)
+    incident, types, _ = told(sef, row.id)
+    assert incident["status"] == "done"
+    assert types.count("RunInstances") == types.count("failover_completed") == 1
