@@ -17,6 +17,7 @@ CREATE TABLE agents (
   probation_until DATETIME(6) COMMENT 'a fresh primary in a risky pool has a standby',
   drill_interval INTEGER COMMENT 'seconds between drills; NULL: none',
   drilled_at DATETIME(6),
+  cutover JSON COMMENT 'what follows the primary',
   created_at DATETIME(6) NOT NULL,
   updated_at DATETIME(6) NOT NULL,
   PRIMARY KEY (id),
@@ -182,6 +183,50 @@ CREATE INDEX incidents_agent ON incidents (agent_id, opened_at);
 CREATE INDEX incidents_pool ON incidents (pool_id, rebalance_at);
 
 CREATE INDEX incidents_subject ON incidents (agent_id, subject, opened_at);
+
+CREATE TABLE cutovers (
+  id VARCHAR(40) NOT NULL,
+  agent_id VARCHAR(64) NOT NULL,
+  epoch INTEGER NOT NULL,
+  incident_id VARCHAR(40),
+  old_instance_id VARCHAR(64),
+  new_instance_id VARCHAR(64) NOT NULL,
+  pool_id VARCHAR(128),
+  deadline DATETIME(6) COMMENT 'when the old primary is gone; NULL: nothing presses',
+  status VARCHAR(16) NOT NULL,
+  open_agent_id VARCHAR(64) COMMENT 'the agent until it is over, else NULL: one unfinished cutover per agent',
+  due_at DATETIME(6) COMMENT 'when there is something to try again; NULL: over',
+  started_at DATETIME(6) NOT NULL,
+  served_at DATETIME(6) COMMENT 'when the new primary had everything it is to have',
+  finished_at DATETIME(6),
+  version INTEGER NOT NULL DEFAULT 1,
+  PRIMARY KEY (id),
+  CONSTRAINT cutovers_once UNIQUE (agent_id, epoch),
+  CONSTRAINT cutovers_one_open UNIQUE (open_agent_id),
+  CONSTRAINT cutovers_status CHECK (status IN ('running', 'needs_operator', 'done', 'superseded')),
+  CONSTRAINT cutovers_open CHECK ((open_agent_id IS NOT NULL) = (status IN ('running', 'needs_operator')))
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='One row per promotion of an agent that has cutover targets.' COLLATE utf8mb4_bin;
+
+CREATE INDEX cutovers_due ON cutovers (due_at);
+
+CREATE TABLE cutover_steps (
+  cutover_id VARCHAR(40) NOT NULL,
+  position INTEGER NOT NULL,
+  stage INTEGER NOT NULL COMMENT 'those of one stage need not wait',
+  kind VARCHAR(20) NOT NULL,
+  target JSON,
+  status VARCHAR(8) NOT NULL,
+  attempts INTEGER NOT NULL,
+  not_before DATETIME(6) NOT NULL,
+  started_at DATETIME(6),
+  finished_at DATETIME(6),
+  latency_ms INTEGER COMMENT 'from its first attempt to its end',
+  error TEXT COMMENT 'what the last attempt that did not finish it came to',
+  version INTEGER NOT NULL DEFAULT 1,
+  PRIMARY KEY (cutover_id, position),
+  CONSTRAINT cutover_steps_kind CHECK (kind IN ('running', 'webhook-before', 'volume', 'network-interface', 'private-ip', 'register', 'healthy', 'elastic-ip', 'dns', 'deregister', 'webhook-after')),
+  CONSTRAINT cutover_steps_status CHECK (status IN ('pending', 'done', 'failed', 'skipped'))
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='The steps of a cutover, in order.' COLLATE utf8mb4_bin;
 
 CREATE TABLE spot_interruption_events (
   id BIGINT NOT NULL AUTO_INCREMENT,

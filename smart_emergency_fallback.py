@@ -23,8 +23,11 @@ from sqlalchemy.engine import URL
 
 from sef import config
 from sef.clock import Clock, utc_now
+from sef.cloud.clients import Clients
 from sef.cloud.connect import check_cloud, connect, on_demand_prices
 from sef.cloud.ec2 import Ec2
+from sef.cloud.moves import Moves
+from sef.cloud.traffic import Traffic
 from sef.config import Settings
 from sef.core.inputs import (
     Refused,
@@ -38,12 +41,15 @@ from sef.core.inputs import (
 )
 from sef.core.pricing import Rules
 from sef.core.series import Outcome
+from sef.core.targets import parse_targets
+from sef.cutover import Cutovers
 from sef.errors import SefError
 from sef.interruptions import Interruptions
 from sef.launching import Launcher
 from sef.losses import Losses
 from sef.modes import Modes
 from sef.orphans import sweep_orphans
+from sef.outbound import Outbound
 from sef.promotion import Promotion
 from sef.reconcile import Reconciler
 from sef.repeats import Keep, Repeats
@@ -86,6 +92,7 @@ class SmartEmergencyFallback:
         *,
         settings: Settings | None = None,
         cloud: Ec2 | None = None,
+        clients: Clients | None = None,
         clock: Clock = utc_now,
     ) -> None:
         """Use a database, creating the tables that it lacks.
@@ -96,6 +103,7 @@ class SmartEmergencyFallback:
                 on it is committed first.
             settings: from the environment if None.
             cloud: connected to as the settings say, when it is needed first, if None.
+            clients: those of AWS's other services, likewise; EC2's too, for what is moved.
             clock: tells the time, aware and in UTC.
 
         Raises:
@@ -109,6 +117,7 @@ class SmartEmergencyFallback:
         self._on_demand_prices = on_demand_prices(self.settings)
         self._database = Database(db)
         self._given_cloud = cloud
+        self._given_clients = clients
         self._clock = clock
         self._rules = self.settings.rules
         self._holder = uuid4().hex
@@ -338,8 +347,10 @@ class SmartEmergencyFallback:
         return self._repeats.once(parse_idempotency_key(key), agent_id, call, work)
 
     def register_agent(self, agent_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Register an agent, or change its `instance_id`, `pool_id`, `launch_template` or
-        `drill_interval`."""
+        """Register an agent, or change its `instance_id`, `pool_id`, `launch_template`,
+        `drill_interval` or `cutover`."""
+        if changes.get("cutover") is not None:
+            changes = {**changes, "cutover": parse_targets(changes["cutover"])}
         is_new = self._operations.modes.register(agent_id, changes)
         agent = self._database.read(lambda c: fleet.read_agent(c, agent_id))
         return {
@@ -422,14 +433,25 @@ class SmartEmergencyFallback:
         self._database.dispose()
 
     @cached_property
+    def _connected(self) -> tuple[Settings, Clients]:
+        return connect(self.settings)
+
+    def _clients(self) -> Clients:
+        return self._given_clients or self._connected[1]
+
+    @cached_property
     def _operations(self) -> _Operations:
         settings = self.settings
         cloud = self._given_cloud
         if cloud is None:
-            settings, cloud = connect(settings)
+            settings, clients = self._connected
+            cloud = Ec2(clients.ec2)
+        moves = Moves(self._clients)
+        outbound = Outbound(settings.webhook_network_list)
+        cutovers = Cutovers(self._database, moves, Traffic(self._clients), outbound, self._clock)
         prices = self._on_demand_prices
-        launcher = Launcher(self._database, cloud, settings, self._clock, prices)
-        reconciler = Reconciler(self._database, cloud, launcher, settings, self._clock)
+        launcher = Launcher(self._database, cloud, moves, settings, self._clock, prices)
+        reconciler = Reconciler(self._database, cloud, launcher, cutovers, settings, self._clock)
         return _Operations(
             cloud,
             reconciler,

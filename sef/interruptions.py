@@ -19,7 +19,7 @@ from sef.core.replica import Status
 from sef.core.risk import Risk
 from sef.launching import avoid_interrupted_pool, avoid_pool_of
 from sef.reconcile import Reconciler
-from sef.store import fleet, incidents, pools, replicas
+from sef.store import cutovers, fleet, incidents, pools, replicas
 from sef.store.database import Database
 from sef.store.events import Event, write_events
 from sef.store.fleet import Agent
@@ -177,6 +177,8 @@ class Interruptions:
         is_news = not incidents.signal_was_received(connection, incident, signal)
         is_first = incidents.record_signal(connection, incident, signal, now)
         values = _seen(incident, signal, now) if is_news else {}
+        if incident.instance_id is not None and values.get("deadline"):
+            cutovers.hasten(connection, agent.id, incident.instance_id, values["deadline"], now)
         if not incident.is_open:
             if values:
                 incidents.update_incident(connection, incident, **values)

@@ -23,6 +23,7 @@ from sef.cloud.ec2 import (
     launch_parameters,
 )
 from sef.cloud.errors import SPOT_QUOTA, CloudError, Response
+from sef.cloud.moves import Moves
 from sef.config import Settings
 from sef.core import risk
 from sef.core.policy import Kind, Outcome
@@ -57,12 +58,15 @@ class Survey:
     source: LaunchSource
     pools: Sequence[Pool]
     prices: Mapping[str, Decimal]
+    zone: str | None
+    """Where it could be given the agent's volumes and interface; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
     database: Database
     cloud: Ec2
+    moves: Moves
     settings: Settings
     clock: Clock
     on_demand_prices: Mapping[str, Decimal]
@@ -393,7 +397,7 @@ class Launcher:
             prices = self.cloud.spot_prices({pool.instance_type for pool in pools}, self.clock())
         except CloudError:
             prices = {}  # a standby without the best price is better than none
-        return Survey(source, pools, prices)
+        return Survey(source, pools, prices, self._zone(agent))
 
     def candidates(
         self,
@@ -430,11 +434,20 @@ class Launcher:
                 spot_prices=survey.prices,
                 on_demand_prices=self.on_demand_prices,
                 on_demand=is_emergency or (settings.on_demand_allowed and kind is not Kind.RETURN),
+                zone=survey.zone,
             )
 
         best = ranked({*cooling, *tried})
         # With two minutes left a pool that had nothing a minute ago is better than none.
         return ranked(tried) if is_emergency and not best else best
+
+    def _zone(self, agent: Agent) -> str | None:
+        if agent.cutover is None:
+            return None
+        try:
+            return self.moves.zone_of(agent.cutover)
+        except CloudError:
+            return None  # the cutover says what is wrong with it; a standby is needed now
 
 
 def call_operator(

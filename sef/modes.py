@@ -14,7 +14,7 @@ from sef.core.replica import Status
 from sef.errors import AgentNotFound, ModeConflict, NotPossibleNow
 from sef.promotion import Promotion, promote
 from sef.reconcile import Reconciler
-from sef.store import fleet, incidents, replicas
+from sef.store import cutovers, fleet, incidents, replicas
 from sef.store.database import Database
 from sef.store.events import Event, write_events
 from sef.store.fleet import Agent
@@ -116,6 +116,7 @@ class Modes:
             values = dict(changes)
             if changes.get("instance_id", agent.instance_id) != agent.instance_id:
                 values["epoch"] = agent.epoch + 1
+                cutovers.supersede(connection, agent_id, "an operator named another primary", now)
             fleet.update_agent(connection, agent, now, **values)
             said = f"{agent_id} is changed: {', '.join(sorted(changes)) or 'nothing'}"
             write_events(

@@ -10,7 +10,7 @@ from sef.core import risk
 from sef.core.policy import Outcome
 from sef.core.replica import Market, Status
 from sef.core.timeline import seconds
-from sef.store import incidents, pools, replicas
+from sef.store import cutovers, incidents, pools, replicas
 from sef.store.events import Event, iso, write_events
 from sef.store.fleet import Agent, update_agent
 from sef.store.incidents import Incident
@@ -41,7 +41,8 @@ def promote(
     """Make a ready standby the agent's primary; the agent was read in this transaction.
 
     The epoch moves on with it, so that nothing which knows the old primary can undo it. The old
-    primary is terminated after `retire_after`, or left to AWS and its operator if None.
+    primary is terminated after `retire_after` and once what belongs to the agent has followed, or
+    left to AWS and its operator if None.
 
     A new primary in a risky pool has a standby of its own for a while.
 
@@ -68,6 +69,15 @@ def promote(
     if old is not None and retire_after is not None:
         incident_id = incident.id if incident else None
         replicas.retire(connection, agent.id, old, reason, now + retire_after, incident_id)
+    cutovers.begin(
+        connection,
+        agent,
+        standby.instance_id,
+        standby.pool_id,
+        incident.id if incident else None,
+        incident.deadline if incident else None,
+        now,
+    )
     milliseconds = None
     if incident is not None:
         milliseconds = _conclude(connection, incident, standby, now)

@@ -31,6 +31,7 @@ from sef.core.policy import (
     next_step,
 )
 from sef.core.replica import Status
+from sef.cutover import Cutovers
 from sef.errors import Unavailable
 from sef.launching import Launcher, avoid_pool_of, call_operator
 from sef.limits import Allowance, Reached, tell
@@ -46,7 +47,7 @@ from sef.store.replicas import Replica, Retirement
 
 log = logging.getLogger("sef")
 
-STEPS = 40
+STEPS = 100
 """Steps of one cycle: more than any saga has, so that a defect cannot spin."""
 
 NOT_SHOWN = "EC2 does not show it"
@@ -60,6 +61,7 @@ class Reconciler:
     database: Database
     cloud: Ec2
     launcher: Launcher
+    cutovers: Cutovers
     settings: Settings
     clock: Clock
 
@@ -233,6 +235,10 @@ class Reconciler:
         self.database.write(write)
 
     def _act(self, agent_id: str, allowance: Allowance) -> str | None:
+        # What serves goes before what stands by, and waits for no launch that is put off.
+        said = self.cutovers.advance(agent_id)
+        if said is not None:
+            return said
         now = self.clock()
         agent = self.database.read(lambda c: fleet.read_agent(c, agent_id))
         if agent.is_postponed(self.clock()):

@@ -11,7 +11,7 @@ import requests
 
 from sef import config
 from sef.cloud.connect import SIMULATED_TEMPLATE, connect
-from sef.cloud.ec2 import LaunchSource, launch_parameters
+from sef.cloud.ec2 import Ec2, LaunchSource, launch_parameters
 from sef.cloud.errors import CloudError
 from sef.cloud.simulation import Simulation, SimulationError, ensure_running
 from sef.config import Settings
@@ -136,7 +136,7 @@ def _launch(settings: Settings, pool_id: str) -> str:
     pool = parse_pool(pool_id)
     if pool is None:
         raise click.ClickException(f"{pool_id} is no pool; one looks like m5.large.us-east-1a")
-    _, cloud = connect(settings)
+    _, clients = connect(settings)
     source = LaunchSource(
         "the default template",
         {"LaunchTemplate": {"LaunchTemplateName": SIMULATED_TEMPLATE, "Version": "$Default"}},
@@ -144,7 +144,7 @@ def _launch(settings: Settings, pool_id: str) -> str:
     )
     parameters = launch_parameters(source, pool, spot=True, tags={"Name": "simulated agent"})
     try:
-        return cloud.run(parameters, f"simulate-{time.time_ns()}")
+        return Ec2(clients.ec2).run(parameters, f"simulate-{time.time_ns()}")
     except CloudError as error:
         raise click.ClickException(str(error)) from error
 

@@ -273,11 +273,18 @@ def test_the_state_machine_is_that_of_the_code() -> None:
 
 
 def test_the_readme_names_the_permissions_that_the_code_needs() -> None:
-    source = (ROOT / "sef/cloud/ec2.py").read_text()
-    calls = set(re.findall(r"_client\.((?!meta|get_)\w+)\(", source))
-    calls |= set(re.findall(r"get_paginator\(\"(\w+)\"\)", source))
-    actions = {"".join(word.capitalize() for word in call.split("_")) for call in calls}
-    assert set(re.findall(r"`ec2:(\w+)`", README)) == actions | {"CreateTags"}
+    source = "".join(path.read_text() for path in (ROOT / "sef/cloud").glob("*.py"))
+    called = {
+        "ec2": r"_(?:client|ec2)\.((?!meta|get_)\w+)\(",
+        "elasticloadbalancing": r"\.elbv2\.(\w+)\(",
+        "route53": r"\.route53\.(\w+)\(",
+    }
+    for service, pattern in called.items():
+        calls = set(re.findall(pattern, source))
+        if service == "ec2":
+            calls |= set(re.findall(r"get_paginator\(\"(\w+)\"\)", source)) | {"create_tags"}
+        actions = {"".join(word.capitalize() for word in call.split("_")) for call in calls}
+        assert set(re.findall(rf"`{service}:(\w+)`", README)) == actions
 
 
 VARIES = [

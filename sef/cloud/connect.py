@@ -1,4 +1,4 @@
-"""The EC2 that the settings name: Amazon's, or the simulated one, started if need be."""
+"""The cloud that the settings name: Amazon's, or the simulated one, started if need be."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import boto3
 
-from sef.cloud.ec2 import Ec2
+from sef.cloud.clients import Clients
 from sef.cloud.simulation import ensure_running
 from sef.config import ConfigurationError, Settings, variable
 
@@ -15,20 +15,20 @@ SIMULATED_TEMPLATE = "sef-default"
 """The launch template that the simulated EC2 has from its first start."""
 
 
-def connect(settings: Settings) -> tuple[Settings, Ec2]:
-    """Return EC2, and the settings with what the simulated one adds to them.
+def connect(settings: Settings) -> tuple[Settings, Clients]:
+    """Return the clients, and the settings with what the simulated cloud adds to them.
 
     Raises:
         SimulationError: the simulated EC2 cannot be started.
     """
     if settings.cloud == "aws":
-        return settings, Ec2.connect(region=settings.region, endpoint=settings.ec2_endpoint)
+        return settings, Clients(settings.region, settings.ec2_endpoint)
     simulation = ensure_running(settings.var, pending_seconds=settings.simulated_pending)
     settings = settings.model_copy(
         update={"launch_template": settings.launch_template or SIMULATED_TEMPLATE}
     )
     region = settings.region or SIMULATED_REGION
-    return settings, Ec2.connect(region=region, endpoint=simulation.endpoint, simulated=True)
+    return settings, Clients(region, simulation.endpoint, simulated=True)
 
 
 def check_cloud(settings: Settings) -> None:

@@ -2,17 +2,13 @@
 
 from base64 import b64decode
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
-
 from sef.cloud.clients import Clients
-from sef.cloud.errors import NOT_FOUND, CloudError, Response, translate
+from sef.cloud.errors import NOT_FOUND, CloudError, translated
 from sef.core.pools import Pool
 
 if TYPE_CHECKING:
@@ -93,7 +89,7 @@ class Ec2:
         if "UserData" in parameters:
             # boto3 encodes it once more.
             parameters = {**parameters, "UserData": b64decode(parameters["UserData"])}
-        with _translated():
+        with translated():
             answer = self._client.run_instances(
                 **parameters, ClientToken=token, MinCount=1, MaxCount=1
             )
@@ -128,7 +124,7 @@ class Ec2:
     def terminate(self, instance_id: str) -> bool:
         """Terminate; False for one that EC2 does not know: not yet, or not any more."""
         try:
-            with _translated():
+            with translated():
                 self._client.terminate_instances(InstanceIds=[instance_id])
         except CloudError as error:
             if error.code not in NOT_FOUND:
@@ -137,7 +133,7 @@ class Ec2:
         return True
 
     def tag(self, instance_id: str, tags: Mapping[str, str]) -> None:
-        with _translated():
+        with translated():
             self._client.create_tags(
                 Resources=[instance_id],
                 Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
@@ -148,7 +144,7 @@ class Ec2:
         instance = next(self._found([{"Name": "instance-id", "Values": [instance_id]}]), None)
         if instance is None:
             return None
-        with _translated():
+        with translated():
             user_data = self._client.describe_instance_attribute(
                 InstanceId=instance_id, Attribute="userData"
             )
@@ -194,7 +190,7 @@ class Ec2:
         by: dict[str, Any] = {
             "LaunchTemplateId" if name.startswith("lt-") else "LaunchTemplateName": name
         }
-        with _translated():
+        with translated():
             versions = self._client.describe_launch_template_versions(
                 **by, Versions=[version or "$Default"]
             )
@@ -209,7 +205,7 @@ class Ec2:
         )
 
     def zones(self) -> list[str]:
-        with _translated():
+        with translated():
             answer = self._client.describe_availability_zones(
                 Filters=[{"Name": "state", "Values": ["available"]}]
             )
@@ -224,7 +220,7 @@ class Ec2:
         latest: dict[str, tuple[datetime, Decimal]] = {}
         if not instance_types:
             return {}  # EC2 would tell those of every type
-        with _translated():
+        with translated():
             for page in self._client.get_paginator("describe_spot_price_history").paginate(
                 InstanceTypes=sorted(instance_types),  # type: ignore[arg-type]
                 ProductDescriptions=["Linux/UNIX"],
@@ -258,7 +254,7 @@ class Ec2:
 
     def _found(self, filters: "list[FilterTypeDef]") -> "Iterator[InstanceTypeDef]":
         """What EC2 tells of the instances that fit; one without its id says nothing."""
-        with _translated():
+        with translated():
             pages = list(self._client.get_paginator("describe_instances").paginate(Filters=filters))
             reservations = [reservation for page in pages for reservation in page["Reservations"]]
         for reservation in reservations:
@@ -297,14 +293,3 @@ def launch_parameters(
             },
         }
     return parameters
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (ClientError, BotoCoreError) as error:
-        raise translate(error) from error
-    except (LookupError, ResponseParserError) as error:
-        # The call may have been done: what came of it is not known.
-        raise CloudError("IncompleteAnswer", f"it lacks {error}", Response.WAIT) from error

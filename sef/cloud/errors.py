@@ -1,9 +1,12 @@
 """What EC2's errors mean for a launch: named sets of codes, and what follows from each."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
+from botocore.parsers import ResponseParserError
 
 from sef.errors import CloudUnavailable
 
@@ -82,6 +85,18 @@ def translate(error: ClientError | BotoCoreError) -> CloudError:
     is_connection = isinstance(error, ConnectionError | HTTPClientError)
     response = Response.WAIT if is_connection else Response.OPERATOR
     return CloudError(type(error).__name__, str(error), response)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Around calls of boto3 and what is read of their answers: errors are raised as CloudError."""
+    try:
+        yield
+    except (ClientError, BotoCoreError) as error:
+        raise translate(error) from error
+    except (LookupError, ResponseParserError) as error:
+        # The call may have been done: what came of it is not known.
+        raise CloudError("IncompleteAnswer", f"it lacks {error}", Response.WAIT) from error
 
 
 def _response(code: str, status: int) -> Response:

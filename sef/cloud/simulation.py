@@ -155,12 +155,14 @@ class Simulation:
         pending_seconds: float | None = None,
         visible_after_seconds: float | None = None,
         refuse_token_of_terminated: bool | None = None,
+        healthy_after_seconds: float | None = None,
     ) -> None:
         """See `sef.cloud.simulated.ec2.Options`; what is None stays as it is."""
         given = {
             "pending_seconds": pending_seconds,
             "visible_after_seconds": visible_after_seconds,
             "refuse_token_of_terminated": refuse_token_of_terminated,
+            "healthy_after_seconds": healthy_after_seconds,
         }
         self._ask("PUT", "options", {k: v for k, v in given.items() if v is not None})
 

@@ -54,6 +54,7 @@ def rank(
     spot_prices: Mapping[str, Decimal],
     on_demand_prices: Mapping[str, Decimal],
     on_demand: bool,
+    zone: str | None = None,
 ) -> list[Candidate]:
     """The pools to try, best first: spot by risk, then by price; then on-demand when allowed.
 
@@ -64,6 +65,8 @@ def rank(
         risks: by pool id; a pool that is not named is at 0.5.
         spot_prices: by pool id. A pool without one comes after its equals.
         on_demand_prices: by instance type.
+        zone: where the instance has to be to be given what it needs, such as its volumes. All that
+            is there comes first, on-demand too: elsewhere it could not do its work.
     """
     distinct = sorted(set(pools))
     spot = [
@@ -79,7 +82,10 @@ def rank(
             for pool in distinct
         ]
         rest.sort(key=lambda c: (c.pool == avoid, *_price_order(c.price)))
-    return [c for c in spot + rest if (str(c.pool), c.market) not in excluded]
+    candidates = [c for c in spot + rest if (str(c.pool), c.market) not in excluded]
+    if zone is not None:
+        candidates.sort(key=lambda c: c.pool.zone != zone)
+    return candidates
 
 
 def _price_order(price: Decimal | None) -> tuple[bool, Decimal]:

@@ -28,6 +28,7 @@ KINDS = {
     "launch_refused": EntryKind.CALL,
     "failover_completed": EntryKind.OUTCOME,
     "incident_closed": EntryKind.OUTCOME,
+    "cutover_completed": EntryKind.OUTCOME,
     "operator_needed": EntryKind.OUTCOME,
 }
 """What an event of the history is in a timeline, where it is no step."""

@@ -23,7 +23,14 @@ from sef.core.policy import AgentState, Goal, Mode
 from sef.core.replica import Market, Status
 from sef.errors import AgentNotFound
 from sef.store.database import compare_and_swap
-from sef.store.tables import agents, incidents, price_series, replica_instances, retirements
+from sef.store.tables import (
+    agents,
+    cutovers,
+    incidents,
+    price_series,
+    replica_instances,
+    retirements,
+)
 
 LONGEST_PAUSE = timedelta(minutes=10)
 """A longer back-off was written by a worker whose clock is wrong, and is not waited for."""
@@ -45,6 +52,8 @@ class Agent:
     probation_until: datetime | None
     drill_interval: int | None
     drilled_at: datetime | None
+    cutover: dict[str, Any] | None
+    """Its cutover targets, as `sef.core.targets` reads them."""
     created_at: datetime
     updated_at: datetime
 
@@ -143,7 +152,15 @@ def agents_with_work(
             retirement.terminated_at.is_(None),
             retirement.obstacle.is_(None),
             retirement.not_before <= now,
+            ~exists().where(
+                cutovers.c.open_agent_id == retirement.agent_id, cutovers.c.served_at.is_(None)
+            ),
         ),
+        select(
+            cutovers.c.open_agent_id,
+            case((cutovers.c.deadline.is_not(None), 0), else_=1),
+            cutovers.c.deadline,
+        ).where(cutovers.c.due_at <= now),
         select(agents.c.id, literal(1), never)
         .outerjoin(replica_instances, replica.live_agent_id == agents.c.id)
         .where(agents.c.manual_replica_enabled, replica.id.is_(None)),
@@ -159,6 +176,8 @@ def agents_with_work(
                 agents.c.not_before.is_(None),
                 agents.c.not_before <= now,
                 agents.c.not_before > now + LONGEST_PAUSE,
+                # A cutover is put off by its own steps alone.
+                exists().where(cutovers.c.open_agent_id == agents.c.id, cutovers.c.due_at <= now),
             )
         )
         .group_by(work.c.id)

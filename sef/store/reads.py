@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Row, Select, func, select
 
 from sef.core import risk
 from sef.core.pricing import Flag
-from sef.store import incidents, pools, replicas, tables
+from sef.store import cutovers, incidents, pools, replicas, tables
+from sef.store.cutovers import Cutover
 from sef.store.events import iso
 from sef.store.fleet import Agent, read_agent
 from sef.store.incidents import Incident
@@ -30,12 +31,14 @@ def agent_status(connection: Connection, agent_id: str) -> dict[str, Any]:
     agent = read_agent(connection, agent_id)
     standby = replicas.live_standby(connection, agent_id)
     incident = incidents.open_incident(connection, agent_id)
+    cutover = cutovers.latest_cutover(connection, agent_id)
     return {
         "agent": agent_fields(agent),
         "mode": agent.mode,
         "replica": replica_fields(standby) if standby else None,
         "data_quality": data_quality(connection, agent_id),
         "incident": incident_fields(incident) if incident else None,
+        "cutover": cutover_fields(connection, cutover) if cutover else None,
     }
 
 
@@ -51,6 +54,7 @@ def agent_fields(agent: Agent) -> dict[str, Any]:
         "epoch": agent.epoch,
         "probation_until": iso(agent.probation_until),
         "drill_interval": agent.drill_interval,
+        "cutover": agent.cutover,
         "created_at": iso(agent.created_at),
         "updated_at": iso(agent.updated_at),
     }
@@ -82,6 +86,32 @@ def incident_fields(incident: Incident) -> dict[str, Any]:
         "risk_score": incident.risk_score,
         "opened_at": iso(incident.opened_at),
         "deadline": iso(incident.deadline),
+    }
+
+
+def cutover_fields(connection: Connection, cutover: Cutover) -> dict[str, Any]:
+    return {
+        "id": cutover.id,
+        "epoch": cutover.epoch,
+        "incident_id": cutover.incident_id,
+        "old_instance_id": cutover.old_instance_id,
+        "new_instance_id": cutover.new_instance_id,
+        "status": cutover.status,
+        "deadline": iso(cutover.deadline),
+        "started_at": iso(cutover.started_at),
+        "served_at": iso(cutover.served_at),
+        "finished_at": iso(cutover.finished_at),
+        "steps": [
+            {
+                "kind": step.kind,
+                "target": step.target,
+                "status": step.status,
+                "attempts": step.attempts,
+                "latency_ms": step.latency_ms,
+                "error": step.error,
+            }
+            for step in cutovers.steps_of(connection, cutover.id)
+        ],
     }
 
 

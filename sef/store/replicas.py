@@ -6,13 +6,14 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, exists, insert, select, update
 
 from sef.core.replica import LIVE, Market, ReplicaType, Status, check_transition
 from sef.store.database import compare_and_swap, insert_missing, upsert
 from sef.store.events import Event, Severity, write_events
 from sef.store.tables import (
     agents,
+    cutovers,
     launch_attempts,
     replica_instances,
     retirements,
@@ -342,6 +343,7 @@ def retire(
 
 
 def due_retirements(connection: Connection, agent_id: str, now: datetime) -> Sequence[Retirement]:
+    """Former primaries to be terminated now: none until the new one has all that it is to have."""
     columns = retirements.c
     rows = connection.execute(
         select(retirements).where(
@@ -349,6 +351,9 @@ def due_retirements(connection: Connection, agent_id: str, now: datetime) -> Seq
             columns.terminated_at.is_(None),
             columns.obstacle.is_(None),
             columns.not_before <= now,
+            ~exists().where(
+                cutovers.c.open_agent_id == columns.agent_id, cutovers.c.served_at.is_(None)
+            ),
         )
     )
     return [Retirement(**row._mapping) for row in rows]

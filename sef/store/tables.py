@@ -33,6 +33,9 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from sef.core.cutover import UNFINISHED as OPEN_CUTOVERS
+from sef.core.cutover import CutoverStatus, StepStatus
+from sef.core.cutover import Kind as StepKind
 from sef.core.inputs import (
     AGENT_ID_LENGTH,
     IDEMPOTENCY_KEY_LENGTH,
@@ -144,6 +147,7 @@ agents = Table(
     Column("probation_until", Instant, comment="a fresh primary in a risky pool has a standby"),
     Column("drill_interval", Integer, comment="seconds between drills; NULL: none"),
     Column("drilled_at", Instant),
+    Column("cutover", JSON(none_as_null=True), comment="what follows the primary"),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     CheckConstraint(
@@ -380,6 +384,62 @@ incidents = Table(
     Index("incidents_agent", "agent_id", "opened_at"),
     Index("incidents_pool", "pool_id", "rebalance_at"),
     comment="One row per instance that is being lost.",
+    **MYSQL,
+)
+
+# One row per promotion of an agent that has cutover targets.
+cutovers = Table(
+    "cutovers",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    _agent_id(nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("incident_id", String(40)),
+    Column("old_instance_id", String(INSTANCE_ID_LENGTH)),
+    Column("new_instance_id", String(INSTANCE_ID_LENGTH), nullable=False),
+    _pool_id(),
+    Column("deadline", Instant, comment="when the old primary is gone; NULL: nothing presses"),
+    Column("status", String(16), nullable=False),
+    Column(
+        "open_agent_id",
+        String(AGENT_ID_LENGTH),
+        comment="the agent until it is over, else NULL: one unfinished cutover per agent",
+    ),
+    Column("due_at", Instant, comment="when there is something to try again; NULL: over"),
+    Column("started_at", Instant, nullable=False),
+    Column("served_at", Instant, comment="when the new primary had everything it is to have"),
+    Column("finished_at", Instant),
+    _counter("version"),
+    UniqueConstraint("agent_id", "epoch", name="cutovers_once"),
+    UniqueConstraint("open_agent_id", name="cutovers_one_open"),
+    CheckConstraint(one_of("status", CutoverStatus), name="cutovers_status"),
+    CheckConstraint(
+        f"(open_agent_id IS NOT NULL) = ({one_of('status', OPEN_CUTOVERS)})", name="cutovers_open"
+    ),
+    Index("cutovers_due", "due_at"),
+    comment="One row per promotion of an agent that has cutover targets.",
+    **MYSQL,
+)
+
+cutover_steps = Table(
+    "cutover_steps",
+    metadata,
+    Column("cutover_id", String(40), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("stage", Integer, nullable=False, comment="those of one stage need not wait"),
+    Column("kind", String(20), nullable=False),
+    Column("target", JSON(none_as_null=True)),
+    Column("status", String(8), nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("not_before", Instant, nullable=False),
+    Column("started_at", Instant),
+    Column("finished_at", Instant),
+    Column("latency_ms", Integer, comment="from its first attempt to its end"),
+    Column("error", Text, comment="what the last attempt that did not finish it came to"),
+    _counter("version"),
+    CheckConstraint(one_of("kind", StepKind), name="cutover_steps_kind"),
+    CheckConstraint(one_of("status", StepStatus), name="cutover_steps_status"),
+    comment="The steps of a cutover, in order.",
     **MYSQL,
 )
 

@@ -73,7 +73,7 @@ def agent_body() -> Mapping[str, Any]:
         "launch_template": LAUNCH_TEMPLATE_LENGTH,
     }
     fields = parse_object(json_body())
-    known = [*lengths, "drill_interval"]
+    known = [*lengths, "drill_interval", "cutover"]
     if any(name not in known for name in fields):
         raise Refused(
             "unknown_field", f"An agent has the fields {', '.join(known)}; one given is another."
@@ -85,6 +85,9 @@ def agent_body() -> Mapping[str, Any]:
     }
     if fields.get("drill_interval") is not None:
         changes["drill_interval"] = _drill_interval(fields["drill_interval"])
+    # The façade reads the targets, also those that it is given in process.
+    if fields.get("cutover") is not None:
+        changes["cutover"] = fields["cutover"]
     return dict.fromkeys(fields) | changes
 
 

@@ -14,4 +14,6 @@ def world(simulation: Simulation, sef_settings: Settings) -> Iterator[World]:
     world = World(simulation, sef_settings)
     yield world
     world.close()
-    simulation.set_options(visible_after_seconds=0, refuse_token_of_terminated=True)
+    simulation.set_options(
+        visible_after_seconds=0, refuse_token_of_terminated=True, healthy_after_seconds=0
+    )

@@ -12,6 +12,7 @@ import pytest
 from botocore.config import Config
 from sqlalchemy import Connection, Engine, Row, create_engine, event, insert, select
 
+from sef.cloud.clients import Clients
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, REPLICA_TAG, Ec2
 from sef.cloud.simulation import SimulatedInstance, Simulation
 from sef.config import Settings
@@ -78,6 +79,7 @@ class World:
             settings=self._settings.model_copy(update=settings),
             # To build a client of its own for each would take most of the time of the stories.
             cloud=cloud or ec2_of(self.simulation.endpoint),
+            clients=clients_of(self.simulation.endpoint),
             clock=lambda: self.clock() + timedelta(seconds=ahead),
         )
         self._made.append(sef)
@@ -266,8 +268,13 @@ class World:
 
 
 @cache
+def clients_of(endpoint: str) -> Clients:
+    return Clients("us-east-1", endpoint, simulated=True)
+
+
+@cache
 def ec2_of(endpoint: str) -> Ec2:
-    return Ec2.connect(region="us-east-1", endpoint=endpoint, simulated=True)
+    return Ec2(clients_of(endpoint).ec2)
 
 
 def client_of(endpoint: str) -> "EC2Client":

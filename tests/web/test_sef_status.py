@@ -41,6 +41,7 @@ def test_a_fresh_agent_is_told_whole(client: FlaskClient) -> None:
             "epoch": 1,
             "probation_until": None,
             "drill_interval": None,
+            "cutover": None,
         },
         "mode": "emergency_only",
         "replica": None,
@@ -55,6 +56,7 @@ def test_a_fresh_agent_is_told_whole(client: FlaskClient) -> None:
             "buffered": 0,
         },
         "incident": None,
+        "cutover": None,
     }
 
 

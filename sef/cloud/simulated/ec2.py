@@ -36,14 +36,17 @@ class Options:
         visible_after_seconds: how long no call but RunInstances knows a new instance yet.
         refuse_token_of_terminated: answer the token of a terminated instance with
             IdempotentInstanceTerminated, as EC2 documents, rather than with the instance.
+        healthy_after_seconds: how long a target of a target group is `initial`.
     """
 
     pending_seconds: float = 1.0
     visible_after_seconds: float = 0.0
     refuse_token_of_terminated: bool = True
+    healthy_after_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.pending_seconds < inf and 0 <= self.visible_after_seconds < inf):
+        spans = (self.pending_seconds, self.visible_after_seconds, self.healthy_after_seconds)
+        if not all(0 <= span < inf for span in spans):
             raise ValueError("seconds are 0 or more")
 
 
@@ -233,6 +236,7 @@ class SimulatedEc2:
 
     def _settle(self, now: float) -> None:
         """Let happen what time brings: pending instances run, interrupted ones end."""
+        self._moto.health.seconds = self.options.healthy_after_seconds
         for region in self._moto.regions():
             region.settle(now, self.options.pending_seconds)
         due = [(at, i) for i, at in self._interrupted.items() if at is not None and at <= now]

@@ -1,6 +1,7 @@
 """moto, made repeatable: the same calls at the same times give the same instances and ids.
 
-Everything that reaches into moto is here. It is imported only in the process of the simulated EC2.
+Everything that reaches into moto is here and in `refusals`. It is imported only in the process of
+the simulated EC2.
 """
 
 import datetime
@@ -23,6 +24,8 @@ from moto.ec2.responses._base_response import EC2BaseResponse
 from moto.ec2.utils import random_ami_id
 from moto.moto_api._internal import mock_random
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+from sef.cloud.simulated.refusals import refuse_everywhere, refuse_on
 
 DEFAULT_REGION = "us-east-1"
 TEMPLATE_NAME = "sef-default"
@@ -151,6 +154,7 @@ class Region:
             all_reservations=self._all_reservations,
             get_instance=self._get_instance,
         )
+        refuse_on(self.backend)
         self._furnish()
 
     def instances(self) -> list[Instance]:
@@ -310,6 +314,7 @@ class Moto:
         self._regions: dict[str, Region] = {}
         self._is_heard = True
         self._clock = _replace_clock()
+        self.health = refuse_everywhere()
         # moto answers RunInstances with "pending" always; a repeat is to tell the present state.
         transformed = EC2BaseResponse.RESPONSE_KEY_PATH_TO_TRANSFORMER
         transformed.pop("RunInstances.Reservation.Instances.Instance.State", None)

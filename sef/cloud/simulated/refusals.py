@@ -1,0 +1,218 @@
+"""What AWS refuses and moto does: taking away what another instance has got meanwhile.
+
+AWS compares before it swaps; SEF's cutovers rest on that. Where moto does not, it is done here: for
+volumes, network interfaces, private addresses, and records of Route 53, of which moto deletes one
+that was once like this. Also what an instance lets go when it ends, and that a target of a target
+group is not healthy at once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from moto.core.utils import utcnow
+from moto.ec2.exceptions import EC2ClientError
+from moto.ec2.models.elastic_network_interfaces import NetworkInterface
+from moto.ec2.models.instances import Instance
+from moto.elbv2.models import FakeHealthStatus, FakeTargetGroup
+from moto.route53.exceptions import Route53ClientError
+from moto.route53.models import Route53Backend
+
+
+def refuse_on(backend: Any) -> None:
+    """Let EC2's backend of one region refuse what AWS would refuse."""
+    attach_volume, detach_volume = backend.attach_volume, backend.detach_volume
+    attach_interface = backend.attach_network_interface
+    assign, unassign = backend.assign_private_ip_addresses, backend.unassign_private_ip_addresses
+
+    def checked_attach_volume(
+        volume_id: str, instance_id: str, device: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        volume, instance = backend.get_volume(volume_id), backend.get_instance(instance_id)
+        if volume.attachment:
+            raise EC2ClientError("VolumeInUse", f"{volume_id} is already attached to an instance")
+        if volume.zone.name != instance.placement.zone:
+            raise EC2ClientError(
+                "InvalidVolume.ZoneMismatch",
+                f"The volume '{volume_id}' is not in the same availability zone as instance "
+                f"'{instance_id}'",
+            )
+        if instance.state not in ("running", "stopped"):
+            raise EC2ClientError("IncorrectState", f"Instance '{instance_id}' is not 'running'.")
+        if device in instance.block_device_mapping:
+            raise EC2ClientError(
+                "InvalidParameterValue",
+                f"Invalid value '{device}' for unixDevice. Attachment point {device} is already "
+                "in use",
+            )
+        return attach_volume(volume_id, instance_id, device, *args, **kwargs)
+
+    def checked_detach_volume(volume_id: str, instance_id: str | None, device: Any = None) -> Any:
+        attachment = backend.get_volume(volume_id).attachment
+        if not attachment:
+            raise EC2ClientError(
+                "IncorrectState", f"Volume '{volume_id}' is in the 'available' state."
+            )
+        holder = attachment.instance.id
+        if instance_id not in (None, holder):
+            raise EC2ClientError(
+                "InvalidAttachment.NotFound",
+                f"The volume '{volume_id}' is not attached to instance '{instance_id}'.",
+            )
+        return detach_volume(volume_id, holder, device)
+
+    def checked_attach_interface(eni_id: str, instance_id: str, device_index: Any) -> Any:
+        eni, instance = backend.get_network_interface(eni_id), backend.get_instance(instance_id)
+        if eni.attachment_id:
+            raise EC2ClientError("InvalidNetworkInterface.InUse", f"Interface: [{eni_id}] in use.")
+        if int(device_index) in instance.nics:
+            raise EC2ClientError(
+                "InvalidParameterValue",
+                f"Instance '{instance_id}' already has an interface attached at device index "
+                f"'{device_index}'.",
+            )
+        return attach_interface(eni_id, instance_id, device_index)
+
+    def checked_assign(
+        eni_id: str, private_ip_addresses: Sequence[str] | None = None, *args: Any
+    ) -> Any:
+        eni = backend.get_network_interface(eni_id)
+        for other in backend.enis.values():
+            taken = set(_addresses(other)) & set(private_ip_addresses or [])
+            if taken and other is not eni and other.subnet.id == eni.subnet.id:
+                raise EC2ClientError(
+                    "InvalidParameterValue",
+                    f"{sorted(taken)} are already assigned to {other.id}",
+                )
+        return assign(eni_id, private_ip_addresses, *args)
+
+    def checked_unassign(eni_id: str, private_ip_address: Sequence[str] | None = None) -> Any:
+        missing = set(private_ip_address or []) - set(
+            _addresses(backend.get_network_interface(eni_id))
+        )
+        if missing:
+            raise EC2ClientError(
+                "InvalidParameterValue",
+                f"Some of the specified addresses are not assigned to interface {eni_id}",
+            )
+        return unassign(eni_id, private_ip_address)
+
+    vars(backend).update(
+        attach_volume=checked_attach_volume,
+        detach_volume=checked_detach_volume,
+        attach_network_interface=checked_attach_interface,
+        assign_private_ip_addresses=checked_assign,
+        unassign_private_ip_addresses=checked_unassign,
+    )
+
+
+class Health:
+    """How long a target is `initial` before it is healthy, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+
+def refuse_everywhere() -> Health:
+    """Change what moto does in all regions, once in a process."""
+    _find_secondary_addresses()
+    _let_go_at_the_end()
+    _compare_records()
+    return _take_time_to_be_healthy()
+
+
+def _find_secondary_addresses() -> None:
+    known = NetworkInterface.get_filter_value
+
+    def get_filter_value(self: Any, name: str, method: str | None = None) -> Any:
+        if name == "addresses.private-ip-address":
+            return _addresses(self)
+        return known(self, name, method)
+
+    NetworkInterface.get_filter_value = get_filter_value  # type: ignore[method-assign, assignment]
+
+
+def _let_go_at_the_end() -> None:
+    terminate = Instance.terminate
+
+    def terminated(self: Any) -> Any:
+        before = terminate(self)
+        interfaces = list(self.nics.values())
+        for address in self.ec2_backend.addresses:
+            if address.eni in interfaces:
+                address.eni = address.instance = address.association_id = None
+        for eni in interfaces:
+            eni.private_ip_addresses = [a for a in eni.private_ip_addresses if a.get("Primary")]
+            if eni.device_index:
+                self.detach_eni(eni)
+        return before
+
+    Instance.terminate = terminated  # type: ignore[method-assign]
+
+
+def _compare_records() -> None:
+    change = Route53Backend.change_resource_record_sets
+
+    def checked(self: Any, zoneid: str, change_list: list[dict[str, Any]]) -> None:
+        zone = self.get_hosted_zone(zoneid)
+        records = {
+            (r.name.strip("."), r.type, r.set_identifier): (r.ttl, sorted(r.records or []))
+            for r in zone.rrsets
+        }
+        for one in change_list:
+            told = one["ResourceRecordSet"]
+            key = (told["Name"].strip("."), told["Type"], told.get("SetIdentifier"))
+            values = [r["Value"] for r in told.get("ResourceRecords") or []]
+            wanted = (told.get("TTL"), sorted(values))
+            named = f"resource record set [name='{key[0]}.', type='{key[1]}']"
+            if one["Action"] == "CREATE" and key in records:
+                raise _invalid_batch(f"Tried to create {named} but it already exists")
+            if one["Action"] == "DELETE":
+                if key not in records:
+                    raise _invalid_batch(f"Tried to delete {named} but it was not found")
+                if _comparable(records.pop(key)) != _comparable(wanted):
+                    raise _invalid_batch(
+                        f"Tried to delete {named} but the values provided do not match the "
+                        "current values"
+                    )
+            else:
+                records[key] = wanted
+        change(self, zoneid, change_list)
+
+    Route53Backend.change_resource_record_sets = checked  # type: ignore[method-assign]
+
+
+def _take_time_to_be_healthy() -> Health:
+    health = Health()
+    register: Callable[..., None] = FakeTargetGroup.register
+    health_for = FakeTargetGroup.health_for
+
+    def registered(self: Any, targets: list[dict[str, Any]]) -> None:
+        known = set(self.targets)
+        register(self, targets)
+        since = self.__dict__.setdefault("registered_at", {})
+        since |= {t["Id"]: utcnow() for t in targets if t["Id"] not in known}
+
+    def told(self: Any, target: Mapping[str, Any], *args: Any) -> FakeHealthStatus:
+        status = health_for(self, dict(target), *args)
+        since = self.__dict__.get("registered_at", {}).get(target["Id"])
+        young = since and utcnow() - since < timedelta(seconds=health.seconds)
+        if status.status == "healthy" and young:
+            status.status, status.reason = "initial", "Elb.RegistrationInProgress"
+        return status
+
+    FakeTargetGroup.register = registered  # type: ignore[method-assign]
+    FakeTargetGroup.health_for = told  # type: ignore[method-assign, assignment]
+    return health
+
+
+def _addresses(eni: Any) -> list[str]:
+    return [address["PrivateIpAddress"] for address in eni.private_ip_addresses]
+
+
+def _comparable(record: tuple[Any, list[str]]) -> tuple[str, list[str]]:
+    return str(record[0]), record[1]
+
+
+def _invalid_batch(message: str) -> Route53ClientError:
+    return Route53ClientError("InvalidChangeBatch", message)
