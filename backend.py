@@ -22,6 +22,7 @@ from granian.server import Server
 from sqlalchemy.exc import DBAPIError
 
 from sef import config, failpoints
+from sef.channels import channels
 from sef.cloud.connect import check_cloud, on_demand_prices
 from sef.cloud.simulation import SimulationError, ensure_running, find_running
 from sef.config import ConfigurationError, Settings
@@ -119,6 +120,7 @@ def serve(**options: Any) -> None:
         if value is not None:
             os.environ[config.variable(name)] = str(value)
     check_cloud(settings)
+    channels(settings)
     on_demand_prices(settings)
     stop_simulation = _started_simulation(settings)
     try:
@@ -150,6 +152,40 @@ def init_db(**options: Any) -> None:
     created = _create_tables(settings)
     made = ", ".join(created) if created else "none, all were there"
     click.echo(f"{settings.shown_database}: created {made}")
+
+
+@main.command()
+@click.option("--test", is_flag=True, help="Send a message to every channel now.")
+@_option("database_url")
+def notify(test: bool, **options: Any) -> None:
+    """Show the outbox of notifications, or test the channels of SEF_NOTIFY."""
+    settings = config.load(**options)
+    if test and not channels(settings):
+        raise ConfigurationError("SEF_NOTIFY is empty: there is no channel to test")
+    _create_tables(settings)
+    sef = SmartEmergencyFallback(settings.database, settings=settings)
+    try:
+        if test:
+            _test_channels(sef)
+        else:
+            _show_outbox(sef)
+    finally:
+        sef.close()
+
+
+def _test_channels(sef: SmartEmergencyFallback) -> None:
+    told = sef.test_notifications()
+    for name, error in told.items():
+        click.echo(f"{name}: {'sent' if error is None else f'not sent: {error}'}")
+    if any(told.values()):
+        sys.exit(1)
+
+
+def _show_outbox(sef: SmartEmergencyFallback) -> None:
+    outbox = sef.outbox()
+    click.echo("{pending} pending, {sent} sent, {failed} failed".format_map(outbox))
+    for row in outbox["last_failed"]:
+        click.echo("{channel}: {title}, {moment}: {error}".format_map(row))
 
 
 main.add_command(simulate)

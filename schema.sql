@@ -275,6 +275,48 @@ CREATE TABLE limit_episodes (
   PRIMARY KEY (name, agent_id)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Limits against damage, and when they were hit.' COLLATE utf8mb4_bin;
 
+CREATE TABLE notifications (
+  id BIGINT NOT NULL AUTO_INCREMENT,
+  thread VARCHAR(160) NOT NULL COMMENT 'the incident; without one, type, agent and hour',
+  moment VARCHAR(16) NOT NULL COMMENT 'sef/core/notices.py',
+  incident_id VARCHAR(40),
+  agent_id VARCHAR(64),
+  urgency VARCHAR(8) NOT NULL,
+  title VARCHAR(255) NOT NULL,
+  body TEXT NOT NULL,
+  created_at DATETIME(6) NOT NULL,
+  dispatched_at DATETIME(6) COMMENT 'when the channels were given it; NULL: not yet',
+  PRIMARY KEY (id),
+  CONSTRAINT notifications_once UNIQUE (thread, moment),
+  CONSTRAINT notifications_moment CHECK (moment IN ('recommendation', 'detection', 'switch', 'operator', 'outcome', 'alert')),
+  CONSTRAINT notifications_urgency CHECK (urgency IN ('info', 'warning', 'error'))
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='What people are to be told.' COLLATE utf8mb4_bin;
+
+CREATE INDEX notifications_incident ON notifications (incident_id, id);
+
+CREATE INDEX notifications_to_dispatch ON notifications (dispatched_at, id);
+
+CREATE TABLE notification_deliveries (
+  id BIGINT NOT NULL AUTO_INCREMENT,
+  notification_id BIGINT NOT NULL,
+  channel VARCHAR(160) NOT NULL COMMENT 'as it is shown, without secrets',
+  thread VARCHAR(160) NOT NULL,
+  status VARCHAR(8) NOT NULL,
+  attempts INTEGER NOT NULL DEFAULT 0,
+  next_at DATETIME(6) NOT NULL,
+  claimed_until DATETIME(6) COMMENT 'somebody sends it until then; NULL: nobody',
+  sent_at DATETIME(6),
+  error TEXT,
+  version INTEGER NOT NULL DEFAULT 1,
+  PRIMARY KEY (id),
+  CONSTRAINT notification_deliveries_once UNIQUE (notification_id, channel),
+  CONSTRAINT notification_deliveries_status CHECK (status IN ('pending', 'sent', 'failed'))
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Messages on their way to the channels of SEF_NOTIFY.' COLLATE utf8mb4_bin;
+
+CREATE INDEX notification_deliveries_due ON notification_deliveries (channel, status, next_at);
+
+CREATE INDEX notification_deliveries_thread ON notification_deliveries (thread, channel, status);
+
 CREATE TABLE idempotency_keys (
   idempotency_key VARCHAR(255) NOT NULL,
   agent_id VARCHAR(64) NOT NULL,

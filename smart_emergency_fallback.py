@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
 from sef import config
+from sef.channels import channels
 from sef.clock import Clock, utc_now
 from sef.cloud.clients import Clients
 from sef.cloud.connect import check_cloud, connect, on_demand_prices
@@ -48,12 +49,13 @@ from sef.interruptions import Interruptions
 from sef.launching import Launcher
 from sef.losses import Losses
 from sef.modes import Modes
+from sef.notifying import Notifier
 from sef.orphans import sweep_orphans
 from sef.outbound import Outbound
 from sef.promotion import Promotion
 from sef.reconcile import Reconciler
 from sef.repeats import Keep, Repeats
-from sef.store import deployment, fleet, idempotency, reads, timeline
+from sef.store import deployment, fleet, idempotency, notifications, reads, timeline
 from sef.store.database import Database
 from sef.store.events import iso
 from sef.store.prices import Written, release_buffered, write_reports
@@ -123,6 +125,9 @@ class SmartEmergencyFallback:
         self._holder = uuid4().hex
         self._repeats = Repeats(self._database, clock)
         self._switchovers = Switchovers(self._database, self.settings, clock)
+        self._notifier = Notifier(
+            self._database, channels(self.settings), self.settings.notify_severity, clock
+        )
         self._database.create_tables()
 
     @property
@@ -417,6 +422,20 @@ class SmartEmergencyFallback:
         """Begin the drills and the returns to spot that are due; returns how many."""
         return self._switchovers.plan()
 
+    def deliver_notifications(self) -> int:
+        """Send the messages that are due; returns how many went, as far as is known now."""
+        return self._notifier.deliver()
+
+    def test_notifications(self) -> dict[str, str | None]:
+        """Send a message to every channel now; returns for each what is wrong, or None."""
+        return self._notifier.test()
+
+    def outbox(self) -> dict[str, Any]:
+        """How many messages are `pending`, `sent` and `failed`, and the last that failed."""
+        return self._database.read(
+            lambda c: {**notifications.counts(c), "last_failed": notifications.failed(c)}
+        )
+
     def holds_lease(self, name: str, duration: timedelta) -> bool:
         """Whether this object is the one, of all on its database, to do a periodic job now."""
         now = self._clock()
@@ -429,7 +448,8 @@ class SmartEmergencyFallback:
         self._database.read(reads.answers)
 
     def close(self) -> None:
-        """Give the database connections back."""
+        """Give the database connections back; messages that are being sent may still go."""
+        self._notifier.close()
         self._database.dispose()
 
     @cached_property

@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from sef import failpoints
+from sef.core.notices import Urgency
 from sef.core.pools import parse_pool
 from sef.core.pricing import Interpolation, Rules
 
@@ -196,6 +197,19 @@ class Settings(BaseSettings):
     standby_check_interval: float = Field(
         30, gt=0, description="How often a ready standby is checked to be still running."
     )
+    notify: str = Field(
+        "",
+        description="Whom to notify: Apprise URLs, separated by white space or commas. "
+        "Empty: nobody. See [Notifications](notifications.md).",
+    )
+    notify_severity: Urgency = Field(
+        Urgency.WARNING,
+        description="The least severity that a thread of messages begins with: `info`, `warning` "
+        "or `error`.",
+    )
+    notify_interval: float = Field(
+        2, gt=0, description="How often messages that are due are looked for."
+    )
     webhook_networks: str = Field(
         "",
         description="Networks, comma-separated, such as `10.1.0.0/16`, that webhooks and "
@@ -330,8 +344,8 @@ def load(**options: Any) -> Settings:
         name = str(first["loc"][0])
         source = f"--{name.replace('_', '-')}" if name in given else PREFIX + name.upper()
         message = first["msg"].removeprefix("Value error, ")
-        # A database URL can hold a password.
-        shown = "" if name == "database_url" else f"={first['input']!r}"
+        # A database URL can hold a password, and so can the URL of a channel.
+        shown = "" if name in ("database_url", "notify") else f"={first['input']!r}"
         raise ConfigurationError(f"{source}{shown}: {message}") from None
 
 

@@ -13,6 +13,7 @@ from sef.clock import Clock
 from sef.config import Settings
 from sef.core import risk
 from sef.core.inputs import Signal, SignalType
+from sef.core.notices import Moment
 from sef.core.policy import NOTICE, Goal, Outcome, decide, raised
 from sef.core.pools import parse_pool
 from sef.core.replica import Status
@@ -108,7 +109,8 @@ class Interruptions:
             else:
                 outcome, why = Outcome.DONE, "the agent has another primary by now"
             incidents.update_incident(connection, other, status=outcome, closed_at=now, reason=why)
-            _tell(connection, agent, other, "incident_closed", f"incident is {outcome}: {why}", now)
+            said = f"incident is {outcome}: {why}"
+            _tell(connection, agent, other, "incident_closed", said, now, moment=Moment.OUTCOME)
         return incidents.create_incident(
             connection,
             agent,
@@ -208,7 +210,9 @@ class Interruptions:
         if is_first or goal is not incident.goal:
             said = f"{signal.type} for {incident.subject}: {decision.reason}"
             told = inputs | {"goal_before": incident.goal, "goal": goal}
-            _tell(connection, agent, incident, signal.type.replace("-", "_"), said, now, told)
+            kind = signal.type.replace("-", "_")
+            moment = Moment.RECOMMENDATION if goal is Goal.MONITOR else Moment.DETECTION
+            _tell(connection, agent, incident, kind, said, now, told, moment)
 
     def _risk(self, connection: Connection, agent: Agent, now: datetime) -> Risk:
         settled_after = timedelta(seconds=self.settings.standby_ttl)
@@ -266,8 +270,16 @@ def _tell(
     message: str,
     now: datetime,
     details: dict[str, Any] | None = None,
+    moment: Moment | None = None,
 ) -> None:
-    event = Event(event_type, message, agent.id, details=details, incident_id=incident.id)
+    event = Event(
+        event_type,
+        message,
+        agent.id,
+        details=details,
+        incident_id=incident.id,
+        moment=moment,
+    )
     write_events(connection, [event], now)
 
 

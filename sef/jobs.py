@@ -18,6 +18,7 @@ RECONCILE = "sef_reconcile"
 ORPHANS = "sef_orphans"
 LOSSES = "sef_losses"
 SWITCHOVERS = "sef_switchovers"
+NOTIFICATIONS = "sef_notifications"
 LEASE = timedelta(seconds=5)
 """How long a job waits for a process that died while it held the lease."""
 
@@ -30,6 +31,7 @@ class PeriodicWork(Protocol):
     def sweep_orphans(self) -> int: ...
     def detect_losses(self) -> int: ...
     def plan_switchovers(self) -> int: ...
+    def deliver_notifications(self) -> int: ...
     def holds_lease(self, name: str, duration: timedelta) -> bool: ...
 
 
@@ -41,6 +43,7 @@ def start_jobs(sef: PeriodicWork, settings: Settings) -> BackgroundScheduler:
         (RECONCILE, sef.reconcile, settings.reconcile_interval),
         (ORPHANS, sef.sweep_orphans, settings.orphan_check_interval),
         (SWITCHOVERS, sef.plan_switchovers, settings.switchover_check_interval),
+        (NOTIFICATIONS, sef.deliver_notifications, settings.notify_interval),
     ]
     if settings.loss_silence:
         jobs.append((LOSSES, sef.detect_losses, settings.loss_check_interval))

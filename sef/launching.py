@@ -26,6 +26,7 @@ from sef.cloud.errors import SPOT_QUOTA, CloudError, Response
 from sef.cloud.moves import Moves
 from sef.config import Settings
 from sef.core import risk
+from sef.core.notices import Moment
 from sef.core.policy import Kind, Outcome
 from sef.core.pools import Candidate, Pool, parse_pool, rank
 from sef.core.replica import Market, Status
@@ -469,6 +470,7 @@ def call_operator(
         incident.agent_id,
         "error",
         incident_id=incident.id,
+        moment=Moment.OPERATOR,
     )
     write_events(connection, [event], now)
 

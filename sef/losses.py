@@ -15,6 +15,7 @@ from sef.clock import Clock
 from sef.cloud.ec2 import Ec2, Instance
 from sef.config import Settings
 from sef.core.inputs import Signal, SignalType
+from sef.core.notices import Moment
 from sef.core.policy import Goal, Kind, Outcome
 from sef.launching import avoid_interrupted_pool
 from sef.sightings import MISSING_FOR, Sight, note
@@ -114,7 +115,15 @@ class Losses:
         )
         fleet.update_agent(connection, agent, now, not_before=None)
         avoid_interrupted_pool(connection, agent.pool_id, now, self.settings)
-        event = Event("unannounced_loss", reason, agent.id, "error", inputs, incident.id)
+        event = Event(
+            "unannounced_loss",
+            reason,
+            agent.id,
+            "error",
+            inputs,
+            incident.id,
+            moment=Moment.DETECTION,
+        )
         write_events(connection, [event], now)
         return True
 

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from sef.config import Settings
 from sef.core import risk
+from sef.core.notices import Moment
 from sef.core.policy import Outcome
 from sef.core.replica import Market, Status
 from sef.core.timeline import seconds
@@ -14,6 +15,7 @@ from sef.store import cutovers, incidents, pools, replicas
 from sef.store.events import Event, iso, write_events
 from sef.store.fleet import Agent, update_agent
 from sef.store.incidents import Incident
+from sef.store.notifications import notify
 from sef.store.replicas import Replica
 
 
@@ -100,8 +102,19 @@ def promote(
             "unseen": unseen,
         },
         incident_id=incident.id if incident else None,
+        moment=None if incident is None or incident.kind.is_planned else Moment.SWITCH,
     )
     write_events(connection, [event], now)
+    if incident is not None:
+        notify(
+            connection,
+            Moment.OUTCOME,
+            event.type,
+            f"{incident.kind} is {Outcome.DONE}: {event.message}",
+            now,
+            agent_id=agent.id,
+            incident_id=incident.id,
+        )
     return Promotion(
         old,
         standby.instance_id,

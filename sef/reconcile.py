@@ -19,6 +19,7 @@ from sef.cloud.ec2 import AGENT_TAG, MANAGED_TAG, Ec2
 from sef.cloud.errors import CloudError, Response
 from sef.cloud.timing import Calls, timed
 from sef.config import Settings
+from sef.core.notices import Moment
 from sef.core.policy import (
     AgentState,
     CloseIncident,
@@ -193,6 +194,7 @@ class Reconciler:
                     agent_id,
                     "error" if is_failure else "info",
                     incident_id=incident.id,
+                    moment=Moment.OUTCOME,
                 )
                 write_events(connection, [event], now)
             case _:

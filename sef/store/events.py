@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, insert
 
+from sef.core.notices import Moment
 from sef.store.database import after_commit
+from sef.store.notifications import notify
 from sef.store.tables import system_events
 
 Severity = Literal["info", "warning", "error"]
@@ -25,10 +27,15 @@ class Event:
     severity: Severity = "info"
     details: dict[str, Any] | None = None
     incident_id: str | None = None
+    moment: Moment | None = None
+    """What people are told with it; None: nobody is told, it is only written down."""
 
 
 def write_events(connection: Connection, events: Sequence[Event], now: datetime) -> None:
-    """Write events into the transaction that they tell of and, once it is committed, the log."""
+    """Write events into the transaction that they tell of and, once it is committed, the log.
+
+    Those with a moment are put into the outbox too.
+    """
     if not events:
         return
     rows = [
@@ -44,6 +51,18 @@ def write_events(connection: Connection, events: Sequence[Event], now: datetime)
         for event in events
     ]
     connection.execute(insert(system_events), rows)
+    for event in events:
+        if event.moment is not None:
+            notify(
+                connection,
+                event.moment,
+                event.type,
+                event.message,
+                now,
+                agent_id=event.agent_id,
+                incident_id=event.incident_id,
+                severity=event.severity,
+            )
 
     def tell() -> None:
         for row, event in zip(rows, events, strict=True):

@@ -43,6 +43,7 @@ from sef.core.inputs import (
     POOL_ID_LENGTH,
     SignalType,
 )
+from sef.core.notices import Moment, Urgency
 from sef.core.policy import UNFINISHED, Kind
 from sef.core.pricing import STORED_STEP, Flag, Source
 from sef.core.replica import Market, ReplicaType, Status
@@ -494,6 +495,60 @@ limit_episodes = Table(
     Column("hit_at", Instant, comment="the last time, about; NULL: never"),
     _counter("version"),
     comment="Limits against damage, and when they were hit.",
+    **MYSQL,
+)
+
+# What people are to be told: the outbox. Written in the transaction of what it tells of.
+notifications = Table(
+    "notifications",
+    metadata,
+    _serial(),
+    Column(
+        "thread",
+        String(160),
+        nullable=False,
+        comment="the incident; without one, type, agent and hour",
+    ),
+    Column("moment", String(16), nullable=False, comment="sef/core/notices.py"),
+    Column("incident_id", String(40)),
+    _agent_id(),
+    Column("urgency", String(8), nullable=False),
+    Column("title", String(255), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("dispatched_at", Instant, comment="when the channels were given it; NULL: not yet"),
+    UniqueConstraint("thread", "moment", name="notifications_once"),
+    CheckConstraint(one_of("moment", Moment), name="notifications_moment"),
+    CheckConstraint(one_of("urgency", Urgency), name="notifications_urgency"),
+    Index("notifications_to_dispatch", "dispatched_at", "id"),
+    Index("notifications_incident", "incident_id", "id"),
+    comment="What people are to be told.",
+    **MYSQL,
+)
+
+# One message on its way to one channel. A claim says who sends it; one that has run out is
+# sent again, since nobody knows whether it went.
+notification_deliveries = Table(
+    "notification_deliveries",
+    metadata,
+    _serial(),
+    Column("notification_id", BigInteger, nullable=False),
+    Column("channel", String(160), nullable=False, comment="as it is shown, without secrets"),
+    Column("thread", String(160), nullable=False),
+    Column("status", String(8), nullable=False),
+    Column("attempts", Integer, nullable=False, default=0, server_default=text("0")),
+    Column("next_at", Instant, nullable=False),
+    Column("claimed_until", Instant, comment="somebody sends it until then; NULL: nobody"),
+    Column("sent_at", Instant),
+    Column("error", Text),
+    _counter("version"),
+    UniqueConstraint("notification_id", "channel", name="notification_deliveries_once"),
+    CheckConstraint(
+        "status IN ('pending', 'sent', 'failed')", name="notification_deliveries_status"
+    ),
+    Index("notification_deliveries_due", "channel", "status", "next_at"),
+    Index("notification_deliveries_thread", "thread", "channel", "status"),
+    comment="Messages on their way to the channels of SEF_NOTIFY.",
     **MYSQL,
 )
 
