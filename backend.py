@@ -54,6 +54,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    # Its debug messages hold the paths of webhooks, which are secrets.
+    logging.getLogger("urllib3").setLevel(logging.WARNING)
     sef = SmartEmergencyFallback(settings.database, settings=settings)
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import urllib3.util.connection
 from apprise import Apprise, AppriseAsset, NotifyFormat, NotifyType
@@ -23,8 +23,9 @@ from apprise.plugins.custom_json import NotifyJSON
 from apprise.plugins.custom_xml import NotifyXML
 from apprise.plugins.email.base import NotifyEmail
 from apprise.plugins.google_chat import NotifyGoogleChat
+from apprise.plugins.jira import NotifyJira
 from apprise.plugins.opsgenie import NotifyOpsgenie
-from apprise.plugins.pagerduty import NotifyPagerDuty, PagerDutyAction
+from apprise.plugins.splunk import NotifySplunk
 from apprise.utils.parse import parse_urls
 
 from sef.config import ConfigurationError, Settings
@@ -65,7 +66,7 @@ class Channel:
         """
         plugin = _plugin(self._url)
         assert plugin is not None
-        _join_thread(plugin, thread)
+        _join_thread(plugin, thread, self._url)
         kind = _TYPES[urgency]
         if moment is Moment.OUTCOME and urgency is Urgency.INFO:
             kind = NotifyType.SUCCESS
@@ -151,21 +152,26 @@ def _plugin(url: str) -> NotifyBase | None:
     return plugin
 
 
-def _join_thread(plugin: NotifyBase, thread: str) -> None:
+def _join_thread(plugin: Any, thread: str, url: str) -> None:
     """Set the key by which the service puts messages together, where there is one.
 
-    One that the URL sets itself stands. Services without one get the same title for all messages of
+    What the URL sets itself stands. Services without a key get the same title for all messages of
     an incident, and no more.
     """
+    has_action = "action" in parse_qs(urlsplit(url).query)
+    for key in ("dedup", "external_id"):  # PagerDuty and its like; SIGNL4
+        if getattr(plugin, key, "") is None:
+            setattr(plugin, key, thread)
+            if getattr(plugin, "action", None) == "trigger" and not has_action:
+                plugin.action = "map"  # an outcome resolves what the detection triggered
     match plugin:
-        case NotifyPagerDuty(dedup=None):
-            plugin.dedup = thread
-            # An outcome resolves what the detection triggered.
-            plugin.action = PagerDutyAction.MAP
+        case NotifySplunk() if plugin.entity_id == f"{plugin.app_id}/{plugin.routing_key}":
+            plugin.entity_id = thread
+        case NotifyOpsgenie() | NotifyJira() if not has_action:
+            # Their map remembers in this process what to close, and drops what it cannot find.
+            plugin.action = "new"
         case NotifyGoogleChat(thread_key=None):
             plugin.thread_key = thread
-        case NotifyOpsgenie(alias=None):
-            plugin.alias = thread
         case NotifyEmail():
             # Mail programs thread by References; that the first message is none they have is
             # allowed (RFC 5322, 3.6.4).

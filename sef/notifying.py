@@ -100,13 +100,14 @@ class Notifier:
                 lambda c, d=delivery, now=now: notifications.claim(c, d, now)  # type: ignore[misc]
             ):
                 break
-            if self._send(channel, delivery):
+            status = self._send(channel, delivery)
+            if status == "sent":
                 sent += 1
-            elif delivery.attempts + 1 < HELD_UP:
+            elif status == "pending" and delivery.attempts + 1 < HELD_UP:
                 break
         return sent
 
-    def _send(self, channel: Channel, delivery: Delivery) -> bool:
+    def _send(self, channel: Channel, delivery: Delivery) -> str:
         try:
             channel.send(
                 delivery.thread,
@@ -117,15 +118,14 @@ class Notifier:
             )
         except NotSent as error:
             told = error  # the name is unbound after the clause
-            self._database.write(lambda c: self._put_off(c, delivery, told))
-            return False
+            return self._database.write(lambda c: self._put_off(c, delivery, told))
         now = self._clock()
         self._database.write(
             lambda c: notifications.conclude(c, delivery, "sent", error=None, sent_at=now)
         )
-        return True
+        return "sent"
 
-    def _put_off(self, connection: Connection, delivery: Delivery, error: NotSent) -> None:
+    def _put_off(self, connection: Connection, delivery: Delivery, error: NotSent) -> str:
         now = self._clock()
         tries = delivery.attempts + 1
         if tries < TRIES and not isinstance(error, NeverSent):
@@ -135,9 +135,9 @@ class Notifier:
             )
             if tries == 1:
                 log.warning("SEF: %s did not take a message: %s", delivery.channel, error)
-            return
+            return "pending"
         if not notifications.conclude(connection, delivery, "failed", error=str(error)):
-            return
+            return "pending"
         said = (
             f"{delivery.channel} did not take the {delivery.moment} of "
             f"{delivery.title.removeprefix('[SEF] ')}, given up after {tries} tries: {error}"
@@ -150,6 +150,7 @@ class Notifier:
             incident_id=delivery.incident_id,
         )
         write_events(connection, [event], now)
+        return "failed"
 
 
 def _tried(channel: Channel) -> str | None:
