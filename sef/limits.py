@@ -11,6 +11,7 @@ from threading import Lock
 from sqlalchemy import Connection
 
 from sef.config import Settings, variable
+from sef.core.notices import Moment
 from sef.store import limits
 from sef.store.deployment import CLOCKS_DIFFER
 from sef.store.events import Event, write_events
@@ -76,6 +77,7 @@ def tell(
         "error",
         {"limit": name},
         incident_id if reached.agent_id else None,
+        moment=Moment.ALERT,
     )
     write_events(connection, [event], now)
 

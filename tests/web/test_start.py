@@ -111,6 +111,9 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         ("SEF_DATABASE_URL", "sef"),
         ("SEF_WEBHOOK_NETWORKS", "10.0.0.1/8"),
         ("SEF_WEBHOOK_NETWORKS", "intranet"),
+        ("SEF_NOTIFY", "slack://secret"),
+        ("SEF_NOTIFY", "syslog://"),
+        ("SEF_NOTIFY_SEVERITY", "loud"),
         ("SEF_TYPO", "1"),
     ],
 )
@@ -127,3 +130,4 @@ def test_a_setting_that_cannot_be_is_named(tmp_path: Path, name: str, value: str
     (line,) = done.stderr.splitlines()
     assert line.startswith("SEF: ")
     assert name in line
+    assert "secret" not in line
