@@ -288,7 +288,7 @@ CREATE TABLE notifications (
   dispatched_at DATETIME(6) COMMENT 'when the channels were given it; NULL: not yet',
   PRIMARY KEY (id),
   CONSTRAINT notifications_once UNIQUE (thread, moment),
-  CONSTRAINT notifications_moment CHECK (moment IN ('recommendation', 'detection', 'switch', 'operator', 'outcome', 'alert')),
+  CONSTRAINT notifications_moment CHECK (moment IN ('recommendation', 'detection', 'switch', 'operator', 'cutover', 'outcome', 'alert')),
   CONSTRAINT notifications_urgency CHECK (urgency IN ('info', 'warning', 'error'))
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='What people are to be told.' COLLATE utf8mb4_bin;
 
