@@ -45,6 +45,7 @@ from sef.core.series import Outcome
 from sef.core.targets import parse_targets
 from sef.cutover import Cutovers
 from sef.errors import SefError
+from sef.group_commit import GroupCommit
 from sef.interruptions import Interruptions
 from sef.launching import Launcher
 from sef.losses import Losses
@@ -58,7 +59,7 @@ from sef.repeats import Keep, Repeats
 from sef.store import deployment, fleet, idempotency, notifications, reads, timeline
 from sef.store.database import Database
 from sef.store.events import iso
-from sef.store.prices import Written, release_buffered, write_reports
+from sef.store.prices import Written, release_buffered, write_each, write_reports
 from sef.store.replicas import Replica
 from sef.store.tables import PROCESSED_BY
 from sef.switchovers import Switchovers
@@ -128,6 +129,7 @@ class SmartEmergencyFallback:
         self._notifier = Notifier(
             self._database, channels(self.settings), self.settings.notify_severity, clock
         )
+        self._reports = GroupCommit(self._write_each, limit=self.settings.queue_limit)
         self._database.create_tables()
 
     @property
@@ -177,9 +179,8 @@ class SmartEmergencyFallback:
             report = parse_report(agent_id, payload, self._clock())
         except Refused as refused:
             return _rejected(refused)
-        written = self._write([report])
-        interpolated = written.interpolated[report.agent_id, report.pool_id]
-        return _record(report, written.outcomes[0]) | {"interpolated": interpolated}
+        outcome, interpolated = self._reports.submit(report)
+        return _record(report, outcome) | {"interpolated": interpolated}
 
     def process_batch(self, reports: Sequence[Any]) -> dict[str, Any]:
         """Store many reports, each with its `agent_id`; a bad one is refused alone.
@@ -248,6 +249,14 @@ class SmartEmergencyFallback:
             )
 
         return self._database.read(read)
+
+    def _write_each(self, reports: Sequence[Report]) -> Sequence[tuple[Outcome, int]]:
+        now = self._clock()
+        window = timedelta(seconds=self.settings.data_retention_window)
+        return self._database.write(
+            lambda c: write_each(c, reports, now=now, rules=self._rules, window=window),
+            is_shared=len(reports) > 1,
+        )
 
     def _write(self, reports: Sequence[Report]) -> Written:
         now = self._clock()

@@ -40,7 +40,14 @@ class Settings(BaseSettings):
     port: int = Field(5000, ge=1, le=65535, description="Port to serve on.")
     workers: int = Field(1, ge=1, le=256, description="Worker processes.")
     threads: int = Field(
-        16, ge=1, le=1024, description="Requests that one worker works on at once."
+        32, ge=1, le=1024, description="Requests that one worker works on at once."
+    )
+    queue_limit: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="Reports that may wait in one process while others are being written; beyond "
+        "that they are answered with 503.",
     )
     var: Path = Field(
         Path("var"), description="Folder of the embedded database and of the simulated EC2."

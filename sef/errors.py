@@ -60,6 +60,13 @@ class Unavailable(SefError):
         super().__init__(503, "database_unavailable", message)
 
 
+class Overloaded(SefError):
+    """More work waits than is taken on: nothing was acknowledged, the call may be repeated."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "overloaded", "Too many reports wait to be written; try again.")
+
+
 class CloudUnavailable(SefError):
     """EC2 cannot be reached, or does not know, and the call would be unsafe without it."""
 

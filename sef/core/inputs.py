@@ -45,6 +45,10 @@ class Report:
     observation: Observation
     instance_id: str | None = None
 
+    @property
+    def series(self) -> tuple[str, str]:
+        return (self.agent_id, self.pool_id)
+
 
 class SignalType(StrEnum):
     REBALANCE = "rebalance-recommendation"

@@ -32,6 +32,7 @@ T = TypeVar("T")
 RETRIED = frozenset({1213, 1205, 1020})
 """Deadlock (on Galera also a lost race, at COMMIT), lock wait over, row changed since read."""
 
+LOCK_WAIT = 1205
 DUPLICATE = 1062
 SQLITE_DUPLICATE = frozenset({"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
 DUPLICATE_ATTEMPTS = 3
@@ -94,12 +95,17 @@ class Database:
     def is_mysql(self) -> bool:
         return self.engine.dialect.name != "sqlite"
 
-    def write(self, work: Callable[[Connection], T]) -> T:
+    def write(self, work: Callable[[Connection], T], *, is_shared: bool = False) -> T:
         """Run `work` in a transaction and return its result once COMMIT has returned.
 
         The whole of it is repeated when the database asks for that (deadlocks), when a race was
         lost (a duplicate key, or `work` raises Stale), and once when the connection turns out to
         be broken, so it must have no effects outside of its connection.
+
+        Args:
+            work: what is done in the transaction.
+            is_shared: it is the work of many, who are not all to wait again and again because one
+                of them needs a row that somebody holds: a lock wait that is over is an error.
 
         Raises:
             Unavailable: the database is away or stayed busy; nothing was committed, as far as
@@ -117,6 +123,8 @@ class Database:
                 reconnected = True
             except (DBAPIError, Stale) as error:
                 if isinstance(error, DBAPIError) and not _is_lost_race(error, attempt):
+                    raise
+                if is_shared and isinstance(error, DBAPIError) and error_number(error) == LOCK_WAIT:
                     raise
                 _wait_after(attempt)
         raise Unavailable("The database is too busy; try again.")

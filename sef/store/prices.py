@@ -5,7 +5,7 @@ plan, write the differences, and move the rows' versions on. The version is what
 the lock only saves the loser of a race its work.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -55,9 +55,8 @@ def write_reports(
     arrivals: defaultdict[SeriesKey, list[Observation]] = defaultdict(list)
     places = []
     for report in reports:
-        key = (report.agent_id, report.pool_id)
-        places.append((key, len(arrivals[key])))
-        arrivals[key].append(report.observation)
+        places.append((report.series, len(arrivals[report.series])))
+        arrivals[report.series].append(report.observation)
     found = lock_series(connection, arrivals)
     if len(found) < len(arrivals):
         _register(connection, [key for key in arrivals if key not in found], now)
@@ -69,6 +68,30 @@ def write_reports(
         outcomes=[plans[key].outcomes[place] for key, place in places],
         interpolated={key: made.interpolated for key, made in plans.items()},
     )
+
+
+def write_each(
+    connection: Connection,
+    reports: Sequence[Report],
+    *,
+    now: datetime,
+    rules: Rules,
+    window: timedelta,
+) -> list[tuple[Outcome, int]]:
+    """Store reports as if each came alone: what became of it, and how many points it filled in."""
+    seen: Counter[SeriesKey] = Counter()
+    rounds: defaultdict[int, list[int]] = defaultdict(list)
+    for place, report in enumerate(reports):
+        rounds[seen[report.series]].append(place)
+        seen[report.series] += 1
+    became = {}
+    # Of each series one report in a round. The first round locks all there are.
+    for places in rounds.values():
+        some = [reports[place] for place in places]
+        written = write_reports(connection, some, now=now, rules=rules, window=window)
+        for place, report, outcome in zip(places, some, written.outcomes, strict=True):
+            became[place] = (outcome, written.interpolated[report.series])
+    return [became[place] for place in range(len(reports))]
 
 
 def release_buffered(

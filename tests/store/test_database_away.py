@@ -220,16 +220,17 @@ def test_what_was_acknowledged_survives_a_database_killed_in_the_middle(
             number += 1
 
     try:
-        with ThreadPoolExecutor(6) as threads:
-            streams = [threads.submit(stream, f"agent-{number % 4}") for number in range(6)]
+        # Enough of them that many share a transaction, and some of them a series.
+        with ThreadPoolExecutor(20) as threads:
+            streams = [threads.submit(stream, f"agent-{number % 15}") for number in range(20)]
             deadline = time.monotonic() + 60
-            while len(acknowledged) < 150 and time.monotonic() < deadline:
+            while len(acknowledged) < 500 and time.monotonic() < deadline:
                 time.sleep(0.005)
             durable.kill()
             for one in streams:
                 one.result()
         assert codes == {200, 503}
-        assert len(acknowledged) >= 150
+        assert len(acknowledged) >= 500
         assert requests.get(f"{server.url}/readyz", timeout=30).status_code == 503
 
         durable.start()

@@ -1,16 +1,21 @@
 """POST /api/agents/<id>/pricing"""
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
 from sef.core.pricing import Flag, Point
 from tests.store.rows import add_ready_standby, events, row_counts, stored_points, waiting_sources
+from tests.store.test_reports_written_together import HeldDatabase
+from tests.web.conftest import NO_CLOUD
 
 T = 1637500000
 AT = datetime(2021, 11, 21, 13, 6, 40, tzinfo=UTC)
@@ -325,3 +330,19 @@ def test_the_content_type_does_not_matter(
 ) -> None:
     answer = module_client.post("/api/agents/a/pricing", data=json.dumps(report()), headers=headers)
     assert (answer.status_code, answer.json) == (200, NORMAL)
+
+
+def test_a_report_more_than_may_wait_is_put_off_at_once(make_app: Callable[..., Flask]) -> None:
+    app = make_app(queue_limit=1, **NO_CLOUD)
+    held = HeldDatabase(app.extensions["sef"])
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(post, app.test_client(), "a")
+        held.wait_for(0)
+        second = threads.submit(post, app.test_client(), "b")
+        held.wait_for(1)
+        answer = app.test_client().post("/api/agents/c/pricing", json=report())
+        assert (answer.status_code, answer.json["reason"]) == (503, "overloaded")
+        assert answer.headers["Retry-After"].isdigit()
+        held.let_go()
+        assert (first.result(), second.result()) == (NORMAL, NORMAL)
+    assert post(app.test_client(), "c") == NORMAL
