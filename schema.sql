@@ -126,6 +126,8 @@ CREATE TABLE launch_attempts (
 
 CREATE INDEX launch_attempts_by_status ON launch_attempts (status);
 
+CREATE INDEX launch_attempts_created ON launch_attempts (created_at);
+
 CREATE TABLE retirements (
   instance_id VARCHAR(64) NOT NULL,
   agent_id VARCHAR(64) NOT NULL,
@@ -149,6 +151,16 @@ CREATE TABLE unavailable_pools (
   until DATETIME(6) NOT NULL,
   PRIMARY KEY (pool_id, market)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Pools that had no capacity of late.' COLLATE utf8mb4_bin;
+
+CREATE TABLE pool_storms (
+  pool_id VARCHAR(128) NOT NULL,
+  began_at DATETIME(6) NOT NULL,
+  latest_at DATETIME(6) NOT NULL,
+  agents INTEGER NOT NULL,
+  event_id BIGINT NOT NULL COMMENT 'the event that tells of it',
+  version INTEGER NOT NULL DEFAULT 1,
+  PRIMARY KEY (pool_id)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Pools that AWS took many instances of at once, the last time for each.' COLLATE utf8mb4_bin;
 
 CREATE TABLE incidents (
   id VARCHAR(40) NOT NULL,
@@ -183,6 +195,8 @@ CREATE INDEX incidents_agent ON incidents (agent_id, opened_at);
 CREATE INDEX incidents_pool ON incidents (pool_id, rebalance_at);
 
 CREATE INDEX incidents_subject ON incidents (agent_id, subject, opened_at);
+
+CREATE INDEX incidents_termination ON incidents (termination_at);
 
 CREATE TABLE cutovers (
   id VARCHAR(40) NOT NULL,
@@ -288,7 +302,7 @@ CREATE TABLE notifications (
   dispatched_at DATETIME(6) COMMENT 'when the channels were given it; NULL: not yet',
   PRIMARY KEY (id),
   CONSTRAINT notifications_once UNIQUE (thread, moment),
-  CONSTRAINT notifications_moment CHECK (moment IN ('recommendation', 'detection', 'switch', 'operator', 'outcome', 'alert')),
+  CONSTRAINT notifications_moment CHECK (moment IN ('recommendation', 'detection', 'switch', 'operator', 'cutover', 'outcome', 'alert')),
   CONSTRAINT notifications_urgency CHECK (urgency IN ('info', 'warning', 'error'))
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='What people are to be told.' COLLATE utf8mb4_bin;
 

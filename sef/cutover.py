@@ -21,6 +21,7 @@ from sef.cloud.moves import RACED, CannotMove, Move, Moves, NotYet
 from sef.cloud.traffic import Traffic
 from sef.core.cutover import PATIENCE, CutoverStatus, Kind, StepStatus, gives_up_at, is_wanted
 from sef.core.cutover import next_step as choose
+from sef.core.notices import Moment
 from sef.outbound import Outbound, OutboundFailed, OutboundRefused
 from sef.store import cutovers, fleet
 from sef.store.cutovers import Cutover, CutoverStep
@@ -343,6 +344,8 @@ def _tell_status(
             cutover.agent_id,
             details={"cutover_id": cutover.id, "epoch": cutover.epoch},
             incident_id=cutover.incident_id,
+            # What an operator has begun, with no incident, ends without a message.
+            moment=Moment.OUTCOME if cutover.incident_id else None,
         )
     elif status is CutoverStatus.NEEDS_OPERATOR:
         failed = [
@@ -357,6 +360,7 @@ def _tell_status(
             "error",
             {"cutover_id": cutover.id},
             cutover.incident_id,
+            moment=Moment.CUTOVER,
         )
     else:
         return

@@ -41,6 +41,9 @@ from sef.store.incidents import Incident
 from sef.store.pools import pool_histories
 from sef.store.replicas import Attempt, Replica
 
+LOAD_COUNTS_FOR = timedelta(minutes=5)
+"""How long a launch counts when the next ones are spread over the pools."""
+
 RETRY_EMERGENCY = timedelta(seconds=10)
 RETRY = timedelta(seconds=60)
 RETRY_OPERATOR = timedelta(minutes=5)
@@ -415,6 +418,7 @@ class Launcher:
         settled_after = timedelta(seconds=settings.standby_ttl)
         histories = pool_histories(connection, now, settled_after)
         cooling = replicas.unavailable(connection, now)
+        loads = replicas.spot_launches_since(connection, now - LOAD_COUNTS_FOR)
         tried = {(attempt.pool_id, attempt.market) for attempt in tries}
         if any(attempt.error_code in SPOT_QUOTA for attempt in tries):
             tried |= {(str(pool), Market.SPOT) for pool in pools}
@@ -434,6 +438,7 @@ class Launcher:
                 risks=risks,
                 spot_prices=survey.prices,
                 on_demand_prices=self.on_demand_prices,
+                loads=loads,
                 on_demand=is_emergency or (settings.on_demand_allowed and kind is not Kind.RETURN),
                 zone=survey.zone,
             )

@@ -105,7 +105,8 @@ def promote(
         moment=None if incident is None or incident.kind.is_planned else Moment.SWITCH,
     )
     write_events(connection, [event], now)
-    if incident is not None:
+    if incident is not None and agent.cutover is None:
+        # Else it is over when all that belongs to the agent has followed: see sef/cutover.py.
         notify(
             connection,
             Moment.OUTCOME,

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -38,7 +38,7 @@ from sef.launching import Launcher, avoid_pool_of, call_operator
 from sef.limits import Allowance, Reached, tell
 from sef.promotion import Promotion, promote
 from sef.sightings import FORGOTTEN_AFTER, MISSING_FOR, Sight, is_due, note, told
-from sef.store import fleet, incidents, replicas
+from sef.store import fleet, incidents, replicas, storms
 from sef.store.database import Database
 from sef.store.deployment import deployment_name
 from sef.store.events import Event, Severity, write_events
@@ -90,6 +90,7 @@ class Reconciler:
     def reconcile_all(self) -> int:
         """One round over all agents with unfinished work; returns how many there were."""
         now = self.clock()
+        self._tell_of_storms(now)
         checked_before = now - timedelta(seconds=self.settings.standby_check_interval)
         due = self.database.read(
             lambda c: fleet.agents_with_work(
@@ -105,6 +106,11 @@ class Reconciler:
         if allowance.refused:
             self._tell_of(allowance)
         return len(due)
+
+    def _tell_of_storms(self, now: datetime) -> None:
+        # Here and not with each signal: there the agents of a storm would wait for one another.
+        for storm in self.database.read(lambda c: storms.storms(c, now)):
+            self.database.write(lambda c, storm=storm: storms.tell(c, storm, now))  # type: ignore[misc]
 
     def _tell_of(self, allowance: Allowance) -> None:
         waiting = len(allowance.refused)

@@ -16,6 +16,7 @@ class Moment(StrEnum):
     DETECTION = "detection"  # an instance is being lost, or is lost, and SEF acts
     SWITCH = "switch"  # the agent has a new primary
     OPERATOR = "operator"  # it cannot go on without a person
+    CUTOVER = "cutover"  # what is to follow the new primary does not, without a person
     OUTCOME = "outcome"  # it is over
     ALERT = "alert"  # of no incident
 
@@ -33,6 +34,7 @@ LEAST = {
     Moment.DETECTION: Urgency.WARNING,
     Moment.ALERT: Urgency.WARNING,
     Moment.OPERATOR: Urgency.ERROR,
+    Moment.CUTOVER: Urgency.ERROR,
 }
 
 

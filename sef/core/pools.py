@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from types import MappingProxyType
 
 from sef.core.replica import Market
 
@@ -13,6 +14,9 @@ _POOL = re.compile(
 
 RISK_STEP = 0.05
 """Risks are told apart in steps of this size; within one the price decides."""
+
+SPREAD = 5
+"""So many launches go to one pool before the next of its risk has its turn."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,8 +59,12 @@ def rank(
     on_demand_prices: Mapping[str, Decimal],
     on_demand: bool,
     zone: str | None = None,
+    loads: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Candidate]:
     """The pools to try, best first: spot by risk, then by price; then on-demand when allowed.
+
+    Many launches at once are spread over the pools of one risk, `SPREAD` to each in turn: they
+    would compete for what is left of the cheapest, and be interrupted together the next time.
 
     Args:
         avoid: the pool of the instance that is to be replaced. Interruptions of one type and zone
@@ -67,6 +75,7 @@ def rank(
         on_demand_prices: by instance type.
         zone: where the instance has to be to be given what it needs, such as its volumes. All that
             is there comes first, on-demand too: elsewhere it could not do its work.
+        loads: launches on spot of late, by pool id.
     """
     distinct = sorted(set(pools))
     spot = [
@@ -74,7 +83,12 @@ def rank(
         for pool in distinct
         if pool != avoid
     ]
-    spot.sort(key=lambda c: (round(c.risk / RISK_STEP), *_price_order(c.price)))
+
+    def order(candidate: Candidate) -> tuple[int, int, bool, Decimal]:
+        turn = loads.get(str(candidate.pool), 0) // SPREAD
+        return (round(candidate.risk / RISK_STEP), turn, *_price_order(candidate.price))
+
+    spot.sort(key=order)
     rest = []
     if on_demand:
         rest = [

@@ -20,6 +20,7 @@ from sef.core.cutover import (
     plan,
     serves,
 )
+from sef.core.notices import Moment
 from sef.store.database import compare_and_swap
 from sef.store.events import Event, write_events
 from sef.store.fleet import Agent
@@ -147,6 +148,7 @@ def supersede(connection: Connection, agent_id: str, why: str, now: datetime) ->
         "warning",
         details={"cutover_id": cutover.id, "epoch": cutover.epoch},
         incident_id=cutover.incident_id,
+        moment=Moment.OUTCOME if cutover.incident_id else None,
     )
     write_events(connection, [event], now)
 

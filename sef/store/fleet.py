@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    and_,
     case,
     exists,
     func,
@@ -19,7 +20,7 @@ from sqlalchemy import (
     update,
 )
 
-from sef.core.policy import AgentState, Goal, Mode
+from sef.core.policy import AgentState, Goal, Kind, Mode
 from sef.core.replica import Market, Status
 from sef.errors import AgentNotFound
 from sef.store.database import compare_and_swap
@@ -128,11 +129,15 @@ def agents_with_work(
         replica.checked_at > now + (now - checked_before),
     )
     never = literal(None, incident.deadline.type)
+    # Drills are switches, too, but nothing is lost if they wait.
+    is_emergency = and_(
+        incident.goal == Goal.SWITCH, incident.kind.in_([Kind.INTERRUPTION, Kind.LOSS])
+    )
     # Each part is found by an index of its own.
     work = union_all(
         select(
             incident.open_agent_id.label("id"),
-            case((incident.goal == Goal.SWITCH, 0), else_=1).label("urgency"),
+            case((is_emergency, 0), else_=1).label("urgency"),
             incident.deadline.label("deadline"),
         ).where(incident.open_agent_id.is_not(None)),
         select(replica.agent_id, literal(1), never).where(
@@ -181,7 +186,12 @@ def agents_with_work(
             )
         )
         .group_by(work.c.id)
-        .order_by(func.min(work.c.urgency), func.min(work.c.deadline), work.c.id)
+        .order_by(
+            func.min(work.c.urgency),
+            func.min(work.c.deadline).is_(None),  # NULL is the smallest otherwise
+            func.min(work.c.deadline),
+            work.c.id,
+        )
         .limit(limit)
     ).all()
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, exists, insert, select, update
+from sqlalchemy import Connection, exists, func, insert, select, update
 
 from sef.core.replica import LIVE, Market, ReplicaType, Status, check_transition
 from sef.store.database import compare_and_swap, insert_missing, upsert
@@ -294,6 +294,21 @@ def attempt_instance(connection: Connection, token: str) -> str | None:
     """The instance that an attempt is written down to have launched."""
     columns = launch_attempts.c
     return connection.scalar(select(columns.instance_id).where(columns.client_token == token))
+
+
+def spot_launches_since(connection: Connection, since: datetime) -> dict[str, int]:
+    """How many launches on spot were decided since then and not refused, by pool."""
+    columns = launch_attempts.c
+    rows = connection.execute(
+        select(columns.pool_id, func.count().label("launches"))
+        .where(
+            columns.created_at > since,
+            columns.market == Market.SPOT,
+            columns.status != "refused",
+        )
+        .group_by(columns.pool_id)
+    )
+    return {row.pool_id: row.launches for row in rows}
 
 
 def mark_unavailable(

@@ -298,6 +298,7 @@ launch_attempts = Table(
     CheckConstraint(one_of("market", Market), name="launch_attempts_market"),
     CheckConstraint("status IN ('open', 'launched', 'refused')", name="launch_attempts_status"),
     Index("launch_attempts_by_status", "status"),
+    Index("launch_attempts_created", "created_at"),
     comment="RunInstances calls, committed before they are made.",
     **MYSQL,
 )
@@ -328,6 +329,20 @@ unavailable_pools = Table(
     Column("error_code", String(80), nullable=False),
     Column("until", Instant, nullable=False),
     comment="Pools that had no capacity of late.",
+    **MYSQL,
+)
+
+# Pools that AWS took many instances of at once: one event each.
+pool_storms = Table(
+    "pool_storms",
+    metadata,
+    _pool_id(primary_key=True),
+    Column("began_at", Instant, nullable=False),
+    Column("latest_at", Instant, nullable=False),
+    Column("agents", Integer, nullable=False),
+    Column("event_id", BigInteger, nullable=False, comment="the event that tells of it"),
+    _counter("version"),
+    comment="Pools that AWS took many instances of at once, the last time for each.",
     **MYSQL,
 )
 
@@ -384,6 +399,7 @@ incidents = Table(
     Index("incidents_subject", "agent_id", "subject", "opened_at"),
     Index("incidents_agent", "agent_id", "opened_at"),
     Index("incidents_pool", "pool_id", "rebalance_at"),
+    Index("incidents_termination", "termination_at"),
     comment="One row per instance that is being lost.",
     **MYSQL,
 )

@@ -3,10 +3,10 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sef.core.pools import RISK_STEP, Candidate, Pool, parse_pool, rank
+from sef.core.pools import RISK_STEP, SPREAD, Candidate, Pool, parse_pool, rank
 from sef.core.replica import Market
 
 # Pool ids
@@ -168,6 +168,59 @@ def test_a_candidate_says_why_it_stands_where_it_does(candidate, reason):
     assert candidate.reason == reason
 
 
+# Many launches at once
+
+
+def picks(count, loads=None, **named):
+    """Launch one after the other, each counted before the next."""
+    counted = dict(loads or {})
+    for _ in range(count):
+        best = rank(**named, loads=counted)[0]
+        counted[str(best.pool)] = counted.get(str(best.pool), 0) + 1
+    return counted
+
+
+def situation_of(pools, risks=None, prices=None):
+    return {
+        "pools": pools,
+        "avoid": None,
+        "excluded": (),
+        "risks": {str(p): r for p, r in (risks or {}).items()},
+        "spot_prices": {str(p): Decimal(d) for p, d in (prices or {}).items()},
+        "on_demand_prices": {},
+        "on_demand": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("count", "risks", "expected"),
+    [
+        (1, {}, (1, 0, 0)),
+        (SPREAD, {}, (5, 0, 0)),
+        (SPREAD + 1, {}, (5, 1, 0)),
+        (3 * SPREAD, {}, (5, 5, 5)),
+        (4 * SPREAD + 2, {}, (10, 7, 5)),
+        # A riskier pool has no turn, whatever is launched.
+        (4 * SPREAD, {C: 0.9}, (10, 10, 0)),
+        (3 * SPREAD, {A: 0.9, B: 0.9}, (0, 0, 15)),
+        # A small difference of risk is none.
+        (3 * SPREAD, {A: 0.50, B: 0.51, C: 0.49}, (5, 5, 5)),
+    ],
+)
+def test_many_launches_are_spread_over_the_pools_of_one_risk(count, risks, expected):
+    prices = {A: "0.1", B: "0.2", C: "0.3"}
+    launched = picks(count, **situation_of([A, B, C], risks, prices))
+    assert tuple(launched.get(str(p), 0) for p in (A, B, C)) == expected
+
+
+def test_a_few_launches_of_late_change_nothing():
+    found = ranked(spot={A: "0.1", B: "0.2"})
+    loaded = rank(
+        **situation_of([A, B, C], prices={A: "0.1", B: "0.2"}), loads={str(A): SPREAD - 1}
+    )
+    assert loaded == found
+
+
 # Laws
 
 pool_lists = st.lists(
@@ -230,3 +283,28 @@ def test_the_avoided_pool_is_last_of_all(pools, situation):
     assert all(candidate.pool != situation["avoid"] for candidate in found[:-1])
     if found and found[-1].pool == situation["avoid"]:
         assert found[-1].market is Market.ON_DEMAND
+
+
+@given(pool_lists, situations, st.integers(1, 40))
+def test_within_one_risk_no_pool_is_a_whole_turn_ahead_of_another(pools, situation, count):
+    situation |= {"on_demand": False}
+    candidates = rank(pools, **situation)
+    assume(candidates)
+    launched = picks(count, pools=pools, **situation)
+    best = round(candidates[0].risk / RISK_STEP)
+    equals = [c for c in candidates if round(c.risk / RISK_STEP) == best]
+    loads = [launched.get(str(c.pool), 0) for c in equals]
+    assert sum(loads) == count
+    assert max(loads) - min(loads) <= SPREAD
+
+
+@given(
+    pool_lists,
+    situations,
+    st.dictionaries(st.sampled_from([str(pool) for pool in all_pools]), st.integers(0, 30)),
+)
+def test_loads_change_the_order_within_one_risk_and_nothing_else(pools, situation, loads):
+    plain, loaded = rank(pools, **situation), rank(pools, **situation, loads=loads)
+    assert sorted(plain, key=repr) == sorted(loaded, key=repr)
+    steps = [(c.market, round(c.risk / RISK_STEP)) for c in plain]
+    assert [(c.market, round(c.risk / RISK_STEP)) for c in loaded] == steps

@@ -14,6 +14,7 @@ from sef.store.events import Event as SystemEvent
 from sef.store.events import write_events
 from sef.store.notifications import of_incident
 from smart_emergency_fallback import SmartEmergencyFallback
+from tests.flows.belongings import SAME_ZONE, Belongings
 from tests.flows.world import ONCE, REBALANCE, TERMINATION, Crash, World
 from tests.receiver import Receiver
 
@@ -454,3 +455,24 @@ def test_a_drill_is_told_at_its_end_if_asked(world: World, receiver: Receiver) -
     world.settle(sef)
     sef.deliver_notifications()
     assert told(receiver) == ["outcome"]
+
+
+@ONCE
+def test_the_outcome_waits_for_what_follows_the_new_primary(
+    world: World, receiver: Receiver
+) -> None:
+    sef = worker(world, receiver, pools=",".join(SAME_ZONE))
+    primary = world.primary(sef)
+    sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
+    world.simulation.add_fault("AssociateAddress", error_code="UnauthorizedOperation")
+    world.signal(sef, TERMINATION, instance_id=primary)
+    for _ in range(5):
+        world.settle(sef, 60)
+    sef.deliver_notifications()
+    assert told(receiver) == ["detection", "switch", "cutover"]
+    world.simulation.clear_faults()
+    for _ in range(5):
+        world.settle(sef, 120)
+    sef.deliver_notifications()
+    assert told(receiver) == ["detection", "switch", "cutover", "outcome"]
+    assert "has taken over from" in receiver.got[-1][2]["message"]
