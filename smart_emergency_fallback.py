@@ -36,10 +36,12 @@ from sef.core.inputs import (
     Signal,
     SignalType,
     parse_agent_id,
+    parse_dry_run,
     parse_idempotency_key,
     parse_report,
     parse_signal,
 )
+from sef.core.policy import Goal, Mode
 from sef.core.pricing import Rules
 from sef.core.series import Outcome
 from sef.core.targets import parse_targets
@@ -55,6 +57,7 @@ from sef.orphans import sweep_orphans
 from sef.outbound import Outbound
 from sef.promotion import Promotion
 from sef.reconcile import Reconciler
+from sef.rehearsal import Rehearsals, Rehearsed
 from sef.repeats import Keep, Repeats
 from sef.store import deployment, fleet, idempotency, notifications, reads, timeline
 from sef.store.database import Database
@@ -267,29 +270,40 @@ class SmartEmergencyFallback:
 
     # Interruptions
 
-    def handle_interruption(self, agent_id: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    # With `dry_run`, here or in the payload, a signal only says what it would lead to.
+
+    def handle_interruption(
+        self, agent_id: str, payload: Mapping[str, Any], *, dry_run: bool = False
+    ) -> dict[str, Any]:
         """Take a signal whose `signal_type` says what it is, and answer with what was done."""
-        return self._signal(agent_id, parse_signal(payload, self._clock()))
+        return self._signal(agent_id, parse_signal(payload, self._clock()), payload, dry_run)
 
     def handle_rebalance_recommendation(
-        self, agent_id: str, payload: Mapping[str, Any]
+        self, agent_id: str, payload: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
         """Take a rebalance recommendation: `timestamp`, and optionally `instance_id`."""
-        return self._signal(agent_id, self._parse(SignalType.REBALANCE, payload))
+        signal = self._parse(SignalType.REBALANCE, payload)
+        return self._signal(agent_id, signal, payload, dry_run)
 
     def handle_termination_notice(
-        self, agent_id: str, payload: Mapping[str, Any]
+        self, agent_id: str, payload: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
         """Take a two-minute notice: `timestamp`, optionally `termination_time`, `instance_id`."""
-        return self._signal(agent_id, self._parse(SignalType.TERMINATION, payload))
+        signal = self._parse(SignalType.TERMINATION, payload)
+        return self._signal(agent_id, signal, payload, dry_run)
 
     def _parse(self, signal_type: SignalType, payload: Mapping[str, Any]) -> Signal:
         now = self._clock()
         given = {"timestamp": now.isoformat()} | dict(payload)
         return parse_signal(given | {"signal_type": signal_type}, now)
 
-    def _signal(self, agent_id: str, signal: Signal) -> dict[str, Any]:
-        return self._operations.interruptions.receive(parse_agent_id(agent_id), signal)
+    def _signal(
+        self, agent_id: str, signal: Signal, payload: Mapping[str, Any], dry_run: bool
+    ) -> dict[str, Any]:
+        interruptions = self._operations.interruptions
+        if parse_dry_run(payload.get("dry_run")) or dry_run:
+            return interruptions.rehearse(parse_agent_id(agent_id), signal)
+        return interruptions.receive(parse_agent_id(agent_id), signal)
 
     # Operators
 
@@ -330,10 +344,15 @@ class SmartEmergencyFallback:
         return self._once(idempotency_key, agent_id, "manual-replica/disable", work)
 
     def execute_manual_switch(
-        self, agent_id: str, *, idempotency_key: str | None = None
+        self, agent_id: str, *, dry_run: bool = False, idempotency_key: str | None = None
     ) -> dict[str, Any]:
-        """Make the standby the primary, terminate the old primary, launch the next standby."""
+        """Make the standby the primary, terminate the old primary, launch the next standby.
+
+        With `dry_run` it only says so, or raises what would be raised.
+        """
         modes = self._operations.modes
+        if dry_run:
+            return _rehearsed_switch(modes.rehearse_switch(agent_id))
 
         def work(keep: Keep) -> dict[str, Any]:
             promotion, standby = modes.switch(agent_id, lambda c, p: keep(c, _switched(p, None)))
@@ -481,11 +500,12 @@ class SmartEmergencyFallback:
         prices = self._on_demand_prices
         launcher = Launcher(self._database, cloud, moves, settings, self._clock, prices)
         reconciler = Reconciler(self._database, cloud, launcher, cutovers, settings, self._clock)
+        rehearsals = Rehearsals(self._database, reconciler, launcher, settings, self._clock)
         return _Operations(
             cloud,
             reconciler,
-            Interruptions(self._database, reconciler, settings, self._clock, prices),
-            Modes(self._database, reconciler, settings, self._clock),
+            Interruptions(self._database, reconciler, rehearsals, settings, self._clock, prices),
+            Modes(self._database, reconciler, rehearsals, settings, self._clock),
             Losses(self._database, cloud, settings, self._clock),
         )
 
@@ -525,6 +545,27 @@ def _switched(promotion: Promotion, standby: Replica | None) -> dict[str, Any]:
         "new_instance_id": promotion.new_instance_id,
         "epoch": promotion.epoch,
         "replica": reads.replica_fields(standby) if standby else None,
+    }
+
+
+def _rehearsed_switch(rehearsed: Rehearsed) -> dict[str, Any]:
+    promotion = rehearsed.answer
+    return {
+        "status": "success",
+        "dry_run": True,
+        "action": "promoted",
+        "message": f"Would switch to {promotion['new_instance_id']}",
+        "incident_id": promotion["incident_id"],
+        "goal": Goal.SWITCH,
+        "reason": "an operator switched",
+        "risk": None,
+        "threshold": None,
+        "mode": Mode.MANUAL,
+        "old_instance_id": promotion["old_instance_id"],
+        "new_instance_id": promotion["new_instance_id"],
+        "epoch": promotion["epoch"],
+        "plan": rehearsed.plan,
+        "budget": rehearsed.budget,
     }
 
 

@@ -73,11 +73,13 @@ class Cutovers:
             try:
                 move = self._look(cutover, step, former)
                 if move is None:
-                    result = _Result(f"{_name(step)}: done", StepStatus.DONE)
+                    result = _Result(f"{step_name(step)}: done", StepStatus.DONE)
                 else:
                     claimed = self.database.write(lambda c: self._claim(c, cutover, step))
                     if claimed is None:
-                        return f"{_name(step)} is no longer to be done, or somebody else is at it"
+                        return (
+                            f"{step_name(step)} is no longer to be done, or somebody else is at it"
+                        )
                     move.make()
                     status = StepStatus.DONE if move.is_all else StepStatus.PENDING
                     result = _Result(move.said, status, goes_on=not move.is_all)
@@ -230,6 +232,7 @@ class Cutovers:
         now: datetime,
     ) -> None:
         begun = step.started_at or now
+        took = round((now - begun) / timedelta(milliseconds=1))
         cutovers.change_step(
             connection,
             step,
@@ -237,13 +240,18 @@ class Cutovers:
             attempts=max(step.attempts, 1),
             started_at=begun,
             finished_at=now,
-            latency_ms=round((now - begun) / timedelta(milliseconds=1)),
+            latency_ms=took,
             error=result.said if result.status is StepStatus.SKIPPED else None,
         )
-        details = {"cutover_id": cutover.id, "kind": step.kind, "target": step.target}
+        details = {
+            "cutover_id": cutover.id,
+            "kind": step.kind,
+            "target": step.target,
+            "latency_ms": took,
+        }
         event = Event(
             "cutover_step",
-            f"{_name(step)} is {result.status}: {result.said}",
+            f"{step_name(step)} is {result.status}: {result.said}",
             cutover.agent_id,
             details=details,
             incident_id=cutover.incident_id,
@@ -284,7 +292,7 @@ class Cutovers:
             details = {"cutover_id": cutover.id, "kind": step.kind, "target": step.target}
             event = Event(
                 "cutover_step",
-                f"{_name(step)} failed: {result.said}",
+                f"{step_name(step)} failed: {result.said}",
                 cutover.agent_id,
                 severity,
                 details,
@@ -349,7 +357,7 @@ def _tell_status(
         )
     elif status is CutoverStatus.NEEDS_OPERATOR:
         failed = [
-            f"{_name(s)}: {s.error}"
+            f"{step_name(s)}: {s.error}"
             for s in cutovers.steps_of(connection, cutover.id)
             if s.status is StepStatus.FAILED and s.state.is_unfinished
         ]
@@ -367,7 +375,7 @@ def _tell_status(
     write_events(connection, [event], now)
 
 
-def _name(step: CutoverStep) -> str:
+def step_name(step: CutoverStep) -> str:
     """Such as `volume vol-0abc1234`."""
     target = step.target
     if isinstance(target, dict):

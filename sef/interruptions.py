@@ -20,6 +20,7 @@ from sef.core.replica import Status
 from sef.core.risk import Risk
 from sef.launching import avoid_interrupted_pool, avoid_pool_of
 from sef.reconcile import Reconciler
+from sef.rehearsal import Rehearsals
 from sef.store import cutovers, fleet, incidents, pools, replicas
 from sef.store.database import Database
 from sef.store.events import Event, write_events
@@ -49,6 +50,7 @@ class Action(StrEnum):
 class Interruptions:
     database: Database
     reconciler: Reconciler
+    rehearsals: Rehearsals
     settings: Settings
     clock: Clock
     on_demand_prices: Mapping[str, Decimal]
@@ -67,6 +69,26 @@ class Interruptions:
         )
         self.reconciler.reconcile(agent_id)
         return self.database.read(lambda c: _answer(c, incident_id, about_standby))
+
+    def rehearse(self, agent_id: str, signal: Signal) -> dict[str, Any]:
+        """What `receive` would answer and do; nothing is changed.
+
+        Raises:
+            AgentNotFound: as `receive`.
+        """
+        now = self.clock()
+        found = self.rehearsals.rehearse(
+            agent_id,
+            lambda c: self._record(c, agent_id, signal, now),
+            lambda c, begun: _rehearsed(c, *begun),
+        )
+        answer = found.answer
+        told = self.database.read(lambda c: incidents.find_incident(c, answer["incident_id"]))
+        return answer | {
+            "incident_id": told.id if told else None,  # it would be opened
+            "plan": found.plan,
+            "budget": found.budget,
+        }
 
     def _record(
         self, connection: Connection, agent_id: str, signal: Signal, now: datetime
@@ -300,6 +322,24 @@ def _answer(connection: Connection, incident_id: str, about_standby: bool) -> di
         "new_instance_id": incident.new_instance_id,
         "failover_time_ms": incident.failover_time_ms,
         "message": message,
+    }
+
+
+def _rehearsed(connection: Connection, incident_id: str, about_standby: bool) -> dict[str, Any]:
+    answer = _answer(connection, incident_id, about_standby)
+    incident = incidents.read_incident(connection, incident_id)
+    inputs = incident.inputs or {}
+    return {
+        "status": "success",
+        "dry_run": True,
+        "action": answer["action"],
+        "message": answer["message"],
+        "incident_id": incident_id,
+        "goal": incident.goal,
+        "reason": incident.reason,
+        "risk": inputs.get("risk"),
+        "threshold": inputs.get("threshold"),
+        "mode": inputs.get("mode"),
     }
 
 

@@ -202,10 +202,10 @@ class Launcher:
             lambda c: self.candidates(c, agent, incident, survey, tries)
         )
         return self.database.write(
-            lambda c: self._open(c, replica, incident, tries, survey.source, candidates)
+            lambda c: self.decide_launch(c, replica, incident, tries, survey.source, candidates)
         )
 
-    def _open(
+    def decide_launch(
         self,
         connection: Connection,
         replica: Replica,
@@ -214,6 +214,7 @@ class Launcher:
         source: LaunchSource,
         candidates: Sequence[Candidate],
     ) -> str | None:
+        """Commit to a launch into the best candidate, give up, or put off; None: too late."""
         if replicas.read_replica(connection, replica.id) != replica:
             return None  # somebody else has taken it further since
         put_off = self._hold_back(connection, replica, incident)
@@ -293,7 +294,7 @@ class Launcher:
             return self.database.write(lambda c: self._died(c, replica, said))
         if instance.ec2_state == "running":
             pool = str(instance.pool) if instance.pool else str(replica.pool_id)
-            return self.database.write(lambda c: self._ready(c, replica, pool))
+            return self.database.write(lambda c: self.take_ready(c, replica, pool))
         if age >= timedelta(seconds=self.settings.launch_timeout):
             said = f"does not run after {self.settings.launch_timeout:.0f} s"
             return self.database.write(lambda c: self._too_slow(c, replica, said))
@@ -314,7 +315,8 @@ class Launcher:
         assert current is not None
         return self._too_slow(connection, current, "EC2 does not show it")
 
-    def _ready(self, connection: Connection, replica: Replica, pool_id: str) -> str | None:
+    def take_ready(self, connection: Connection, replica: Replica, pool_id: str) -> str | None:
+        """Write down that a launched instance runs; None: too late."""
         if replicas.read_replica(connection, replica.id) != replica:
             return None
         now = self.clock()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from sef.core.replica import Status
 from sef.errors import AgentNotFound, ModeConflict, NotPossibleNow
 from sef.promotion import Promotion, promote
 from sef.reconcile import Reconciler
+from sef.rehearsal import Rehearsals, Rehearsed
 from sef.store import cutovers, fleet, incidents, replicas
 from sef.store.database import Database
 from sef.store.events import Event, write_events
@@ -30,6 +31,7 @@ AUTO_FLAGS = {"auto-switch": "auto_switch_enabled", "auto-terminate": "auto_term
 class Modes:
     database: Database
     reconciler: Reconciler
+    rehearsals: Rehearsals
     settings: Settings
     clock: Clock
 
@@ -80,6 +82,16 @@ class Modes:
         promotion = self.database.write(write)
         self.reconciler.reconcile(agent_id)
         return promotion, self.database.read(lambda c: replicas.live_standby(c, agent_id))
+
+    def rehearse_switch(self, agent_id: str) -> Rehearsed:
+        """What `switch` would do; nothing is changed. Raises what `switch` would."""
+        self.database.read(lambda c: _switchable(c, agent_id))
+        return self.rehearsals.rehearse(
+            agent_id,
+            lambda c: self._switch(c, agent_id),
+            lambda c, promotion: asdict(promotion),
+            must_run=True,
+        )
 
     def set_auto(self, agent_id: str, mode: str, also: Also, *, enabled: bool) -> None:
         """Turn `auto-switch` or `auto-terminate` on or off."""

@@ -129,7 +129,7 @@ class Reconciler:
             log.exception("SEF: agent %s could not be reconciled", agent_id)
 
     def _decide(self, agent_id: str, *, is_first: bool) -> str | None:
-        step, _, standby, incident = self.database.read(lambda c: self._next(c, agent_id))
+        step, _, standby, incident = self.database.read(lambda c: self.next(c, agent_id))
         if isinstance(step, Rest):
             return None
         unseen = None
@@ -137,14 +137,15 @@ class Reconciler:
             unseen = self._make_sure_of(
                 standby, is_emergency=incident is None or incident.is_emergency
             )
-        said, promotion = self.database.write(lambda c: self._apply(c, agent_id, unseen))
+        said, promotion = self.database.write(lambda c: self.apply(c, agent_id, unseen))
         if promotion is not None and promotion.incident_id is not None:
             self._stamp(promotion.incident_id)
         return said
 
-    def _next(
+    def next(
         self, connection: Connection, agent_id: str, *, lock: bool = False
     ) -> tuple[Step, Agent, Replica | None, Incident | None]:
+        """The next thing to decide for an agent, and what it was decided from."""
         agent = fleet.read_agent(connection, agent_id, lock=lock)
         standby = replicas.live_standby(connection, agent_id)
         incident = incidents.open_incident(connection, agent_id)
@@ -160,10 +161,11 @@ class Reconciler:
             return Rest(), agent, standby, incident
         return step, agent, standby, incident
 
-    def _apply(
+    def apply(
         self, connection: Connection, agent_id: str, unseen: str | None
     ) -> tuple[str | None, Promotion | None]:
-        step, agent, standby, incident = self._next(connection, agent_id, lock=True)
+        """Carry the next decision out, as far as it is rows; `unseen` is for `promote`."""
+        step, agent, standby, incident = self.next(connection, agent_id, lock=True)
         now = self.clock()
         match step:
             case CreateStandby(replica_type, reason):
@@ -396,8 +398,7 @@ class Reconciler:
             CloudError: EC2 cannot say.
         """
         if self.check_standby(standby) in (Sight.UNTOLD, Sight.MISSING):
-            said = f"EC2 does not tell whether {standby.instance_id} runs"
-            raise CloudError("IncompleteAnswer", said, Response.WAIT)
+            raise does_not_tell(standby)
 
     def check_standby(self, standby: Replica) -> Sight:
         """Look whether a ready standby still runs; one that does not has failed."""
@@ -432,23 +433,33 @@ class Reconciler:
         return self.database.write(write)
 
     def _move(self, seen: Replica, status: Status, reason: str, calls: Calls | None = None) -> None:
-        severity: Severity = "warning" if status is Status.FAILED else "info"
-
         def write(connection: Connection) -> None:
-            replica = replicas.read_replica(connection, seen.id)
-            if (
-                replica is not None
-                and replica.status is seen.status
-                and replica.instance_id == seen.instance_id
-            ):
-                now = self.clock()
-                if status is Status.FAILED:
-                    avoid_pool_of(connection, replica, "Vanished", now, self.settings)
-                replicas.move_replica(
-                    connection, replica, status, reason, now, severity=severity, calls=calls or ()
-                )
+            self.move(connection, seen, status, reason, calls)
 
         self.database.write(write)
+
+    def move(
+        self,
+        connection: Connection,
+        seen: Replica,
+        status: Status,
+        reason: str,
+        calls: Calls | None = None,
+    ) -> None:
+        """Move a replica that was looked at, unless it has moved since."""
+        severity: Severity = "warning" if status is Status.FAILED else "info"
+        replica = replicas.read_replica(connection, seen.id)
+        if (
+            replica is not None
+            and replica.status is seen.status
+            and replica.instance_id == seen.instance_id
+        ):
+            now = self.clock()
+            if status is Status.FAILED:
+                avoid_pool_of(connection, replica, "Vanished", now, self.settings)
+            replicas.move_replica(
+                connection, replica, status, reason, now, severity=severity, calls=calls or ()
+            )
 
     def _postpone(self, agent_id: str, error: CloudError) -> None:
         def write(connection: Connection) -> None:
@@ -475,6 +486,11 @@ class Reconciler:
                 write_events(connection, [event], now)
 
         self.database.write(write)
+
+
+def does_not_tell(standby: Replica) -> CloudError:
+    said = f"EC2 does not tell whether {standby.instance_id} runs"
+    return CloudError("IncompleteAnswer", said, Response.WAIT)
 
 
 def _retire_after(

@@ -118,6 +118,13 @@ def parse_signal(payload: object, now: datetime) -> Signal:
     return Signal(SignalType(named), signalled_at, terminates_at, _instance(fields))
 
 
+def parse_dry_run(value: object) -> bool:
+    """Whether a call is to say only what it would do; None is no."""
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise Refused("invalid_dry_run", "dry_run must be true or false.")
+
+
 def parse_object(payload: object) -> Mapping[str, Any]:
     if not isinstance(payload, Mapping):
         raise Refused("invalid_body", "The body must be a JSON object.")

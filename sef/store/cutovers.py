@@ -161,6 +161,11 @@ def latest_cutover(connection: Connection, agent_id: str) -> Cutover | None:
     return _one(connection, cutovers.c.agent_id == agent_id)
 
 
+def cutover_to(connection: Connection, instance_id: str) -> Cutover | None:
+    """The last cutover that led to an instance."""
+    return _one(connection, cutovers.c.new_instance_id == instance_id)
+
+
 def steps_of(connection: Connection, cutover_id: str) -> Sequence[CutoverStep]:
     rows = connection.execute(
         select(cutover_steps)

@@ -63,6 +63,14 @@ class LostBeforeCommit(Exception):
     """The connection broke while a transaction was being prepared: it had no effect."""
 
 
+class _Rehearsed(Exception):
+    """Rolls a rehearsal back, and carries its result."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
+
+
 class Database:
     """A database that SEF can use: an Engine, a URL, or an open mysql.connector connection.
 
@@ -128,6 +136,22 @@ class Database:
                     raise
                 _wait_after(attempt)
         raise Unavailable("The database is too busy; try again.")
+
+    def rehearse(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` as `write` does, and roll back whatever it wrote; return its result.
+
+        Raises:
+            Unavailable: the database is away or stayed busy.
+        """
+
+        def play(connection: Connection) -> T:
+            raise _Rehearsed(work(connection))
+
+        try:
+            return self.write(play)
+        except _Rehearsed as done:
+            result: T = done.result
+            return result
 
     def _transaction(self, work: Callable[[Connection], T]) -> T:
         with self.engine.connect() as connection:

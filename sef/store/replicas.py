@@ -374,6 +374,19 @@ def due_retirements(connection: Connection, agent_id: str, now: datetime) -> Seq
     return [Retirement(**row._mapping) for row in rows]
 
 
+def planned_retirements(connection: Connection, agent_id: str) -> dict[str, datetime]:
+    """The former primaries to be terminated, now or later, each with the earliest time for it."""
+    columns = retirements.c
+    rows = connection.execute(
+        select(columns.instance_id, columns.not_before).where(
+            columns.agent_id == agent_id,
+            columns.terminated_at.is_(None),
+            columns.obstacle.is_(None),
+        )
+    )
+    return {row.instance_id: row.not_before for row in rows}
+
+
 def put_off_retirement(connection: Connection, retirement: Retirement, until: datetime) -> None:
     """Try again later: EC2 does not know the instance, not yet or not any more."""
     columns = retirements.c

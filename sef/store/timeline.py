@@ -168,7 +168,7 @@ def _events(events: Sequence[Row[Any]]) -> Iterator[Entry]:
                 call["ms"],
                 (1, event.id, 0),
             )
-        latency = details.get("failover_time_ms")
+        latency = details.get("latency_ms", details.get("failover_time_ms"))
         if event.event_type.startswith("replica_"):
             replica_id = details.get("replica_id", "")
             if replica_id in since:

@@ -13,6 +13,7 @@ from sef.web.schemas import (
     agent_body,
     batch_body,
     before_argument,
+    dry_run_argument,
     idempotency_key,
     instant_argument,
     json_body,
@@ -71,7 +72,7 @@ def agents_blueprint(sef: Facade) -> Blueprint:
 
     @routes.post("/agents/<agent_id:agent_id>/interruption")
     def interruption(agent_id: str) -> Any:
-        return sef.handle_interruption(agent_id, json_body())
+        return sef.handle_interruption(agent_id, json_body(), dry_run=dry_run_argument())
 
     @routes.get("/agents")
     def fleet() -> Any:

@@ -21,7 +21,9 @@ class Facade(Protocol):
         end: datetime | None = None,
         limit: int = 1000,
     ) -> Sequence[Answer]: ...
-    def handle_interruption(self, agent_id: str, payload: Mapping[str, Any]) -> Answer: ...
+    def handle_interruption(
+        self, agent_id: str, payload: Mapping[str, Any], *, dry_run: bool = False
+    ) -> Answer: ...
     def enable_manual_replica_mode(
         self, agent_id: str, *, idempotency_key: str | None = None
     ) -> Answer: ...
@@ -29,7 +31,7 @@ class Facade(Protocol):
         self, agent_id: str, *, idempotency_key: str | None = None
     ) -> Answer: ...
     def execute_manual_switch(
-        self, agent_id: str, *, idempotency_key: str | None = None
+        self, agent_id: str, *, dry_run: bool = False, idempotency_key: str | None = None
     ) -> Answer: ...
     def set_auto_mode(
         self, agent_id: str, mode: str, *, enabled: bool, idempotency_key: str | None = None

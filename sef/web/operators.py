@@ -8,7 +8,7 @@ from sef.core.inputs import parse_agent_id
 from sef.web.errors import answer_refusals
 from sef.web.facade import Facade
 from sef.web.routing import take_agent_ids
-from sef.web.schemas import idempotency_key
+from sef.web.schemas import dry_run_argument, dry_run_field, idempotency_key
 
 
 def operators_blueprint(sef: Facade) -> Blueprint:
@@ -31,7 +31,9 @@ def operators_blueprint(sef: Facade) -> Blueprint:
     @routes.post("/manual-switch")
     def switch(agent_id: str) -> Any:
         return sef.execute_manual_switch(
-            parse_agent_id(agent_id), idempotency_key=idempotency_key()
+            parse_agent_id(agent_id),
+            dry_run=dry_run_argument() or dry_run_field(),
+            idempotency_key=idempotency_key(),
         )
 
     @routes.get("/sef-status")

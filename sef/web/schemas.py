@@ -14,6 +14,7 @@ from sef.core.inputs import (
     INSTANCE_ID_LENGTH,
     POOL_ID_LENGTH,
     Refused,
+    parse_dry_run,
     parse_identifier,
     parse_instant,
     parse_object,
@@ -107,6 +108,18 @@ def idempotency_key() -> str | None:
         return None
     quoted = _QUOTED.fullmatch(key.strip())
     return re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else key.strip()
+
+
+def dry_run_field() -> bool:
+    """`dry_run` of a body that may be left out."""
+    if not request.get_data(cache=True):
+        return False
+    return parse_dry_run(parse_object(json_body()).get("dry_run"))
+
+
+def dry_run_argument() -> bool:
+    text = request.args.get("dry_run")
+    return parse_dry_run({"true": True, "false": False}.get(text, text) if text else text)
 
 
 def instant_argument(name: str) -> datetime | None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.flows.belongings import ALL, SAME_ZONE, Belongings
 from tests.flows.world import ONCE, REBALANCE, TERMINATION, Crash, World
 
 
@@ -132,3 +133,21 @@ def test_a_story_that_was_cut_off_by_a_crash_goes_on_in_the_same_timeline(world:
     incident, types, _ = told(sef, row.id)
     assert incident["status"] == "done"
     assert types.count("RunInstances") == types.count("failover_completed") == 1
+
+
+@ONCE
+def test_the_steps_of_a_cutover_are_planned_and_then_told_with_their_time(world: World) -> None:
+    sef = world.sef(pools=",".join(SAME_ZONE))
+    primary = world.primary(sef)
+    sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
+    planned = world.signal(sef, TERMINATION, instance_id=primary, dry_run=True)
+    assert not world.rows("cutovers")
+    answer = world.signal(sef, TERMINATION, instance_id=primary)
+    assert answer["action"] == "promoted"
+    story = sef.get_incident(answer["incident_id"])
+    told = [entry for entry in story["timeline"] if entry["type"] == "cutover_step"]
+    assert all(entry["latency_ms"] is not None for entry in told)
+    expected = [step["sentence"] for step in planned["plan"] if step["step"] == "cutover"]
+    assert len(expected) >= len(ALL)
+    carried_out = [entry["sentence"].partition(" is done")[0] for entry in told]
+    assert sorted(carried_out) == sorted(expected)
