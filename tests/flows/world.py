@@ -277,14 +277,16 @@ def ec2_of(endpoint: str) -> Ec2:
     return Ec2(clients_of(endpoint).ec2)
 
 
-def client_of(endpoint: str) -> "EC2Client":
+def client_of(endpoint: str, config: Config | None = None) -> "EC2Client":
     return boto3.client(
         "ec2",
         endpoint_url=endpoint,
         region_name="us-east-1",
         aws_access_key_id="simulated",
         aws_secret_access_key="simulated",
-        config=Config(connect_timeout=2, read_timeout=8, retries={"total_max_attempts": 1}),
+        config=Config(
+            connect_timeout=2, read_timeout=8, retries={"total_max_attempts": 1}
+        ).merge(config or Config()),
     )
 
 

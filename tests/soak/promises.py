@@ -1,0 +1,201 @@
+"""What SEF promises, as assertions over the rows and over what runs at EC2."""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG
+from sef.cloud.simulation import SimulatedInstance
+from sef.core.pricing import Observation, Source, clean_series
+from tests.flows.world import ALIVE
+from tests.soak.stage import Stage
+from tests.store.rows import stored_points
+
+LOOKS = 10
+"""So many in a row have to miss a standby until it is given up (`sef.sightings`)."""
+
+LIVE = ("launching", "ready")
+CLAIMING = (*LIVE, "promoted", "releasing")
+Observed = dict[tuple[Source, datetime], Decimal]
+
+
+def ours(stage: Stage, instances: Mapping[str, SimulatedInstance]) -> list[SimulatedInstance]:
+    """The instances that the SEF of this story has launched."""
+    names = {row.name for row in stage.rows("deployment", None)}
+    return [
+        i for i in instances.values() if i.tags.get(MANAGED_TAG) in names and ATTEMPT_TAG in i.tags
+    ]
+
+
+def at_any_time(stage: Stage, taken: Collection[str], epochs: dict[str, int]) -> None:
+    """What holds between any two steps, however much goes wrong.
+
+    Args:
+        taken: instances that the story, as AWS, took away.
+        epochs: as they were last; brought up to date.
+    """
+    assert stage.accident is None, f"a job failed in a way of its own:\n{stage.accident}"
+    instances = stage.instances()
+    agents = stage.rows("agents", None)
+    replicas = stage.rows("replica_instances", None)
+    attempts = stage.rows("launch_attempts", None)
+
+    standbys = {r.agent_id: r for r in replicas if r.status in LIVE}
+    for agent in agents:
+        assert not (
+            agent.manual_replica_enabled
+            and (agent.auto_switch_enabled or agent.auto_terminate_enabled)
+        ), f"{agent.id} is in both modes"
+        assert agent.epoch >= epochs.get(agent.id, 1), f"the epoch of {agent.id} went back"
+        epochs[agent.id] = agent.epoch
+        kept = [agent.instance_id]
+        if agent.id in standbys and standbys[agent.id].status == "ready":
+            kept.append(standbys[agent.id].instance_id)
+        for instance_id in kept:
+            if instance_id in instances and instance_id not in taken:
+                state = instances[instance_id].state
+                assert state in ALIVE, f"SEF ended {instance_id}, which {agent.id} needs"
+
+    live = [r.agent_id for r in replicas if r.status in LIVE]
+    assert len(live) == len(set(live)), "an agent has two live standbys"
+    wanted = {r.id for r in replicas if r.status in LIVE}
+    open_ones = Counter(a.replica_id for a in attempts if a.status == "open")
+    assert all(count == 1 for count in open_ones.values()), "two open intents of one replica"
+    assert sum(r in wanted for r in open_ones) <= len(live)
+
+    tokens = Counter(i.tags[ATTEMPT_TAG] for i in ours(stage, instances))
+    assert not [t for t, n in tokens.items() if n > 1], "two instances for one launch token"
+    decided = {a.client_token for a in attempts}
+    assert tokens.keys() <= decided, "an instance without a decision to launch it"
+
+
+def when_quiet(
+    stage: Stage,
+    *,
+    taken: Collection[str],
+    poisoned: Collection[str],
+    accepted: Collection[tuple[str, str]],
+    observed: Mapping[tuple[str, str], Observed],
+) -> None:
+    """What holds once faults are gone, time has passed and nothing is left to do.
+
+    Args:
+        poisoned: agents that nothing can be launched for.
+        accepted: incident and kind of every signal that was answered with success.
+        observed: by agent and pool, every observation that was acknowledged.
+    """
+    instances = stage.instances()
+    events = stage.rows("system_events", None)
+    replicas = stage.rows("replica_instances", None)
+    retirements = stage.rows("retirements", None)
+    incidents = stage.rows("incidents", None)
+    _nothing_is_open(stage, retirements, incidents, poisoned)
+    for agent in stage.rows("agents", None):
+        _is_served(agent, instances, incidents, replicas, poisoned)
+        _was_promoted_once_for_each_epoch(agent, events)
+    _ec2_runs_what_rows_claim(stage, instances, replicas)
+    _only_what_may_be_was_ended(instances, taken, replicas, retirements, events)
+    _moves_have_events(replicas, events)
+    rows = {(s.incident_id, s.signal_type) for s in stage.rows("spot_interruption_events", None)}
+    assert set(accepted) <= rows, f"signals without a row: {set(accepted) - rows}"
+    for (agent_id, pool), seen in observed.items():
+        observations = [Observation(source, at, price) for (source, at), price in seen.items()]
+        expected = clean_series(observations, stage.workers[0].rules)
+        stored = stored_points(stage.url, agent_id, pool)
+        assert stored == expected, f"the series of {agent_id} in {pool}"
+
+
+def _nothing_is_open(
+    stage: Stage, retirements: list[Any], incidents: list[Any], poisoned: Collection[str]
+) -> None:
+    healthy = {r.id for r in stage.rows("replica_instances", None) if r.agent_id not in poisoned}
+    for attempt in stage.rows("launch_attempts", None):
+        assert attempt.status != "open" or attempt.replica_id not in healthy, (
+            f"the launch {attempt.client_token} is left open"
+        )
+    for retirement in retirements:
+        assert retirement.terminated_at or retirement.obstacle, (
+            f"{retirement.instance_id} is not retired"
+        )
+    for incident in incidents:
+        over = {"done", "released", "ignored"}
+        if incident.agent_id in poisoned:
+            over.add("needs_operator")
+        assert incident.status in over, (
+            f"{incident.kind} of {incident.agent_id} is {incident.status}: {incident.reason}"
+        )
+        assert incident.reason, f"{incident.id} is {incident.status} without a reason"
+
+
+def _is_served(
+    agent: Any,
+    instances: Mapping[str, SimulatedInstance],
+    incidents: list[Any],
+    replicas: list[Any],
+    poisoned: Collection[str],
+) -> None:
+    serving = agent.instance_id in instances and instances[agent.instance_id].state == "running"
+    standbys = [r for r in replicas if r.agent_id == agent.id and r.status in LIVE]
+    if agent.id in poisoned:
+        asks = [i for i in incidents if i.agent_id == agent.id and i.status == "needs_operator"]
+        assert serving or asks, f"{agent.id} is not served, and nobody is told"
+        return
+    assert serving, f"{agent.id} is not served: {agent.instance_id}"
+    wanted = ["ready"] if agent.manual_replica_enabled else []
+    assert [s.status for s in standbys] == wanted, f"the standby of {agent.id}"
+
+
+def _was_promoted_once_for_each_epoch(agent: Any, events: list[Any]) -> None:
+    done = ("failover_completed", "switchover_completed")
+    epochs = [e.details["epoch"] for e in events if e.agent_id == agent.id and e.event_type in done]
+    assert epochs == sorted(set(epochs)), f"{agent.id} was promoted twice for an epoch: {epochs}"
+    assert agent.epoch >= max(epochs, default=1)
+
+
+def _ec2_runs_what_rows_claim(
+    stage: Stage, instances: Mapping[str, SimulatedInstance], replicas: list[Any]
+) -> None:
+    running: dict[str, set[str]] = defaultdict(set)
+    for instance in ours(stage, instances):
+        if instance.state in ALIVE:
+            running[instance.tags[AGENT_TAG]].add(instance.id)
+    claimed: dict[str, set[str]] = defaultdict(set)
+    for replica in replicas:
+        if replica.status in CLAIMING and replica.instance_id:
+            claimed[replica.agent_id].add(replica.instance_id)
+    assert running == claimed, "EC2 runs what the rows say, and nothing else"
+
+
+def _only_what_may_be_was_ended(
+    instances: Mapping[str, SimulatedInstance],
+    taken: Collection[str],
+    replicas: list[Any],
+    retirements: list[Any],
+    events: list[Any],
+) -> None:
+    """Released standbys, former primaries and orphans; nobody else's instances."""
+    over = {r.instance_id for r in replicas if r.status in ("terminated", "failed")}
+    retired = {r.instance_id for r in retirements if r.terminated_at}
+    orphans = {e.details["instance_id"] for e in events if e.event_type == "orphan_terminated"}
+    known = {r.instance_id for r in replicas} | retired | orphans
+    for instance in instances.values():
+        if instance.id in known and instance.state not in ALIVE:
+            assert instance.id in {*over, *retired, *orphans, *taken}, f"why did {instance.id} end?"
+    for replica in replicas:
+        if replica.status == "failed" and replica.instance_id not in {None, *taken}:
+            assert replica.misses >= LOOKS, f"{replica.instance_id} ran, and was given up"
+    for instance_id in retired:
+        assert instances[instance_id].state not in ALIVE, f"{instance_id} is retired and runs"
+
+
+def _moves_have_events(replicas: list[Any], events: list[Any]) -> None:
+    told = {
+        (e.details["replica_id"], e.event_type)
+        for e in events
+        if e.event_type.startswith("replica_") and e.details
+    }
+    for replica in replicas:
+        for status in {"launching", replica.status}:
+            assert (replica.id, f"replica_{status}") in told, f"{replica.id} {status} has no event"

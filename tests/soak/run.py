@@ -1,0 +1,68 @@
+"""Random stories from one seed, so that a failure can be had again."""
+
+import traceback
+from collections import Counter
+
+from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis.reporting import with_reporter
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.soak.stage import Ground
+from tests.soak.story import Story
+
+STORIES = 20
+STEPS = 50
+
+
+class Broken(AssertionError):
+    """A promise is broken, or something failed that must not; the message has the steps to it."""
+
+
+def play(number: int, ground: Ground, tally: Counter[str]) -> None:
+    """Play the stories of one seed.
+
+    Not shrunk: a story that has threads and processes in it is not the same twice for certain.
+
+    Raises:
+        Broken: at the first story that fails.
+    """
+    steps: list[str] = []
+    broken: list[tuple[str, list[str]]] = []
+
+    @seed(number)
+    class Seeded(Story):
+        def begin_telling(self) -> None:
+            steps.clear()
+
+        def fail(self, error: BaseException) -> None:
+            broken.append(("".join(traceback.format_exception(error)), list(steps)))
+
+    Seeded.ground = ground
+    Seeded.tally = tally
+    try:
+        with with_reporter(lambda line: steps.append(str(line))):
+            run_state_machine_as_test(Seeded, settings=_SETTINGS)
+    except Exception as error:
+        said, told = broken[0] if broken else (repr(error), list(steps))
+        lines = [
+            line for line in told if line.startswith("state.") and line != "state.always()"
+        ]
+        raise Broken("\n".join([*lines, said])) from None
+
+
+_SETTINGS = settings(
+    max_examples=STORIES,
+    stateful_step_count=STEPS,
+    phases=[Phase.generate],
+    database=None,
+    deadline=None,
+    derandomize=False,
+    print_blob=False,
+    # So that each step is told of as it is taken, also of a story that does not fail again.
+    verbosity=Verbosity.debug,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def replay(number: int, database: str) -> str:
+    return f"make soak SEED={number} DATABASE={database}"

@@ -1,0 +1,204 @@
+"""What the randomised test plays on: real databases, a real simulated EC2, and workers that die.
+
+One `Ground` serves many stories, each of which has empty tables; a `Stage` is for one story.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from botocore.config import Config
+
+from sef import failpoints
+from sef.cloud.ec2 import Ec2
+from sef.cloud.simulation import SimulatedInstance, Simulation, SimulationError, ensure_running
+from sef.config import Settings
+from sef.core.inputs import Refused
+from sef.errors import SefError
+from sef.store.database import Database
+from smart_emergency_fallback import SmartEmergencyFallback
+from tests.flows.world import Crash, World, client_of
+from tests.mariadb import MariaDB
+from tests.store.rows import empty
+
+log = logging.getLogger("sef")
+
+READ_SECONDS = 1.0
+DELAY_SECONDS = 1.2
+"""Longer than a client waits: the call is done when nobody expects it any more, as after 70 s."""
+
+STORIES_PER_SIMULATION = 30
+"""So many instances later it would take long to be started again."""
+
+
+class Ground:
+    """A database server and a folder for simulated EC2s."""
+
+    def __init__(self, database: str) -> None:
+        self.database = database
+        self.home = Path(tempfile.mkdtemp(prefix="sef-soak-"))
+        self.server: MariaDB | None = None
+        self.url = f"sqlite:///{self.home / 'sef.db'}"
+        if database == "mariadb":
+            self.server = MariaDB()
+            self.server.start()
+            self.server.execute("CREATE DATABASE soak CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+            self.url = self.server.url("soak")
+        tables = Database(self.url)
+        tables.create_tables()
+        tables.dispose()
+        self._stories = 0
+        self.simulation: Simulation | None = None
+
+    def begin(self) -> Simulation:
+        """Empty tables and an EC2 without faults."""
+        empty(self.url)
+        if self._stories % STORIES_PER_SIMULATION == 0:
+            self._stop_simulation()
+            self.simulation = self.run_simulation()
+        self._stories += 1
+        assert self.simulation is not None
+        clear(self.simulation)
+        return self.simulation
+
+    @property
+    def var(self) -> Path:
+        return self.home / f"ec2-{self._stories // STORIES_PER_SIMULATION}"
+
+    def run_simulation(self) -> Simulation:
+        return ensure_running(self.var, pending_seconds=0)
+
+    def _stop_simulation(self) -> None:
+        if self.simulation is not None:
+            with suppress(SimulationError):
+                self.simulation.stop()
+
+    def close(self) -> None:
+        self._stop_simulation()
+        if self.server is not None:
+            self.server.remove()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+class Stage(World):
+    """A story's world, with two workers that can die at any failpoint."""
+
+    def __init__(self, ground: Ground, ahead: Sequence[float], tally: Counter[str]) -> None:
+        simulation = ground.begin()
+        settings = Settings(
+            var=ground.var, database_url=ground.url, jobs=False, simulated_pending=0, enable_wait=0
+        )
+        super().__init__(simulation, settings)
+        self.ground = ground
+        self.url = ground.url
+        self.tally = tally
+        self.accident: str | None = None
+        self.is_delayed = False
+        self._ahead = ahead
+        self._fuse: int | None = None
+        self._fuse_lock = threading.Lock()
+        failpoints.reached = self._reach
+        self._ec2 = Ec2(failpoints.watched(_impatient(simulation.endpoint)))
+        self._listener = _Listener(self)
+        log.addHandler(self._listener)
+        log.propagate = False  # nobody can read what thousands of steps say
+        self.workers = [self._worker(number) for number in range(len(ahead))]
+
+    def _worker(self, number: int) -> SmartEmergencyFallback:
+        return self.sef(self._ec2, ahead=self._ahead[number])
+
+    def restart(self, number: int) -> None:
+        self.workers[number].close()
+        self.workers[number] = self._worker(number)
+        self.tally["restarts"] += 1
+
+    def light(self, fuse: int | None) -> None:
+        """Let whatever reaches so many more failpoints die at the last one."""
+        with self._fuse_lock:
+            self._fuse = fuse
+
+    def _reach(self, name: str) -> None:
+        with self._fuse_lock:
+            if self._fuse is None:
+                return
+            self._fuse -= 1
+            if self._fuse > 0:
+                return
+            self._fuse = None
+        self.tally["crashes"] += 1
+        raise Crash(name)
+
+    def attempt(self, number: int, do: Callable[[SmartEmergencyFallback], Any]) -> Any:
+        """What a worker answers; None when it refuses, cannot, or dies on the way."""
+        try:
+            return do(self.workers[number])
+        except Crash:
+            self.restart(number)
+        except (SefError, Refused):
+            self.tally["refusals"] += 1
+        return None
+
+    def kill_ec2(self) -> None:
+        os.kill(self.simulation.health()["pid"], signal.SIGKILL)
+        while True:
+            with suppress(SimulationError):
+                self.simulation.health()
+                time.sleep(0.01)
+                continue
+            break
+        self.tally["EC2 killed"] += 1
+        self.simulation = self.ground.simulation = self.ground.run_simulation()
+
+    def instances(self) -> dict[str, SimulatedInstance]:
+        return {i.id: i for i in self.simulation.instances()}
+
+    def clear(self) -> None:
+        """Mend all; calls that were delayed are through by then."""
+        waits = any(fault["delay_seconds"] for fault in self.simulation.faults())
+        clear(self.simulation)
+        if self.is_delayed and not waits:
+            time.sleep(DELAY_SECONDS)
+        self.is_delayed = False
+
+    def close(self) -> None:
+        failpoints.reached = None
+        log.removeHandler(self._listener)
+        log.propagate = True
+        super().close()
+
+
+class _Listener(logging.Handler):
+    """A defect that a job catches and logs is one all the same."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(logging.ERROR)
+        self._stage = stage
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and not isinstance(record.exc_info[1], SefError):
+            self._stage.accident = logging.Formatter().format(record)
+
+
+def clear(simulation: Simulation) -> None:
+    simulation.clear_faults()
+    simulation.set_options(
+        pending_seconds=0, visible_after_seconds=0, refuse_token_of_terminated=True
+    )
+    for pool in simulation.pools():
+        if not pool.capacity:
+            simulation.set_pool(pool.pool, capacity=True)
+
+
+def _impatient(endpoint: str) -> Any:
+    """A client as SEF's own, that tries once and does not wait for long: the test has no time."""
+    config = Config(read_timeout=READ_SECONDS, retries={"total_max_attempts": 1})
+    return client_of(endpoint, config)

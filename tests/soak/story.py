@@ -1,0 +1,449 @@
+"""A random story: agents, signals, operators, faults and restarts, against a model.
+
+Every step is one that could happen to a real SEF. After each, what always holds is checked; after
+every quiet period, in which all faults are gone, the rest (`tests.soak.promises`).
+"""
+
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from sef.core.pricing import Source
+from smart_emergency_fallback import SmartEmergencyFallback
+from tests.flows.test_races import together
+from tests.flows.world import OTHERS, POOL, REBALANCE, TERMINATION
+from tests.soak import promises
+from tests.soak.promises import Observed
+from tests.soak.stage import DELAY_SECONDS, Ground, Stage
+
+POISON = "poison"
+AGENTS = ["a", "b", POISON]
+POOLS = [POOL, *OTHERS]
+TARGETS = ["primary", "standby", "former", "nobody", "stranger"]
+JOBS = ["reconcile", "sweep_orphans", "detect_losses", "plan_switchovers", "cleanup_old_buffers"]
+ERRORS = [
+    "InsufficientInstanceCapacity",
+    "MaxSpotInstanceCountExceeded",
+    "VcpuLimitExceeded",
+    "RequestLimitExceeded",
+    "InternalError",
+    "UnauthorizedOperation",
+    "InvalidParameterValue",
+    "IdempotentParameterMismatch",
+    "InvalidInstanceID.NotFound",
+]
+ACTIONS = [
+    "RunInstances",
+    "TerminateInstances",
+    "DescribeInstances",
+    "CreateTags",
+    "*",
+]
+FIELDS = [
+    "instanceState", "tagSet", "placement", "launchTime", "instanceType", "instanceId",
+    "groupSet", "item", "reservationSet", "instancesSet",
+]  # fmt: skip
+MODES: dict[str, Callable[[SmartEmergencyFallback, str], Any]] = {
+    "manual on": lambda sef, agent: sef.enable_manual_replica_mode(agent),
+    "manual off": lambda sef, agent: sef.disable_manual_replica_mode(agent),
+    "switch": lambda sef, agent: sef.execute_manual_switch(agent),
+    "auto-switch on": lambda sef, agent: sef.set_auto_mode(agent, "auto-switch", enabled=True),
+    "auto-switch off": lambda sef, agent: sef.set_auto_mode(agent, "auto-switch", enabled=False),
+    "auto-terminate on": lambda sef, agent: sef.set_auto_mode(
+        agent, "auto-terminate", enabled=True
+    ),
+    "auto-terminate off": lambda sef, agent: sef.set_auto_mode(
+        agent, "auto-terminate", enabled=False
+    ),
+    "drills on": lambda sef, agent: sef.register_agent(agent, {"drill_interval": 3600}),
+    "drills off": lambda sef, agent: sef.register_agent(agent, {"drill_interval": None}),
+}
+
+LONGEST_QUIET = 120
+
+agents = st.sampled_from(AGENTS)
+workers = st.integers(0, 1)
+kinds = st.sampled_from([REBALANCE, TERMINATION])
+fuses = st.one_of(st.none(), st.none(), st.integers(1, 30))
+counts = st.sampled_from([1, 2, 5, None])
+spoiled = st.one_of(
+    st.sampled_from(ACTIONS).map(lambda action: (action, {"lose_reply": True})),
+    st.sampled_from(["RunInstances", "TerminateInstances"]).map(
+        lambda action: (action, {"delay_seconds": DELAY_SECONDS})
+    ),
+    st.lists(st.sampled_from(FIELDS), min_size=1, max_size=3, unique=True).map(
+        lambda fields: ("DescribeInstances", {"omit": fields})
+    ),
+    st.just(("RunInstances", {"omit": ["instanceId"]})),
+    st.just(("*", {"as_of": 0})),
+    st.integers(0, 2).map(lambda size: ("DescribeInstances", {"page_size": size})),
+)
+
+
+class Story(RuleBasedStateMachine):
+    ground: Ground
+    tally: Counter[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begin_telling()
+        self.stage: Stage | None = None
+        self.steps = 0
+        self.may_kill = False
+        self.taken: set[str] = set()
+        self.epochs: dict[str, int] = {}
+        self.signals: list[tuple[str, dict[str, Any]]] = []
+        self.accepted: set[tuple[str, str]] = set()
+        self.observed: dict[tuple[str, str], Observed] = defaultdict(dict)
+        self.owed: list[tuple[str, dict[str, Any]]] = []
+
+    def begin_telling(self) -> None:
+        """Another story begins."""
+
+    def fail(self, error: BaseException) -> None:
+        """The story is at its end; `error` is why."""
+
+    # The stage
+
+    @initialize(
+        ahead=st.sampled_from([0, 0, 0, 3600, -3600]),
+        may_kill=st.sampled_from([False, False, False, True]),
+    )
+    def begin(self, ahead: float, may_kill: bool) -> None:
+        self.may_kill = may_kill
+        self.stage = Stage(self.ground, [0, ahead], self.tally)
+        for agent_id in AGENTS:
+            self.stage.primary(self.stage.workers[0], agent_id)
+        self.stage.workers[0].register_agent(POISON, {"launch_template": "no-such-template"})
+
+    @property
+    def world(self) -> Stage:
+        assert self.stage is not None
+        return self.stage
+
+    def _do(
+        self, worker: int, do: Callable[[SmartEmergencyFallback], Any], fuse: int | None
+    ) -> Any:
+        self.world.light(fuse)
+        try:
+            return self.world.attempt(worker, do)
+        finally:
+            self.world.light(None)
+
+    def _instance(self, agent_id: str, whom: str) -> str | None:
+        agent = self.world.agent(agent_id)
+        if whom == "primary":
+            return str(agent.instance_id)
+        if whom == "standby":
+            standby = self.world.standby(agent_id)
+            return standby.instance_id if standby else None
+        if whom == "former":
+            retired = [
+                r.instance_id
+                for r in self.world.replicas(agent_id, "promoted", "terminated", "failed")
+                if r.instance_id != agent.instance_id
+            ]
+            return retired[-1] if retired else None
+        return "i-0123456789abcdef0" if whom == "stranger" else None
+
+    # What agents do
+
+    @rule(
+        worker=workers,
+        agent_id=agents,
+        pool=st.sampled_from(POOLS[:2]),
+        is_replica=st.booleans(),
+        age=st.sampled_from([0, 0, 20, 600, 900, 1700, 7200]),
+        price=st.integers(300, 330),
+        fuse=fuses,
+    )
+    def price(
+        self,
+        worker: int,
+        agent_id: str,
+        pool: str,
+        is_replica: bool,
+        age: int,
+        price: int,
+        fuse: int | None,
+    ) -> None:
+        at = self.world.clock().replace(second=0, microsecond=0) - timedelta(seconds=age)
+        payload = {
+            "spot_price": price / 10_000,
+            "pool_id": pool,
+            "timestamp": at.isoformat(),
+            "is_replica": is_replica,
+        }
+        self._report(worker, agent_id, payload, fuse)
+
+    def _report(
+        self, worker: int, agent_id: str, payload: dict[str, Any], fuse: int | None
+    ) -> None:
+        answer = self._do(
+            worker, lambda sef: sef.process_incoming_data(agent_id, "pricing", payload), fuse
+        )
+        if answer is None:
+            self.owed.append((agent_id, payload))
+        elif answer["status"] != "rejected":
+            source = Source.REPLICA if payload["is_replica"] else Source.PRIMARY
+            at = self.world.clock().fromisoformat(payload["timestamp"])
+            price = Decimal(str(payload["spot_price"]))
+            self.observed[agent_id, payload["pool_id"]][source, at] = price
+
+    @rule(
+        worker=workers,
+        agent_id=agents,
+        kind=kinds,
+        whom=st.sampled_from(["primary", "primary", "primary", *TARGETS]),
+        age=st.sampled_from([0, 0, 5, 90]),
+        fuse=fuses,
+    )
+    def signal(
+        self, worker: int, agent_id: str, kind: str, whom: str, age: int, fuse: int | None
+    ) -> None:
+        at = self.world.clock() - timedelta(seconds=age)
+        payload = {"signal_type": kind, "timestamp": at.isoformat()}
+        named = self._instance(agent_id, whom)
+        if named is not None:
+            payload["instance_id"] = named
+        self.signals.append((agent_id, payload))
+        self._send(worker, agent_id, payload, fuse)
+
+    @precondition(lambda self: self.signals)
+    @rule(worker=workers, which=st.integers(0, 30), times=st.integers(1, 3), fuse=fuses)
+    def repeat_signal(self, worker: int, which: int, times: int, fuse: int | None) -> None:
+        agent_id, payload = self.signals[which % len(self.signals)]
+        for _ in range(times):
+            self._send(worker, agent_id, payload, fuse)
+
+    def _send(self, worker: int, agent_id: str, payload: dict[str, Any], fuse: int | None) -> None:
+        self._take(
+            payload, self._do(worker, lambda s: s.handle_interruption(agent_id, payload), fuse)
+        )
+
+    def _take(self, payload: dict[str, Any], answer: Any) -> None:
+        if answer is not None:
+            self.accepted.add((answer["incident_id"], payload["signal_type"]))
+
+    # What AWS does
+
+    @rule(agent_id=agents, whom=st.sampled_from(["primary", "primary", "standby", "former"]))
+    def take_away(self, agent_id: str, whom: str) -> None:
+        instance_id = self._instance(agent_id, whom)
+        if instance_id in self.world.instances():
+            self.taken.add(str(instance_id))
+            self.world.simulation.terminate(str(instance_id))
+            self.tally["instances taken"] += 1
+
+    @rule(
+        action=st.sampled_from(ACTIONS),
+        code=st.sampled_from(ERRORS),
+        count=counts,
+    )
+    def refuse(self, action: str, code: str, count: int | None) -> None:
+        self._fault(action, count, error_code=code)
+
+    @rule(spoiled=spoiled, count=counts)
+    def spoil(self, spoiled: tuple[str, dict[str, Any]], count: int | None) -> None:
+        action, what = spoiled
+        if "as_of" in what:
+            # From now on EC2 tells of how things are at this moment.
+            what = {"as_of": time.time()}
+        self._fault(action, 1 if "delay_seconds" in what else count, **what)
+
+    def _fault(self, action: str, count: int | None, **what: Any) -> None:
+        self.world.simulation.add_fault(action, count=count, **what)
+        self.tally["faults"] += 1
+        if "delay_seconds" in what:
+            self.world.is_delayed = True
+
+    @rule(
+        pending=st.sampled_from([0, 0, 10**6]),
+        hidden=st.sampled_from([0, 0, 10**6]),
+        strict=st.booleans(),
+    )
+    def behave(self, pending: float, hidden: float, strict: bool) -> None:
+        self.world.simulation.set_options(
+            pending_seconds=pending,
+            visible_after_seconds=hidden,
+            refuse_token_of_terminated=strict,
+        )
+
+    @rule(pool=st.sampled_from(["abc", "bcdef", "abcdef"]), capacity=st.booleans())
+    def capacity(self, pool: str, capacity: bool) -> None:
+        for zone in pool:
+            self.world.simulation.set_pool(f"m5.large.us-east-1{zone}", capacity=capacity)
+
+    @rule()
+    def mend(self) -> None:
+        self.world.clear()
+
+    # What operators do
+
+    @rule(worker=workers, agent_id=agents, mode=st.sampled_from(sorted(MODES)), fuse=fuses)
+    def operate(self, worker: int, agent_id: str, mode: str, fuse: int | None) -> None:
+        self._do(worker, lambda sef: MODES[mode](sef, agent_id), fuse)
+
+    @rule(worker=workers, agent_id=agents, pool=st.sampled_from(POOLS), fuse=fuses)
+    def replace_by_hand(self, worker: int, agent_id: str, pool: str, fuse: int | None) -> None:
+        try:
+            instance_id = self.world.launch(pool)
+        except (ClientError, BotoCoreError, KeyError):
+            return
+        self._do(
+            worker,
+            lambda s: s.register_agent(agent_id, {"instance_id": instance_id, "pool_id": pool}),
+            fuse,
+        )
+
+    # What time and the jobs do
+
+    @rule(
+        worker=workers,
+        seconds=st.sampled_from([1, 7, 7, 31, 61, 61, 301, 421, 1801, 7201]),
+        fuse=fuses,
+    )
+    def pass_time(self, worker: int, seconds: float, fuse: int | None) -> None:
+        self.world.clock.advance(seconds)
+        self._do(worker, lambda sef: sef.reconcile(), fuse)
+
+    @rule(worker=workers, job=st.sampled_from(["reconcile", "reconcile", *JOBS]), fuse=fuses)
+    def work(self, worker: int, job: str, fuse: int | None) -> None:
+        self._do(worker, lambda sef: getattr(sef, job)(), fuse)
+
+    @rule(
+        agent_id=agents,
+        kind=kinds,
+        whom=st.sampled_from(["primary", "standby"]),
+        mode=st.sampled_from(sorted(MODES)),
+        job=st.sampled_from(["reconcile", *JOBS]),
+        fuse=fuses,
+    )
+    def race(
+        self, agent_id: str, kind: str, whom: str, mode: str, job: str, fuse: int | None
+    ) -> None:
+        """A signal, an operator and two jobs, at the same moment."""
+        payload = {"signal_type": kind, "timestamp": self.world.clock().isoformat()}
+        named = self._instance(agent_id, whom)
+        if named is not None:
+            payload["instance_id"] = named
+        calls: list[tuple[int, Callable[[SmartEmergencyFallback], Any]]] = [
+            (0, lambda sef: sef.handle_interruption(agent_id, payload)),
+            (1, lambda sef: MODES[mode](sef, agent_id)),
+            (0, lambda sef: getattr(sef, job)()),
+            (1, lambda sef: sef.reconcile()),
+        ]
+        self.world.light(fuse)
+        answers = together(*[partial(self.world.attempt, *call) for call in calls])
+        self.world.light(None)
+        self._take(payload, answers[0])
+        self.tally["races"] += 1
+
+    # What goes down
+
+    @rule(worker=workers)
+    def restart(self, worker: int) -> None:
+        self.world.restart(worker)
+
+    # It takes seconds to start one again: now and then a story has one of each.
+    @precondition(lambda self: self.may_kill and self.steps % 9 == 8)
+    @rule()
+    def kill_ec2(self) -> None:
+        self.may_kill = False
+        self.world.kill_ec2()
+
+    @precondition(lambda self: self.ground.server and self.may_kill and self.steps % 9 == 4)
+    @rule(worker=workers, job=st.sampled_from(JOBS))
+    def kill_database(self, worker: int, job: str) -> None:
+        self.may_kill = False
+        server = self.ground.server
+        assert server is not None
+        server.kill()
+        try:
+            assert self.world.attempt(worker, lambda sef: getattr(sef, job)()) is None
+        finally:
+            server.start()
+        self.tally["databases killed"] += 1
+
+    # What is checked
+
+    @precondition(lambda self: self.steps % 9 == 6)
+    @rule()
+    def quiet(self) -> None:
+        """Everything works again, and all the time that anything waits for goes by."""
+        world = self.world
+        world.clear()
+        for agent_id, payload in self.owed:
+            self._report(0, agent_id, payload, None)
+        self.owed.clear()
+        for agent_id in AGENTS:
+            self._do(0, lambda sef, a=agent_id: MODES["drills off"](sef, a), None)
+        for jump in (0, 7300, 3700, 7300):
+            world.clock.advance(jump)
+            for job in ("detect_losses", "plan_switchovers", "sweep_orphans"):
+                getattr(world.workers[1], job)()
+            for turn in range(3):
+                world.workers[turn % 2].reconcile()
+                world.clock.advance(61)
+        world.workers[0].cleanup_old_buffers()
+        for _ in range(LONGEST_QUIET):
+            if not self._is_busy():
+                break
+            world.workers[0].reconcile()
+            world.clock.advance(61)
+        promises.at_any_time(world, self.taken, self.epochs)
+        promises.when_quiet(
+            world,
+            taken=self.taken,
+            poisoned=[POISON],
+            accepted=self.accepted,
+            observed=self.observed,
+        )
+        self.tally["quiet periods"] += 1
+
+    def _is_busy(self) -> bool:
+        """Whether anything is still under way for an agent that can be helped."""
+        open_ones = [i.agent_id for i in self.world.rows("incidents", None) if i.open_agent_id]
+        moving = [
+            r.agent_id
+            for r in self.world.rows("replica_instances", None)
+            if r.status in ("launching", "releasing")
+        ]
+        return bool({*open_ones, *moving} - {POISON})
+
+    @invariant()
+    def always(self) -> None:
+        if self.stage is not None:
+            self.steps += 1
+            self.tally["steps"] += 1
+            promises.at_any_time(self.stage, self.taken, self.epochs)
+
+    def teardown(self) -> None:
+        error = sys.exception()
+        try:
+            if error is None and self.stage is not None:
+                self.quiet()
+        except Exception as late:
+            error = late
+            raise
+        finally:
+            # Hypothesis ends a story that it has no use for by an exception of its own.
+            if isinstance(error, Exception) and not type(error).__module__.startswith("hypothesis"):
+                self.fail(error)
+            if self.stage is not None:
+                self.stage.close()
