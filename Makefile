@@ -5,7 +5,7 @@ WORKERS ?= -n 2 --dist loadfile
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql check fmt clean .setup-run .setup-dev .mariadb
+.PHONY: help run test test-mysql soak check fmt clean .setup-run .setup-dev .mariadb
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -19,6 +19,10 @@ test: .setup-dev .mariadb ## Run the tests (ARGS="-k pairing" for some of them)
 test-mysql: .setup-dev ## Run the tests of the store and the stories on MySQL 9, unpacked into var/
 	@$(PY) -m tests.mysql
 	@$(PY) -m pytest $(WORKERS) --mysql tests/store tests/flows $(ARGS)
+
+soak: .setup-dev .mariadb ## Play random stories (HOURS=8 for a night; SEED=1 DATABASE=sqlite again)
+	@exec $(PY) -m tests.soak $(if $(HOURS),--hours $(HOURS)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(DATABASE),--database $(DATABASE))
 
 check: .setup-dev ## Lint, types and import rules
 	@$(PY) -m ruff check --quiet

@@ -284,9 +284,9 @@ def client_of(endpoint: str, config: Config | None = None) -> "EC2Client":
         region_name="us-east-1",
         aws_access_key_id="simulated",
         aws_secret_access_key="simulated",
-        config=Config(
-            connect_timeout=2, read_timeout=8, retries={"total_max_attempts": 1}
-        ).merge(config or Config()),
+        config=Config(connect_timeout=2, read_timeout=8, retries={"total_max_attempts": 1}).merge(
+            config or Config()
+        ),
     )
 
 

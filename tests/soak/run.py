@@ -18,7 +18,7 @@ class Broken(AssertionError):
     """A promise is broken, or something failed that must not; the message has the steps to it."""
 
 
-def play(number: int, ground: Ground, tally: Counter[str]) -> None:
+def play(number: int, ground: Ground, tally: Counter[str], *, stories: int = STORIES) -> None:
     """Play the stories of one seed.
 
     Not shrunk: a story that has threads and processes in it is not the same twice for certain.
@@ -41,17 +41,14 @@ def play(number: int, ground: Ground, tally: Counter[str]) -> None:
     Seeded.tally = tally
     try:
         with with_reporter(lambda line: steps.append(str(line))):
-            run_state_machine_as_test(Seeded, settings=_SETTINGS)
+            run_state_machine_as_test(Seeded, settings=settings(_SETTINGS, max_examples=stories))
     except Exception as error:
         said, told = broken[0] if broken else (repr(error), list(steps))
-        lines = [
-            line for line in told if line.startswith("state.") and line != "state.always()"
-        ]
+        lines = [line for line in told if line.startswith("state.") and line != "state.always()"]
         raise Broken("\n".join([*lines, said])) from None
 
 
 _SETTINGS = settings(
-    max_examples=STORIES,
     stateful_step_count=STEPS,
     phases=[Phase.generate],
     database=None,
