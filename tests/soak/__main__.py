@@ -2,9 +2,11 @@
 
 import argparse
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 
 from tests.soak.run import Broken, play, replay
 from tests.soak.stage import Ground
@@ -16,44 +18,58 @@ def main() -> int:
     parser = argparse.ArgumentParser("make soak", description=__doc__)
     parser.add_argument("--hours", type=float, default=0.0, help="0: the stories of one seed")
     parser.add_argument("--seed", type=int, help="the first one; by the clock if none is given")
-    parser.add_argument("--database", choices=DATABASES, help="one of the two alone")
+    parser.add_argument("--database", choices=DATABASES, help="one alone; both at once if not said")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     first = int(time.time()) if options.seed is None else options.seed
-    databases = [options.database] if options.database else list(DATABASES)
-    until = time.monotonic() + options.hours * 3600
+    if options.database:
+        return _soak(options.database, first, options.hours)
+    command = [sys.executable, "-m", "tests.soak", f"--seed={first}", f"--hours={options.hours}"]
+    children = [subprocess.Popen([*command, f"--database={name}"]) for name in DATABASES]
+    codes = []
+    for child in children:
+        # Ctrl-C reaches them too: they end with their summaries.
+        while child.poll() is None:
+            with suppress(KeyboardInterrupt):
+                child.wait()
+        codes.append(child.returncode)
+    return max(codes)
+
+
+def _soak(database: str, first: int, hours: float) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     tally: Counter[str] = Counter()
     failed: list[str] = []
-    grounds = {database: Ground(database) for database in databases}
+    until = time.monotonic() + hours * 3600
     number = first
+    ground = Ground(database)
     try:
         while True:
-            for database, ground in grounds.items():
-                _play(number, database, ground, tally, failed)
-            number += 1
+            _play(number, ground, tally, failed)
             if time.monotonic() >= until:
                 break
+            number += 1
     except KeyboardInterrupt:
-        print("\nstopped")
+        _say(database, f"stopped in seed {number}")
     finally:
-        for ground in grounds.values():
-            ground.close()
-    print(f"seeds {first} to {number}: {_told(tally)}")
+        ground.close()
+    _say(database, f"seeds {first} to {number}, failures: {len(failed)}; {_told(tally)}")
     for command in failed:
-        print(f"failed; again: {command}")
+        _say(database, f"failed; again: {command}")
     return 1 if failed else 0
 
 
-def _play(
-    number: int, database: str, ground: Ground, tally: Counter[str], failed: list[str]
-) -> None:
-    print(f"{time.strftime('%H:%M:%S')} seed {number} on {database}", flush=True)
+def _play(number: int, ground: Ground, tally: Counter[str], failed: list[str]) -> None:
+    _say(ground.database, f"seed {number} begins")
     try:
         play(number, ground, tally)
     except Broken as broken:
-        failed.append(replay(number, database))
-        print(f"{broken}\nagain: {failed[-1]}")
-    print(f"  so far: {_told(tally)}; failures: {len(failed)}", flush=True)
+        failed.append(replay(number, ground.database))
+        _say(ground.database, f"seed {number} failed; again: {failed[-1]}\n{broken}")
+    _say(ground.database, f"failures: {len(failed)}; {_told(tally)}")
+
+
+def _say(database: str, what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {database}: {what}", flush=True)
 
 
 def _told(tally: Counter[str]) -> str:
