@@ -10,7 +10,7 @@ from tests.soak.run import play, replay
 from tests.soak.stage import Ground
 
 SEED = 20_260_101
-STORIES = 4
+STORIES = 2
 
 
 @pytest.mark.parametrize("database", ["sqlite", "mariadb"])
