@@ -15,6 +15,7 @@ class EntryKind(StrEnum):
     CALL = "call"  # a call to EC2 that changes something
     STEP = "step"  # a move of a replica or of a former primary
     OUTCOME = "outcome"  # what came of it
+    NOTICE = "notice"  # who was told of it
 
 
 KINDS = {

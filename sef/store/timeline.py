@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, select
 from sef.core.inputs import Refused
 from sef.core.timeline import KINDS, Course, Entry, EntryKind, in_order, summary
 from sef.errors import IncidentNotFound
-from sef.store import incidents, replicas
+from sef.store import incidents, notifications, replicas
 from sef.store.events import iso
 from sef.store.fleet import read_agent
 from sef.store.incidents import Incident
@@ -122,6 +122,7 @@ def _entries(connection: Connection, incident: Incident) -> Iterator[Entry]:
         # A refusal is told by its event, which has EC2's words.
         if row.client_token not in refused:
             yield _launch(row, decided.get(row.client_token, 0))
+    yield from _notices(connection, incident)
     served = replicas.read_replica(connection, incident.replica_id or "")
     if served is not None and served.incident_id != incident.id:
         yield from _came_before(served)
@@ -211,6 +212,27 @@ def _launch(row: Row[Any], after: int) -> Entry:
         latency,
         (1, after, 2),
     )
+
+
+def _notices(connection: Connection, incident: Incident) -> Iterator[Entry]:
+    """Who was told, on each channel that the settings named then."""
+    for number, note in enumerate(notifications.of_incident(connection, incident.id)):
+        for delivery in note["deliveries"]:
+            channel, sent_at = delivery["channel"], delivery["sent_at"]
+            said = {
+                "sent": f"{channel} was told: {note['title']}",
+                "pending": f"{channel} is to be told: {note['title']}",
+                "failed": f"{channel} could not be told: {note['title']}",
+            }
+            yield Entry(
+                sent_at or note["created_at"],
+                EntryKind.NOTICE,
+                note["moment"],
+                said[delivery["status"]],
+                delivery | {"sent_at": iso(sent_at), "urgency": note["urgency"]},
+                None if sent_at is None else _milliseconds(sent_at - note["created_at"]),
+                (2, number),
+            )
 
 
 def _came_before(replica: Replica) -> Iterator[Entry]:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.flows.belongings import ALL, SAME_ZONE, Belongings
 from tests.flows.world import ONCE, REBALANCE, TERMINATION, Crash, World
+from tests.receiver import Receiver
 
 
 def told(sef: Any, incident_id: str) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
@@ -151,3 +152,22 @@ def test_the_steps_of_a_cutover_are_planned_and_then_told_with_their_time(world:
     assert len(expected) >= len(ALL)
     carried_out = [entry["sentence"].partition(" is done")[0] for entry in told]
     assert sorted(carried_out) == sorted(expected)
+
+
+@ONCE
+def test_who_was_told_is_told(world: World) -> None:
+    receiver = Receiver("of-the-timeline")
+    try:
+        sef = world.sef(notify=receiver.url.replace("http", "json"), webhook_networks="127.0.0.0/8")
+        world.primary(sef)
+        answer = world.signal(sef, TERMINATION)
+        story = sef.get_incident(answer["incident_id"])
+        assert not [entry for entry in story["timeline"] if entry["kind"] == "notice"]
+        sef.deliver_notifications()
+    finally:
+        receiver.stop()
+    story = sef.get_incident(answer["incident_id"])
+    notices = [entry for entry in story["timeline"] if entry["kind"] == "notice"]
+    assert [entry["type"] for entry in notices] == ["detection", "switch", "outcome"]
+    assert all(" was told: " in entry["sentence"] for entry in notices)
+    assert all(entry["details"]["status"] == "sent" for entry in notices)
