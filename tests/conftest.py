@@ -22,6 +22,7 @@ from tests.private_server import PrivateServer
 from tests.store.rows import empty
 
 ON_CI = os.environ.get("CI", "").lower() in {"1", "true"}
+CLUSTER = Path(__file__).parent / "cluster"
 NO_SERVER = "there is no MariaDB server on this machine (sudo apt install mariadb-server)"
 NO_MYSQL = "MySQL 9 is not unpacked (python -m tests.mysql)"
 
@@ -34,6 +35,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--mysql", action="store_true", help="MySQL 9 in the place of MariaDB; nothing on SQLite"
     )
+    parser.addoption(
+        "--cluster", action="store_true", help="with the tests on three nodes of a Galera cluster"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    is_left_out = collection_path == CLUSTER and not config.getoption("--cluster")
+    return True if is_left_out else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

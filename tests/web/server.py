@@ -65,6 +65,11 @@ class Server:
     def thaw(self) -> None:
         os.killpg(self._process.pid, signal.SIGCONT)
 
+    def kill(self) -> None:
+        """End all its processes at once, as a host that dies does."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait()
