@@ -97,7 +97,7 @@ class Database:
                 "SmartEmergencyFallback takes a SQLAlchemy Engine, a database URL or an open "
                 f"mysql.connector connection, not {type(source).__name__}"
             )
-        event.listen(self.engine, "handle_error", _recognise_disconnect)
+        event.listen(self.engine, "handle_error", _recognise)
 
     @property
     def is_mysql(self) -> bool:
@@ -163,15 +163,17 @@ class Database:
                 result = work(connection)
                 if failpoints.reached is not None:
                     failpoints.reached(f"{failpoints.name_of(work)}:before-commit")
-            except DBAPIError as error:
-                if error.connection_invalidated:
+            except Exception as error:
+                _roll_back(connection)
+                if isinstance(error, DBAPIError) and error.connection_invalidated:
                     raise LostBeforeCommit from error
                 raise
             try:
                 transaction.commit()
-            except Exception as error:
-                _translate_commit_error(error)
-                raise
+            except DBAPIError as error:
+                if error_number(error) in RETRIED:
+                    raise
+                raise Unavailable("The database did not answer the COMMIT; try again.") from error
             if failpoints.reached is not None:
                 failpoints.reached(f"{failpoints.name_of(work)}:after-commit")
             for action in connection.info.pop(AFTER_COMMIT, []):
@@ -260,14 +262,11 @@ def _wait_after(attempt: int) -> None:
     time.sleep(random.uniform(0, min(0.5, 0.005 * 2**attempt)))
 
 
-def _translate_commit_error(error: Exception) -> None:
-    """The driver's C extension raises an error of its own at COMMIT, which SQLAlchemy passes on."""
-    number = getattr(error, "errno", None)
-    if isinstance(error, DBAPIError) or number is None:
-        return
-    if number in RETRIED:
-        raise Stale from error
-    raise Unavailable("The database did not answer the COMMIT; try again.") from error
+def _roll_back(connection: Connection) -> None:
+    try:
+        connection.rollback()
+    except DBAPIError as error:
+        raise LostBeforeCommit from error
 
 
 def after_commit(connection: Connection, action: Callable[[], None]) -> None:
@@ -360,9 +359,16 @@ def _unavailable_when_away() -> Iterator[None]:
         raise
 
 
-def _recognise_disconnect(context: ExceptionContext) -> None:
-    if getattr(context.original_exception, "errno", None) in DISCONNECTED:
+def _recognise(context: ExceptionContext) -> DBAPIError | None:
+    """Have SQLAlchemy see what it does not know of this driver's errors."""
+    error = context.original_exception
+    number = getattr(error, "errno", None)
+    if number in DISCONNECTED:
         context.is_disconnect = True
+    if context.sqlalchemy_exception is None and isinstance(number, int):
+        # The C extension raises errors of its own at COMMIT and ROLLBACK, which are passed on.
+        return DBAPIError(None, None, error, connection_invalidated=context.is_disconnect)
+    return None
 
 
 def _is_in_memory(url: URL) -> bool:
