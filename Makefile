@@ -5,7 +5,7 @@ WORKERS ?= -n 2 --dist loadfile
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql soak check fmt clean .setup-run .setup-dev .mariadb
+.PHONY: help run test test-mysql test-cluster soak check fmt clean .setup-run .setup-dev .mariadb .galera
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,9 @@ test-mysql: .setup-dev ## Run the tests of the store and the stories on MySQL 9,
 soak: .setup-dev .mariadb ## Play random stories (HOURS=8 for a night; SEED=1 DATABASE=sqlite again)
 	@exec $(PY) -m tests.soak $(if $(HOURS),--hours $(HOURS)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(DATABASE),--database $(DATABASE))
+
+test-cluster: .setup-dev .galera ## Run the tests on three Galera nodes (ARGS="-m short" for the short form)
+	@$(PY) -m pytest --cluster tests/cluster $(ARGS)
 
 check: .setup-dev ## Lint, types and import rules
 	@$(PY) -m ruff check --quiet
@@ -77,15 +80,24 @@ want > .venv/$$name.installed; \
 rm .venv/unfinished
 endef
 
-# The tests start a private server of their own; without one, those that need it are skipped.
+# The tests start private servers of their own; without the programs, those that need them are skipped.
 # The core packages bring the server without a service; some releases only have the whole.
 .mariadb:
-	@PATH="$$PATH:/usr/sbin:/usr/local/sbin:/usr/libexec"; export PATH DEBIAN_FRONTEND=noninteractive; \
-	has() { command -v "$$1" >/dev/null; }; \
-	if has mariadbd && has mariadb-install-db || [ "$$(id -u)" != 0 ] || ! has apt-get; then exit 0; fi; \
-	echo "Installing a MariaDB server for the tests (first run only)…"; \
-	install() { apt-get install -qq -y --no-remove --no-install-recommends "$$@"; }; \
-	log=$$(mktemp); \
-	{ apt-get update -qq; install mariadb-server-core mariadb-client-core || install mariadb-server; } \
-		</dev/null >"$$log" 2>&1 || { tail -5 "$$log"; echo "MariaDB could not be installed."; } >&2; \
-	rm -f "$$log"
+	@what=MariaDB; packages="mariadb-server-core mariadb-client-core"; whole=mariadb-server; \
+	is_there() { has mariadbd && has mariadb-install-db; }; $(install)
+
+.galera: .mariadb
+	@what=Galera; packages=galera-4; whole=galera-4; \
+	is_there() { [ -e /usr/lib/galera/libgalera_smm.so ]; }; $(install)
+
+define install
+PATH="$$PATH:/usr/sbin:/usr/local/sbin:/usr/libexec"; export PATH DEBIAN_FRONTEND=noninteractive; \
+has() { command -v "$$1" >/dev/null; }; \
+if is_there || [ "$$(id -u)" != 0 ] || ! has apt-get; then exit 0; fi; \
+echo "Installing $$what for the tests (first run only)…"; \
+install() { apt-get install -qq -y --no-remove --no-install-recommends "$$@"; }; \
+log=$$(mktemp); \
+{ apt-get update -qq; install $$packages || install $$whole; } \
+	</dev/null >"$$log" 2>&1 || { tail -5 "$$log"; echo "$$what could not be installed."; } >&2; \
+rm -f "$$log"
+endef

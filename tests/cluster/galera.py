@@ -139,9 +139,7 @@ class Node(MariaDB):
         """Cut the node off from the others, though not from its clients; or let it back."""
         connection = self.connect()
         with connection.cursor() as cursor:
-            cursor.execute(
-                f"SET GLOBAL wsrep_provider_options = 'gmcast.isolate={int(isolated)}'"
-            )
+            cursor.execute(f"SET GLOBAL wsrep_provider_options = 'gmcast.isolate={int(isolated)}'")
         connection.close()
 
 

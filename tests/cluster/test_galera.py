@@ -29,7 +29,6 @@ def a_frozen_node(stage: Stage) -> Iterator[None]:
     stage.nodes[1].signal(signal.SIGSTOP)
     yield
     stage.nodes[1].signal(signal.SIGCONT)
-    stage.nodes[1].wait_until_synced()
 
 
 @contextmanager
@@ -39,7 +38,6 @@ def a_node_cut_off_from_the_others(stage: Stage) -> Iterator[None]:
     yield
     assert stage.nodes[2].status("wsrep_cluster_status") == "non-Primary"
     stage.nodes[2].isolate(False)
-    stage.nodes[2].wait_until_synced()
 
 
 @contextmanager
