@@ -63,7 +63,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.merge_slashes = False  # an id may have them
     answer_everything_else(app)
     app.register_blueprint(agents_blueprint(sef))
-    app.register_blueprint(health_blueprint(sef))
+    app.register_blueprint(health_blueprint(sef, lambda: _check_jobs(app)))
     integrate_with_backend(app, sef)
     origins = config.comma_separated(settings.cors_origins)
     if origins:
@@ -72,6 +72,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     if settings.jobs:
         app.extensions["sef_jobs"] = start_jobs(sef, settings)
     return app
+
+
+def _check_jobs(app: Flask) -> None:
+    jobs = app.extensions.get("sef_jobs")
+    if jobs is not None:
+        jobs.check()
 
 
 def create_worker_app() -> Flask:

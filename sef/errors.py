@@ -67,6 +67,13 @@ class Overloaded(SefError):
         super().__init__(503, "overloaded", "Too many reports wait to be written; try again.")
 
 
+class JobsStopped(SefError):
+    """The periodic jobs of this process do not run any more: it has to be started again."""
+
+    def __init__(self, told: str) -> None:
+        super().__init__(503, "jobs_stopped", f"The periodic jobs have stopped: {told}.")
+
+
 class CloudUnavailable(SefError):
     """EC2 cannot be reached, or does not know, and the call would be unsafe without it."""
 

@@ -1,5 +1,6 @@
 """Liveness, readiness, and where to go from the root."""
 
+from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint
@@ -8,7 +9,8 @@ from sef.web.errors import answer_refusals
 from sef.web.facade import Facade
 
 
-def health_blueprint(sef: Facade) -> Blueprint:
+def health_blueprint(sef: Facade, check_jobs: Callable[[], None]) -> Blueprint:
+    """`check_jobs` raises when the periodic jobs of this process have stopped."""
     routes = Blueprint("sef_health", __name__)
     answer_refusals(routes)
 
@@ -19,6 +21,7 @@ def health_blueprint(sef: Facade) -> Blueprint:
     @routes.get("/readyz")
     def ready() -> Any:
         sef.check_ready()
+        check_jobs()
         return {"status": "success"}
 
     @routes.get("/")

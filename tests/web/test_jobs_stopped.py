@@ -1,0 +1,139 @@
+"""GET /readyz turns red when the periodic jobs of the process have stopped."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from apscheduler.events import EVENT_JOB_SUBMITTED
+from flask import Flask
+
+from sef.config import Settings
+from sef.jobs import SILENT_SECONDS, STUCK_SECONDS, Jobs
+
+
+class Work:
+    """Jobs that do nothing, but for `reconcile`, which goes on until it may end."""
+
+    def __init__(self) -> None:
+        self.has_begun = threading.Event()
+        self.may_end = threading.Event()
+
+    def holds_lease(self, name: str, duration: timedelta) -> bool:
+        return True
+
+    def reconcile(self) -> int:
+        self.has_begun.set()
+        self.may_end.wait(60)
+        return 0
+
+    def nothing(self) -> int:
+        return 0
+
+    cleanup_old_buffers = sweep_orphans = detect_losses = nothing
+    plan_switchovers = deliver_notifications = nothing
+
+
+class Seconds:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def work() -> Iterator[Work]:
+    work = Work()
+    yield work
+    work.may_end.set()
+
+
+@pytest.fixture
+def clock() -> Seconds:
+    return Seconds()
+
+
+@pytest.fixture
+def jobs(work: Work, clock: Seconds) -> Iterator[Jobs]:
+    jobs = Jobs(work, Settings(reconcile_interval=0.02), clock=clock, beat_seconds=0.02)
+    yield jobs
+    if jobs.scheduler.running:
+        jobs.shutdown(wait=False)
+
+
+@pytest.fixture
+def ready(make_app: Callable[..., Flask], jobs: Jobs) -> Callable[[], Any]:
+    app = make_app(cloud="aws", region="us-east-1", ec2_endpoint="http://127.0.0.1:9")
+    app.extensions["sef_jobs"] = jobs
+    return lambda: app.test_client().get("/readyz")
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    return sqlite_url
+
+
+def becomes(ready: Callable[[], Any], status: int) -> bool:
+    deadline = time.monotonic() + 30
+    while ready().status_code != status:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_while_the_ticker_ticks_the_process_is_ready(
+    ready: Callable[[], Any], clock: Seconds
+) -> None:
+    assert ready().status_code == 200
+    clock.now += SILENT_SECONDS + 1
+    assert becomes(ready, 200), "it goes on beating"
+
+
+def test_a_dead_ticker_is_told(ready: Callable[[], Any], jobs: Jobs, clock: Seconds) -> None:
+    jobs.shutdown(wait=False)
+    assert ready().status_code == 200
+    clock.now += SILENT_SECONDS + 1
+    answer = ready()
+    assert (answer.status_code, answer.json["reason"]) == (503, "jobs_stopped")
+    assert answer.headers["Retry-After"].isdigit()
+
+
+def test_a_blocked_ticker_is_told_until_it_goes_on(
+    ready: Callable[[], Any], jobs: Jobs, clock: Seconds
+) -> None:
+    is_blocked, may_go_on = threading.Event(), threading.Event()
+
+    def block(_: Any) -> None:
+        is_blocked.set()
+        may_go_on.wait(60)
+
+    jobs.scheduler.add_listener(block, EVENT_JOB_SUBMITTED)
+    assert is_blocked.wait(30)
+    # A beat may be under way still; then there is none any more.
+    time.sleep(0.1)
+    clock.now += SILENT_SECONDS + 1
+    assert becomes(ready, 503)
+    jobs.scheduler.remove_listener(block)
+    may_go_on.set()
+    assert becomes(ready, 200)
+
+
+def test_a_stuck_job_is_told(ready: Callable[[], Any], work: Work, clock: Seconds) -> None:
+    assert work.has_begun.wait(30)
+    clock.now += STUCK_SECONDS + 1
+    assert becomes(ready, 503)
+    time.sleep(0.1)  # the ticker beats; that is not enough
+    answer = ready()
+    assert (answer.status_code, answer.json["reason"]) == (503, "jobs_stopped")
+    assert "sef_reconcile" in answer.json["message"]
+    work.may_end.set()
+    assert becomes(ready, 200)
+
+
+def test_a_process_without_jobs_does_not_look_at_them(make_app: Callable[..., Flask]) -> None:
+    app = make_app(cloud="aws", region="us-east-1", ec2_endpoint="http://127.0.0.1:9")
+    assert app.test_client().get("/readyz").status_code == 200
