@@ -1,12 +1,13 @@
 """What reports and signals must look like to be taken, and why they are refused."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from enum import StrEnum
-from typing import Any
+from typing import Any, NoReturn
 
 from sef.core.pricing import PRICE_STEP, Observation, Source
 
@@ -123,6 +124,22 @@ def parse_dry_run(value: object) -> bool:
     if value is None or isinstance(value, bool):
         return bool(value)
     raise Refused("invalid_dry_run", "dry_run must be true or false.")
+
+
+def parse_json(text: bytes, what: str = "body") -> Any:
+    """JSON with exact numbers.
+
+    Raises:
+        Refused: `invalid_json`.
+    """
+    try:
+        return json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError, ArithmeticError):
+        raise Refused("invalid_json", f"The {what} must be JSON.") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 def parse_object(payload: object) -> Mapping[str, Any]:

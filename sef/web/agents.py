@@ -6,6 +6,8 @@ from flask import Blueprint, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from sef.core.inputs import parse_agent_id
+from sef.core.lines import parse_json_line
+from sef.loading import Tally, load
 from sef.web.errors import answer_refusals, error_answer
 from sef.web.facade import Facade
 from sef.web.routing import take_agent_ids
@@ -13,7 +15,9 @@ from sef.web.schemas import (
     agent_body,
     batch_body,
     before_argument,
+    body_lines,
     dry_run_argument,
+    has_lines,
     idempotency_key,
     instant_argument,
     json_body,
@@ -56,6 +60,11 @@ def agents_blueprint(sef: Facade) -> Blueprint:
 
     @routes.post("/pricing/batch")
     def report_prices() -> Any:
+        if has_lines():
+            tally = Tally()
+            for _ in load(body_lines(), parse_json_line, sef.process_batch, tally):
+                pass  # a transaction after the other
+            return {"status": "success", **tally.as_answer()}
         return {"status": "success", **sef.process_batch(batch_body())}
 
     @routes.get("/agents/<agent_id:agent_id>/pricing")

@@ -1,11 +1,11 @@
 """Reading bodies and query strings."""
 
-import json
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any
 
 from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -17,20 +17,20 @@ from sef.core.inputs import (
     parse_dry_run,
     parse_identifier,
     parse_instant,
+    parse_json,
     parse_object,
 )
+from sef.core.lines import Line, lines
 
 MAX_BATCH = 10_000
 MAX_BODY = 8 * 1024 * 1024
 MAX_PAGE = 10_000
+NDJSON = {"application/x-ndjson", "application/ndjson", "application/jsonl"}
+PIECE = 64 * 1024
 LAUNCH_TEMPLATE_LENGTH = 255
 LONGEST_DRILL = 31_536_000
 """Seconds: a year."""
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')  # a string of RFC 9651
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def json_body() -> Any:
@@ -42,14 +42,31 @@ def json_body() -> Any:
     body = request.get_data(cache=False)
     if len(body) >= MAX_BODY:
         raise RequestEntityTooLarge  # in chunks, it is cut at the limit without a word
-    try:
-        return json.loads(
-            body,
-            parse_float=Decimal,
-            parse_constant=_refuse_constant,
-        )
-    except (ValueError, RecursionError, ArithmeticError):
-        raise Refused("invalid_json", "The body must be JSON.") from None
+    return parse_json(body)
+
+
+def has_lines() -> bool:
+    """Whether the body is said to be NDJSON."""
+    return request.mimetype in NDJSON
+
+
+def body_lines() -> Iterator[Line]:
+    """The lines of a body of any size, as they arrive.
+
+    Raises:
+        Refused: `body_cut_off`, in the place of the line that is not whole.
+    """
+    request.max_content_length = sys.maxsize  # None would be the application's limit
+    return lines(_pieces())
+
+
+def _pieces() -> Iterator[bytes]:
+    received = 0
+    while piece := request.stream.read(PIECE):
+        received += len(piece)
+        yield piece
+    if request.content_length is not None and received < request.content_length:
+        raise Refused("body_cut_off", "The body ended before its Content-Length.")
 
 
 def batch_body() -> list[Any]:

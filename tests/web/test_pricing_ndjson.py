@@ -1,0 +1,179 @@
+"""POST /api/pricing/batch with a report on each line"""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import requests
+from flask import Flask
+from flask.testing import FlaskClient
+
+from sef.core.lines import LONGEST_LINE
+from sef.errors import Unavailable
+from sef.loading import SHOWN
+from tests.store.rows import stored_points
+from tests.web.conftest import NO_CLOUD
+from tests.web.server import Server
+
+T = 1637500000
+
+
+def line(number: int, agent_id: str = "a", **fields: Any) -> str:
+    report = {
+        "agent_id": agent_id,
+        "pool_id": "p",
+        "spot_price": 0.05,
+        "timestamp": T + number * 60,
+    }
+    return json.dumps(report | fields)
+
+
+def post(client: FlaskClient, lines: Iterable[str], kind: str = "application/x-ndjson") -> Any:
+    body = "".join(f"{one}\n" for one in lines)
+    answer = client.post("/api/pricing/batch", data=body, content_type=kind)
+    assert answer.status_code == 200, answer.json
+    return answer.json
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["application/x-ndjson", "application/ndjson; charset=utf-8", "application/jsonl"],
+)
+def test_each_line_is_a_report(module_client: FlaskClient, module_database: str, kind: str) -> None:
+    agent = uuid4().hex
+    sent = [line(0, agent), line(20, agent), line(0, agent), ""]
+    assert post(module_client, sent, kind) == {
+        "status": "success",
+        "accepted": 2,
+        "buffered": 0,
+        "duplicates": 1,
+        "interpolated": 3,
+        "rejected_total": 0,
+        "rejected": [],
+    }
+    assert len(stored_points(module_database, agent, "p")) == 5
+
+
+def test_nothing_is_nothing(module_client: FlaskClient) -> None:
+    assert post(module_client, [])["accepted"] == 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        pytest.param("{", "invalid_json", id="no JSON"),
+        pytest.param('{"reports": []}', "invalid_agent_id", id="a whole batch in a line"),
+        pytest.param("7", "invalid_body", id="a number"),
+        pytest.param(line(1, spot_price=-1), "spot_price_not_positive", id="a bad report"),
+        pytest.param("x" * (LONGEST_LINE + 1), "line_too_long", id="a line that is too long"),
+    ],
+)
+def test_a_bad_line_is_refused_alone_and_told_by_its_number(
+    module_client: FlaskClient, bad: str, reason: str
+) -> None:
+    agent = uuid4().hex
+    told = post(module_client, [line(0, agent), "", bad, line(1, agent)])
+    assert (told["accepted"], told["rejected_total"]) == (2, 1)
+    ((refused),) = told["rejected"]
+    assert (refused["line"], refused["reason"]) == (3, reason)
+    assert refused["message"].endswith((".", "-"))
+
+
+def test_of_very_many_refused_lines_the_first_are_told(module_client: FlaskClient) -> None:
+    agent = uuid4().hex
+    told = post(module_client, ["{"] * (SHOWN + 500) + [line(0, agent)])
+    assert (told["accepted"], told["rejected_total"]) == (1, SHOWN + 500)
+    assert [one["line"] for one in told["rejected"]] == list(range(1, SHOWN + 1))
+
+
+def test_what_was_stored_before_the_database_went_away_stays_and_may_be_sent_again(
+    make_app: Callable[..., Flask], database_url: str
+) -> None:
+    app = make_app(**NO_CLOUD)
+    sef, sent = app.extensions["sef"], [line(number) for number in range(2500)]
+    write, calls = sef._write, []
+
+    def write_twice(reports: Any) -> Any:
+        calls.append(len(reports))
+        if len(calls) == 3:
+            raise Unavailable
+        return write(reports)
+
+    sef._write = write_twice
+    client = app.test_client()
+    body = "\n".join(sent)
+    answer = client.post("/api/pricing/batch", data=body, content_type="application/x-ndjson")
+    assert (answer.status_code, answer.json["reason"]) == (503, "database_unavailable")
+    assert "The first 2000 lines are stored" in answer.json["message"]
+    assert answer.headers["Retry-After"].isdigit()
+    assert len(stored_points(database_url, "a", "p")) == 2000
+
+    told = post(client, sent)
+    assert (told["accepted"], told["duplicates"]) == (500, 2000)
+    assert calls == [1000, 1000, 500, 1000, 1000, 500]
+
+
+def test_a_body_of_any_size_is_stored_while_it_arrives(
+    server: Server, module_database: str
+) -> None:
+    """Larger than any JSON body may be, without its length said before, and seen on the way."""
+    agent, seen = uuid4().hex, []
+
+    def body() -> Iterator[bytes]:
+        for number in range(12_000):
+            yield (line(number, agent, note="x" * 900) + "\n").encode()
+        deadline = time.monotonic() + 60
+        while not (seen and seen[-1]) and time.monotonic() < deadline:
+            seen.append(len(stored_points(module_database, agent, "p")))
+            time.sleep(0.05)
+        yield line(12_000, agent).encode()
+
+    answer = requests.post(
+        f"{server.url}/api/pricing/batch",
+        data=body(),
+        headers={"Content-Type": "application/x-ndjson"},
+        timeout=120,
+    )
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["accepted"], answer.json()["rejected"]) == (12_001, [])
+    assert seen[-1] > 0  # before the body was at its end
+
+
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["with a length", "in chunks"])
+def test_of_a_body_that_breaks_off_whole_lines_stay_and_the_torn_one_is_nothing(
+    server: Server, module_database: str, is_chunked: bool
+) -> None:
+    agent = uuid4().hex
+    text = "".join(f"{line(number, agent)}\n" for number in range(3000)).encode()
+    text += line(3000, agent).encode()[:-5]
+    head = (
+        b"POST /api/pricing/batch HTTP/1.1\r\nHost: sef\r\nContent-Type: application/x-ndjson\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        if is_chunked:
+            head += b"Transfer-Encoding: chunked\r\n\r\n"
+            connection.sendall(head + f"{len(text):x}\r\n".encode() + text + b"\r\n")
+        else:
+            head += f"Content-Length: {len(text) + 1000}\r\n\r\n".encode()
+            connection.sendall(head + text)
+        deadline = time.monotonic() + 60
+        while len(stored_points(module_database, agent, "p")) < 2000:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    latest = datetime.fromtimestamp(T, UTC) + timedelta(minutes=3000)
+    assert all(point.at < latest for point in stored_points(module_database, agent, "p"))
+
+    whole = "".join(f"{line(number, agent)}\n" for number in range(3001))
+    again = requests.post(
+        f"{server.url}/api/pricing/batch",
+        data=whole,
+        headers={"Content-Type": "application/x-ndjson"},
+        timeout=120,
+    ).json()
+    assert again["accepted"] + again["duplicates"] == 3001
+    assert len(stored_points(module_database, agent, "p")) == 3001
