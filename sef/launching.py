@@ -44,6 +44,9 @@ from sef.store.replicas import Attempt, Replica
 LOAD_COUNTS_FOR = timedelta(minutes=5)
 """How long a launch counts when the next ones are spread over the pools."""
 
+REPEATED_AFTER = timedelta(seconds=1)
+"""An attempt that is older has most likely been called before."""
+
 RETRY_EMERGENCY = timedelta(seconds=10)
 RETRY = timedelta(seconds=60)
 RETRY_OPERATOR = timedelta(minutes=5)
@@ -111,9 +114,13 @@ class Launcher:
         try:
             return self.cloud.run(attempt.parameters, attempt.client_token)
         except CloudError as error:
-            if error.response is not Response.NEW_TOKEN:
+            is_repeat = self.clock() - attempt.created_at >= REPEATED_AFTER
+            if error.response is Response.WAIT or not (
+                is_repeat or error.response is Response.NEW_TOKEN
+            ):
                 raise
-            # The token is spent; what it launched, if anything, carries its tag.
+            # The token is spent, or a call before this one may have been done all the same: what
+            # it launched, if anything, carries its tag.
             found = self.cloud.launched_by(attempt.client_token)
             if found is None:
                 raise

@@ -137,6 +137,24 @@ def test_a_launch_whose_answer_is_lost_launches_one(world: World) -> None:
 
 
 @ONCE
+@pytest.mark.parametrize("code", ["UnauthorizedOperation", "InsufficientInstanceCapacity"])
+def test_a_launch_whose_repeat_is_refused_has_launched_all_the_same(
+    world: World, code: str
+) -> None:
+    """The first call was done, and its answer lost: a refusal of the second undoes nothing."""
+    sef = world.sef()
+    world.primary(sef)
+    world.simulation.add_fault("RunInstances", count=2, lose_reply=True)
+    world.signal(sef, REBALANCE)
+    world.simulation.add_fault("RunInstances", error_code=code)
+    world.settle(sef, 7)
+    assert world.standby().status == "ready"
+    assert [i.id for i in world.tagged()] == [world.standby().instance_id]
+    assert [a.status for a in world.attempts()] == ["launched"]
+    world.check()
+
+
+@ONCE
 def test_a_lost_answer_of_an_instance_that_is_gone_by_now_does_not_spin(world: World) -> None:
     sef = world.sef(**TWO)
     world.primary(sef)
