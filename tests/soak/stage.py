@@ -158,6 +158,10 @@ class Stage(World):
         self.tally["EC2 killed"] += 1
         self.simulation = self.ground.simulation = self.ground.run_simulation()
 
+    def forget_connections(self) -> None:
+        """Those of the test itself; SEF's workers are to notice by themselves."""
+        self._engine.dispose()
+
     def instances(self) -> dict[str, SimulatedInstance]:
         return {i.id: i for i in self.simulation.instances()}
 

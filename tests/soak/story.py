@@ -80,6 +80,7 @@ agents = st.sampled_from(AGENTS)
 workers = st.integers(0, 1)
 kinds = st.sampled_from([REBALANCE, TERMINATION])
 fuses = st.one_of(st.none(), st.none(), st.integers(1, 30))
+first_modes = st.sampled_from(["manual on", "manual on", "auto-switch on", "auto-terminate on"])
 counts = st.sampled_from([1, 2, 5, None])
 spoiled = st.one_of(
     st.sampled_from(ACTIONS).map(lambda action: (action, {"lose_reply": True})),
@@ -89,6 +90,7 @@ spoiled = st.one_of(
     st.lists(st.sampled_from(FIELDS), min_size=1, max_size=3, unique=True).map(
         lambda fields: ("DescribeInstances", {"omit": fields})
     ),
+    st.just(("DescribeInstances", {"omit": ["item"]})),
     st.just(("RunInstances", {"omit": ["instanceId"]})),
     st.just(("*", {"as_of": 0})),
     st.integers(0, 2).map(lambda size: ("DescribeInstances", {"page_size": size})),
@@ -123,13 +125,16 @@ class Story(RuleBasedStateMachine):
     @initialize(
         ahead=st.sampled_from([0, 0, 0, 3600, -3600]),
         may_kill=st.sampled_from([False, False, False, True]),
+        modes=st.tuples(first_modes, first_modes),
     )
-    def begin(self, ahead: float, may_kill: bool) -> None:
+    def begin(self, ahead: float, may_kill: bool, modes: tuple[str, str]) -> None:
         self.may_kill = may_kill
         self.stage = Stage(self.ground, [0, ahead], self.tally)
         for agent_id in AGENTS:
             self.stage.primary(self.stage.workers[0], agent_id)
         self.stage.workers[0].register_agent(POISON, {"launch_template": "no-such-template"})
+        for agent_id, mode in zip(AGENTS, modes, strict=False):
+            MODES[mode](self.stage.workers[0], agent_id)
 
     @property
     def world(self) -> Stage:
@@ -378,6 +383,7 @@ class Story(RuleBasedStateMachine):
             assert self.world.attempt(worker, lambda sef: getattr(sef, job)()) is None
         finally:
             server.start()
+            self.world.forget_connections()
         self.tally["databases killed"] += 1
 
     # What is checked
@@ -438,6 +444,9 @@ class Story(RuleBasedStateMachine):
         try:
             if error is None and self.stage is not None:
                 self.quiet()
+                self.tally["launches"] += len(self.stage.rows("launch_attempts", None))
+                for agent_id in AGENTS:
+                    self.tally["promotions"] += len(self.stage.promotions(agent_id))
         except Exception as late:
             error = late
             raise
