@@ -117,6 +117,7 @@ CREATE TABLE launch_attempts (
   instance_id VARCHAR(64),
   error_code VARCHAR(80),
   created_at DATETIME(6) NOT NULL,
+  calls INTEGER NOT NULL COMMENT 'how often it was made, or about to be; 0: it launched nothing' DEFAULT 0,
   answered_at DATETIME(6),
   PRIMARY KEY (client_token),
   CONSTRAINT launch_attempts_number UNIQUE (replica_id, attempt),
@@ -151,6 +152,14 @@ CREATE TABLE unavailable_pools (
   until DATETIME(6) NOT NULL,
   PRIMARY KEY (pool_id, market)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Pools that had no capacity of late.' COLLATE utf8mb4_bin;
+
+CREATE TABLE request_buckets (
+  action VARCHAR(32) NOT NULL COMMENT 'RunInstances, TerminateInstances',
+  tokens DOUBLE NOT NULL,
+  refilled_at DATETIME(6) NOT NULL COMMENT 'the moment that tokens is about',
+  version INTEGER NOT NULL DEFAULT 1,
+  PRIMARY KEY (action)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='What is left in EC2''s request buckets.' COLLATE utf8mb4_bin;
 
 CREATE TABLE pool_storms (
   pool_id VARCHAR(128) NOT NULL,

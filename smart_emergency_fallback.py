@@ -59,6 +59,7 @@ from sef.promotion import Promotion
 from sef.reconcile import Reconciler
 from sef.rehearsal import Rehearsals, Rehearsed
 from sef.repeats import Keep, Repeats
+from sef.requests import Requests
 from sef.store import deployment, fleet, idempotency, notifications, reads, timeline
 from sef.store.database import Database
 from sef.store.events import iso
@@ -498,8 +499,11 @@ class SmartEmergencyFallback:
         outbound = Outbound(settings.webhook_network_list)
         cutovers = Cutovers(self._database, moves, Traffic(self._clients), outbound, self._clock)
         prices = self._on_demand_prices
-        launcher = Launcher(self._database, cloud, moves, settings, self._clock, prices)
-        reconciler = Reconciler(self._database, cloud, launcher, cutovers, settings, self._clock)
+        requests = Requests(self._database, settings, self._clock)
+        launcher = Launcher(self._database, cloud, moves, requests, settings, self._clock, prices)
+        reconciler = Reconciler(
+            self._database, cloud, launcher, cutovers, requests, settings, self._clock
+        )
         rehearsals = Rehearsals(self._database, reconciler, launcher, settings, self._clock)
         return _Operations(
             cloud,

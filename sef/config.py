@@ -183,6 +183,24 @@ class Settings(BaseSettings):
         description="How many instances one run of a periodic job terminates at most. A sweep "
         "that finds more orphans terminates none. 0: no limit.",
     )
+    run_instances_burst: int = Field(
+        5, ge=1, description="How many RunInstances calls EC2 takes at once from your account."
+    )
+    run_instances_rate: float | None = Field(
+        None,
+        ge=0,
+        description="How many more it takes each second. Two of the burst are kept for "
+        "emergencies. 0: not limited. Unset: 2; not limited when simulated.",
+    )
+    terminate_instances_burst: int = Field(
+        100, ge=1, description="How many TerminateInstances calls EC2 takes at once."
+    )
+    terminate_instances_rate: float | None = Field(
+        None,
+        ge=0,
+        description="How many more it takes each second. 0: not limited. Unset: 5; not limited "
+        "when simulated.",
+    )
     loss_silence: float = Field(
         420,
         ge=0,

@@ -22,7 +22,7 @@ from sef.cloud.ec2 import (
     LaunchSource,
     launch_parameters,
 )
-from sef.cloud.errors import SPOT_QUOTA, CloudError, Response
+from sef.cloud.errors import SPOT_QUOTA, THROTTLED, CloudError, Response
 from sef.cloud.moves import Moves
 from sef.config import Settings
 from sef.core import risk
@@ -31,6 +31,7 @@ from sef.core.policy import Kind, Outcome
 from sef.core.pools import Candidate, Pool, parse_pool, rank
 from sef.core.replica import Market, Status
 from sef.limits import launch_limit, tell
+from sef.requests import KEPT_FOR_EMERGENCIES, RUN, Requests
 from sef.sightings import MISSING_FOR, Sight, note
 from sef.store import incidents, replicas
 from sef.store.database import Database
@@ -58,6 +59,10 @@ class NoLaunchSource(Exception):
     """Nothing says what a new instance of this agent should be like."""
 
 
+class CalledMeanwhile(Exception):
+    """Another worker makes the call, or has: the token that was taken for it is given back."""
+
+
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What EC2 says about the standbys that an agent could have."""
@@ -74,6 +79,7 @@ class Launcher:
     database: Database
     cloud: Ec2
     moves: Moves
+    requests: Requests
     settings: Settings
     clock: Clock
     on_demand_prices: Mapping[str, Decimal]
@@ -91,17 +97,26 @@ class Launcher:
         if current != replica:
             return "another worker took it further"
         if tries and tries[-1].status == "open":
-            return self.run(replica, tries[-1])
+            return self.run(replica, tries[-1], incident)
         if tries and tries[-1].status == "launched":
             return self._await_running(agent, replica)
         return self._plan(agent, replica, incident, tries)
 
-    def run(self, replica: Replica, attempt: Attempt) -> str:
-        """Make, or repeat, the call of an open attempt and write down EC2's answer."""
+    def run(
+        self, replica: Replica, attempt: Attempt, incident: Incident | None = None
+    ) -> str | None:
+        """Make, or repeat, the call of an open attempt and write down EC2's answer.
+
+        None while there is no token for the call, or others need it more.
+        """
+        if not self._may_call(attempt, incident):
+            return None
         where = f"{attempt.market} in {attempt.pool_id}"
         try:
             instance_id = self._run(attempt)
         except CloudError as error:
+            if error.code in THROTTLED:
+                self.requests.refused(RUN)
             if error.response is Response.WAIT:
                 raise
             refusal = error
@@ -109,6 +124,29 @@ class Launcher:
             return f"EC2 refused {where}: {error.code}"
         self.database.write(lambda c: self._launched(c, replica, attempt, instance_id))
         return f"launched {instance_id}, {where}"
+
+    def _may_call(self, attempt: Attempt, incident: Incident | None) -> bool:
+        """Take a token for the call, once those whose deadline is closer can have one each."""
+
+        def left(connection: Connection) -> int:
+            if incident is not None and incident.is_emergency:
+                return replicas.emergencies_waiting(connection, incident.deadline)
+            return replicas.emergencies_waiting(connection, None) + KEPT_FOR_EMERGENCIES
+
+        def take(connection: Connection) -> bool:
+            if not self.requests.take_for_launch(connection, left):
+                return False
+            if not replicas.note_call(connection, attempt):
+                raise CalledMeanwhile
+            return True
+
+        # Most of those who wait need not write to learn that they have to.
+        if not self.database.read(lambda c: self.requests.may_have_token(c, left)):
+            return False
+        try:
+            return self.database.write(take)
+        except CalledMeanwhile:
+            return False
 
     def _run(self, attempt: Attempt) -> str:
         try:
@@ -174,6 +212,9 @@ class Launcher:
             until = now + timedelta(seconds=self.settings.pool_cooldown)
             replicas.mark_unavailable(
                 connection, attempt.pool_id, attempt.market, error.code, until
+            )
+            replicas.drop_uncalled_in_pool(
+                connection, attempt.pool_id, attempt.market, error.code, now
             )
         if needs_operator and replica.status is Status.LAUNCHING:
             self._give_up(connection, replica, f"EC2 refuses: {error.code}", RETRY_OPERATOR)

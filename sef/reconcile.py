@@ -7,8 +7,7 @@ happened: a throttle, a crash or a lost answer is repaired by the ordinary path.
 
 import logging
 import random
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -37,12 +36,14 @@ from sef.errors import Unavailable
 from sef.launching import Launcher, avoid_pool_of, call_operator
 from sef.limits import Allowance, Reached, tell
 from sef.promotion import Promotion, promote
+from sef.requests import Requests
+from sef.rounds import work_in_lanes
 from sef.sightings import FORGOTTEN_AFTER, MISSING_FOR, Sight, is_due, note, told
 from sef.store import fleet, incidents, replicas, storms
 from sef.store.database import Database
 from sef.store.deployment import deployment_name
 from sef.store.events import Event, Severity, write_events
-from sef.store.fleet import Agent
+from sef.store.fleet import Agent, Due
 from sef.store.incidents import Incident
 from sef.store.replicas import Replica, Retirement
 
@@ -52,9 +53,7 @@ STEPS = 100
 """Steps of one cycle: more than any saga has, so that a defect cannot spin."""
 
 NOT_SHOWN = "EC2 does not show it"
-PARALLEL = 8
 RETRY_AFTER = timedelta(seconds=4)
-AGENTS_PER_RUN = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +62,7 @@ class Reconciler:
     cloud: Ec2
     launcher: Launcher
     cutovers: Cutovers
+    requests: Requests
     settings: Settings
     clock: Clock
 
@@ -88,24 +88,37 @@ class Reconciler:
         return done
 
     def reconcile_all(self) -> int:
-        """One round over all agents with unfinished work; returns how many there were."""
-        now = self.clock()
-        self._tell_of_storms(now)
-        checked_before = now - timedelta(seconds=self.settings.standby_check_interval)
-        due = self.database.read(
-            lambda c: fleet.agents_with_work(
-                c, now, checked_before=checked_before, limit=AGENTS_PER_RUN
-            )
-        )
-        allowance = Allowance(self.settings.terminations_per_cycle)
-        if len(due) == 1:
-            self._reconcile_alone(due[0], allowance)
+        """One round over all agents with unfinished work; returns how many there were.
+
+        While it lasts for some of them, whose calls to EC2 are slow, it takes up what has become
+        due for the others meanwhile.
+        """
+        self._tell_of_storms(self.clock())
+        allowances: list[Allowance] = []
+
+        def begin_cycle() -> Callable[[str], None]:
+            allowance = Allowance(self.settings.terminations_per_cycle)
+            allowances.append(allowance)
+            return lambda agent_id: self._reconcile_alone(agent_id, allowance)
+
+        due = self._due()
+        count = len(due)
+        if count == 1 and not due[0].is_retry:
+            begin_cycle()(due[0].agent_id)
         elif due:
-            with ThreadPoolExecutor(PARALLEL, "sef-reconcile") as executor:
-                list(executor.map(lambda agent_id: self._reconcile_alone(agent_id, allowance), due))
-        if allowance.refused:
-            self._tell_of(allowance)
-        return len(due)
+            pause = self.settings.reconcile_interval
+            count = work_in_lanes(due, self._due, begin_cycle, pause)
+        for allowance in allowances:
+            if allowance.refused:
+                self._tell_of(allowance)
+        return count
+
+    def _due(self) -> Sequence[Due]:
+        now = self.clock()
+        checked_before = now - self._interval
+        return self.database.read(
+            lambda c: fleet.agents_with_work(c, now, checked_before=checked_before)
+        )
 
     def _tell_of_storms(self, now: datetime) -> None:
         # Here and not with each signal: there the agents of a storm would wait for one another.
@@ -290,13 +303,19 @@ class Reconciler:
     def _release(self, replica: Replica, allowance: Allowance) -> str | None:
         tries = self.database.read(lambda c: replicas.attempts(c, replica.id))
         if tries and tries[-1].status == "open":
+            attempt = tries[-1]
+            now = self.clock()
+            if self.database.write(
+                lambda c: replicas.drop_uncalled(c, attempt.client_token, "Released", now)
+            ):
+                return "what was not wanted any more was not launched"
             # Whether it launched anything is unknown. Repeating the call is the one sure way to
             # learn the instance's id: a look-up by tag can miss what EC2 has just launched.
-            return self.launcher.run(replica, tries[-1])
+            return self.launcher.run(replica, attempt)
         instance_id = replica.instance_id
         calls: Calls = []
         if instance_id is not None:
-            if not allowance.take(instance_id):
+            if not (allowance.take(instance_id) and self.requests.may_terminate()):
                 return None
             if (
                 not self._terminate(instance_id, calls)
@@ -316,7 +335,9 @@ class Reconciler:
             obstacle: str | None = "it is the primary again"
         else:
             obstacle = self._obstacle(agent_id, instance_id, calls)
-            if obstacle is None and not allowance.take(instance_id):
+            if obstacle is None and not (
+                allowance.take(instance_id) and self.requests.may_terminate()
+            ):
                 return None
             is_unknown = obstacle == NOT_SHOWN or (
                 obstacle is None and not self._terminate(instance_id, calls)

@@ -43,12 +43,13 @@ ON_DEMAND_QUOTA = frozenset({"InstanceLimitExceeded", "VcpuLimitExceeded"})
 SPENT_TOKEN = frozenset({"IdempotentParameterMismatch", "IdempotentInstanceTerminated"})
 """The token can launch nothing any more."""
 
-TRANSIENT = frozenset(
+THROTTLED = frozenset(
+    {"RequestLimitExceeded", "Throttling", "ThrottlingException", "EC2ThrottledException"}
+)
+"""More calls than EC2 takes; the same call may be repeated a little later."""
+
+TRANSIENT = THROTTLED | frozenset(
     {
-        "RequestLimitExceeded",
-        "Throttling",
-        "ThrottlingException",
-        "EC2ThrottledException",
         "InternalError",
         "InternalFailure",
         "ServiceUnavailable",

@@ -40,6 +40,10 @@ class Kind(StrEnum):
         return self is Kind.INTERRUPTION
 
 
+LOSING = tuple(kind for kind in Kind if not kind.is_planned)
+"""What an instance is lost by."""
+
+
 class Mode(StrEnum):
     MANUAL = "manual"
     AUTO = "auto"

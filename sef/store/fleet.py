@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -20,7 +21,7 @@ from sqlalchemy import (
     update,
 )
 
-from sef.core.policy import AgentState, Goal, Kind, Mode
+from sef.core.policy import LOSING, AgentState, Goal, Mode
 from sef.core.replica import Market, Status
 from sef.errors import AgentNotFound
 from sef.store.database import compare_and_swap
@@ -33,8 +34,28 @@ from sef.store.tables import (
     retirements,
 )
 
+RECENTLY = timedelta(minutes=1)
+
 LONGEST_PAUSE = timedelta(minutes=10)
 """A longer back-off was written by a worker whose clock is wrong, and is not waited for."""
+
+
+class Lane(StrEnum):
+    """Work that does not wait for that of another lane."""
+
+    URGENT = "urgent"  # an instance is being lost, or is lost
+    ORDINARY = "ordinary"
+    RETRY = "retry"  # it did not get on a moment ago, and may hang again
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    agent_id: str
+    lane: Lane
+
+    @property
+    def is_retry(self) -> bool:
+        return self.lane is Lane.RETRY
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +136,8 @@ def insert_agent(connection: Connection, agent_id: str, now: datetime, **values:
 
 
 def agents_with_work(
-    connection: Connection, now: datetime, *, checked_before: datetime, limit: int
-) -> Sequence[str]:
+    connection: Connection, now: datetime, *, checked_before: datetime
+) -> Sequence[Due]:
     """The agents for which something is unfinished, the most urgent first.
 
     `checked_before`: a standby, or a former primary that still runs, that was last looked at
@@ -130,9 +151,7 @@ def agents_with_work(
     )
     never = literal(None, incident.deadline.type)
     # Drills are switches, too, but nothing is lost if they wait.
-    is_emergency = and_(
-        incident.goal == Goal.SWITCH, incident.kind.in_([Kind.INTERRUPTION, Kind.LOSS])
-    )
+    is_emergency = and_(incident.goal == Goal.SWITCH, incident.kind.in_(LOSING))
     # Each part is found by an index of its own.
     work = union_all(
         select(
@@ -173,8 +192,9 @@ def agents_with_work(
         .outerjoin(replica_instances, replica.live_agent_id == agents.c.id)
         .where(agents.c.probation_until > now, replica.id.is_(None)),
     ).subquery()
-    return connection.scalars(
-        select(work.c.id)
+    urgency = func.min(work.c.urgency)
+    rows = connection.execute(
+        select(work.c.id, urgency.label("urgency"), func.min(agents.c.not_before).label("since"))
         .join(agents, agents.c.id == work.c.id)
         .where(
             or_(
@@ -187,13 +207,19 @@ def agents_with_work(
         )
         .group_by(work.c.id)
         .order_by(
-            func.min(work.c.urgency),
+            urgency,
             func.min(work.c.deadline).is_(None),  # NULL is the smallest otherwise
             func.min(work.c.deadline),
             work.c.id,
         )
-        .limit(limit)
-    ).all()
+    )
+    due = []
+    for row in rows:
+        lane = Lane.URGENT if row.urgency == 0 else Lane.ORDINARY
+        if row.since is not None and now - RECENTLY < row.since <= now:
+            lane = Lane.RETRY
+        due.append(Due(row.id, lane))
+    return due
 
 
 def heard_since(connection: Connection, agent_id: str, since: datetime) -> bool:

@@ -6,14 +6,16 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, select, update
 
+from sef.core.policy import LOSING, Goal
 from sef.core.replica import LIVE, Market, ReplicaType, Status, check_transition
 from sef.store.database import compare_and_swap, insert_missing, upsert
 from sef.store.events import Event, Severity, write_events
 from sef.store.tables import (
     agents,
     cutovers,
+    incidents,
     launch_attempts,
     replica_instances,
     retirements,
@@ -55,6 +57,7 @@ class Attempt:
     instance_id: str | None
     error_code: str | None
     created_at: datetime
+    calls: int
     answered_at: datetime | None
 
 
@@ -288,6 +291,63 @@ def close_attempt(
         )
     )
     return answer.rowcount == 1
+
+
+def note_call(connection: Connection, attempt: Attempt) -> bool:
+    """Write down that the call of an attempt is about to be made; False if somebody else did."""
+    columns = launch_attempts.c
+    noted = connection.execute(
+        update(launch_attempts)
+        .where(
+            columns.client_token == attempt.client_token,
+            columns.status == "open",
+            columns.calls == attempt.calls,
+        )
+        .values(calls=columns.calls + 1)
+    )
+    return noted.rowcount == 1
+
+
+def drop_uncalled(connection: Connection, token: str, code: str, now: datetime) -> bool:
+    """Close an attempt whose call was never made, and so launched nothing; False if it was made."""
+    return _drop(connection, launch_attempts.c.client_token == token, code, now) == 1
+
+
+def drop_uncalled_in_pool(
+    connection: Connection, pool_id: str, market: Market, code: str, now: datetime
+) -> int:
+    """Close all attempts in a pool that wait to be called, and would be refused like the last."""
+    columns = launch_attempts.c
+    return _drop(connection, and_(columns.pool_id == pool_id, columns.market == market), code, now)
+
+
+def _drop(connection: Connection, which: ColumnElement[bool], code: str, now: datetime) -> int:
+    columns = launch_attempts.c
+    return connection.execute(
+        update(launch_attempts)
+        .where(which, columns.status == "open", columns.calls == 0)
+        .values(status="refused", error_code=code, answered_at=now)
+    ).rowcount
+
+
+def emergencies_waiting(connection: Connection, deadline: datetime | None) -> int:
+    """How many emergencies wait to be called whose deadline is closer; of None, all of them."""
+    attempt, replica, incident = launch_attempts.c, replica_instances.c, incidents.c
+    waiting = (
+        select(func.count())
+        .select_from(launch_attempts)
+        .join(replica_instances, replica.id == attempt.replica_id)
+        .join(incidents, incident.open_agent_id == replica.live_agent_id)
+        .where(
+            attempt.status == "open",
+            attempt.calls == 0,
+            incident.goal == Goal.SWITCH,
+            incident.kind.in_(LOSING),
+        )
+    )
+    if deadline is not None:
+        waiting = waiting.where(incident.deadline < deadline)
+    return connection.scalar(waiting) or 0
 
 
 def attempt_instance(connection: Connection, token: str) -> str | None:

@@ -293,6 +293,14 @@ launch_attempts = Table(
     Column("instance_id", String(INSTANCE_ID_LENGTH)),
     Column("error_code", String(80)),
     Column("created_at", Instant, nullable=False),
+    Column(
+        "calls",
+        Integer,
+        nullable=False,
+        default=0,
+        server_default=text("0"),
+        comment="how often it was made, or about to be; 0: it launched nothing",
+    ),
     Column("answered_at", Instant),
     UniqueConstraint("replica_id", "attempt", name="launch_attempts_number"),
     CheckConstraint(one_of("market", Market), name="launch_attempts_market"),
@@ -329,6 +337,18 @@ unavailable_pools = Table(
     Column("error_code", String(80), nullable=False),
     Column("until", Instant, nullable=False),
     comment="Pools that had no capacity of late.",
+    **MYSQL,
+)
+
+# EC2 counts the requests of an account; so do all workers together, to stay below.
+request_buckets = Table(
+    "request_buckets",
+    metadata,
+    Column("action", String(32), primary_key=True, comment="RunInstances, TerminateInstances"),
+    Column("tokens", Double, nullable=False),
+    Column("refilled_at", Instant, nullable=False, comment="the moment that tokens is about"),
+    _counter("version"),
+    comment="What is left in EC2's request buckets.",
     **MYSQL,
 )
 
