@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, insert, select, update
 
+from sef.core.notices import Moment
 from sef.store.database import compare_and_swap
 from sef.store.events import Event, iso, write_events
 from sef.store.tables import incidents, pool_storms, system_events
@@ -104,6 +105,7 @@ def _event(storm: Storm) -> Event:
             "began_at": iso(storm.began_at),
             "latest_at": iso(storm.latest_at),
         },
+        moment=Moment.ALERT,
     )
 
 
