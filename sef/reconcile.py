@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from sef.clock import Clock
 from sef.cloud.ec2 import AGENT_TAG, MANAGED_TAG, Ec2
-from sef.cloud.errors import CloudError, Response
+from sef.cloud.errors import THROTTLED, CloudError, Response
 from sef.cloud.timing import Calls, timed
 from sef.config import Settings
 from sef.core.notices import Moment
@@ -36,7 +36,7 @@ from sef.errors import Unavailable
 from sef.launching import Launcher, avoid_pool_of, call_operator
 from sef.limits import Allowance, Reached, tell
 from sef.promotion import Promotion, promote
-from sef.requests import Requests
+from sef.requests import TERMINATE, Requests
 from sef.rounds import work_in_lanes
 from sef.sightings import FORGOTTEN_AFTER, MISSING_FOR, Sight, is_due, note, told
 from sef.store import fleet, incidents, replicas, storms
@@ -378,7 +378,12 @@ class Reconciler:
     def _terminate(self, instance_id: str, calls: Calls) -> bool:
         """False when EC2 does not know it, yet or any more."""
         terminate = self.cloud.terminate
-        return timed(calls, "TerminateInstances", instance_id, lambda: terminate(instance_id))
+        try:
+            return timed(calls, TERMINATE, instance_id, lambda: terminate(instance_id))
+        except CloudError as error:
+            if error.code in THROTTLED:
+                self.requests.refused(TERMINATE)
+            raise
 
     def _obstacle(self, agent_id: str, instance_id: str, calls: Calls) -> str | None:
         """Why a former primary must not be terminated; None if it may. Calls made are added.

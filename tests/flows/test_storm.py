@@ -359,3 +359,28 @@ def test_calls_that_ec2_never_answers_hold_up_nobody_elses(world: World) -> None
         round_.result()
     for agent_id in others:
         world.check(agent_id)
+
+
+@ONCE
+def test_terminations_take_tokens_of_their_own(world: World) -> None:
+    ended: list[str] = []
+
+    def note(params: Any, **_: Any) -> None:
+        ended.append(params["body"]["InstanceId.1"])
+
+    cloud = world.cloud("before-call.ec2.TerminateInstances", note)
+    sef = world.sef(cloud, terminate_instances_burst=1, terminate_instances_rate=0.1)
+    agents = fleet(world, sef, 3)
+    for agent_id in agents:
+        sef.enable_manual_replica_mode(agent_id)
+    for agent_id in agents:
+        sef.disable_manual_replica_mode(agent_id)
+    assert len(ended) == 1
+    world.settle(sef, 9)
+    assert len(ended) == 1
+    for _ in range(2):
+        world.settle(sef, 11)
+    assert len(ended) == len(set(ended)) == 3
+    for agent_id in agents:
+        assert world.alive(agent_id) == []
+        world.check(agent_id)
