@@ -47,6 +47,32 @@ CREATE TABLE pricing_reports (
   CONSTRAINT pricing_reports_real_points_are_observed CHECK ((data_quality_flag = 'interpolated') = (primary_price IS NULL AND replica_price IS NULL))
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='The clean series: real and interpolated points.' COLLATE utf8mb4_bin;
 
+CREATE TABLE pricing_hourly (
+  agent_id VARCHAR(64) NOT NULL,
+  pool_id VARCHAR(128) NOT NULL,
+  starts_at DATETIME(6) NOT NULL,
+  points INTEGER NOT NULL COMMENT 'real ones: interpolated do not count',
+  min_price NUMERIC(13, 9) NOT NULL,
+  max_price NUMERIC(13, 9) NOT NULL,
+  mean_price NUMERIC(13, 9) NOT NULL COMMENT 'each point counts the same',
+  first_price NUMERIC(13, 9) NOT NULL,
+  last_price NUMERIC(13, 9) NOT NULL,
+  PRIMARY KEY (agent_id, pool_id, starts_at)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='The hours of prices that are not kept any more.' COLLATE utf8mb4_bin;
+
+CREATE TABLE pricing_daily (
+  agent_id VARCHAR(64) NOT NULL,
+  pool_id VARCHAR(128) NOT NULL,
+  starts_at DATETIME(6) NOT NULL,
+  points INTEGER NOT NULL COMMENT 'real ones: interpolated do not count',
+  min_price NUMERIC(13, 9) NOT NULL,
+  max_price NUMERIC(13, 9) NOT NULL,
+  mean_price NUMERIC(13, 9) NOT NULL COMMENT 'each point counts the same',
+  first_price NUMERIC(13, 9) NOT NULL,
+  last_price NUMERIC(13, 9) NOT NULL,
+  PRIMARY KEY (agent_id, pool_id, starts_at)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='The days of prices that are not kept any more.' COLLATE utf8mb4_bin;
+
 CREATE TABLE price_series (
   agent_id VARCHAR(64) NOT NULL,
   pool_id VARCHAR(128) NOT NULL,
@@ -61,6 +87,8 @@ CREATE TABLE price_series (
   waiting INTEGER NOT NULL COMMENT 'how many rows of buffered_observations belong to the series',
   PRIMARY KEY (agent_id, pool_id)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='One row per series; writing a series means updating it.' COLLATE utf8mb4_bin;
+
+CREATE INDEX price_series_first ON price_series (first_at);
 
 CREATE TABLE buffered_observations (
   agent_id VARCHAR(64) NOT NULL,

@@ -60,6 +60,7 @@ from sef.reconcile import Reconciler
 from sef.rehearsal import Rehearsals, Rehearsed
 from sef.repeats import Keep, Repeats
 from sef.requests import Requests
+from sef.retention import delete_old_prices
 from sef.store import deployment, fleet, idempotency, notifications, reads, timeline
 from sef.store.database import Database
 from sef.store.events import iso
@@ -439,6 +440,14 @@ class SmartEmergencyFallback:
     def sweep_orphans(self) -> int:
         """Terminate instances of ours that no row knows of; returns how many."""
         return sweep_orphans(self._database, self._operations.cloud, self.settings, self._clock())
+
+    def delete_old_prices(self) -> int:
+        """Roll up and delete prices older than `SEF_PRICE_RETENTION_DAYS`; returns how many days
+        of series went, at most 500."""
+        days = self.settings.price_retention_days
+        if not days:
+            return 0
+        return delete_old_prices(self._database, timedelta(days=days), self._clock())
 
     def detect_losses(self) -> int:
         """Look for primaries that are gone without a notice; returns how many were found.

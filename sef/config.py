@@ -122,6 +122,13 @@ class Settings(BaseSettings):
         le=LONGEST_SPAN,
         description="How long a report waits for its other half at most.",
     )
+    price_retention_days: int = Field(
+        0,
+        ge=0,
+        le=36_500,
+        description="How many days prices are kept; of older ones an hourly and a daily series "
+        "remain. 0: for ever.",
+    )
     cleanup_interval: float = Field(
         300, gt=0, description="How often overdue reports are released."
     )

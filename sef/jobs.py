@@ -20,6 +20,8 @@ ORPHANS = "sef_orphans"
 LOSSES = "sef_losses"
 SWITCHOVERS = "sef_switchovers"
 NOTIFICATIONS = "sef_notifications"
+RETENTION = "sef_retention"
+RETENTION_EVERY = 60.0
 HEARTBEAT = "sef_heartbeat"
 LEASE = timedelta(seconds=5)
 """How long a job waits for a process that died while it held the lease."""
@@ -40,6 +42,7 @@ class PeriodicWork(Protocol):
     def detect_losses(self) -> int: ...
     def plan_switchovers(self) -> int: ...
     def deliver_notifications(self) -> int: ...
+    def delete_old_prices(self) -> int: ...
     def holds_lease(self, name: str, duration: timedelta) -> bool: ...
 
 
@@ -71,6 +74,8 @@ class Jobs:
         ]
         if settings.loss_silence:
             jobs.append((LOSSES, sef.detect_losses, settings.loss_check_interval))
+        if settings.price_retention_days:
+            jobs.append((RETENTION, sef.delete_old_prices, RETENTION_EVERY))
         for job_id, work, seconds in jobs:
             interval = timedelta(seconds=seconds)
             self._add(job_id, self._under_lease(job_id, work, interval), seconds)

@@ -186,6 +186,28 @@ pricing_reports = Table(
     **MYSQL,
 )
 
+
+def _buckets(name: str, comment: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        _agent_id(primary_key=True),
+        _pool_id(primary_key=True),
+        Column("starts_at", Instant, primary_key=True),
+        Column("points", Integer, nullable=False, comment="real ones: interpolated do not count"),
+        Column("min_price", Price, nullable=False),
+        Column("max_price", Price, nullable=False),
+        Column("mean_price", Price, nullable=False, comment="each point counts the same"),
+        Column("first_price", Price, nullable=False),
+        Column("last_price", Price, nullable=False),
+        comment=comment,
+        **MYSQL,
+    )
+
+
+pricing_hourly = _buckets("pricing_hourly", "The hours of prices that are not kept any more.")
+pricing_daily = _buckets("pricing_daily", "The days of prices that are not kept any more.")
+
 # One row per series. Writing a series means updating its row: that is the compare-and-swap which
 # orders the writers of a series, also between the nodes of a cluster.
 price_series = Table(
@@ -208,6 +230,7 @@ price_series = Table(
         default=0,
         comment="how many rows of buffered_observations belong to the series",
     ),
+    Index("price_series_first", "first_at"),
     comment="One row per series; writing a series means updating it.",
     **MYSQL,
 )

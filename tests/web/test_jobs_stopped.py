@@ -33,7 +33,7 @@ class Work:
         return 0
 
     cleanup_old_buffers = sweep_orphans = detect_losses = nothing
-    plan_switchovers = deliver_notifications = nothing
+    plan_switchovers = deliver_notifications = delete_old_prices = nothing
 
 
 class Seconds:

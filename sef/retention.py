@@ -1,0 +1,37 @@
+"""Which prices are kept, and for how long."""
+
+from datetime import datetime, timedelta
+
+from sef.core.rollup import DAY, start_of
+from sef.store.database import Database
+from sef.store.retention import SeriesKey, delete_oldest_day, series_with_old_prices
+
+PAGE = 100
+DAYS_PER_RUN = 500
+"""Days of single series; each is a transaction of its own, so nobody waits for long."""
+
+
+def delete_old_prices(database: Database, retention: timedelta, now: datetime) -> int:
+    """Roll up and delete what is older than `retention`; returns how many days of series went.
+
+    One run ends after DAYS_PER_RUN; the next goes on. A day that is not settled yet, or a series
+    that is written to at this moment, holds nobody else up.
+    """
+    before = start_of(now - retention, DAY)
+
+    def page_behind(after: SeriesKey) -> list[SeriesKey]:
+        return database.read(lambda c: series_with_old_prices(c, after, before, PAGE))
+
+    def delete_one_day(key: SeriesKey) -> bool:
+        return database.write(lambda c: delete_oldest_day(c, key, before, now))
+
+    deleted = 0
+    page = page_behind(("", ""))
+    while page:
+        for key in page:
+            while delete_one_day(key):
+                deleted += 1
+                if deleted == DAYS_PER_RUN:
+                    return deleted
+        page = page_behind(page[-1])
+    return deleted
