@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,10 +27,12 @@ from sef.channels import channels
 from sef.cloud.connect import check_cloud, on_demand_prices
 from sef.cloud.simulation import SimulationError, ensure_running, find_running
 from sef.config import ConfigurationError, Settings
-from sef.errors import Unavailable
+from sef.errors import SefError, Unavailable
+from sef.import_file import STDIN, Checkpoint, import_file, tell
 from sef.jobs import start_jobs
 from sef.simulate import simulate
 from sef.store.database import Database, SchemaMismatch
+from sef.store.deployment import deployment_name
 from sef.store.driver import driver_is_slow
 from sef.web.agents import agents_blueprint
 from sef.web.errors import answer_everything_else
@@ -194,6 +197,50 @@ def _show_outbox(sef: SmartEmergencyFallback) -> None:
     click.echo("{pending} pending, {sent} sent, {failed} failed".format_map(outbox))
     for row in outbox["last_failed"]:
         click.echo("{channel}: {title}, {moment}: {error}".format_map(row))
+
+
+@main.command("import")
+@_option("database_url")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--agent", "agent_id", help="The agent of lines that name none.")
+@click.option("--pool", "pool_id", help="The pool of lines that name none.")
+@click.option("--restart", is_flag=True, help="Begin anew where an earlier import has stopped.")
+def import_(
+    file: str, agent_id: str | None, pool_id: str | None, restart: bool, **options: Any
+) -> None:
+    """Store the pricing reports of FILE, as many as there are; - is standard input.
+
+    FILE is NDJSON, a report on each line as for POST /api/pricing/batch, or CSV whose first line
+    names the columns: agent_id, pool_id, timestamp and spot_price, optionally is_replica and
+    instance_id; others are left out of account. Either may be compressed by gzip.
+
+    A report that is stored already changes nothing. An import that was stopped goes on where it
+    was when it is started again. Refused lines are listed at the end, with exit code 1.
+    """
+    settings = config.load(**options)
+    # A backfill may open gaps by the thousand; they are in the history all the same.
+    log.setLevel(logging.ERROR)
+    _create_tables(settings)
+    defaults = {"agent_id": agent_id, "pool_id": pool_id}
+    given = {field: value for field, value in defaults.items() if value is not None}
+    database = Database(settings.database)
+    identity = {"sef": database.write(deployment_name), "defaults": given}
+    database.dispose()
+    checkpoint = None
+    if file != STDIN:
+        checkpoint = Checkpoint(settings.var / "imports", Path(file), identity)
+        if restart:
+            checkpoint.remove()
+    sef = SmartEmergencyFallback(settings.database, settings=settings)
+    try:
+        tally = import_file(file, sef.process_batch, defaults=given, checkpoint=checkpoint)
+    except SefError as error:
+        raise click.ClickException(f"{error.message} Start it again to go on.") from error
+    finally:
+        sef.close()
+    tell(tally)
+    if tally.rejected_total:
+        sys.exit(1)
 
 
 main.add_command(simulate)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from sef.core.inputs import Refused
@@ -40,7 +40,13 @@ class Tally:
         }
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {
+            "line": self.line,
+            "end": self.end,
+            "counts": dict(self.counts),
+            "rejected_total": self.rejected_total,
+            "rejected": self.rejected,
+        }
 
 
 def load(
@@ -56,6 +62,7 @@ def load(
     """
     chunk: list[Any] = []
     numbers: list[int] = []
+    line = None
     for line in lines:
         if not line.is_blank:
             try:
@@ -64,17 +71,18 @@ def load(
             except Refused as refused:
                 tally.refuse(line.number, refused.reason, refused.message)
         if line.number - tally.line >= AT_ONCE:
-            _store(chunk, numbers, process_batch, tally)
+            _store(chunk, numbers, line, process_batch, tally)
             chunk, numbers = [], []
-            tally.line, tally.end = line.number, line.end
             yield tally
-    _store(chunk, numbers, process_batch, tally)
+    if line is not None:
+        _store(chunk, numbers, line, process_batch, tally)
     yield tally
 
 
 def _store(
     chunk: list[Any],
     numbers: list[int],
+    last: Line,
     process_batch: Callable[[Sequence[Any]], dict[str, Any]],
     tally: Tally,
 ) -> None:
@@ -87,3 +95,4 @@ def _store(
         tally.counts[name] += told[name]
     for one in told["rejected"]:
         tally.refuse(numbers[one["index"]], one["reason"], one["message"])
+    tally.line, tally.end = last.number, last.end
