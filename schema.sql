@@ -244,6 +244,7 @@ CREATE TABLE cutovers (
   new_instance_id VARCHAR(64) NOT NULL,
   pool_id VARCHAR(128),
   deadline DATETIME(6) COMMENT 'when the old primary is gone; NULL: nothing presses',
+  is_hurried BOOL NOT NULL COMMENT 'there was no time to await anything',
   status VARCHAR(16) NOT NULL,
   open_agent_id VARCHAR(64) COMMENT 'the agent until it is over, else NULL: one unfinished cutover per agent',
   due_at DATETIME(6) COMMENT 'when there is something to try again; NULL: over',

@@ -267,27 +267,23 @@ class Cutovers:
         now: datetime,
     ) -> None:
         begun = step.started_at or now
-        has_failed = (
-            step.status is StepStatus.FAILED
-            or result.status is StepStatus.FAILED
-            or now >= gives_up_at(step.kind, begun, cutover.deadline)
-        )
-        status = StepStatus.FAILED if has_failed else StepStatus.PENDING
-        attempts = max(step.attempts, 1)
-        pause = timedelta(0) if result.goes_on else LOOK_AGAIN
-        if has_failed and not result.goes_on:
-            pause = min(LONGEST_PAUSE, LOOK_AGAIN * 5 * 2 ** min(attempts, 4))
-            pause *= random.uniform(0.8, 1.2)
+        if result.goes_on:
+            status, pause = step.status, timedelta(0)
+        else:
+            patience = gives_up_at(step.kind, begun, cutover.deadline, hurried=cutover.is_hurried)
+            was_in_vain = StepStatus.FAILED in (step.status, result.status)
+            status = StepStatus.FAILED if was_in_vain or now >= patience else StepStatus.PENDING
+            pause = _pause(status, step.attempts)
         cutovers.change_step(
             connection,
             step,
             status=status,
-            attempts=attempts,
+            attempts=max(step.attempts, 1),
             started_at=begun,
             not_before=now + pause,
             error=result.said,
         )
-        if has_failed and step.status is not StepStatus.FAILED:
+        if status is StepStatus.FAILED and step.status is not StepStatus.FAILED:
             severity: Severity = "warning" if step.kind is Kind.WEBHOOK_BEFORE else "error"
             details = {"cutover_id": cutover.id, "kind": step.kind, "target": step.target}
             event = Event(
@@ -328,6 +324,13 @@ def _counts(connection: Connection, cutover: Cutover) -> bool:
     agent = fleet.read_agent(connection, cutover.agent_id, lock=True)
     current = cutovers.open_cutover(connection, cutover.agent_id)
     return agent.epoch == cutover.epoch and (current is None or current.id == cutover.id)
+
+
+def _pause(status: StepStatus, attempts: int) -> timedelta:
+    if status is StepStatus.PENDING:
+        return LOOK_AGAIN
+    # Jitter, so that a throttled fleet does not come back all at once.
+    return min(LONGEST_PAUSE, LOOK_AGAIN * 5 * 2 ** min(attempts, 4)) * random.uniform(0.8, 1.2)
 
 
 def _read_step(connection: Connection, told: CutoverStep) -> CutoverStep:

@@ -18,6 +18,9 @@ from sef.core.targets import Targets
 HURRY_BELOW = timedelta(seconds=30)
 """With less time than this left, nothing is awaited."""
 
+HURRIED_PATIENCE = timedelta(seconds=5)
+"""How long what is moved at once is waited for, if it cannot be moved at once."""
+
 RESERVE = timedelta(seconds=15)
 """What is kept of the time left for the moves that come after the waiting."""
 
@@ -81,15 +84,8 @@ CALM: Sequence[Sequence[Kind]] = (
 )
 HURRIED: Sequence[Sequence[Kind]] = (
     (Kind.RUNNING,),
-    (
-        Kind.ELASTIC_IP,
-        Kind.PRIVATE_IP,
-        Kind.NETWORK_INTERFACE,
-        Kind.VOLUME,
-        Kind.DNS,
-        Kind.REGISTER,
-    ),
-    (Kind.DEREGISTER,),
+    (Kind.ELASTIC_IP, Kind.PRIVATE_IP, Kind.DNS, Kind.REGISTER),  # one call, or two
+    (Kind.DEREGISTER, Kind.NETWORK_INTERFACE, Kind.VOLUME),  # what is detached takes its time
     (Kind.WEBHOOK_AFTER,),
 )
 LEFT_OUT = frozenset({Kind.WEBHOOK_BEFORE, Kind.HEALTHY})
@@ -158,9 +154,13 @@ def is_wanted(kind: Kind, target: Any, targets: Targets | None) -> bool:
     return targets is not None and target in list(_targets_of(kind, targets))
 
 
-def gives_up_at(kind: Kind, begun: datetime, deadline: datetime | None) -> datetime:
+def gives_up_at(
+    kind: Kind, begun: datetime, deadline: datetime | None, *, hurried: bool
+) -> datetime:
     """Until when a step is pending, which those after it wait for. Never before it was begun."""
     own = begun + PATIENCE[kind]
+    if hurried:
+        return min(own, begun + HURRIED_PATIENCE) if kind in HURRIED[1] else own
     if deadline is None or kind not in WAITED_FOR:
         return own
     return max(begun, min(own, deadline - RESERVE))

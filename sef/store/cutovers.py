@@ -15,6 +15,7 @@ from sef.core.cutover import (
     Step,
     StepState,
     StepStatus,
+    is_hurried,
     left_out,
     next_due,
     plan,
@@ -37,6 +38,7 @@ class Cutover:
     new_instance_id: str
     pool_id: str | None
     deadline: datetime | None
+    is_hurried: bool
     status: CutoverStatus
     open_agent_id: str | None
     due_at: datetime | None
@@ -96,6 +98,7 @@ def begin(
             new_instance_id=new_instance_id,
             pool_id=pool_id,
             deadline=deadline,
+            is_hurried=is_hurried(left),
             status=CutoverStatus.RUNNING,
             open_agent_id=agent.id,
             due_at=now,

@@ -98,6 +98,7 @@ def cutover_fields(connection: Connection, cutover: Cutover) -> dict[str, Any]:
         "new_instance_id": cutover.new_instance_id,
         "status": cutover.status,
         "deadline": iso(cutover.deadline),
+        "is_hurried": cutover.is_hurried,
         "started_at": iso(cutover.started_at),
         "served_at": iso(cutover.served_at),
         "finished_at": iso(cutover.finished_at),

@@ -459,6 +459,7 @@ cutovers = Table(
     Column("new_instance_id", String(INSTANCE_ID_LENGTH), nullable=False),
     _pool_id(),
     Column("deadline", Instant, comment="when the old primary is gone; NULL: nothing presses"),
+    Column("is_hurried", Boolean, nullable=False, comment="there was no time to await anything"),
     Column("status", String(16), nullable=False),
     Column(
         "open_agent_id",

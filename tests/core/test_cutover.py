@@ -60,14 +60,14 @@ def test_with_seconds_everything_is_moved_at_once(left: timedelta) -> None:
         "running",
         "elastic-ip",
         "private-ip",
-        "network-interface",
-        "volume",
         "dns",
         "register",
         "deregister",
+        "network-interface",
+        "volume",
         "webhook-after",
     ]
-    assert [step.stage for step in plan(ONE_EACH, left)] == [0, 1, 1, 1, 1, 1, 1, 2, 3]
+    assert [step.stage for step in plan(ONE_EACH, left)] == [0, 1, 1, 1, 1, 2, 2, 2, 3]
     assert {step.kind for step in left_out(ONE_EACH, left)} == LEFT_OUT
 
 
@@ -166,17 +166,28 @@ def test_what_is_awaited_leaves_time_for_the_moves(
     kind: Kind, deadline: float | None, expected: timedelta
 ) -> None:
     until = None if deadline is None else NOW + timedelta(seconds=deadline)
-    assert gives_up_at(kind, NOW, until) - NOW == expected
+    assert gives_up_at(kind, NOW, until, hurried=False) - NOW == expected
 
 
-@given(st.sampled_from(Kind), LEFT)
+@pytest.mark.parametrize(
+    ("kind", "seconds"), [(Kind.ELASTIC_IP, 5), (Kind.REGISTER, 5), (Kind.VOLUME, 60)]
+)
+def test_in_a_hurry_what_cannot_be_moved_at_once_is_not_waited_for(
+    kind: Kind, seconds: int
+) -> None:
+    for left in (-60, 5, 29):
+        until = gives_up_at(kind, NOW, NOW + timedelta(seconds=left), hurried=True)
+        assert until - NOW == timedelta(seconds=seconds)
+
+
+@given(st.sampled_from(Kind), LEFT, st.booleans())
 def test_patience_never_ends_before_it_begins_nor_eats_the_reserve(
-    kind: Kind, left: timedelta | None
+    kind: Kind, left: timedelta | None, hurried: bool
 ) -> None:
     deadline = None if left is None else NOW + left
-    until = gives_up_at(kind, NOW, deadline)
+    until = gives_up_at(kind, NOW, deadline, hurried=hurried)
     assert NOW <= until <= NOW + PATIENCE[kind]
-    if deadline is not None and kind is Kind.HEALTHY and until > NOW:
+    if deadline is not None and kind is Kind.HEALTHY and until > NOW and not hurried:
         assert until <= deadline - RESERVE
 
 

@@ -1,8 +1,12 @@
 """What belongs to an agent in the simulated cloud, and who has it."""
 
+from collections.abc import Callable
+from ipaddress import ip_network
 from typing import Any
 from uuid import uuid4
 
+from sef.cloud.clients import Clients
+from smart_emergency_fallback import SmartEmergencyFallback
 from tests.flows.world import World, clients_of
 
 ZONE = "us-east-1a"
@@ -27,9 +31,10 @@ class Belongings:
         )
 
         block = self.ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["CidrBlock"]
-        begin = block.split(".")[:2]
-        third = int(block.split(".")[2]) + 15
-        self.private_ip = ".".join([*begin, str(third), str(uuid4().int % 200 + 20)])
+        taken = self.ec2.describe_network_interfaces()["NetworkInterfaces"]
+        used = {a["PrivateIpAddress"] for eni in taken for a in eni["PrivateIpAddresses"]}
+        addresses = (str(address) for address in list(ip_network(block).hosts())[20:])
+        self.private_ip = next(address for address in addresses if address not in used)
         self.ec2.assign_private_ip_addresses(
             NetworkInterfaceId=first["NetworkInterfaceId"], PrivateIpAddresses=[self.private_ip]
         )
@@ -114,3 +119,40 @@ class Belongings:
 
 
 ALL = {"elastic_ip", "private_ip", "network_interface", "volumes", "target_groups", "dns"}
+
+
+def owner(
+    world: World, *names: str, pools: list[str] = SAME_ZONE, **settings: Any
+) -> tuple[SmartEmergencyFallback, str, Belongings]:
+    """An agent with one of each target, or those that are named, on a primary of its own."""
+    sef = world.sef(pools=",".join(pools), **settings)
+    primary = world.primary(sef)
+    belongings = Belongings(world, primary)
+    targets = {name: belongings.targets[name] for name in names or belongings.targets}
+    sef.register_agent("a", {"cutover": targets})
+    return sef, primary, belongings
+
+
+def cutover_of(sef: SmartEmergencyFallback) -> Any:
+    return sef.get_agent_status("a")["cutover"]
+
+
+def steps_of(sef: SmartEmergencyFallback) -> dict[str, str]:
+    """What has become of each kind of step."""
+    return {str(step["kind"]): str(step["status"]) for step in cutover_of(sef)["steps"]}
+
+
+def hooked(world: World, on: str, do: Callable[..., None]) -> Clients:
+    """Clients of their own, where `do` happens once, at an event of boto3's such as
+    `before-call.*.AssociateAddress`."""
+    clients = Clients("us-east-1", world.simulation.endpoint, simulated=True)
+    happened: list[bool] = []
+
+    def once(**details: Any) -> None:
+        if not happened:
+            happened.append(True)
+            do(**details)
+
+    for client in (clients.ec2, clients.elbv2, clients.route53):
+        client.meta.events.register(on, once)
+    return clients

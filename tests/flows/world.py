@@ -64,12 +64,18 @@ class World:
         self._made: list[SmartEmergencyFallback] = []
 
     def sef(
-        self, cloud: Ec2 | None = None, *, ahead: float = 0, **settings: Any
+        self,
+        cloud: Ec2 | None = None,
+        *,
+        clients: Clients | None = None,
+        ahead: float = 0,
+        **settings: Any,
     ) -> SmartEmergencyFallback:
         """Another worker on the same database.
 
         Args:
             cloud: one to go wrong at a certain call.
+            clients: the same, for what belongs to the agents.
             ahead: seconds by which this worker's clock is wrong.
         """
         if "simulated_pending" in settings:
@@ -79,7 +85,7 @@ class World:
             settings=self._settings.model_copy(update=settings),
             # To build a client of its own for each would take most of the time of the stories.
             cloud=cloud or ec2_of(self.simulation.endpoint),
-            clients=clients_of(self.simulation.endpoint),
+            clients=clients or clients_of(self.simulation.endpoint),
             clock=lambda: self.clock() + timedelta(seconds=ahead),
         )
         self._made.append(sef)

@@ -48,13 +48,16 @@ def without(answer: Answer, names: Collection[str]) -> Answer:
     return xml(ElementTree.tostring(root, encoding="unicode"))
 
 
-def refusal(error: Error) -> Answer:
-    return xml(
-        '<?xml version="1.0" encoding="UTF-8"?><Response><Errors><Error>'
-        f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
-        "</Error></Errors><RequestID>simulated</RequestID></Response>",
-        error.status,
+def refusal(error: Error, service: str = "ec2") -> Answer:
+    told = (
+        f"<Error><Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
+        "</Error>"
     )
+    if service == "ec2":
+        body = f"<Response><Errors>{told}</Errors><RequestID>simulated</RequestID></Response>"
+    else:
+        body = f"<ErrorResponse>{told}<RequestId>simulated</RequestId></ErrorResponse>"
+    return xml(f'<?xml version="1.0" encoding="UTF-8"?>{body}', error.status)
 
 
 def xml(text: str, status: int = 200) -> Answer:

@@ -93,7 +93,7 @@ class SimulatedEc2:
         if not outcome.lose_reply or outcome.error:
             time.sleep(outcome.delay_seconds)
         if outcome.error:
-            return refusal(outcome.error)
+            return refusal(outcome.error, call.service)
         with self._lock:
             now = time.time()
             self._settle(now)

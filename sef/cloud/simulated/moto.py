@@ -6,6 +6,7 @@ the simulated EC2.
 
 import datetime
 import io
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -77,6 +78,8 @@ class Call:
 
     @property
     def action(self) -> str:
+        if self.service == "route53":
+            return _route53_action(self.method, self.path, self.body)
         target = self.headers.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
         return self.form.get("Action") or target
 
@@ -409,6 +412,14 @@ def _replace_clock() -> _Clock:
 
     vars(moto.core.utils)["datetime"] = SimpleNamespace(**{**vars(datetime), "datetime": Clocked})
     return clock
+
+
+def _route53_action(method: str, path: str, body: str) -> str:
+    """Route 53 says what it is to do by method and path; of changes, the body says it too."""
+    if method == "GET" and path.rstrip("/").endswith("/rrset"):
+        return "ListResourceRecordSets"
+    named = re.search(r"<(\w+)Request[ >]", body)
+    return named[1] if named else ""
 
 
 def _signed_for(authorization: str) -> tuple[str, str]:
