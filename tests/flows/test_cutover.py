@@ -121,9 +121,7 @@ def test_a_notice_for_the_old_primary_gives_the_cutover_a_deadline(world: World)
         ("RegisterTargets", "target_groups"),
     ],
 )
-def test_a_step_that_is_refused_holds_up_no_other(
-    world: World, action: str, name: str
-) -> None:
+def test_a_step_that_is_refused_holds_up_no_other(world: World, action: str, name: str) -> None:
     sef, primary, belongings = owner(world)
     world.simulation.add_fault(action, error_code=REFUSED)
     left = 5 if name in ("elastic_ip", "dns", "volumes") else 120
@@ -280,7 +278,7 @@ def test_a_lost_primary_leaves_nothing_behind(world: World) -> None:
 
 
 def test_a_launch_that_is_put_off_does_not_put_off_the_cutover(world: World) -> None:
-    sef, primary, belongings = owner(world)
+    sef, _, belongings = owner(world)
     sef.enable_manual_replica_mode("a")
     world.simulation.set_options(healthy_after_seconds=1000)
     world.simulation.add_fault("RunInstances", error_code=REFUSED)
