@@ -330,7 +330,7 @@ def _pause(status: StepStatus, attempts: int) -> timedelta:
     if status is StepStatus.PENDING:
         return LOOK_AGAIN
     # Jitter, so that a throttled fleet does not come back all at once.
-    return min(LONGEST_PAUSE, LOOK_AGAIN * 5 * 2 ** min(attempts, 4)) * random.uniform(0.8, 1.2)
+    return min(LONGEST_PAUSE, LOOK_AGAIN * (5 << min(attempts, 4))) * random.uniform(0.8, 1.2)
 
 
 def _read_step(connection: Connection, told: CutoverStep) -> CutoverStep:

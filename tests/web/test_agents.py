@@ -163,6 +163,25 @@ def test_what_an_agent_cannot_have_is_refused(
     assert row_counts(module_database) == before
 
 
+def test_cutover_targets_are_kept_until_they_are_taken_away(client: FlaskClient) -> None:
+    put(client, "a", cutover={"dns": {"zone_id": "Z1", "name": "Web.Example.com"}})
+    dns = {"zone_id": "Z1", "name": "web.example.com", "type": "A", "address": "private"}
+    assert put(client, "a", pool_id="p")["agent"]["cutover"] == {"dns": dns}
+    (agent,) = listed(client)["agents"]
+    assert agent["cutover"] == {"dns": dns}
+    assert put(client, "a", cutover=None)["agent"]["cutover"] is None
+
+
+def test_cutover_targets_that_cannot_be_used_are_refused(
+    module_client: FlaskClient, module_database: str
+) -> None:
+    before = row_counts(module_database)
+    answer = module_client.put("/api/agents/a", json={"cutover": {"private_ip": "10.0.0"}})
+    assert (answer.status_code, answer.json["reason"]) == (400, "invalid_cutover")
+    assert answer.json["message"].startswith("cutover.private_ip must be an IPv4 address")
+    assert row_counts(module_database) == before
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 def test_a_route_of_an_agent_is_not_taken_for_another_agent(
     module_client: FlaskClient, module_database: str, method: str
