@@ -7,11 +7,21 @@ from decimal import Decimal
 from typing import Any
 
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG
+from sef.cloud.errors import TRANSIENT
 from sef.cloud.simulation import SimulatedInstance
 from sef.core.pricing import Observation, Source, clean_series
 from tests.flows.world import ALIVE
 from tests.soak.stage import Stage
 from tests.store.rows import stored_points
+
+UNKNOWN = TRANSIENT | {
+    "ConnectionClosedError",
+    "ConnectTimeoutError",
+    "EndpointConnectionError",
+    "IncompleteAnswer",
+    "ReadTimeoutError",
+}
+"""Codes that say nothing of whether an instance was launched."""
 
 LOOKS = 10
 """So many in a row have to miss a standby until it is given up (`sef.sightings`)."""
@@ -64,6 +74,9 @@ def at_any_time(stage: Stage, taken: Collection[str], epochs: dict[str, int]) ->
     open_ones = Counter(a.replica_id for a in attempts if a.status == "open")
     assert all(count == 1 for count in open_ones.values()), "two open intents of one replica"
     assert sum(r in wanted for r in open_ones) <= len(live)
+
+    failed = [a.error_code for a in attempts if a.status == "refused"]
+    assert not UNKNOWN & {*failed}, "what is not known was taken for a refusal"
 
     tokens = Counter(i.tags[ATTEMPT_TAG] for i in ours(stage, instances))
     assert not [t for t, n in tokens.items() if n > 1], "two instances for one launch token"
