@@ -5,7 +5,7 @@ WORKERS ?= -n 2 --dist loadfile
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql test-cluster soak check fmt clean .setup-run .setup-dev .mariadb .galera
+.PHONY: help run test test-mysql test-cluster test-crash soak check fmt clean .setup-run .setup-dev .mariadb .galera
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ soak: .setup-dev .mariadb ## Play random stories (HOURS=8 for a night; SEED=1 DA
 
 test-cluster: .setup-dev .galera ## Run the tests on three Galera nodes (ARGS="-m short" for the short form)
 	@$(PY) -m pytest --cluster tests/cluster $(ARGS)
+
+test-crash: .setup-dev .mariadb ## Kill the backend at every step there is and look what becomes of it
+	@$(PY) -m pytest -n 3 --dist load -m crash tests/crash $(ARGS)
 
 check: .setup-dev ## Lint, types and import rules
 	@$(PY) -m ruff check --quiet

@@ -8,10 +8,10 @@ clients of AWS are not watched at all.
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -26,15 +26,18 @@ reached: Callable[[str], None] | None = None
 
 def name_of(work: Callable[..., Any]) -> str:
     """The name of a transaction's two points, without `:before-commit` or `:after-commit`."""
-    return name_of_code(work.__module__, work.__code__)
+    return name_of_code(work.__code__, work.__globals__)
 
 
-def name_of_code(module: str, code: CodeType) -> str:
+def name_of_code(code: CodeType, names: Mapping[str, Any]) -> str:
     """`launching.Launcher.run._launched`: the function that writes and, where it hands over a
-    lambda, the first name in that."""
+    lambda, what that calls. `names` are those of its module."""
     outer, _, inner = code.co_qualname.partition(".<locals>.")
-    name = f"{module.removeprefix('sef.')}.{outer}"
-    return f"{name}.{code.co_names[0]}" if inner.endswith("<lambda>") else name
+    name = f"{names['__name__'].removeprefix('sef.')}.{outer}"
+    if not inner.endswith("<lambda>"):
+        return name
+    called = next(n for n in code.co_names if not isinstance(names.get(n), ModuleType))
+    return f"{name}.{called}"
 
 
 def watched(client: T) -> T:

@@ -16,6 +16,7 @@ from sef.store.database import Database
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests import mariadb as mariadb_server
 from tests import mysql as mysql_server
+from tests.flows.world import restore
 from tests.mariadb import MariaDB
 from tests.mysql import MySQL
 from tests.private_server import PrivateServer
@@ -134,11 +135,7 @@ def simulation(shared_simulation: tuple[Path, Simulation]) -> Iterator[Simulatio
     """
     _, simulation = shared_simulation
     yield simulation
-    simulation.clear_faults()
-    simulation.set_options(pending_seconds=0)
-    for pool in simulation.pools():
-        if not pool.capacity:
-            simulation.set_pool(pool.pool, capacity=True)
+    restore(simulation)
 
 
 @pytest.fixture

@@ -181,6 +181,10 @@ class Simulation:
         """Take an instance away at once, as AWS does without a notice."""
         self._ask("POST", f"instances/{instance_id}/terminate")
 
+    def age(self, instance_id: str, seconds: float) -> None:
+        """Let an instance have been launched so much longer ago."""
+        self._ask("POST", f"instances/{instance_id}/age", {"seconds": seconds})
+
     def on_demand_prices(self) -> dict[str, Decimal]:
         """USD per hour by instance type."""
         told = self._ask("GET", "on-demand-prices")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,7 @@ def test_a_killed_one_comes_back_as_it_was(folder: Path) -> None:
     ec2.create_tags(Resources=[instances[0]["InstanceId"]], Tags=[{"Key": "later", "Value": "yes"}])
     ec2.terminate_instances(InstanceIds=[instances[1]["InstanceId"]])
     simulation.terminate(instances[2]["InstanceId"])
+    simulation.age(instances[3]["InstanceId"], 600)
     simulation.set_pool("m5.large.us-east-1b", capacity=False, price=Decimal("0.09"))
     simulation.add_fault("RunInstances", count=1, error_code="InternalError")
     simulation.throttle("StopInstances", count=3)
@@ -87,6 +89,8 @@ def test_a_killed_one_comes_back_as_it_was(folder: Path) -> None:
         # boto3 makes the call again after the fault, which is used up by that.
         ec2.run_instances(ImageId="ami-1", MinCount=1, MaxCount=1, SubnetId="subnet-none")
     before = everything(ec2)
+    ages = [r["Instances"][0]["LaunchTime"] for r in before]
+    assert min(ages) == ages[3] < ages[0] - timedelta(seconds=590)
     faults, pools = simulation.faults(), simulation.pools()
 
     kill(simulation)

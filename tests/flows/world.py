@@ -273,6 +273,15 @@ class World:
         self._engine.dispose()
 
 
+def restore(simulation: Simulation) -> None:
+    """Take back all that a test may have told the simulated EC2; its instances stay."""
+    simulation.clear_faults()
+    simulation.set_options(pending_seconds=0)
+    for pool in simulation.pools():
+        if not pool.capacity:
+            simulation.set_pool(pool.pool, capacity=True)
+
+
 @cache
 def clients_of(endpoint: str) -> Clients:
     return Clients("us-east-1", endpoint, simulated=True)

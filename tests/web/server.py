@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any, Protocol
 
 import requests
 
@@ -16,15 +19,47 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 60
 
 
-def _stop_with_parent() -> None:
+def stop_with_parent() -> None:
     # PR_SET_PDEATHSIG: also a test run that is killed leaves no server behind.
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+class Process(Protocol):
+    """What a Server needs of the process that serves."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def terminate(self) -> None: ...
+
+
+Start = Callable[[Sequence[str], Mapping[str, str], IO[Any]], Process]
+
+
+def start(arguments: Sequence[str], environment: Mapping[str, str], log: IO[Any]) -> Process:
+    return subprocess.Popen(
+        [sys.executable, "backend.py", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=log,
+        stderr=log,
+        preexec_fn=stop_with_parent,
+        start_new_session=True,
+    )
 
 
 class Server:
     """One backend on one database, with a folder and a port of its own."""
 
-    def __init__(self, folder: Path, database_url: str = "", **environment: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database_url: str = "",
+        *,
+        start: Start = start,
+        **environment: str,
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / "server.log"
@@ -36,14 +71,8 @@ class Server:
             "SEF_REGION": "us-east-1",
         }
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "backend.py", "serve", "--port", str(self.port)],
-                cwd=ROOT,
-                env=os.environ | mine | environment,
-                stdout=log,
-                stderr=log,
-                preexec_fn=_stop_with_parent,
-                start_new_session=True,
+            self._process = start(
+                ["serve", "--port", str(self.port)], os.environ | mine | environment, log
             )
         deadline = time.monotonic() + START_SECONDS
         while not self._is_ready():
@@ -69,6 +98,12 @@ class Server:
         """End all its processes at once, as a host that dies does."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def ended(self, within: float = 0) -> bool:
+        """Whether it has ended, by itself or killed; waits for that for so many seconds."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(within)
+        return self._process.poll() is not None
 
     def stop(self) -> None:
         self._process.terminate()

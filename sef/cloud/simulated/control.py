@@ -6,6 +6,7 @@
     POST faults                          one `Rule`; DELETE forgets them all
     POST instances/i-0abc/terminate      at once and unannounced
     POST instances/i-0abc/interrupt      {"terminate_after_seconds": 120}; null only marks it
+    POST instances/i-0abc/age            {"seconds": 600}: launched so much longer ago
 
 SIGTERM stops it.
 """
@@ -97,6 +98,8 @@ class Application:
                 self._ec2.change("clear_faults")
             case "POST", "instances", instance_id, "terminate":
                 self._ec2.change("terminate", instance_id=instance_id)
+            case "POST", "instances", instance_id, "age":
+                self._ec2.change("age", instance_id=instance_id, seconds=float(given["seconds"]))
             case "POST", "instances", instance_id, "interrupt":
                 after = given.get("terminate_after_seconds")
                 self._ec2.change(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from decimal import Decimal
 from math import inf
 from pathlib import Path
@@ -259,7 +260,7 @@ class SimulatedEc2:
             if unknown:
                 raise ValueError(f"there is no option {sorted(unknown)[0]}")
             Options(**(asdict(self.options) | dict(details)))
-        if what in ("interrupt", "terminate") and self._find(details["instance_id"]) is None:
+        if what in ("interrupt", "terminate", "age") and self._find(details["instance_id"]) is None:
             raise LookupError(f"there is no instance {details['instance_id']}")
 
     def _do(self, what: str, at: float, details: Mapping[str, Any]) -> None:
@@ -279,6 +280,8 @@ class SimulatedEc2:
                     self._interrupted[details["instance_id"]] = end
                 case "terminate":
                     self._end(details["instance_id"], at)
+                case "age":
+                    self._age(**details)
                 case _:
                     raise ValueError(f"there is no {what}")
 
@@ -296,6 +299,11 @@ class SimulatedEc2:
             interrupt(instance)
             for region in self._moto.regions():
                 region.note([instance_id], at)
+
+    def _age(self, instance_id: str, seconds: float) -> None:
+        instance = self._find(instance_id)
+        assert instance is not None, "checked before it was written down"
+        instance.launch_time -= timedelta(seconds=seconds)
 
     def _replay(self, record: Record) -> None:
         self._records += 1

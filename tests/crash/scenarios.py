@@ -1,0 +1,263 @@
+"""What happens to an agent, from the first signal to the last termination, one function each.
+
+Together they pass every failpoint there is. A step that may be taken by a request or by a job is
+not told apart: after a crash nobody repeats what was accepted, and the jobs go on.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import delete
+
+from sef.store import tables
+from tests.crash.stage import HOUR, Story
+from tests.flows.world import OTHERS, REBALANCE, TERMINATION
+
+OFTEN = "0.25"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    play: Callable[[Story], None]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    both: bool = False
+    """Whether to crash at each point on both databases, and not on one of them in turn."""
+    reads: bool = False
+    """Whether to crash at calls that only read, too: they differ little from story to story."""
+
+
+SCENARIOS: list[Scenario] = []
+
+
+def scenario(
+    *, both: bool = False, reads: bool = False, **environment: str
+) -> Callable[[Callable[[Story], None]], Callable[[Story], None]]:
+    def add(play: Callable[[Story], None]) -> Callable[[Story], None]:
+        SCENARIOS.append(Scenario(play.__name__, play, environment, both, reads))
+        return play
+
+    return add
+
+
+@scenario(both=True, reads=True)
+def rebalance_then_termination(story: Story) -> None:
+    primary = story.primary()
+    story.arm()
+    story.signal(REBALANCE, primary)
+    story.until(lambda: story.standby_is("ready"))
+    story.signal(TERMINATION, primary)
+    story.settled(epoch=2)
+
+
+@scenario(both=True)
+def termination_without_a_standby(story: Story) -> None:
+    primary = story.primary()
+    story.arm()
+    story.signal(TERMINATION, primary)
+    story.settled(epoch=2)
+
+
+@scenario(reads=True)
+def termination_of_an_unknown_instance(story: Story) -> None:
+    story.put(pool_id="m5.large.us-east-1a")
+    story.arm()
+    story.signal(TERMINATION)
+    story.settled(epoch=2)
+
+
+@scenario(SEF_POOLS=",".join(OTHERS), SEF_PROBATION="0", SEF_SWITCHOVER_CHECK_INTERVAL=OFTEN)
+def on_demand_for_want_of_spot_and_back(story: Story) -> None:
+    primary = story.primary()
+    for pool in OTHERS:
+        story.world.simulation.set_pool(pool, capacity=False)
+    story.arm()
+    story.signal(TERMINATION, primary)
+    story.until(lambda: story.epoch == 2)
+    for pool in OTHERS:
+        story.world.simulation.set_pool(pool, capacity=True)
+    story.world.write(delete(tables.unavailable_pools))
+    story.later("incidents", closed_at=HOUR)
+    story.later("replica_instances", promoted_at=HOUR)
+    story.settled(epoch=3)
+
+
+@scenario(both=True)
+def auto_switch_and_terminate(story: Story) -> None:
+    primary = story.primary()
+    story.arm()
+    story.operate("auto-switch/enable", lambda: story.agent.auto_switch_enabled)
+    story.operate("auto-terminate/enable", lambda: story.agent.auto_terminate_enabled)
+    story.signal(REBALANCE, primary)
+    story.settled(epoch=2)
+    story.until(lambda: story.world.state(primary) == "terminated")
+
+
+@scenario(both=True)
+def manual_switch(story: Story) -> None:
+    primary = story.primary()
+    story.arm()
+    story.operate("manual-replica/enable", lambda: story.agent.manual_replica_enabled)
+    story.until(lambda: story.standby_is("ready"))
+    story.operate("manual-switch", lambda: story.epoch == 2)
+    story.settled(epoch=2, standbys=1)
+    story.until(lambda: story.world.state(primary) == "terminated")
+    story.operate("manual-replica/disable", lambda: not story.agent.manual_replica_enabled)
+    story.settled(epoch=2)
+
+
+@scenario()
+def manual_switch_under_a_key(story: Story) -> None:
+    story.primary()
+    story.arm()
+    story.repeatedly("manual-switch", refused="manual_mode_not_enabled")
+    story.repeatedly("manual-replica/enable")
+    story.until(lambda: story.standby_is("ready"))
+    story.repeatedly("manual-switch")
+    story.settled(epoch=2, standbys=1)
+
+
+@scenario()
+def recommendation_that_expires(story: Story) -> None:
+    primary = story.primary()
+    story.arm()
+    story.signal(REBALANCE, primary)
+    story.until(lambda: story.standby_is("ready"))
+    story.later("incidents", rebalance_at=3 * HOUR)
+    story.settled(epoch=1)
+
+
+@scenario(both=True, SEF_SWITCHOVER_CHECK_INTERVAL=OFTEN)
+def drill(story: Story) -> None:
+    story.primary(drill_interval=600)
+    story.arm()
+    story.later("agents", drilled_at=HOUR)
+    story.settled(epoch=2)
+
+
+@scenario(reads=True, SEF_LOSS_CHECK_INTERVAL=OFTEN)
+def loss_without_a_notice(story: Story) -> None:
+    primary = story.primary()
+    story.world.simulation.terminate(primary)
+    story.arm()
+    story.later("agents", created_at=HOUR, primary_since=HOUR)
+    story.settled(epoch=2)
+
+
+@scenario(reads=True, SEF_ORPHAN_CHECK_INTERVAL=OFTEN)
+def orphan(story: Story) -> None:
+    story.primary()
+    story.until(lambda: story.world.rows("deployment", None))
+    story.arm()
+    forgotten = story.forgotten()
+    story.until(lambda: story.world.state(forgotten) == "terminated")
+    story.settled(epoch=1)
+
+
+@scenario()
+def standby_that_is_signalled_itself(story: Story) -> None:
+    primary = story.primary()
+    story.arm()
+    story.signal(REBALANCE, primary)
+    story.until(lambda: story.standby_is("ready"))
+    first = story.standby.instance_id
+    story.signal(TERMINATION, first)
+    story.until(lambda: story.standby_is("ready") and story.standby.instance_id != first)
+    story.signal(TERMINATION, primary)
+    story.settled(epoch=2)
+
+
+@scenario(reads=True)
+def standby_that_vanishes(story: Story) -> None:
+    primary = story.primary()
+    story.arm()
+    story.signal(REBALANCE, primary)
+    story.until(lambda: story.standby_is("ready"))
+    first = story.standby.instance_id
+    story.world.simulation.terminate(first)
+    story.later("replica_instances", checked_at=2 * HOUR)
+    story.until(lambda: story.standby is None or story.standby.instance_id != first)
+    story.later("agents", not_before=None)
+    story.signal(TERMINATION, primary)
+    story.settled(epoch=2)
+
+
+@scenario()
+def launch_that_dies(story: Story) -> None:
+    primary = story.primary()
+    story.world.simulation.set_options(pending_seconds=3600)
+    story.arm()
+    story.signal(TERMINATION, primary)
+    story.until(lambda: story.standby is not None and story.standby.instance_id)
+    story.world.simulation.terminate(story.standby.instance_id)
+    story.world.simulation.set_options(pending_seconds=0)
+    story.until(lambda: story.world.replicas(story.agent_id, "failed"))
+    story.later("agents", not_before=None)
+    story.settled(epoch=2)
+
+
+@scenario()
+def launch_that_takes_too_long(story: Story) -> None:
+    primary = story.primary()
+    story.world.simulation.set_options(pending_seconds=3600)
+    story.arm()
+    story.signal(TERMINATION, primary)
+    story.until(lambda: story.standby is not None and story.standby.instance_id)
+    slow = story.standby.id
+    story.later("replica_instances", launched_at=HOUR)
+    story.until(lambda: story.standby is None or story.standby.id != slow)
+    story.world.simulation.set_options(pending_seconds=0)
+    story.settled(epoch=2)
+
+
+@scenario()
+def one_termination_after_the_other(story: Story) -> None:
+    primary = story.primary()
+    story.arm()
+    story.signal(TERMINATION, primary)
+    story.until(lambda: story.epoch == 2)
+    second = story.agent.instance_id
+    story.signal(TERMINATION, second)
+    story.until(lambda: story.epoch == 3)
+    story.world.simulation.terminate(second)
+    story.later("replica_instances", checked_at=2 * HOUR)
+    story.settled(epoch=3)
+    story.until(lambda: story.world.replicas(story.agent_id, "terminated"))
+
+
+@scenario()
+def launch_parameters_that_an_operator_mends(story: Story) -> None:
+    primary = story.primary(launch_template="no-such-template")
+    story.arm()
+    story.signal(TERMINATION, primary)
+    story.until(lambda: story.world.events("operator_needed", story.agent_id))
+    story.put(launch_template="sef-default")
+    story.later("agents", not_before=None)
+    story.settled(epoch=2)
+
+
+@scenario()
+def ec2_that_cannot_say(story: Story) -> None:
+    primary = story.primary()
+    story.world.simulation.throttle("RunInstances", count=2)
+    story.arm()
+    story.signal(TERMINATION, primary)
+    story.until(lambda: story.agent.not_before or story.epoch == 2)
+    story.later("agents", not_before=None)
+    story.settled(epoch=2)
+
+
+@scenario(SEF_CLEANUP_INTERVAL=OFTEN)
+def prices(story: Story) -> None:
+    primary = story.primary()
+    story.signal(REBALANCE, primary)
+    story.until(lambda: story.standby_is("ready"))
+    story.arm()
+    for seconds_ago in (1500, 900, 0):
+        story.report(seconds_ago)
+    story.until(lambda: story.world.rows("buffered_observations", story.agent_id))
+    story.later("buffered_observations", received_at=HOUR)
+    story.until(lambda: not story.world.rows("buffered_observations", story.agent_id))
+    points = story.world.rows("pricing_reports", story.agent_id)
+    flags = sorted(point.data_quality_flag for point in points)
+    assert flags == ["interpolated"] * 2 + ["normal"] * 3, flags

@@ -1,0 +1,314 @@
+"""A real backend that dies where it is told, is started again, and is asked what became of it."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import requests
+from sqlalchemy import delete, update
+
+from sef import failpoints
+from sef.clock import utc_now
+from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG
+from sef.jobs import RECONCILE
+from sef.store import tables
+from sef.store.database import upsert
+from tests.crash.nursery import Nursery
+from tests.flows.world import POOL, World, restore
+from tests.web.server import Server
+
+SECONDS = 30
+"""Within which everything has to have come right; a loaded machine is slow."""
+KEPT = ("deployment", "leases")
+HOUR = timedelta(hours=1)
+
+
+class Stage:
+    """One database, one simulated EC2 and the backend on them, over many crashes.
+
+    The processes are real and so is SIGKILL. Only the waiting is cut short: the lease of a killed
+    process is taken away, which otherwise ends some seconds later, and `Story.later` puts times
+    in the rows back.
+    """
+
+    def __init__(self, world: World, nursery: Nursery, database_url: str, folder: Path) -> None:
+        self.world = world
+        self._nursery = nursery
+        self._database_url = database_url
+        self._folder = folder
+        self._armed = folder / "armed"
+        self._armed.write_text("")
+        self._environment: Mapping[str, str] = {}
+        self._server: Server | None = None
+        self.crashes = 0
+
+    def prepare(self, environment: Mapping[str, str]) -> None:
+        """Get ready for a story: nothing of the one before is left, and the backend runs."""
+        restore(self.world.simulation)
+        with self.world.connect() as connection, connection.begin():
+            for table in tables.metadata.sorted_tables:
+                if table.name not in KEPT:
+                    connection.execute(delete(table))
+        if environment != self._environment:
+            self.close()
+            self._environment = environment
+        self.crashes = 0
+        if self._server is None:
+            self._start()
+
+    def arm(self, point: str) -> None:
+        self._reached.unlink(missing_ok=True)
+        self._armed.write_text(point)
+
+    def disarm(self) -> None:
+        self._armed.write_text("")
+
+    @property
+    def reached(self) -> Sequence[str]:
+        """The points that were reached since `arm`."""
+        return self._reached.read_text().split() if self._reached.exists() else []
+
+    @property
+    def _reached(self) -> Path:
+        return self._armed.with_suffix(".reached")
+
+    def request(self, method: str, path: str, **more: Any) -> requests.Response | None:
+        """None when the backend was killed before it answered; another runs by then."""
+        assert self._server is not None
+        try:
+            return requests.request(method, self._server.url + path, timeout=SECONDS, **more)
+        except requests.RequestException:
+            self.revive()
+            return None
+
+    def revive(self) -> None:
+        """Start the backend again if it was killed; its requests may notice before its parent."""
+        assert self._server is not None
+        if self._server.ended(within=5):
+            self.crashes += 1
+            self.disarm()
+            self._start()
+
+    def hold_jobs(self) -> None:
+        """Let the requests do the work alone, so that it is the same steps each time."""
+        until = utc_now() + timedelta(seconds=30)
+        row = {"name": RECONCILE, "holder": "the test", "expires_at": until, "version": 1}
+        with self.world.connect() as connection, connection.begin():
+            upsert(connection, tables.leases, [row])
+
+    def free_jobs(self) -> None:
+        self.world.write(delete(tables.leases).where(tables.leases.c.name == RECONCILE))
+
+    def is_dead(self) -> bool:
+        return self._server is not None and self._server.ended()
+
+    def _start(self) -> None:
+        self.world.write(delete(tables.leases))
+        self._server = Server(
+            self._folder,
+            self._database_url,
+            start=self._nursery.start,
+            **{
+                "SEF_CLOUD": "aws",
+                "SEF_EC2_ENDPOINT": self.world.simulation.endpoint,
+                "AWS_ACCESS_KEY_ID": "simulated",
+                "AWS_SECRET_ACCESS_KEY": "simulated",
+                "SEF_LAUNCH_TEMPLATE": "sef-default",
+                "SEF_JOBS": "true",
+                "SEF_RECONCILE_INTERVAL": "0.25",
+                "SEF_STANDBY_CHECK_INTERVAL": "3600",
+                "SEF_DRAIN": "0",
+                failpoints.VARIABLE: str(self._armed),
+                **self._environment,
+            },
+        )
+
+    def log(self) -> str:
+        return (self._folder / "server.log").read_text()[-3000:]
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+
+class Story:
+    """One agent's way through a scenario, with at most one crash at `point`."""
+
+    def __init__(self, stage: Stage, name: str, point: str) -> None:
+        self.stage = stage
+        self.world = stage.world
+        self.agent_id = f"{name}-{uuid4().hex[:8]}"
+        self._point = point
+        self._url = f"/api/agents/{self.agent_id}"
+        self._began = time.time()
+        self._repeats: list[Mapping[str, Any]] = []
+        self.gone: set[str] = set()
+
+    @property
+    def agent(self) -> Any:
+        return self.world.agent(self.agent_id)
+
+    @property
+    def epoch(self) -> int:
+        return int(self.agent.epoch)
+
+    @property
+    def standby(self) -> Any:
+        return self.world.standby(self.agent_id)
+
+    def standby_is(self, status: str) -> bool:
+        return self.standby is not None and self.standby.status == status
+
+    # Before the crash
+
+    def primary(self, **fields: Any) -> str:
+        """An instance, registered as the agent's."""
+        instance_id = self.world.launch()
+        self.put(instance_id=instance_id, pool_id=POOL, **fields)
+        return instance_id
+
+    def arm(self) -> None:
+        """From here on the backend may die. Until `later`, its jobs leave the work to requests."""
+        self.stage.hold_jobs()
+        self.stage.arm(self._point)
+
+    # What is asked of the backend: once, and again only if the first time left nothing
+
+    def put(self, **fields: Any) -> None:
+        self._ask("PUT", "", lambda: False, json=fields)
+
+    def signal(self, signal_type: str, instance_id: str | None = None) -> None:
+        told = {"signal_type": signal_type, "timestamp": time.time()}
+        if instance_id is not None:
+            told["instance_id"] = instance_id
+        known = len(self.world.rows("spot_interruption_events", self.agent_id))
+        self._ask(
+            "POST",
+            "/interruption",
+            lambda: len(self.world.rows("spot_interruption_events", self.agent_id)) > known,
+            json=told,
+        )
+        self._repeats.append(told)
+
+    def operate(self, call: str, had_effect: Callable[[], bool]) -> None:
+        self._ask("POST", f"/{call}", had_effect)
+
+    def repeatedly(self, call: str, refused: str | None = None) -> None:
+        """As a client does that has no answer yet: again and again, under one key."""
+        key = {"Idempotency-Key": uuid4().hex}
+        while True:
+            answer = self.stage.request("POST", f"{self._url}/{call}", headers=key)
+            if answer is None:
+                self.later("idempotency_keys", claimed_until=HOUR)
+                continue
+            if refused is None:
+                assert answer.status_code == 200, answer.text
+            else:
+                assert answer.json()["reason"] == refused
+            return
+
+    def report(self, seconds_ago: float) -> None:
+        told = {"spot_price": 0.05, "pool_id": POOL, "timestamp": self._began - seconds_ago}
+        self._ask("POST", "/pricing", lambda: False, json=told)
+
+    def forgotten(self) -> str:
+        """An instance that SEF launched long ago, as its tags say, and that no row knows."""
+        [deployment] = self.world.rows("deployment", None)
+        instance_id = self.world.launch()
+        self.world.simulation.age(instance_id, 600)
+        tags = {MANAGED_TAG: deployment.name, AGENT_TAG: self.agent_id, ATTEMPT_TAG: "forgotten-1"}
+        told: Any = [{"Key": key, "Value": value} for key, value in tags.items()]
+        self.world.client.create_tags(Resources=[instance_id], Tags=told)
+        return instance_id
+
+    def _ask(self, method: str, path: str, had_effect: Callable[[], bool], **more: Any) -> None:
+        while True:
+            answer = self.stage.request(method, self._url + path, **more)
+            if answer is not None:
+                assert answer.status_code == 200, answer.text
+                return
+            if had_effect():
+                return  # from here on the backend's own jobs must do the rest
+
+    # Time, and what it brings
+
+    def later(self, table: str, **columns: timedelta | None) -> None:
+        """Let time pass: put columns of the agent's rows back, or clear them."""
+        source = tables.metadata.tables[table]
+        key = source.c.id if table == "agents" else source.c.agent_id
+        for row in self.world.rows(table, self.agent_id):
+            values = {
+                name: None if back is None else (getattr(row, name) or utc_now()) - back
+                for name, back in columns.items()
+            }
+            self.world.write(update(source).where(key == self.agent_id).values(values))
+        self.stage.free_jobs()
+
+    def until(self, holds: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not holds():
+            assert time.monotonic() < deadline, "it does not come right by itself"
+            if self.stage.is_dead():
+                self.stage.revive()
+            time.sleep(0.02)
+
+    # What must have become of it
+
+    def settled(self, *, epoch: int, standbys: int = 0) -> None:
+        """The promises hold, at the latest when all that the backend has to do is done."""
+        last: list[AssertionError] = []
+
+        def holds() -> bool:
+            try:
+                self._check(epoch, standbys)
+            except AssertionError as error:
+                last[:] = [error]
+                return False
+            return True
+
+        try:
+            self.until(holds)
+        except AssertionError:
+            raise last[0] from None
+
+    def _check(self, epoch: int, standbys: int) -> None:
+        world, agent_id = self.world, self.agent_id
+        world.check(agent_id, gone=self.gone)
+        agent = world.agent(agent_id)
+        assert agent.epoch == epoch
+        told = [event.details["epoch"] for event in world.promotions(agent_id)]
+        assert sorted(told) == list(range(2, epoch + 1)), "one promotion for each epoch"
+        if agent.instance_id not in self.gone:
+            assert world.state(agent.instance_id) == "running", "there is a primary that serves"
+        assert all(a.status != "open" for a in world.attempts(agent_id)), "no launch is unknown"
+        unfinished = world.replicas(agent_id, "launching", "releasing")
+        assert not unfinished
+        assert len(world.replicas(agent_id, "ready")) == standbys
+        closed = {incident.status for incident in world.rows("incidents", agent_id)}
+        assert closed <= {"done", "released", "ignored"}
+        assert all(r.terminated_at or r.obstacle for r in world.rows("retirements", agent_id))
+
+    def crashed(self) -> None:
+        """What it has committed is seen before it dies of it."""
+        if self._point:
+            self.until(lambda: self.stage.crashes)
+
+    def repeat(self) -> None:
+        """What was told is told again, and changes nothing."""
+        before = self._effects()
+        for told in self._repeats:
+            self._ask("POST", "/interruption", lambda: False, json=told)
+        assert self._effects() == before, "a repeat had an effect"
+
+    def _effects(self) -> Any:
+        world, agent_id = self.world, self.agent_id
+        return (
+            world.agent(agent_id).epoch,
+            {(i.id, i.state) for i in world.tagged(agent_id)},
+            {(i.id, i.status) for i in world.rows("incidents", agent_id)},
+            {(r.id, r.status) for r in world.replicas(agent_id)},
+        )

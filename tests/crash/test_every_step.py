@@ -1,0 +1,93 @@
+"""The backend dies at every step there is, is started again, and all its promises hold.
+
+Real processes, SIGKILL, and a simulated EC2 that outlives them. `make test-crash` goes through all
+of it; `make test` through a few points.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from tests.crash.points import in_the_code
+from tests.crash.scenarios import SCENARIOS, Scenario
+from tests.crash.stage import Stage, Story
+from tests.flows.world import ONCE
+
+NAMES = {scenario.name: scenario for scenario in SCENARIOS}
+
+
+def act(stage: Stage, scenario: Scenario, point: str = "") -> Sequence[str]:
+    """Play a scenario, with a crash or without; the points that it has reached."""
+    stage.prepare(scenario.environment)
+    story = Story(stage, scenario.name, point)
+    scenario.play(story)
+    story.crashed()
+    reached = stage.reached
+    stage.disarm()
+    story.repeat()
+    return reached
+
+
+def points(scenario: Scenario, reached: Sequence[str]) -> Sequence[str]:
+    """Where to crash: on both sides of each step, at each of its occurrences."""
+    seen = Counter[str]()
+    found = []
+    for name in reached:
+        step, _, side = name.partition(":before-")
+        if side and (scenario.reads or not only_reads(step)):
+            seen[step] += 1
+            found += [f"{step}:{when}-{side} {seen[step]}" for when in ("before", "after")]
+    return found
+
+
+def only_reads(step: str) -> bool:
+    """Also of the lease: each job takes it again and again, at any time."""
+    return step.startswith("Describe") or "holds_lease" in step
+
+
+SHORT = [
+    "interruptions.Interruptions.receive._record:after-commit 1",
+    "RunInstances:after-call 1",
+    "launching.Launcher.run._launched:before-commit 1",
+    "reconcile.Reconciler._decide._apply:after-commit 2",
+]
+
+
+@pytest.mark.parametrize("point", SHORT)
+def test_the_short_form(stage: Stage, point: str) -> None:
+    act(stage, NAMES["rebalance_then_termination"], point)
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_it_comes_right_after_a_crash_at_any_point(
+    stage: Stage,
+    scenario: Scenario,
+    database_url: str,
+    record_property: Callable[[str, object], None],
+) -> None:
+    where = points(scenario, act(stage, scenario))
+    if not scenario.both:
+        where = where["mariadb" in database_url :: 2]
+    went_wrong = {}
+    for point in where:
+        try:
+            act(stage, scenario, point)
+        except AssertionError as error:
+            went_wrong[point] = f"{error}\n{stage.log()}"
+            stage.close()
+    record_property("crashes", (database_url.partition(":")[0], len(where), len(went_wrong)))
+    summary = "\n\n".join(f"{point}: {why}" for point, why in went_wrong.items())
+    assert not went_wrong, f"{len(went_wrong)} of {len(where)} points\n{summary}"
+
+
+@ONCE
+@pytest.mark.crash
+def test_every_point_of_the_code_is_in_a_scenario(stage: Stage) -> None:
+    found = {
+        point.rpartition(" ")[0]
+        for scenario in SCENARIOS
+        for point in points(scenario, act(stage, scenario))
+    }
+    assert in_the_code() == found
