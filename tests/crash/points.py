@@ -41,14 +41,16 @@ def _writes(path: Path, tree: ast.Module) -> Iterator[str]:
     module = vars(import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)))
     codes = list(_codes(compile(path.read_text(), str(path), "exec")))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            if node.func.attr == "write":
-                yield _name(node.args[0], codes, module)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "write":
+            yield _name(node.args[0], codes, module)
 
 
 def _name(work: ast.expr, codes: Sequence[CodeType], module: Mapping[str, Any]) -> str:
     if isinstance(work, ast.Name) and work.id in module:
         return failpoints.name_of(module[work.id])
+    if isinstance(work, ast.Attribute):  # a method
+        [code] = [c for c in codes if c.co_name == work.attr]
+        return failpoints.name_of_code(code, module)
     assert isinstance(work, ast.Lambda | ast.Name), f"{ast.unparse(work)} has no name"
     wanted = work.id if isinstance(work, ast.Name) else "<lambda>"
     # A function stands before it is handed over, a lambda where that is done.
@@ -72,7 +74,7 @@ def _calls(tree: ast.Module) -> Iterator[str]:
         method = node.func.attr
         if method in ("get_paginator", "get_waiter"):
             method = ast.literal_eval(node.args[0])
-        if method in operations and "client" in ast.unparse(node.func.value).lower():
+        if method in operations:
             yield operations[method]
 
 
@@ -89,6 +91,6 @@ def _operations() -> Mapping[str, str]:
 def _explicit(tree: ast.Module) -> Iterator[str]:
     """Points that a module reaches by itself, under a name that it spells out."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "failpoints.reached":
-            if isinstance(node.args[0], ast.Constant):
-                yield node.args[0].value
+        is_one = isinstance(node, ast.Call) and ast.unparse(node.func) == "failpoints.reached"
+        if is_one and isinstance(node.args[0], ast.Constant):
+            yield node.args[0].value

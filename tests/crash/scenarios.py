@@ -4,15 +4,23 @@ Together they pass every failpoint there is. A step that may be taken by a reque
 not told apart: after a crash nobody repeats what was accepted, and the jobs go on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 
+from sef.clock import utc_now
 from sef.store import tables
 from tests.crash.stage import HOUR, Story
+from tests.flows.belongings import ALL, SAME_ZONE, Belongings
 from tests.flows.world import OTHERS, REBALANCE, TERMINATION
+from tests.mariadb import free_port
 
+PORT = free_port()
+"""Where notifications go."""
 OFTEN = "0.25"
 
 
@@ -159,10 +167,9 @@ def standby_that_is_signalled_itself(story: Story) -> None:
     primary = story.primary()
     story.arm()
     story.signal(REBALANCE, primary)
-    story.until(lambda: story.standby_is("ready"))
-    first = story.standby.instance_id
-    story.signal(TERMINATION, first)
-    story.until(lambda: story.standby_is("ready") and story.standby.instance_id != first)
+    first = story.until(lambda: story.standby_is("ready"))
+    story.signal(TERMINATION, first.instance_id)
+    story.until(lambda: story.has_another_than(first) and story.standby_is("ready"))
     story.signal(TERMINATION, primary)
     story.settled(epoch=2)
 
@@ -172,11 +179,10 @@ def standby_that_vanishes(story: Story) -> None:
     primary = story.primary()
     story.arm()
     story.signal(REBALANCE, primary)
-    story.until(lambda: story.standby_is("ready"))
-    first = story.standby.instance_id
-    story.world.simulation.terminate(first)
+    first = story.until(lambda: story.standby_is("ready"))
+    story.world.simulation.terminate(first.instance_id)
     story.later("replica_instances", checked_at=2 * HOUR)
-    story.until(lambda: story.standby is None or story.standby.instance_id != first)
+    story.until(lambda: story.has_another_than(first))
     story.later("agents", not_before=None)
     story.signal(TERMINATION, primary)
     story.settled(epoch=2)
@@ -188,8 +194,8 @@ def launch_that_dies(story: Story) -> None:
     story.world.simulation.set_options(pending_seconds=3600)
     story.arm()
     story.signal(TERMINATION, primary)
-    story.until(lambda: story.standby is not None and story.standby.instance_id)
-    story.world.simulation.terminate(story.standby.instance_id)
+    dying = story.until(story.launched)
+    story.world.simulation.terminate(dying.instance_id)
     story.world.simulation.set_options(pending_seconds=0)
     story.until(lambda: story.world.replicas(story.agent_id, "failed"))
     story.later("agents", not_before=None)
@@ -202,10 +208,9 @@ def launch_that_takes_too_long(story: Story) -> None:
     story.world.simulation.set_options(pending_seconds=3600)
     story.arm()
     story.signal(TERMINATION, primary)
-    story.until(lambda: story.standby is not None and story.standby.instance_id)
-    slow = story.standby.id
+    slow = story.until(story.launched)
     story.later("replica_instances", launched_at=HOUR)
-    story.until(lambda: story.standby is None or story.standby.id != slow)
+    story.until(lambda: story.has_another_than(slow))
     story.world.simulation.set_options(pending_seconds=0)
     story.settled(epoch=2)
 
@@ -261,3 +266,68 @@ def prices(story: Story) -> None:
     points = story.world.rows("pricing_reports", story.agent_id)
     flags = sorted(point.data_quality_flag for point in points)
     assert flags == ["interpolated"] * 2 + ["normal"] * 3, flags
+
+
+@scenario(
+    reads=True, SEF_CLOUD="simulated", SEF_SIMULATED_PENDING="0", SEF_POOLS=",".join(SAME_ZONE)
+)
+def what_follows_a_new_primary(story: Story) -> None:
+    primary = story.primary()
+    belongings = Belongings(story.world, primary)
+    story.put(cutover=belongings.targets)
+    story.arm()
+    story.signal(TERMINATION, primary)
+    story.until(lambda: story.epoch == 2)
+    story.later("agents", not_before=None)
+    story.until(lambda: belongings.held(str(story.agent.instance_id)) == ALL)
+    story.until(lambda: {c.status for c in story.rows("cutovers")} == {"done"})
+    assert belongings.registered() == [story.agent.instance_id]
+    story.settled(epoch=2)
+
+
+@contextmanager
+def somebody_listens() -> Iterator[None]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *told: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", PORT), Handler) as server:
+        Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
+        yield
+        server.shutdown()
+
+
+@scenario(
+    SEF_NOTIFY=f"json://127.0.0.1:{PORT}",
+    SEF_NOTIFY_SEVERITY="info",
+    SEF_NOTIFY_INTERVAL=OFTEN,
+    SEF_WEBHOOK_NETWORKS="127.0.0.0/8",
+)
+def notifications(story: Story) -> None:
+    def now() -> bool:
+        values = {"next_at": utc_now(), "claimed_until": None}
+        pending = deliveries.c.status == "pending"
+        story.world.write(update(deliveries).where(pending).values(values))
+        return True
+
+    deliveries = tables.notification_deliveries
+    primary = story.primary()
+    story.arm()
+    story.signal(TERMINATION, primary)
+    story.until(lambda: story.world.events("failover_completed", story.agent_id))
+    story.later("agents", not_before=None)
+    story.until(lambda: any(d.attempts for d in story.world.rows(deliveries.name, None)))
+    with somebody_listens():
+        story.until(
+            lambda: (
+                now()
+                and {d.status for d in story.world.rows(deliveries.name, None)} == {"sent"}
+                and all(n.dispatched_at for n in story.world.rows("notifications", None))
+            )
+        )
+    story.settled(epoch=2)

@@ -113,6 +113,7 @@ class Stage:
             start=self._nursery.start,
             **{
                 "SEF_CLOUD": "aws",
+                "SEF_VAR": str(self.world.simulation.health()["state"]),
                 "SEF_EC2_ENDPOINT": self.world.simulation.endpoint,
                 "AWS_ACCESS_KEY_ID": "simulated",
                 "AWS_SECRET_ACCESS_KEY": "simulated",
@@ -160,8 +161,22 @@ class Story:
     def standby(self) -> Any:
         return self.world.standby(self.agent_id)
 
-    def standby_is(self, status: str) -> bool:
-        return self.standby is not None and self.standby.status == status
+    def rows(self, table: str) -> list[Any]:
+        return self.world.rows(table, self.agent_id)
+
+    def standby_is(self, status: str) -> Any:
+        """The standby, if it has that status."""
+        standby = self.standby
+        return standby if standby is not None and standby.status == status else None
+
+    def launched(self) -> Any:
+        """The standby, if it has an instance."""
+        standby = self.standby
+        return standby if standby is not None and standby.instance_id else None
+
+    def has_another_than(self, replica: Any) -> bool:
+        standby = self.standby
+        return standby is None or standby.id != replica.id
 
     # Before the crash
 
@@ -248,13 +263,15 @@ class Story:
             self.world.write(update(source).where(key == self.agent_id).values(values))
         self.stage.free_jobs()
 
-    def until(self, holds: Callable[[], Any]) -> None:
+    def until(self, holds: Callable[[], Any]) -> Any:
+        """Wait for something to be so, over a crash if need be, and return it."""
         deadline = time.monotonic() + SECONDS
-        while not holds():
+        while not (found := holds()):
             assert time.monotonic() < deadline, "it does not come right by itself"
             if self.stage.is_dead():
                 self.stage.revive()
             time.sleep(0.02)
+        return found
 
     # What must have become of it
 
@@ -302,7 +319,8 @@ class Story:
         before = self._effects()
         for told in self._repeats:
             self._ask("POST", "/interruption", lambda: False, json=told)
-        assert self._effects() == before, "a repeat had an effect"
+        after = self._effects()
+        assert after == before, f"{self.agent_id}: a repeat had an effect: {before} -> {after}"
 
     def _effects(self) -> Any:
         world, agent_id = self.world, self.agent_id
