@@ -258,8 +258,9 @@ def prices(story: Story) -> None:
     story.signal(REBALANCE, primary)
     story.until(lambda: story.standby_is("ready"))
     story.arm()
-    for seconds_ago in (1500, 900, 0):
-        story.report(seconds_ago)
+    story.report_in_a_batch(1500)
+    story.report(900)
+    story.report(0)
     story.until(lambda: story.world.rows("buffered_observations", story.agent_id))
     story.later("buffered_observations", received_at=HOUR)
     story.until(lambda: not story.world.rows("buffered_observations", story.agent_id))

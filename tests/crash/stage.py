@@ -227,8 +227,18 @@ class Story:
             return
 
     def report(self, seconds_ago: float) -> None:
-        told = {"spot_price": 0.05, "pool_id": POOL, "timestamp": self._began - seconds_ago}
-        self._ask("POST", "/pricing", lambda: False, json=told)
+        self._ask("POST", "/pricing", lambda: False, json=self._report(seconds_ago))
+
+    def report_in_a_batch(self, seconds_ago: float) -> None:
+        batch = {"reports": [{"agent_id": self.agent_id, **self._report(seconds_ago)}]}
+        while True:
+            answer = self.stage.request("POST", "/api/pricing/batch", json=batch)
+            if answer is not None:
+                assert answer.json()["rejected"] == []
+                return
+
+    def _report(self, seconds_ago: float) -> Mapping[str, Any]:
+        return {"spot_price": 0.05, "pool_id": POOL, "timestamp": self._began - seconds_ago}
 
     def forgotten(self) -> str:
         """An instance that SEF launched long ago, as its tags say, and that no row knows."""

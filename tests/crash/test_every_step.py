@@ -50,8 +50,12 @@ SHORT = [
     "interruptions.Interruptions.receive._record:after-commit 1",
     "RunInstances:after-call 1",
     "launching.Launcher.run._launched:before-commit 1",
-    "reconcile.Reconciler._decide._apply:after-commit 2",
+    "reconcile.Reconciler._decide.apply:after-commit 2",
 ]
+
+
+def test_the_short_form_names_points_of_the_code() -> None:
+    assert {point.rpartition(" ")[0] for point in SHORT} <= in_the_code()
 
 
 @pytest.mark.parametrize("point", SHORT)
@@ -90,6 +94,7 @@ WITHOUT_A_SCENARIO = {
     "orphans.sweep_orphans.tell",
     "reconcile.Reconciler._retire.put_off_retirement",
     "reconcile.Reconciler._tell_of.tell",
+    "reconcile.Reconciler._tell_of_storms.tell",
 }
 """Steps whose crash is not played yet."""
 
