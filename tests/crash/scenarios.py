@@ -197,6 +197,7 @@ def launch_that_dies(story: Story) -> None:
     dying = story.until(story.launched)
     story.world.simulation.terminate(dying.instance_id)
     story.world.simulation.set_options(pending_seconds=0)
+    story.later("agents", not_before=None)
     story.until(lambda: story.world.replicas(story.agent_id, "failed"))
     story.later("agents", not_before=None)
     story.settled(epoch=2)
