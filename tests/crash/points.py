@@ -41,7 +41,7 @@ def _writes(path: Path, tree: ast.Module) -> Iterator[str]:
     module = vars(import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)))
     codes = list(_codes(compile(path.read_text(), str(path), "exec")))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "write":
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("database.write"):
             yield _name(node.args[0], codes, module)
 
 
