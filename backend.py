@@ -5,6 +5,7 @@
 
 import ctypes
 import errno
+import gc
 import logging
 import os
 import signal
@@ -94,7 +95,9 @@ def create_worker_app() -> Flask:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     failpoints.switch_on_if_told()
-    return create_app()
+    app = create_app()
+    gc.freeze()  # what is there now stays: a collection need not look at it each time
+    return app
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})

@@ -141,7 +141,7 @@ def move_on(
         )
         for key, series in become.items()
     ]
-    if rows and update_versions(connection, price_series, _SERIES_NAMES, rows) != len(rows):
+    if rows and not update_versions(connection, price_series, _SERIES_NAMES, rows):
         raise Stale
 
 

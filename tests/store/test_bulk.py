@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 
 from sef.store.bulk import update_versions, upsert_rows
@@ -125,14 +125,30 @@ def test_a_row_that_does_not_fit_is_an_error(
     assert stored_points(mariadb_url, row[0], "p") == []
 
 
-def test_a_row_of_another_version_is_not_counted(sef: SmartEmergencyFallback) -> None:
+@pytest.mark.parametrize(
+    ("rows", "are_all_found"),
+    [
+        pytest.param([("a0", "p", 1, 5), ("a1", "p", 1, 6)], True, id="as they were read"),
+        pytest.param([("a0", "p", 1, 0)], True, id="to what it is"),
+        pytest.param([("a0", "p", 1, 5), ("a1", "p", 0, 5)], False, id="an older version"),
+        pytest.param([("a0", "p", 1, 5), ("a1", "p", 2, 5)], False, id="a newer version"),
+        pytest.param([("a0", "p", 1, 5), ("a3", "p", 1, 5)], False, id="no such row"),
+        pytest.param([("a0", "p", 0, 5)], False, id="none"),
+    ],
+)
+def test_versions_move_on_where_they_are_as_read(
+    sef: SmartEmergencyFallback, rows: list[tuple[Any, ...]], are_all_found: bool
+) -> None:
     sef.process_batch(batch(3, 0))
     columns = ("agent_id", "pool_id", "version", "waiting")
-    rows = [("a0", "p", 1, 5), ("a1", "p", 0, 5), ("a2", "p", 1, 5), ("a3", "p", 1, 5)]
-    assert sef._database.write(lambda c: update_versions(c, price_series, columns, rows)) == 2
-    found = sef._database.read(
-        lambda c: {
-            (row.agent_id, row.version, row.waiting) for row in c.execute(price_series.select())
-        }
-    )
-    assert found == {("a0", 2, 5), ("a1", 1, 0), ("a2", 2, 5)}
+
+    def work(connection: Connection) -> tuple[bool, dict[str, tuple[int, int]]]:
+        told = update_versions(connection, price_series, columns, rows)
+        found = connection.execute(price_series.select())
+        return told, {row.agent_id: (row.version, row.waiting) for row in found}
+
+    told, found = sef._database.write(work)
+    assert told == are_all_found
+    hit = {agent_id: waiting for agent_id, _, version, waiting in rows if version == 1}
+    for agent_id in ("a0", "a1", "a2"):
+        assert found[agent_id] == ((2, hit[agent_id]) if agent_id in hit else (1, 0))
