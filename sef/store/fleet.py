@@ -273,10 +273,9 @@ def on_demand_since(connection: Connection, before: datetime) -> Sequence[Agent]
     Those of whom something is in hand, or was in hand since then, are left out.
     """
     replica, incident = replica_instances.c, incidents.c
-    in_hand = exists().where(
-        incident.agent_id == agents.c.id,
-        or_(incident.open_agent_id.is_not(None), incident.closed_at > before),
-    )
+    # Two conditions and not one with OR, for which every incident ever would be read.
+    in_hand = exists().where(incident.open_agent_id == agents.c.id)
+    was_in_hand = exists().where(incident.agent_id == agents.c.id, incident.closed_at > before)
     rows = connection.execute(
         select(agents)
         .join(replica_instances, replica.instance_id == agents.c.instance_id)
@@ -286,6 +285,7 @@ def on_demand_since(connection: Connection, before: datetime) -> Sequence[Agent]
             replica.promoted_at <= before,
             ~agents.c.manual_replica_enabled,
             ~in_hand,
+            ~was_in_hand,
         )
     )
     return [Agent(**row._mapping) for row in rows]

@@ -157,15 +157,20 @@ def series_points(
     limit: int,
 ) -> Sequence[dict[str, Any]]:
     """The points of one series, or of all of an agent's, oldest first; both ends included."""
+    pools = [pool_id] if pool_id is not None else _pools_reported(connection, agent_id)
     columns = pricing_reports.c
-    statement = select(pricing_reports).where(columns.agent_id == agent_id)
-    if pool_id is not None:
-        statement = statement.where(columns.pool_id == pool_id)
-    if start is not None:
-        statement = statement.where(columns.timestamp >= start)
-    if end is not None:
-        statement = statement.where(columns.timestamp <= end)
-    statement = statement.order_by(columns.timestamp, columns.pool_id).limit(limit)
+    found: list[Row[Any]] = []
+    # Each series is in order in the primary key; all of an agent's together would be sorted.
+    for pool in pools:
+        statement = select(pricing_reports).where(
+            columns.agent_id == agent_id, columns.pool_id == pool
+        )
+        if start is not None:
+            statement = statement.where(columns.timestamp >= start)
+        if end is not None:
+            statement = statement.where(columns.timestamp <= end)
+        found += connection.execute(statement.order_by(columns.timestamp).limit(limit)).all()
+    found.sort(key=lambda row: (row.timestamp, row.pool_id))
     return [
         {
             "timestamp": iso(row.timestamp),
@@ -173,8 +178,13 @@ def series_points(
             "spot_price": float(row.spot_price),
             "data_quality": row.data_quality_flag,
         }
-        for row in connection.execute(statement)
+        for row in found[:limit]
     ]
+
+
+def _pools_reported(connection: Connection, agent_id: str) -> Sequence[str]:
+    columns = price_series.c
+    return connection.scalars(select(columns.pool_id).where(columns.agent_id == agent_id)).all()
 
 
 def fleet_page(connection: Connection, *, after: str | None, limit: int) -> list[dict[str, Any]]:

@@ -46,6 +46,8 @@ def delete_oldest_day(
     series = price_series.c
     of_series = (series.agent_id == key[0], series.pool_id == key[1])
     head = connection.execute(select(price_series).where(*of_series).with_for_update()).one()
+    if head.first_at is None:  # all that it has waits in the buffer
+        return False
     day = start_of(head.first_at, DAY)
     if day + DAY > min(before, start_of(head.latest_at, DAY)):
         return False

@@ -442,6 +442,7 @@ incidents = Table(
     Index("incidents_subject", "agent_id", "subject", "opened_at"),
     Index("incidents_agent", "agent_id", "opened_at"),
     Index("incidents_pool", "pool_id", "rebalance_at"),
+    Index("incidents_closed", "closed_at"),
     Index("incidents_termination", "termination_at"),
     comment="One row per instance that is being lost.",
     **MYSQL,
