@@ -83,7 +83,8 @@ def delete_oldest_day(
         connection,
         update(price_series)
         .where(*of_series, series.version == head.version)
-        .values(first_at=first_at, version=head.version + 1),
+        # There is none where somebody else took the points away, such as by dropping partitions.
+        .values(first_at=first_at or head.latest_at, version=head.version + 1),
     )
     return True
 

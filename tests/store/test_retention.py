@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import Row, select
+from sqlalchemy import Row, select, text
 
 from sef.core.pricing import Flag, Point
 from sef.store.tables import pricing_daily, pricing_hourly
@@ -163,3 +163,32 @@ def test_a_run_ends_after_its_share_and_the_next_goes_on(
     stage.now = LATER
     done: Callable[[], int] = stage.sef.delete_old_prices
     assert [done(), done(), done()] == [2, 1, 0]
+
+
+@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+def test_a_table_that_is_partitioned_by_month_loses_months_at_once(stage: Stage) -> None:
+    april = datetime(2024, 4, 1, tzinfo=UTC)
+    with transaction(stage.url) as connection:
+        connection.execute(
+            text(
+                "ALTER TABLE pricing_reports PARTITION BY RANGE COLUMNS (timestamp) ("
+                "PARTITION p2024_03 VALUES LESS THAN ('2024-04-01'), "
+                "PARTITION later VALUES LESS THAN (MAXVALUE))"
+            )
+        )
+    try:
+        stage.fill()
+        stage.now = april + timedelta(days=1)
+        stage.report(april)
+        with transaction(stage.url) as connection:
+            connection.execute(text("ALTER TABLE pricing_reports DROP PARTITION p2024_03"))
+        assert [point.at for point in stage.points()] == [april]
+        stage.now = april + timedelta(days=100)
+        stage.sef.delete_old_prices()
+        stage.report(april - timedelta(minutes=20))
+        stage.report(april + timedelta(minutes=20))
+        real = [point.at for point in stage.points() if point.flag is not Flag.INTERPOLATED]
+        assert real == [april + timedelta(minutes=minutes) for minutes in (-20, 0, 20)]
+    finally:
+        with transaction(stage.url) as connection:
+            connection.execute(text("ALTER TABLE pricing_reports REMOVE PARTITIONING"))
