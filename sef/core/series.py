@@ -75,6 +75,9 @@ def plan(
     `stored` holds the rows of the stretches that `to_read` asks for, in order of time. Without an
     expected replica nothing waits, and what waited is released.
     """
+    is_free = not (stored or waiting or replica_expected)
+    if is_free and arrivals and can_append(head, arrivals, rules):
+        return _plan_to_append(head, arrivals, rules)
     observed = [seen for point in stored for seen in point.observations()]
     held_before = {_instant(held.observation): held.observation for held in waiting}
     known = {_instant(seen): seen for seen in observed} | held_before
@@ -115,6 +118,30 @@ def plan(
             for arrival, is_repeat in zip(arrivals, repeats, strict=True)
         ),
         wide_gaps=tuple(new_wide_gaps(head, was, was - moved | made, rules)),
+    )
+
+
+def _plan_to_append(head: Head | None, arrivals: Sequence[Observation], rules: Rules) -> Plan:
+    """What most reports need: nothing lies near and nothing waits, so there is less to sort out."""
+    latest: dict[Instant, Observation] = {}
+    repeats = []
+    for arrival in arrivals:
+        repeats.append(latest.get(_instant(arrival)) == arrival)
+        latest[_instant(arrival)] = arrival
+    change = append(head, list(latest.values()), rules)
+    holders = {_instant(seen): point for point in change.points for seen in point.observations()}
+    return Plan(
+        head=change.head,
+        upserts=change.upserts,
+        deletes=(),
+        buffered=(),
+        released=(),
+        waiting_count=0,
+        outcomes=tuple(
+            Outcome(holders[_instant(arrival)], is_repeat)
+            for arrival, is_repeat in zip(arrivals, repeats, strict=True)
+        ),
+        wide_gaps=tuple(new_wide_gaps(head, (), [point.at for point in change.points], rules)),
     )
 
 
