@@ -61,6 +61,7 @@ from sef.rehearsal import Rehearsals, Rehearsed
 from sef.repeats import Keep, Repeats
 from sef.requests import Requests
 from sef.retention import delete_old_prices
+from sef.retiring import Retiring
 from sef.store import deployment, fleet, idempotency, notifications, reads, timeline
 from sef.store.database import Database
 from sef.store.events import iso
@@ -68,6 +69,7 @@ from sef.store.prices import Written, release_buffered, write_each, write_report
 from sef.store.replicas import Replica
 from sef.store.tables import PROCESSED_BY
 from sef.switchovers import Switchovers
+from sef.watching import Watch
 from sef.web.operators import operators_blueprint
 
 __all__ = ["Refused", "SefError", "SmartEmergencyFallback", "integrate_with_backend"]
@@ -510,8 +512,10 @@ class SmartEmergencyFallback:
         prices = self._on_demand_prices
         requests = Requests(self._database, settings, self._clock)
         launcher = Launcher(self._database, cloud, moves, requests, settings, self._clock, prices)
+        watch = Watch(self._database, cloud, settings, self._clock)
+        retiring = Retiring(self._database, cloud, launcher, watch, requests, self._clock)
         reconciler = Reconciler(
-            self._database, cloud, launcher, cutovers, requests, settings, self._clock
+            self._database, launcher, cutovers, watch, retiring, settings, self._clock
         )
         rehearsals = Rehearsals(self._database, reconciler, launcher, settings, self._clock)
         return _Operations(

@@ -72,7 +72,7 @@ class Modes:
         """
         standby = self.database.read(lambda c: _switchable(c, agent_id)[1])
         # A planned switch has the time to make sure that there is something to switch to.
-        self.reconciler.see_standby(standby)
+        self.reconciler.watch.see_standby(standby)
 
         def write(connection: Connection) -> Promotion:
             promotion = self._switch(connection, agent_id)

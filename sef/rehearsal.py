@@ -24,7 +24,7 @@ from sef.core.replica import Status
 from sef.cutover import step_name
 from sef.launching import Launcher, NoLaunchSource, Survey
 from sef.promotion import Promotion
-from sef.reconcile import STEPS, Reconciler, does_not_tell
+from sef.reconcile import STEPS, Reconciler
 from sef.sightings import Sight, told
 from sef.store import cutovers, durations, fleet, replicas
 from sef.store.database import Database
@@ -32,6 +32,7 @@ from sef.store.events import iso
 from sef.store.fleet import Agent
 from sef.store.incidents import Incident
 from sef.store.replicas import Replica
+from sef.watching import does_not_tell
 
 T = TypeVar("T")
 Answer = dict[str, Any]
@@ -98,7 +99,7 @@ class Rehearsals:
     def _lose(self, connection: Connection, outlook: Outlook) -> None:
         if outlook.lost is not None:
             standby, why = outlook.lost
-            self.reconciler.move(connection, standby, Status.FAILED, why)
+            self.reconciler.watch.move_in(connection, standby, Status.FAILED, why)
 
     def _look_out(self, agent_id: str, must_run: bool) -> Outlook:
         agent, standby = self.database.read(
@@ -107,7 +108,7 @@ class Rehearsals:
         lost = None
         if standby is not None and standby.status is Status.READY and standby.instance_id:
             try:
-                shown = self.reconciler.cloud.instances([standby.instance_id])
+                shown = self.reconciler.watch.cloud.instances([standby.instance_id])
                 instance = shown.get(standby.instance_id)
                 if instance is not None and told(instance) is Sight.GONE:
                     lost = (standby, f"its instance is {instance.ec2_state}")

@@ -1,7 +1,7 @@
 """Incidents and the signals under them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -139,7 +139,7 @@ def create_incident(
 
 
 def update_incident(connection: Connection, incident: Incident, **values: Any) -> Incident:
-    """Change an incident that was read; Stale if it has changed since."""
+    """Change an incident that was read, and return it changed; Stale if it has changed since."""
     if "status" in values:
         is_open = values["status"] in UNFINISHED
         values["open_agent_id"] = incident.agent_id if is_open else None
@@ -149,7 +149,7 @@ def update_incident(connection: Connection, incident: Incident, **values: Any) -
         .where(incidents.c.id == incident.id, incidents.c.version == incident.version)
         .values(version=incident.version + 1, **values),
     )
-    return read_incident(connection, incident.id)
+    return replace(incident, version=incident.version + 1, **values)
 
 
 def record_signal(

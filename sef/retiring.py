@@ -1,0 +1,152 @@
+"""Ending instances that are not wanted any more: released standbys and former primaries."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from sef.clock import Clock
+from sef.cloud.ec2 import AGENT_TAG, MANAGED_TAG, Ec2
+from sef.cloud.errors import THROTTLED, CloudError, Response
+from sef.cloud.timing import Calls, timed
+from sef.core.replica import Status
+from sef.launching import Launcher
+from sef.limits import Allowance
+from sef.requests import TERMINATE, Requests
+from sef.sightings import MISSING_FOR, Sight
+from sef.store import fleet, replicas
+from sef.store.database import Database
+from sef.store.deployment import deployment_name
+from sef.store.events import Event, Severity, write_events
+from sef.store.replicas import Replica, Retirement
+from sef.watching import Watch
+
+NOT_SHOWN = "EC2 does not show it"
+
+
+@dataclass(frozen=True, slots=True)
+class Retiring:
+    """Both steps return what was done, or None while it may not be done yet."""
+
+    database: Database
+    cloud: Ec2
+    launcher: Launcher
+    watch: Watch
+    requests: Requests
+    clock: Clock
+
+    def release(self, replica: Replica, allowance: Allowance) -> str | None:
+        tries = self.database.read(lambda c: replicas.attempts(c, replica.id))
+        if tries and tries[-1].status == "open":
+            attempt = tries[-1]
+            now = self.clock()
+            if self.database.write(
+                lambda c: replicas.drop_uncalled(c, attempt.client_token, "Released", now)
+            ):
+                return "what was not wanted any more was not launched"
+            # Whether it launched anything is unknown. Repeating the call is the one sure way to
+            # learn the instance's id: a look-up by tag can miss what EC2 has just launched.
+            return self.launcher.run(replica, attempt)
+        instance_id = replica.instance_id
+        calls: Calls = []
+        if instance_id is not None:
+            if not (allowance.take(instance_id) and self.requests.may_terminate()):
+                return None
+            if (
+                not self._terminate(instance_id, calls)
+                # EC2 may not know it yet: its end has to be heard of, or it would run for ever.
+                and self.watch.look(replica, Sight.MISSING, MISSING_FOR) is not Sight.GONE
+            ):
+                return f"EC2 does not know {instance_id} yet, or any more"
+        said = "released" if instance_id else "released before anything was launched"
+        self.watch.move(replica, Status.TERMINATED, said, calls)
+        return said
+
+    def retire(self, retirement: Retirement, allowance: Allowance) -> str | None:
+        agent_id, instance_id = retirement.agent_id, retirement.instance_id
+        calls: Calls = []
+        agent = self.database.read(lambda c: fleet.read_agent(c, agent_id))
+        if agent.instance_id == instance_id:
+            obstacle: str | None = "it is the primary again"
+        else:
+            obstacle = self._obstacle(agent_id, instance_id, calls)
+            if obstacle is None and not (
+                allowance.take(instance_id) and self.requests.may_terminate()
+            ):
+                return None
+            is_unknown = obstacle == NOT_SHOWN or (
+                obstacle is None and not self._terminate(instance_id, calls)
+            )
+            if is_unknown and (retirement.misses + 1) * self.watch.interval < MISSING_FOR:
+                until = self.clock() + self.watch.interval
+                self.database.write(lambda c: replicas.put_off_retirement(c, retirement, until))
+                return f"EC2 does not know {instance_id} yet, or any more"
+        if obstacle is None:
+            said = f"terminated the former primary {instance_id}"
+        else:
+            said = f"{instance_id} is left running: {obstacle}"
+
+        def write(connection: Connection) -> None:
+            now = self.clock()
+            if not replicas.finish_retirement(connection, instance_id, now, obstacle=obstacle):
+                return
+            severity: Severity = "warning" if obstacle else "info"
+            event = Event(
+                "primary_retired",
+                said,
+                agent_id,
+                severity,
+                {"instance_id": instance_id, "calls": calls},
+                retirement.incident_id,
+            )
+            write_events(connection, [event], now)
+            replica = replicas.replica_of_instance(connection, instance_id)
+            is_former = replica is not None and replica.status is Status.PROMOTED
+            if replica is not None and is_former and obstacle is None:
+                replicas.move_replica(
+                    connection, replica, Status.TERMINATED, retirement.reason, now
+                )
+
+        self.database.write(write)
+        return said
+
+    def _terminate(self, instance_id: str, calls: Calls) -> bool:
+        """False when EC2 does not know it, yet or any more."""
+        terminate = self.cloud.terminate
+        try:
+            return timed(calls, TERMINATE, instance_id, lambda: terminate(instance_id))
+        except CloudError as error:
+            if error.code in THROTTLED:
+                self.requests.refused(TERMINATE)
+            raise
+
+    def _obstacle(self, agent_id: str, instance_id: str, calls: Calls) -> str | None:
+        """Why a former primary must not be terminated; None if it may. Calls made are added.
+
+        Only what carries this SEF's tags is terminated. What SEF has launched does. An instance
+        that was registered is given them now, unless it belongs to somebody else by its tags.
+        """
+        name, launched = self.database.write(
+            lambda c: (deployment_name(c), replicas.replica_of_instance(c, instance_id))
+        )
+        if launched is not None:
+            return None
+        instance = self.cloud.instances([instance_id]).get(instance_id)
+        if instance is None:
+            return NOT_SHOWN
+        if instance.has_ended:
+            return None
+        if not instance.tags and self.cloud.has_tag(instance_id, MANAGED_TAG):
+            raise CloudError("IncompleteAnswer", f"{instance_id} without its tags", Response.WAIT)
+        ours = {MANAGED_TAG: name, AGENT_TAG: agent_id}
+        for key, value in ours.items():
+            if instance.tags.get(key, value) != value:
+                return f"its tag {key} says {instance.tags[key]}, not {value}"
+        try:
+            timed(calls, "CreateTags", instance_id, lambda: self.cloud.tag(instance_id, ours))
+        except CloudError as error:
+            if error.response is not Response.OPERATOR:
+                raise
+            return (
+                f"EC2 does not let SEF tag it ({error.code}), and SEF terminates nothing untagged"
+            )
+        return None
