@@ -92,11 +92,11 @@ WITHOUT_A_SCENARIO = {
     "launching.Launcher._plan._hold_back",
     "losses.Losses._examine._found_again",
     "orphans.sweep_orphans.tell",
-    "reconcile.Reconciler._release.drop_uncalled",
-    "reconcile.Reconciler._retire.put_off_retirement",
     "reconcile.Reconciler._tell_of.tell",
     "reconcile.Reconciler._tell_of_storms.tell",
     "retention.delete_old_prices.delete_oldest_day",
+    "retiring.Retiring.release.drop_uncalled",
+    "retiring.Retiring.retire.put_off_retirement",
 }
 """Steps whose crash is not played yet."""
 

@@ -4,7 +4,9 @@ Each test names the transactions, or the call to EC2, at which the two wait for 
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -23,16 +25,16 @@ from tests.store.rows import stored_points
 T = TypeVar("T")
 
 ROUNDS = 3
-DECIDE = "reconcile.Reconciler._decide._apply"
-OPEN = "launching.Launcher._plan._open"
+DECIDE = "reconcile.Reconciler._decide.apply"
+OPEN = "launching.Launcher._plan.decide_launch"
 ANSWER = "launching.Launcher.run._launched"
-READY = "launching.Launcher._await_running._ready"
+READY = "launching.Launcher._await_running.take_ready"
 SWITCH = "modes.Modes.switch"
 SIGNAL = "interruptions.Interruptions.receive._record"
 MANUAL = "modes.Modes.enable_manual._set_manual"
 AUTO = "modes.Modes.set_auto"
 CLEANUP = "smart_emergency_fallback.SmartEmergencyFallback.cleanup_old_buffers.release_buffered"
-REPORT = "smart_emergency_fallback.SmartEmergencyFallback._write.write_reports"
+REPORT = "smart_emergency_fallback.SmartEmergencyFallback._write_each.write_each"
 
 
 class Meeting:
@@ -53,6 +55,16 @@ class Meeting:
             self._barrier.wait(timeout=5)
             self.took_place = True
 
+    def of(self, first: Callable[[], object], second: Callable[[], object]) -> None:
+        """The second sets out when the first has come to its point: who makes a call notes it
+        first, and of two that note the same one only one goes on."""
+        with ThreadPoolExecutor(1) as threads:
+            done = threads.submit(first)
+            while not (self._barrier.n_waiting or done.done()):
+                time.sleep(0.005)
+            second()
+            done.result()
+
 
 @contextmanager
 def meeting(monkeypatch: pytest.MonkeyPatch, *points: str) -> Iterator[Meeting]:
@@ -60,10 +72,10 @@ def meeting(monkeypatch: pytest.MonkeyPatch, *points: str) -> Iterator[Meeting]:
     met = Meeting()
     write = Database.write
 
-    def held(self: Database, work: Callable[..., T]) -> T:
+    def held(self: Database, work: Callable[..., T], **options: Any) -> T:
         if failpoints.name_of(work) in points:
             met.wait()
-        return write(self, work)
+        return write(self, work, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Database, "write", held)
@@ -104,8 +116,8 @@ def test_a_step_that_two_workers_take_at_once_is_taken_once(
         agent_id = f"agent-{number}"
         interrupted(world, one, agent_id)
         came_as_far_as(world, one, point)
-        with meeting(monkeypatch, point):
-            together(one.reconcile, two.reconcile)
+        with meeting(monkeypatch, point) as met:
+            met.of(one.reconcile, two.reconcile)
         failed_over_once(world, two, agent_id)
 
 
@@ -134,7 +146,7 @@ def test_two_workers_make_the_same_call_at_once(world: World, moment: str) -> No
         agent_id = f"agent-{number}"
         interrupted(world, one, agent_id)
         came_as_far_as(world, world.sef(), ANSWER)
-        together(one.reconcile, two.reconcile)
+        met.of(one.reconcile, two.reconcile)
         assert met.took_place
         failed_over_once(world, two, agent_id)
 
