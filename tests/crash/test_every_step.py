@@ -11,7 +11,7 @@ import pytest
 
 from tests.crash.points import in_the_code
 from tests.crash.scenarios import SCENARIOS, Scenario
-from tests.crash.stage import Stage, Story
+from tests.crash.stage import NotReached, Stage, Story
 from tests.flows.world import ONCE
 
 NAMES = {scenario.name: scenario for scenario in SCENARIOS}
@@ -74,14 +74,20 @@ def test_it_comes_right_after_a_crash_at_any_point(
     where = points(scenario, act(stage, scenario))
     if not scenario.both:
         where = where["mariadb" in database_url :: 2]
-    went_wrong = {}
+    went_wrong, not_reached = {}, 0
     for point in where:
         try:
             act(stage, scenario, point)
+        except NotReached:
+            # A later occurrence may have come of a race alone; the first is always there.
+            assert not point.endswith(" 1"), f"{point} was not reached again"
+            not_reached += 1
         except AssertionError as error:
             went_wrong[point] = f"{error}\n{stage.log()}"
             stage.close()
-    record_property("crashes", (database_url.partition(":")[0], len(where), len(went_wrong)))
+    record_property(
+        "crashes", (database_url.partition(":")[0], len(where) - not_reached, len(went_wrong))
+    )
     summary = "\n\n".join(f"{point}: {why}" for point, why in went_wrong.items())
     assert not went_wrong, f"{len(went_wrong)} of {len(where)} points\n{summary}"
 
