@@ -44,9 +44,16 @@ class Modes:
         deadline = time.monotonic() + self.settings.enable_wait
         while True:
             self.reconciler.reconcile(agent_id)
-            standby = self.database.read(lambda c: replicas.live_standby(c, agent_id))
+            agent, standby = self.database.read(
+                lambda c: (fleet.read_agent(c, agent_id), replicas.live_standby(c, agent_id))
+            )
+            left = deadline - time.monotonic()
             is_settled = standby is None or standby.status is Status.READY
-            if is_settled or time.monotonic() >= deadline:
+            if (
+                is_settled
+                or left <= 0
+                or agent.is_postponed(self.clock() + timedelta(seconds=left))
+            ):
                 return standby
             time.sleep(LOOK_EVERY)
 

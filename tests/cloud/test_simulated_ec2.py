@@ -428,10 +428,10 @@ class TestAnswers:
         state(ec2, first)
         then = time.time()
         second = launch(ec2)
-        ec2.create_tags(Resources=[first], Tags=[{"Key": "team", "Value": "web"}])
+        ec2.create_tags(Resources=[first], Tags=[{"Key": "team", "Value": first}])
         simulation.terminate(first)
         both: Any = [{"Name": "instance-id", "Values": [first, second]}]
-        by_tag: Any = [{"Name": "tag:team", "Values": ["web"]}]
+        by_tag: Any = [{"Name": "tag:team", "Values": [first]}]
         simulation.add_fault("DescribeInstances", as_of=then, count=2)
         [lagging] = ec2.describe_instances(Filters=both)["Reservations"]
         [shown] = lagging["Instances"]

@@ -33,7 +33,8 @@ class Belongings:
         block = self.ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["CidrBlock"]
         taken = self.ec2.describe_network_interfaces()["NetworkInterfaces"]
         used = {a["PrivateIpAddress"] for eni in taken for a in eni["PrivateIpAddresses"]}
-        addresses = (str(address) for address in list(ip_network(block).hosts())[20:])
+        # From the end: moto gives its instances those at the beginning, also if they are taken.
+        addresses = (str(address) for address in reversed(list(ip_network(block).hosts())))
         self.private_ip = next(address for address in addresses if address not in used)
         self.ec2.assign_private_ip_addresses(
             NetworkInterfaceId=first["NetworkInterfaceId"], PrivateIpAddresses=[self.private_ip]

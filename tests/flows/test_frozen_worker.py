@@ -61,13 +61,14 @@ def failover(world: World, late: Server, quick: Server, agent_id: str, fault: An
     assert requests.put(quick.url + url, json=told, timeout=10).ok
     world.simulation.add_fault(count=2, delay_seconds=1, **fault)
     notice = {"signal_type": TERMINATION, "timestamp": time.time(), "instance_id": primary}
+    quick.freeze()  # or its job might be at EC2 first
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(
             requests.post, f"{late.url}{url}/interruption", json=notice, timeout=60
         )
-        until(lambda: world.rows("incidents", agent_id))
-        time.sleep(0.2)
+        until(lambda: [rule["count"] for rule in world.simulation.faults()] == [1])
         late.freeze()
+        quick.thaw()
         try:
             assert not world.promotions(agent_id)
             until(lambda: world.promotions(agent_id))

@@ -145,20 +145,20 @@ def agents_of(world: World, replica_ids: Sequence[str]) -> list[str]:
 
 
 @ONCE
-def test_sixty_agents_have_one_replacement_each_under_ec2s_limits(world: World) -> None:
+def test_forty_agents_have_one_replacement_each_under_ec2s_limits(world: World) -> None:
     made, note = calls_of()
     workers = [limited(world, note, pools=",".join([POOL, *OTHERS])) for _ in range(2)]
-    agents = fleet(world, workers[0], 60)
+    agents = fleet(world, workers[0], 40)
     all_at_once(notices(world, workers, agents))
     assert len(made) == 5, "the bucket holds five"
     seconds = 0
-    while len(made) < 60 and seconds < 60:
+    while len(made) < 40 and seconds < 60:
         before = len(made)
         world.clock.advance(2)
         seconds += 2
         all_at_once([worker.reconcile for worker in workers])
         assert len(made) - before <= 4, "two come back each second"
-    assert seconds <= 32, "and hardly one is held back that EC2 would take"
+    assert seconds <= 22, "and hardly one is held back that EC2 would take"
     world.settle(workers[0], 2)
 
     served = agents_of(world, made)
