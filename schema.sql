@@ -141,21 +141,37 @@ CREATE TABLE launch_attempts (
   pool_id VARCHAR(128),
   market VARCHAR(12) NOT NULL,
   parameters JSON NOT NULL,
+  shape VARCHAR(32) NOT NULL COMMENT 'digest of the parameters without what tells agents apart',
   status VARCHAR(12) NOT NULL COMMENT 'open: not answered, its effect unknown; launched; refused',
   instance_id VARCHAR(64),
   error_code VARCHAR(80),
   created_at DATETIME(6) NOT NULL,
   calls INTEGER NOT NULL COMMENT 'how often it was made, or about to be; 0: it launched nothing' DEFAULT 0,
+  call_token VARCHAR(64) COMMENT 'the call that it shares with others, if it does',
   answered_at DATETIME(6),
+  tagged_at DATETIME(6) COMMENT 'of a shared call: when the instance got the tags of its agent',
   PRIMARY KEY (client_token),
   CONSTRAINT launch_attempts_number UNIQUE (replica_id, attempt),
   CONSTRAINT launch_attempts_market CHECK (market IN ('spot', 'on-demand')),
   CONSTRAINT launch_attempts_status CHECK (status IN ('open', 'launched', 'refused'))
-) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='RunInstances calls, committed before they are made.' COLLATE utf8mb4_bin;
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Instances that are to be launched, committed before RunInstances is called.' COLLATE utf8mb4_bin;
 
 CREATE INDEX launch_attempts_by_status ON launch_attempts (status);
 
+CREATE INDEX launch_attempts_call ON launch_attempts (call_token, tagged_at);
+
 CREATE INDEX launch_attempts_created ON launch_attempts (created_at);
+
+CREATE TABLE launch_calls (
+  client_token VARCHAR(64) NOT NULL,
+  parameters JSON NOT NULL,
+  size INTEGER NOT NULL COMMENT 'attempts that it makes, instances at most',
+  calls INTEGER NOT NULL COMMENT 'how often it was made, or about to be',
+  made_at DATETIME(6) NOT NULL COMMENT 'when it was for the last time',
+  created_at DATETIME(6) NOT NULL,
+  PRIMARY KEY (client_token),
+  CONSTRAINT launch_calls_size CHECK (size > 1)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='RunInstances calls for several attempts, committed before they are made.' COLLATE utf8mb4_bin;
 
 CREATE TABLE retirements (
   instance_id VARCHAR(64) NOT NULL,

@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
 from sef import config
+from sef.candidates import Candidates
 from sef.channels import channels
 from sef.clock import Clock, utc_now
 from sef.cloud.clients import Clients
@@ -49,6 +50,7 @@ from sef.cutover import Cutovers
 from sef.errors import SefError
 from sef.group_commit import GroupCommit
 from sef.interruptions import Interruptions
+from sef.launch_calls import LaunchCalls
 from sef.launching import Launcher
 from sef.losses import Losses
 from sef.modes import Modes
@@ -441,6 +443,7 @@ class SmartEmergencyFallback:
 
     def sweep_orphans(self) -> int:
         """Terminate instances of ours that no row knows of; returns how many."""
+        self._operations.reconciler.launcher.calls.tag_the_rest()
         return sweep_orphans(self._database, self._operations.cloud, self.settings, self._clock())
 
     def delete_old_prices(self) -> int:
@@ -511,9 +514,11 @@ class SmartEmergencyFallback:
         cutovers = Cutovers(self._database, moves, Traffic(self._clients), outbound, self._clock)
         prices = self._on_demand_prices
         requests = Requests(self._database, settings, self._clock)
-        launcher = Launcher(self._database, cloud, moves, requests, settings, self._clock, prices)
+        candidates = Candidates(cloud, moves, settings, self._clock, prices)
+        calls = LaunchCalls(self._database, cloud, requests, settings, self._clock)
+        launcher = Launcher(self._database, cloud, candidates, calls, settings, self._clock)
         watch = Watch(self._database, cloud, settings, self._clock)
-        retiring = Retiring(self._database, cloud, launcher, watch, requests, self._clock)
+        retiring = Retiring(self._database, cloud, calls, watch, requests, self._clock)
         reconciler = Reconciler(
             self._database, launcher, cutovers, watch, retiring, settings, self._clock
         )

@@ -18,9 +18,9 @@ from sef.core.policy import NOTICE, Goal, Outcome, decide, raised
 from sef.core.pools import parse_pool
 from sef.core.replica import Status
 from sef.core.risk import Risk
-from sef.launching import avoid_interrupted_pool, avoid_pool_of
 from sef.reconcile import Reconciler
 from sef.rehearsal import Rehearsals
+from sef.setbacks import avoid_interrupted_pool, avoid_pool_of
 from sef.store import cutovers, fleet, incidents, pools, replicas
 from sef.store.database import Database
 from sef.store.events import Event, write_events

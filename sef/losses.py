@@ -17,7 +17,7 @@ from sef.config import Settings
 from sef.core.inputs import Signal, SignalType
 from sef.core.notices import Moment
 from sef.core.policy import Goal, Kind, Outcome
-from sef.launching import avoid_interrupted_pool
+from sef.setbacks import avoid_interrupted_pool
 from sef.sightings import MISSING_FOR, Sight, note
 from sef.store import fleet, incidents, replicas
 from sef.store.database import Database

@@ -9,7 +9,7 @@ from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, Ec2, Instance
 from sef.config import Settings
 from sef.errors import AgentNotFound
 from sef.limits import Reached, tell
-from sef.store import fleet, replicas
+from sef.store import fleet, launches, replicas
 from sef.store.database import Database
 from sef.store.deployment import deployment_name
 from sef.store.events import Event, write_events
@@ -36,7 +36,6 @@ def sweep_orphans(database: Database, cloud: Ec2, settings: Settings, now: datet
         for instance in cloud.managed_by(name)
         # Without the tag of an attempt it was registered, not launched.
         if ATTEMPT_TAG in instance.tags
-        and AGENT_TAG in instance.tags
         # One of which EC2 does not tell state or age is left for another time.
         and instance.ec2_state is not None
         and not instance.has_ended
@@ -73,14 +72,21 @@ def _unclaimed(
 ) -> tuple[list[Instance], dict[str, str]]:
     """The instances that no row claims, and by each the primary of its agent, if it has one."""
     claimed = replicas.claimed_instances(connection, [instance.id for instance in instances])
-    pending = replicas.open_tokens(connection)
+    pending = launches.open_tokens(connection)
+    of_several = launches.sizes(connection, {i.tags[ATTEMPT_TAG] for i in instances})
     orphans = [
         instance
         for instance in instances
-        if instance.id not in claimed and instance.tags[ATTEMPT_TAG] not in pending
+        if instance.id not in claimed
+        and instance.tags[ATTEMPT_TAG] not in pending
+        # It has no agent while nobody took it of a call for several, which is answered. Of any
+        # other the answer lacks a tag, or whose it was is in rows that a restored backup lost.
+        and (AGENT_TAG in instance.tags or instance.tags[ATTEMPT_TAG] in of_several)
     ]
     primaries = {}
     for orphan in orphans:
+        if AGENT_TAG not in orphan.tags:
+            continue
         try:
             agent = fleet.read_agent(connection, orphan.tags[AGENT_TAG])
         except AgentNotFound:
@@ -94,7 +100,7 @@ def _event(orphan: Instance) -> Event:
     return Event(
         "orphan_terminated",
         f"{orphan.id} was launched by SEF and no row has a use for it: terminated",
-        orphan.tags[AGENT_TAG],
+        orphan.tags.get(AGENT_TAG),
         "warning",
         {"instance_id": orphan.id, "pool_id": str(orphan.pool) if orphan.pool else None},
     )

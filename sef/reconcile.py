@@ -31,16 +31,18 @@ from sef.core.policy import (
 from sef.core.replica import Status
 from sef.cutover import Cutovers
 from sef.errors import Unavailable
-from sef.launching import Launcher, call_operator
+from sef.launching import Launcher
 from sef.limits import Allowance, Reached, tell
 from sef.promotion import Promotion, promote
 from sef.retiring import Retiring
 from sef.rounds import work_in_lanes
-from sef.store import cutovers, fleet, incidents, replicas, storms
+from sef.setbacks import call_operator
+from sef.store import cutovers, fleet, incidents, launches, replicas, storms
 from sef.store.database import Database
 from sef.store.events import Event, Severity, write_events
 from sef.store.fleet import Agent, Due
 from sef.store.incidents import Incident
+from sef.store.launches import Untagged
 from sef.store.replicas import Replica, Retirement
 from sef.watching import Watch
 
@@ -64,6 +66,7 @@ class Snapshot:
     retiring: Sequence[Retirement]
     former: Sequence[Replica]
     """Former primaries that, as far as is known, still run."""
+    untagged: Sequence[Untagged]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,7 @@ class Reconciler:
             replicas.releasing(connection, agent_id),
             replicas.due_retirements(connection, agent_id, self.clock()),
             replicas.superseded(connection, agent_id),
+            launches.untagged(connection, agent_id),
         )
 
     def _decide(self, seen: Snapshot, *, is_first: bool) -> str | None:
@@ -302,7 +306,11 @@ class Reconciler:
         if standby is not None and standby.status is Status.READY and self.watch.is_due(standby):
             return f"the standby is looked after: {self.watch.check_standby(standby)}"
         former = [replica for replica in seen.former if self.watch.is_due(replica)]
-        return self.watch.check_former(former) if former else None
+        if former:
+            return self.watch.check_former(former)
+        # Nothing has to wait for its tags.
+        self.launcher.calls.tag(seen.untagged)
+        return None
 
     def _postpone(self, agent_id: str, error: CloudError) -> None:
         def write(connection: Connection) -> None:

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection
 
+from sef.candidates import NoLaunchSource, Survey
 from sef.clock import Clock
 from sef.cloud.errors import CloudError
 from sef.config import Settings
@@ -22,11 +23,11 @@ from sef.core.policy import CloseIncident, CreateStandby, Goal, Promote, Release
 from sef.core.pools import Candidate, parse_pool
 from sef.core.replica import Status
 from sef.cutover import step_name
-from sef.launching import Launcher, NoLaunchSource, Survey
+from sef.launching import Launcher
 from sef.promotion import Promotion
 from sef.reconcile import STEPS, Reconciler
 from sef.sightings import Sight, told
-from sef.store import cutovers, durations, fleet, replicas
+from sef.store import cutovers, durations, fleet, launches, replicas
 from sef.store.database import Database
 from sef.store.events import iso
 from sef.store.fleet import Agent
@@ -118,7 +119,7 @@ class Rehearsals:
                 if must_run:
                     raise
         try:
-            return Outlook(agent.instance_id, self.launcher.survey(agent), None, lost)
+            return Outlook(agent.instance_id, self.launcher.candidates.survey(agent), None, lost)
         except (NoLaunchSource, CloudError) as error:
             return Outlook(agent.instance_id, None, str(error), lost)
 
@@ -189,7 +190,7 @@ class Rehearsals:
     ) -> PlanStep:
         """A standby that is wished for, or on its way, is there."""
         now = self.clock()
-        tries = replicas.attempts(connection, standby.id)
+        tries = launches.attempts(connection, standby.id)
         if tries and tries[-1].status != "refused":
             said = f"{_name(standby.instance_id)} is on its way in {standby.pool_id}"
             if tries[-1].status == "open":
@@ -203,12 +204,12 @@ class Rehearsals:
         survey = self._survey_now(outlook, agent)
         if survey is None:
             return replace(nothing, problem=outlook.problem)
-        found = self.launcher.candidates(connection, agent, incident, survey, tries)
+        found = self.launcher.candidates.rank(connection, agent, incident, survey, tries)
         said_of_it = self.launcher.decide_launch(
             connection, standby, incident, tries, survey.source, found
         )
         chosen = replicas.live_standby(connection, agent.id)
-        is_decided = len(replicas.attempts(connection, standby.id)) > len(tries)
+        is_decided = len(launches.attempts(connection, standby.id)) > len(tries)
         if chosen is None or said_of_it is None or not is_decided:
             return replace(nothing, candidates=_ranked(found), problem=said_of_it)
         took, basis = self._usual_launch(connection, chosen, now)

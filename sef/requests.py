@@ -53,6 +53,10 @@ class Requests:
         now = self.clock()
         return rate is None or buckets.take_token(connection, RUN, rate, now, left)
 
+    def are_counted(self, action: str) -> bool:
+        """Whether calls of an action may have to wait for a token."""
+        return self._rate(action) is not None
+
     def refused(self, action: str) -> None:
         """EC2 has throttled a call: whatever we have counted, the bucket is empty."""
         if self._rate(action) is not None:

@@ -9,11 +9,11 @@ from sef.cloud.ec2 import AGENT_TAG, MANAGED_TAG, Ec2
 from sef.cloud.errors import THROTTLED, CloudError, Response
 from sef.cloud.timing import Calls, timed
 from sef.core.replica import Status
-from sef.launching import Launcher
+from sef.launch_calls import LaunchCalls
 from sef.limits import Allowance
 from sef.requests import TERMINATE, Requests
 from sef.sightings import MISSING_FOR, Sight
-from sef.store import fleet, replicas
+from sef.store import fleet, launches, replicas
 from sef.store.database import Database
 from sef.store.deployment import deployment_name
 from sef.store.events import Event, Severity, write_events
@@ -29,23 +29,23 @@ class Retiring:
 
     database: Database
     cloud: Ec2
-    launcher: Launcher
+    launch_calls: LaunchCalls
     watch: Watch
     requests: Requests
     clock: Clock
 
     def release(self, replica: Replica, allowance: Allowance) -> str | None:
-        tries = self.database.read(lambda c: replicas.attempts(c, replica.id))
+        tries = self.database.read(lambda c: launches.attempts(c, replica.id))
         if tries and tries[-1].status == "open":
             attempt = tries[-1]
             now = self.clock()
             if self.database.write(
-                lambda c: replicas.drop_uncalled(c, attempt.client_token, "Released", now)
+                lambda c: launches.drop_uncalled(c, attempt.client_token, "Released", now)
             ):
                 return "what was not wanted any more was not launched"
             # Whether it launched anything is unknown. Repeating the call is the one sure way to
             # learn the instance's id: a look-up by tag can miss what EC2 has just launched.
-            return self.launcher.run(replica, attempt)
+            return self.launch_calls.make(attempt)
         instance_id = replica.instance_id
         calls: Calls = []
         if instance_id is not None:

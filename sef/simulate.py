@@ -11,8 +11,9 @@ import requests
 
 from sef import config
 from sef.cloud.connect import SIMULATED_TEMPLATE, connect
-from sef.cloud.ec2 import Ec2, LaunchSource, launch_parameters
+from sef.cloud.ec2 import Ec2, LaunchSource
 from sef.cloud.errors import CloudError
+from sef.cloud.parameters import launch_parameters
 from sef.cloud.simulation import Simulation, SimulationError, ensure_running
 from sef.config import Settings
 from sef.core.pools import parse_pool

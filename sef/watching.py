@@ -12,7 +12,7 @@ from sef.cloud.errors import CloudError, Response
 from sef.cloud.timing import Calls
 from sef.config import Settings
 from sef.core.replica import Status
-from sef.launching import avoid_pool_of
+from sef.setbacks import avoid_pool_of
 from sef.sightings import FORGOTTEN_AFTER, MISSING_FOR, Sight, is_due, note, told
 from sef.store import replicas
 from sef.store.database import Database

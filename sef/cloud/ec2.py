@@ -82,18 +82,26 @@ class Ec2:
         return cls(Clients(region, endpoint, simulated).ec2)
 
     def run(self, parameters: Mapping[str, Any], token: str) -> str:
-        """Launch one instance and return its id; the same token never launches a second.
+        """Launch one instance and return its id; the same token never launches a second."""
+        return self.run_several(parameters, token, 1)[0]
 
-        `UserData` is in base64, as EC2 tells it and as it can be stored.
+    def run_several(self, parameters: Mapping[str, Any], token: str, most: int) -> list[str]:
+        """Launch as many instances as there is room for, up to `most`, and return their ids.
+
+        The same token never launches more. `UserData` is in base64, as EC2 tells it and as it can
+        be stored.
         """
         if "UserData" in parameters:
             # boto3 encodes it once more.
             parameters = {**parameters, "UserData": b64decode(parameters["UserData"])}
         with translated():
             answer = self._client.run_instances(
-                **parameters, ClientToken=token, MinCount=1, MaxCount=1
+                **parameters, ClientToken=token, MinCount=1, MaxCount=most
             )
-            return answer["Instances"][0]["InstanceId"]
+            ids = [instance["InstanceId"] for instance in answer["Instances"]]
+            if not ids:
+                raise KeyError("Instances")
+            return ids
 
     def instances(self, ids: Collection[str]) -> dict[str, Instance]:
         """Those of the instances that EC2 shows. By filter: one unknown id fails no others.
@@ -105,9 +113,9 @@ class Ec2:
         found = self._describe([{"Name": "instance-id", "Values": sorted(ids)}])
         return {instance.id: instance for instance in found}
 
-    def launched_by(self, token: str) -> Instance | None:
-        """The instance that a launch attempt made, by its tag."""
-        return next(self._describe([{"Name": f"tag:{ATTEMPT_TAG}", "Values": [token]}]), None)
+    def launched_by(self, token: str) -> list[Instance]:
+        """The instances that a call has launched, by their tag."""
+        return list(self._describe([{"Name": f"tag:{ATTEMPT_TAG}", "Values": [token]}]))
 
     def has_tag(self, instance_id: str, key: str) -> bool:
         """Whether EC2 finds the instance by a tag, also where it does not tell the tags."""
@@ -261,35 +269,3 @@ class Ec2:
             for found in reservation.get("Instances", []):
                 if "InstanceId" in found:
                     yield found
-
-
-def launch_parameters(
-    source: LaunchSource, pool: Pool, *, spot: bool, tags: Mapping[str, str]
-) -> dict[str, Any]:
-    """The parameters of RunInstances for one attempt, without its token.
-
-    Tags of the source are kept; ours are set at launch, so that an instance is never without.
-    """
-    kept = {
-        tag["Key"]: tag["Value"]
-        for specification in source.parameters.get("TagSpecifications", [])
-        for tag in specification["Tags"]
-    }
-    all_tags = [{"Key": key, "Value": value} for key, value in (kept | dict(tags)).items()]
-    parameters = dict(source.parameters) | {
-        "InstanceType": pool.instance_type,
-        "TagSpecifications": [{"ResourceType": "instance", "Tags": all_tags}],
-    }
-    if pool.zone in source.subnets:
-        parameters["SubnetId"] = source.subnets[pool.zone]
-    else:
-        parameters["Placement"] = {"AvailabilityZone": pool.zone}
-    if spot:
-        parameters["InstanceMarketOptions"] = {
-            "MarketType": "spot",
-            "SpotOptions": {
-                "SpotInstanceType": "one-time",
-                "InstanceInterruptionBehavior": "terminate",
-            },
-        }
-    return parameters

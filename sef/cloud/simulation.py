@@ -59,12 +59,16 @@ class SimulatedInstance:
 class SimulatedPool:
     pool: str
     capacity: bool
+    room: int | None
+    """For how many more spot instances there is room; None: there is no end to it."""
     price: Decimal | None
 
     @classmethod
     def read(cls, told: Mapping[str, Any]) -> Self:
         price = told["price"]
-        return cls(told["pool"], told["capacity"], None if price is None else Decimal(price))
+        return cls(
+            told["pool"], told["capacity"], told["room"], None if price is None else Decimal(price)
+        )
 
 
 class Simulation:
@@ -89,14 +93,21 @@ class Simulation:
         return [SimulatedPool.read(told) for told in self._ask("GET", "pools")]
 
     def set_pool(
-        self, pool: str, *, capacity: bool | None = None, price: Decimal | float | None = None
+        self,
+        pool: str,
+        *,
+        capacity: bool | None = None,
+        room: int | None = None,
+        price: Decimal | float | None = None,
     ) -> None:
         """Give a pool another spot price, or take its spot capacity away or give it back.
+
+        With `room` it has capacity for so many more spot instances, until `capacity=True`.
 
         On-demand instances can still be launched in a pool without spot capacity.
         """
         told = None if price is None else str(price)
-        self._ask("PUT", f"pools/{pool}", {"capacity": capacity, "price": told})
+        self._ask("PUT", f"pools/{pool}", {"capacity": capacity, "room": room, "price": told})
 
     def add_fault(
         self,

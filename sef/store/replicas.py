@@ -1,4 +1,4 @@
-"""Replicas and their launch attempts, retirements, and the pools that have no capacity."""
+"""Replicas, retirements, and the pools that have no capacity."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -6,17 +6,14 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, select, update
+from sqlalchemy import Connection, exists, insert, select, update
 
-from sef.core.policy import LOSING, Goal
 from sef.core.replica import LIVE, Market, ReplicaType, Status, check_transition
 from sef.store.database import compare_and_swap, insert_missing, upsert
 from sef.store.events import Event, Severity, write_events
 from sef.store.tables import (
     agents,
     cutovers,
-    incidents,
-    launch_attempts,
     replica_instances,
     retirements,
     unavailable_pools,
@@ -43,22 +40,6 @@ class Replica:
     promoted_at: datetime | None
     terminated_at: datetime | None
     version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    client_token: str
-    replica_id: str
-    attempt: int
-    pool_id: str
-    market: Market
-    parameters: dict[str, Any]
-    status: str
-    instance_id: str | None
-    error_code: str | None
-    created_at: datetime
-    calls: int
-    answered_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,141 +217,6 @@ def change_replica(connection: Connection, replica: Replica, **values: Any) -> N
     )
 
 
-def attempts(connection: Connection, replica_id: str) -> Sequence[Attempt]:
-    """The launch attempts of a replica, oldest first; at most the last one is open."""
-    rows = connection.execute(
-        select(launch_attempts)
-        .where(launch_attempts.c.replica_id == replica_id)
-        .order_by(launch_attempts.c.attempt)
-    )
-    return [Attempt(**{**row._mapping, "market": Market(row.market)}) for row in rows]
-
-
-def open_attempt(
-    connection: Connection,
-    replica: Replica,
-    number: int,
-    token: str,
-    pool_id: str,
-    market: Market,
-    parameters: dict[str, Any],
-    now: datetime,
-) -> None:
-    """Commit to one RunInstances call. The UNIQUE number lets one of two planners through."""
-    connection.execute(
-        insert(launch_attempts).values(
-            client_token=token,
-            replica_id=replica.id,
-            attempt=number,
-            pool_id=pool_id,
-            market=market,
-            parameters=parameters,
-            status="open",
-            created_at=now,
-        )
-    )
-
-
-def close_attempt(
-    connection: Connection,
-    token: str,
-    now: datetime,
-    *,
-    instance_id: str | None = None,
-    error_code: str | None = None,
-) -> bool:
-    """Write down EC2's answer; False when somebody else did already."""
-    answer = connection.execute(
-        update(launch_attempts)
-        .where(launch_attempts.c.client_token == token, launch_attempts.c.status == "open")
-        .values(
-            status="launched" if instance_id else "refused",
-            instance_id=instance_id,
-            error_code=error_code,
-            answered_at=now,
-        )
-    )
-    return answer.rowcount == 1
-
-
-def note_call(connection: Connection, attempt: Attempt) -> bool:
-    """Write down that the call of an attempt is about to be made; False if somebody else did."""
-    columns = launch_attempts.c
-    noted = connection.execute(
-        update(launch_attempts)
-        .where(
-            columns.client_token == attempt.client_token,
-            columns.status == "open",
-            columns.calls == attempt.calls,
-        )
-        .values(calls=columns.calls + 1)
-    )
-    return noted.rowcount == 1
-
-
-def drop_uncalled(connection: Connection, token: str, code: str, now: datetime) -> bool:
-    """Close an attempt whose call was never made, and so launched nothing; False if it was made."""
-    return _drop(connection, launch_attempts.c.client_token == token, code, now) == 1
-
-
-def drop_uncalled_in_pool(
-    connection: Connection, pool_id: str, market: Market, code: str, now: datetime
-) -> int:
-    """Close all attempts in a pool that wait to be called, and would be refused like the last."""
-    columns = launch_attempts.c
-    return _drop(connection, and_(columns.pool_id == pool_id, columns.market == market), code, now)
-
-
-def _drop(connection: Connection, which: ColumnElement[bool], code: str, now: datetime) -> int:
-    columns = launch_attempts.c
-    return connection.execute(
-        update(launch_attempts)
-        .where(which, columns.status == "open", columns.calls == 0)
-        .values(status="refused", error_code=code, answered_at=now)
-    ).rowcount
-
-
-def emergencies_waiting(connection: Connection, deadline: datetime | None) -> int:
-    """How many emergencies wait to be called whose deadline is closer; of None, all of them."""
-    attempt, replica, incident = launch_attempts.c, replica_instances.c, incidents.c
-    waiting = (
-        select(func.count())
-        .select_from(launch_attempts)
-        .join(replica_instances, replica.id == attempt.replica_id)
-        .join(incidents, incident.open_agent_id == replica.live_agent_id)
-        .where(
-            attempt.status == "open",
-            attempt.calls == 0,
-            incident.goal == Goal.SWITCH,
-            incident.kind.in_(LOSING),
-        )
-    )
-    if deadline is not None:
-        waiting = waiting.where(incident.deadline < deadline)
-    return connection.scalar(waiting) or 0
-
-
-def attempt_instance(connection: Connection, token: str) -> str | None:
-    """The instance that an attempt is written down to have launched."""
-    columns = launch_attempts.c
-    return connection.scalar(select(columns.instance_id).where(columns.client_token == token))
-
-
-def spot_launches_since(connection: Connection, since: datetime) -> dict[str, int]:
-    """How many launches on spot were decided since then and not refused, by pool."""
-    columns = launch_attempts.c
-    rows = connection.execute(
-        select(columns.pool_id, func.count().label("launches"))
-        .where(
-            columns.created_at > since,
-            columns.market == Market.SPOT,
-            columns.status != "refused",
-        )
-        .group_by(columns.pool_id)
-    )
-    return {row.pool_id: row.launches for row in rows}
-
-
 def mark_unavailable(
     connection: Connection, pool_id: str, market: Market, code: str, until: datetime
 ) -> None:
@@ -489,15 +335,6 @@ def claimed_instances(connection: Connection, ids: Collection[str]) -> set[str]:
         ),
     )
     return {found for statement in statements for found in connection.scalars(statement)}
-
-
-def open_tokens(connection: Connection) -> set[str]:
-    """The tokens of launches whose effect is not known yet."""
-    return set(
-        connection.scalars(
-            select(launch_attempts.c.client_token).where(launch_attempts.c.status == "open")
-        )
-    )
 
 
 def _replicas(

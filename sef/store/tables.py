@@ -308,6 +308,12 @@ launch_attempts = Table(
     Column("market", String(12), nullable=False),
     Column("parameters", JSON, nullable=False),
     Column(
+        "shape",
+        String(32),
+        nullable=False,
+        comment="digest of the parameters without what tells agents apart",
+    ),
+    Column(
         "status",
         String(12),
         nullable=False,
@@ -324,13 +330,33 @@ launch_attempts = Table(
         server_default=text("0"),
         comment="how often it was made, or about to be; 0: it launched nothing",
     ),
+    Column("call_token", String(64), comment="the call that it shares with others, if it does"),
     Column("answered_at", Instant),
+    Column(
+        "tagged_at",
+        Instant,
+        comment="of a shared call: when the instance got the tags of its agent",
+    ),
     UniqueConstraint("replica_id", "attempt", name="launch_attempts_number"),
     CheckConstraint(one_of("market", Market), name="launch_attempts_market"),
     CheckConstraint("status IN ('open', 'launched', 'refused')", name="launch_attempts_status"),
     Index("launch_attempts_by_status", "status"),
     Index("launch_attempts_created", "created_at"),
-    comment="RunInstances calls, committed before they are made.",
+    Index("launch_attempts_call", "call_token", "tagged_at"),
+    comment="Instances that are to be launched, committed before RunInstances is called.",
+    **MYSQL,
+)
+launch_calls = Table(
+    "launch_calls",
+    metadata,
+    Column("client_token", String(64), primary_key=True),
+    Column("parameters", JSON, nullable=False),
+    Column("size", Integer, nullable=False, comment="attempts that it makes, instances at most"),
+    Column("calls", Integer, nullable=False, comment="how often it was made, or about to be"),
+    Column("made_at", Instant, nullable=False, comment="when it was for the last time"),
+    Column("created_at", Instant, nullable=False),
+    CheckConstraint("size > 1", name="launch_calls_size"),
+    comment="RunInstances calls for several attempts, committed before they are made.",
     **MYSQL,
 )
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, select
 from sef.core.inputs import Refused
 from sef.core.timeline import KINDS, Course, Entry, EntryKind, in_order, summary
 from sef.errors import IncidentNotFound
-from sef.store import incidents, notifications, replicas
+from sef.store import incidents, launches, notifications, replicas
 from sef.store.events import iso
 from sef.store.fleet import read_agent
 from sef.store.incidents import Incident
@@ -115,13 +115,14 @@ def _entries(connection: Connection, incident: Incident) -> Iterator[Entry]:
         select(launch_attempts).where(
             launch_attempts.c.replica_id.in_(_replicas_in(events) | {incident.replica_id or ""})
         )
-    )
+    ).all()
+    sizes = launches.sizes(connection, {row.call_token for row in launched if row.call_token})
     decided = {_details(e).get("token"): e.id for e in events if e.event_type == "launch_decided"}
     refused = {_details(e).get("token") for e in events if e.event_type == "launch_refused"}
     for row in launched:
         # A refusal is told by its event, which has EC2's words.
         if row.client_token not in refused:
-            yield _launch(row, decided.get(row.client_token, 0))
+            yield _launch(row, sizes.get(row.call_token, 1), decided.get(row.client_token, 0))
     yield from _notices(connection, incident)
     served = replicas.read_replica(connection, incident.replica_id or "")
     if served is not None and served.incident_id != incident.id:
@@ -186,8 +187,10 @@ def _events(events: Sequence[Row[Any]]) -> Iterator[Entry]:
         )
 
 
-def _launch(row: Row[Any], after: int) -> Entry:
+def _launch(row: Row[Any], size: int, after: int) -> Entry:
     where = f"{row.market} in {row.pool_id}"
+    if size > 1:
+        where += f", one of {size} in a call"
     said = {
         "open": f"RunInstances, {where}: not answered yet",
         "launched": f"RunInstances, {where}: {row.instance_id}",
@@ -197,6 +200,8 @@ def _launch(row: Row[Any], after: int) -> Entry:
     details = {
         "operation": "RunInstances",
         "token": row.client_token,
+        "call_token": row.call_token or row.client_token,
+        "one_of": size,
         "pool_id": row.pool_id,
         "market": row.market,
         "instance_id": row.instance_id,

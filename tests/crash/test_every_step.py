@@ -49,7 +49,7 @@ def only_reads(step: str) -> bool:
 SHORT = [
     "interruptions.Interruptions.receive._record:after-commit 1",
     "RunInstances:after-call 1",
-    "launching.Launcher.run._launched:before-commit 1",
+    "launch_calls.LaunchCalls.make._launched:before-commit 1",
     "reconcile.Reconciler._decide.apply:after-commit 2",
 ]
 

@@ -17,8 +17,13 @@ from sef.store import tables
 from tests.flows.world import ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World
 
 
-def fleet(world: World, sef: Any, count: int, pool: str = POOL) -> dict[str, str]:
-    """Agents whose instances are all in one pool; their primaries by id."""
+def fleet(
+    world: World, sef: Any, count: int, pool: str = POOL, *, alike: bool = False
+) -> dict[str, str]:
+    """Agents whose instances are all in one pool; their primaries by id.
+
+    Unless they are alike each has a Name of its own: no two are launched by one call.
+    """
     kind, _, zone = pool.rpartition(".")
     launched = world.client.run_instances(
         LaunchTemplate={"LaunchTemplateName": "sef-default"},
@@ -29,6 +34,9 @@ def fleet(world: World, sef: Any, count: int, pool: str = POOL) -> dict[str, str
     )["Instances"]
     agents = {f"agent-{n:02}": i["InstanceId"] for n, i in enumerate(launched)}
     for agent_id, instance_id in agents.items():
+        if not alike:
+            name: Any = {"Key": "Name", "Value": agent_id}
+            world.client.create_tags(Resources=[instance_id], Tags=[name])
         sef.register_agent(agent_id, {"instance_id": instance_id, "pool_id": pool})
     return agents
 

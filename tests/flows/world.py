@@ -278,7 +278,7 @@ def restore(simulation: Simulation) -> None:
     simulation.clear_faults()
     simulation.set_options(pending_seconds=0)
     for pool in simulation.pools():
-        if not pool.capacity:
+        if pool.room is not None:
             simulation.set_pool(pool.pool, capacity=True)
 
 

@@ -198,7 +198,7 @@ def clear(simulation: Simulation) -> None:
         pending_seconds=0, visible_after_seconds=0, refuse_token_of_terminated=True
     )
     for pool in simulation.pools():
-        if not pool.capacity:
+        if pool.room is not None:
             simulation.set_pool(pool.pool, capacity=True)
 
 

@@ -216,6 +216,7 @@ ATTEMPT = {
     "attempt": 1,
     "market": "spot",
     "parameters": {},
+    "shape": "s",
     "status": "open",
     "created_at": NOW,
 }

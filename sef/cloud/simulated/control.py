@@ -1,7 +1,7 @@
 """The simulated EC2 over HTTP: AWS's own calls, and a control API in JSON under `/simulation/`.
 
     GET  health, instances, pools, faults, options, on-demand-prices
-    PUT  pools/m5.large.us-east-1a       {"capacity": false, "price": "0.05"}, either or both
+    PUT  pools/m5.large.us-east-1a       {"capacity": false, "room": 3, "price": "0.05"}, any
     PUT  options                         {"pending_seconds": 0}, any of `Options`
     POST faults                          one `Rule`; DELETE forgets them all
     POST instances/i-0abc/terminate      at once and unannounced
@@ -88,6 +88,7 @@ class Application:
                     "set_pool",
                     pool=pool,
                     capacity=given.get("capacity"),
+                    room=None if given.get("room") is None else int(given["room"]),
                     price=None if price is None else str(price),
                 )
             case "PUT", "options":

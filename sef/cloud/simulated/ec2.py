@@ -77,7 +77,7 @@ class SimulatedEc2:
             self.prices.follow(spot_prices)
         self.options = Options()
         self.faults = Faults()
-        self._without_capacity: set[Pool] = set()
+        self._room: dict[Pool, int] = {}
         self._interrupted: dict[str, float | None] = {}
         self._tokens: dict[str, Tokens] = {}
         self._replayed: list[str] = []
@@ -133,10 +133,11 @@ class SimulatedEc2:
             return [
                 {
                     "pool": str(pool),
-                    "capacity": pool not in self._without_capacity,
+                    "capacity": self._room.get(pool) != 0,
+                    "room": self._room.get(pool),
                     "price": f"{prices[pool]:f}" if pool in prices else None,
                 }
-                for pool in sorted(prices.keys() | self._without_capacity)
+                for pool in sorted(prices.keys() | self._room.keys())
             ]
 
     def _answer(self, call: Call, now: float, outcome: Outcome) -> Answer:
@@ -183,8 +184,8 @@ class SimulatedEc2:
                 return refusal(error)
             with region.answering_with(known):
                 return self._moto.call(call, launch.form)
-        pool = parse_pool(launch.pool)
-        if launch.market == "spot" and pool in self._without_capacity:
+        room = self._room_for(launch)
+        if room is not None and room < launch.least:
             return refusal(
                 Error.of(
                     "InsufficientInstanceCapacity",
@@ -193,6 +194,11 @@ class SimulatedEc2:
                 )
             )
         return None
+
+    def _room_for(self, launch: Launch) -> int | None:
+        """How many more instances the pool of a launch has; None: there is no end to it."""
+        pool = parse_pool(launch.pool)
+        return self._room.get(pool) if pool and launch.market == "spot" else None
 
     def _make(self, number: int, at: float, call: Call) -> tuple[Answer, list[str]]:
         """Have moto do what the journal has; the same at a restart as at first."""
@@ -205,13 +211,17 @@ class SimulatedEc2:
                 region.note(call.instance_ids, at)
                 return answer, []
             launch = Launch.read(call.form, region)
-            answer = self._moto.call(call, launch.form if launch else None)
+            room = self._room_for(launch) if launch else None
+            answer = self._moto.call(call, launch.asking_for(room) if launch else None)
             launched = region.take_launched()
             if not launch or not launched:
                 return answer, []
             for instance in launched.instances:
                 # moto invents a token where none was given.
                 instance.client_token = launch.token
+            pool = parse_pool(launch.pool)
+            if room is not None and pool is not None:
+                self._room[pool] = room - len(launched.instances)
             self._tokens_of(call.region).remember(launch, launched)
             ids = [i.id for i in launched.instances]
             region.note(ids, at)
@@ -249,6 +259,8 @@ class SimulatedEc2:
     def _check(self, what: str, details: Mapping[str, Any]) -> None:
         if what == "set_pool" and parse_pool(details["pool"]) is None:
             raise ValueError(f"{details['pool']} is no pool; one looks like m5.large.us-east-1a")
+        if what == "set_pool" and (details.get("room") or 0) < 0:
+            raise ValueError("room is 0 or more")
         if what == "set_pool" and details["price"] is not None:
             price = Decimal(details["price"])
             if not (price.is_finite() and price > 0):
@@ -285,11 +297,22 @@ class SimulatedEc2:
                 case _:
                     raise ValueError(f"there is no {what}")
 
-    def _set_pool(self, at: float, pool: str, capacity: bool | None, price: str | None) -> None:
+    def _set_pool(
+        self,
+        at: float,
+        pool: str,
+        capacity: bool | None,
+        price: str | None,
+        room: int | None = None,
+    ) -> None:
         named = parse_pool(pool)
         assert named is not None, "checked before it was written down"
-        if capacity is not None:
-            (self._without_capacity.discard if capacity else self._without_capacity.add)(named)
+        if capacity:
+            self._room.pop(named, None)
+        elif capacity is not None:
+            self._room[named] = 0
+        if room is not None:
+            self._room[named] = room
         if price is not None:
             self.prices.set(named, Decimal(price), at)
 

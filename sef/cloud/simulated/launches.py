@@ -29,6 +29,8 @@ class Launch:
     fingerprint: str
     form: Mapping[str, str]
     """What moto is asked: with all spelled out that it does not take from a template itself."""
+    least: int
+    most: int
 
     @property
     def pool(self) -> str:
@@ -55,8 +57,7 @@ class Launch:
             return None
         template_market = template.get("InstanceMarketOptions", {}).get("MarketType")
         is_spot = "spot" in (form.get("InstanceMarketOptions.MarketType"), template_market)
-        # moto launches MinCount; EC2 as many up to MaxCount as there is room for.
-        spelled_out = dict(form) | {"MinCount": form.get("MaxCount") or form.get("MinCount", "1")}
+        spelled_out = dict(form)
         if is_spot:
             spelled_out["InstanceMarketOptions.MarketType"] = "spot"
         if not subnet:
@@ -70,7 +71,14 @@ class Launch:
             token=form.get("ClientToken"),
             fingerprint=_fingerprint(form),
             form=spelled_out,
+            least=int(form.get("MinCount", "1")),
+            most=int(form.get("MaxCount") or form.get("MinCount", "1")),
         )
+
+    def asking_for(self, room: int | None) -> Mapping[str, str]:
+        """moto launches MinCount; EC2 as many up to MaxCount as there is room for."""
+        count = self.most if room is None else min(self.most, room)
+        return dict(self.form) | {"MinCount": str(count)}
 
 
 class Tokens:
