@@ -13,7 +13,9 @@ from threading import Thread
 from sqlalchemy import delete, update
 
 from sef.clock import utc_now
+from sef.cloud.ec2 import AGENT_TAG
 from sef.store import tables
+from sef.store.database import upsert
 from tests.crash.stage import HOUR, Story
 from tests.flows.belongings import ALL, SAME_ZONE, Belongings
 from tests.flows.world import OTHERS, REBALANCE, TERMINATION
@@ -251,6 +253,40 @@ def ec2_that_cannot_say(story: Story) -> None:
     story.until(lambda: story.agent.not_before or story.epoch == 2)
     story.later("agents", not_before=None)
     story.settled(epoch=2)
+
+
+@scenario(
+    both=True,
+    SEF_RUN_INSTANCES_BURST="1",
+    SEF_RUN_INSTANCES_RATE="0.5",
+    SEF_ORPHAN_CHECK_INTERVAL="5",
+)
+def launches_that_share_a_call(story: Story) -> None:
+    def tokens(count: float) -> None:
+        row = {"action": "RunInstances", "tokens": count, "refilled_at": utc_now(), "version": 1}
+        with story.world.connect() as connection, connection.begin():
+            upsert(connection, tables.request_buckets, [row])
+
+    other = Story(story.stage, "another", "")
+    both = {story: story.primary(), other: other.primary()}
+    tokens(-100)
+    story.arm()
+    for each, primary in both.items():
+        each.signal(TERMINATION, primary)
+        story.until(lambda each=each: story.world.attempts(each.agent_id))
+    tokens(1)
+    story.stage.free_jobs()
+    for each in both:
+        each.settled(epoch=2)
+        [attempt] = story.world.attempts(each.agent_id)
+        assert attempt.call_token
+    story.until(
+        lambda: all(
+            instance.tags.get(AGENT_TAG) == each.agent_id
+            for each in both
+            for instance in story.world.alive(each.agent_id)
+        )
+    )
 
 
 @scenario(SEF_CLEANUP_INTERVAL=OFTEN)

@@ -134,13 +134,17 @@ class World:
         return next(i.pool for i in self.simulation.instances() if i.id == instance_id)
 
     def tagged(self, agent_id: str = "a") -> list[SimulatedInstance]:
-        """All instances that SEF ever launched for an agent; other stories have theirs."""
+        """All instances that SEF ever launched for an agent; other stories have theirs.
+
+        Of those that were launched with others also such as have no tag of the agent's yet.
+        """
         names = [row.name for row in self.rows("deployment", None)]
+        its_own = {replica.instance_id for replica in self.replicas(agent_id)}
         return [
             i
             for i in self.simulation.instances()
             if i.tags.get(MANAGED_TAG) in names
-            and i.tags.get(AGENT_TAG) == agent_id
+            and (i.tags.get(AGENT_TAG) == agent_id if AGENT_TAG in i.tags else i.id in its_own)
             and ATTEMPT_TAG in i.tags
         ]
 
@@ -241,7 +245,12 @@ class World:
         assert running == claimed - set(gone), "EC2 runs what the rows say, and nothing else"
 
         for replica in replicas:
-            made = [i for i in instances.values() if i.tags[REPLICA_TAG] == replica.id]
+            made = [
+                i
+                for i in instances.values()
+                if i.tags.get(REPLICA_TAG) == replica.id
+                or (REPLICA_TAG not in i.tags and i.id == replica.instance_id)
+            ]
             assert len(made) <= 1, f"{replica.id} has {len(made)} instances"
             assert [i.id for i in made] == ([replica.instance_id] if replica.instance_id else [])
             if replica.status == "ready" and replica.instance_id not in gone:
@@ -252,7 +261,7 @@ class World:
                 assert all(i.state not in ALIVE for i in made)
             assert (replica.ready_at is not None) or replica.status not in ("ready", "promoted")
 
-        tokens = [i.tags[ATTEMPT_TAG] for i in instances.values()]
+        tokens = [i.tags[ATTEMPT_TAG] for i in instances.values() if REPLICA_TAG in i.tags]
         assert len(tokens) == len(set(tokens)), "one instance for each launch that was decided on"
 
         retired = [r for r in self.rows("retirements", agent_id) if r.terminated_at]
