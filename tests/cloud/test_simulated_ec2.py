@@ -305,6 +305,32 @@ class TestFaults:
         assert launch(ec2, spot=False)
         assert launch(ec2, "m5.large.us-east-1b")
 
+    def test_a_pool_has_room_for_some_of_those_that_are_asked_for(
+        self, ec2: "EC2Client", simulation: Simulation
+    ) -> None:
+        def several(least: int, most: int, token: str) -> int:
+            answer = ec2.run_instances(
+                LaunchTemplate={"LaunchTemplateName": "sef-default"},
+                InstanceType="m5.large",
+                Placement={"AvailabilityZone": "us-east-1a"},
+                InstanceMarketOptions={"MarketType": "spot"},
+                ClientToken=token,
+                MinCount=least,
+                MaxCount=most,
+            )
+            return len(answer["Instances"])
+
+        simulation.set_pool("m5.large.us-east-1a", room=3)
+        assert several(1, 2, "first") == 2
+        assert refused(lambda: several(2, 2, "too-many")) == ("InsufficientInstanceCapacity", 500)
+        assert several(1, 5, "last") == 1
+        assert refused(lambda: launch(ec2)) == ("InsufficientInstanceCapacity", 500)
+        assert (several(1, 2, "first"), several(1, 5, "last")) == (2, 1)
+        [pool] = [p for p in simulation.pools() if p.pool == "m5.large.us-east-1a"]
+        assert (pool.capacity, pool.room) == (False, 0)
+        simulation.set_pool("m5.large.us-east-1a", capacity=True)
+        assert several(1, 5, "more") == 5
+
     @pytest.mark.parametrize(
         ("code", "status"),
         [("MaxSpotInstanceCountExceeded", 400), ("UnauthorizedOperation", 403)],

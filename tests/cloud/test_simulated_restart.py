@@ -164,3 +164,27 @@ def test_it_stops_cleanly_and_starts_again_where_it_was(folder: Path) -> None:
     again = ensure_running(folder)
     assert again.endpoint == simulation.endpoint
     assert [i.id for i in again.instances()] == [instance]
+
+
+def test_the_room_of_a_pool_survives(folder: Path) -> None:
+    simulation = ensure_running(folder, pending_seconds=0)
+    simulation.set_pool("m5.large.us-east-1a", room=3)
+
+    def several() -> list[str]:
+        answer = connect(simulation).run_instances(
+            LaunchTemplate={"LaunchTemplateName": "sef-default"},
+            InstanceType="m5.large",
+            Placement={"AvailabilityZone": "us-east-1a"},
+            InstanceMarketOptions={"MarketType": "spot"},
+            ClientToken="several",
+            MinCount=1,
+            MaxCount=2,
+        )
+        return [instance["InstanceId"] for instance in answer["Instances"]]
+
+    launched = several()
+    kill(simulation)
+    simulation = ensure_running(folder, pending_seconds=0)
+    [pool] = [p for p in simulation.pools() if p.pool == "m5.large.us-east-1a"]
+    assert pool.room == 1
+    assert several() == launched

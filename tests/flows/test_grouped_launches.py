@@ -27,7 +27,12 @@ def worker(world: World, made: Made, on: str = "", do: Any = None, **settings: A
     cloud = world.cloud("before-call.ec2.RunInstances", note)
     if on:
         cloud._client.meta.events.register(on, do)
-    given = {"run_instances_burst": 1, "run_instances_rate": 1.0, "pools": POOLS} | settings
+    given = {
+        "run_instances_burst": 1,
+        "run_instances_rate": 1.0,
+        "pools": POOLS,
+        "probation": 0,
+    } | settings
     return world.sef(cloud, **given)
 
 
@@ -204,7 +209,7 @@ def test_there_is_room_for_some_of_them(world: World) -> None:
     world.simulation.set_pool(pool, room=2)
     settle(world, sef)
     assert made[0][1] == 4
-    assert sum(size for _, size in made[1:]) == 2
+    assert sum(size for _, size in made[1:]) == 2, made
     served(world, agents)
     ids = list(agents)
     there = {a for a in ids if world.pool_of(world.agent(a).instance_id) == pool}
