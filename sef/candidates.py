@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from sef.clock import Clock
 from sef.cloud.ec2 import Ec2, LaunchSource
-from sef.cloud.errors import SPOT_QUOTA, CloudError
+from sef.cloud.errors import QUOTA, SPOT_QUOTA, CloudError
 from sef.cloud.moves import Moves
 from sef.config import Settings
 from sef.core import risk
@@ -87,6 +87,7 @@ class Candidates:
         histories = pool_histories(connection, now, settled_after)
         cooling = replicas.unavailable(connection, now)
         loads = launches.spot_launches_since(connection, now - LOAD_COUNTS_FOR)
+        tries = [attempt for attempt in tries if not was_too_many(attempt)]
         tried = {(attempt.pool_id, attempt.market) for attempt in tries}
         if any(attempt.error_code in SPOT_QUOTA for attempt in tries):
             tried |= {(str(pool), Market.SPOT) for pool in pools}
@@ -139,3 +140,8 @@ class Candidates:
             "it has no launch template, EC2 knows no instance of it, and SEF_LAUNCH_TEMPLATE "
             "is not set"
         )
+
+
+def was_too_many(attempt: Attempt) -> bool:
+    """Whether a quota refused a call for several: there may be room for one."""
+    return attempt.call_token is not None and attempt.error_code in QUOTA

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from sef.clock import Clock
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, REPLICA_TAG, Ec2
-from sef.cloud.errors import THROTTLED, CloudError, Response
+from sef.cloud.errors import QUOTA, THROTTLED, CloudError, Response
 from sef.cloud.parameters import shared
 from sef.config import Settings
 from sef.core.replica import Status
@@ -222,7 +222,8 @@ class LaunchCalls:
             write_events(connection, [event], now)
             if needs_operator and replica.status is Status.LAUNCHING:
                 give_up(connection, replica, f"EC2 refuses: {error.code}", RETRY_OPERATOR, now)
-        if error.response is Response.NEXT_POOL and members:
+        is_too_many = call.size > 1 and error.code in QUOTA
+        if error.response is Response.NEXT_POOL and members and not is_too_many:
             pool_id, market = members[0].pool_id, members[0].market
             until = now + timedelta(seconds=self.settings.pool_cooldown)
             replicas.mark_unavailable(connection, pool_id, market, error.code, until)

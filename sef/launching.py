@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection
 
-from sef.candidates import Candidates, NoLaunchSource
+from sef.candidates import Candidates, NoLaunchSource, was_too_many
 from sef.clock import Clock
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, REPLICA_TAG, Ec2, LaunchSource
 from sef.cloud.errors import CloudError, Response
@@ -145,7 +145,7 @@ class Launcher:
             str(best.pool),
             best.market,
             parameters,
-            shape(parameters),
+            token if any(map(was_too_many, tries)) else shape(parameters),
             now,
         )
         said = f"launching {best.reason}, like {source.described_as}"

@@ -40,6 +40,8 @@ SPOT_QUOTA = frozenset({"MaxSpotInstanceCountExceeded"})
 ON_DEMAND_QUOTA = frozenset({"InstanceLimitExceeded", "VcpuLimitExceeded"})
 """No more instances of this kind; another type may have a quota of its own."""
 
+QUOTA = SPOT_QUOTA | ON_DEMAND_QUOTA
+
 SPENT_TOKEN = frozenset({"IdempotentParameterMismatch", "IdempotentInstanceTerminated"})
 """The token can launch nothing any more."""
 

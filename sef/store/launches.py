@@ -14,7 +14,6 @@ from sqlalchemy import (
     distinct,
     func,
     insert,
-    or_,
     select,
     update,
 )
@@ -159,7 +158,7 @@ def call_of(connection: Connection, attempt: Attempt) -> LaunchCall:
 
 def note_call(connection: Connection, call: LaunchCall, now: datetime) -> bool:
     """Write down that a call is about to be made; False if somebody else makes, or made it."""
-    if call.made_at is None:
+    if call.size == 1:
         columns = launch_attempts.c
         noted = connection.execute(
             update(launch_attempts)
@@ -242,12 +241,9 @@ def join(
 def members(connection: Connection, call: LaunchCall) -> Sequence[Attempt]:
     """The attempts that a call makes, closest deadline first, those not wanted any more last."""
     columns = launch_attempts.c
-    token = call.client_token
+    token = columns.call_token if call.size > 1 else columns.client_token
     return _attempts(
-        connection,
-        _by_deadline(select(launch_attempts)).where(
-            or_(columns.client_token == token, columns.call_token == token)
-        ),
+        connection, _by_deadline(select(launch_attempts)).where(token == call.client_token)
     )
 
 

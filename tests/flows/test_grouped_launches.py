@@ -239,6 +239,19 @@ def test_it_is_refused_for_all(world: World) -> None:
 
 
 @ONCE
+@pytest.mark.parametrize("code", ["MaxSpotInstanceCountExceeded", "VcpuLimitExceeded"])
+def test_what_is_too_much_for_a_quota_is_launched_one_by_one(world: World, code: str) -> None:
+    made: Made = []
+    sef = worker(world, made)
+    agents = waiting(world, sef)
+    world.simulation.add_fault("RunInstances", error_code=code, count=1)
+    settle(world, sef)
+    assert [size for _, size in made] == [4, 1, 1, 1, 1]
+    served(world, agents)
+    assert len({(a.pool_id, a.market) for a in world.rows("launch_attempts", None)}) == 1
+
+
+@ONCE
 def test_it_is_refused_and_a_person_is_needed(world: World) -> None:
     made: Made = []
     sef = worker(world, made)
