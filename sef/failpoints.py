@@ -30,8 +30,8 @@ def name_of(work: Callable[..., Any]) -> str:
 
 
 def name_of_code(code: CodeType, names: Mapping[str, Any]) -> str:
-    """`launching.Launcher.run._launched`: the function that writes and, where it hands over a
-    lambda, what that calls. `names` are those of its module."""
+    """`launch_calls.LaunchCalls.make._launched`: the function that writes and, where it hands over
+    a lambda, what that calls. `names` are those of its module."""
     outer, _, inner = code.co_qualname.partition(".<locals>.")
     name = f"{names['__name__'].removeprefix('sef.')}.{outer}"
     if not inner.endswith("<lambda>"):
