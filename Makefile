@@ -27,8 +27,8 @@ soak: .setup-dev .mariadb ## Play random stories (HOURS=8 for a night; SEED=1 DA
 test-cluster: .setup-dev .galera ## Run the tests on three Galera nodes (ARGS="-m short" for the short form)
 	@$(PY) -m pytest --cluster tests/cluster $(ARGS)
 
-test-crash: .setup-dev .mariadb ## Kill the backend at every step there is and look what becomes of it
-	@$(PY) -m pytest -n 3 --dist load -m crash tests/crash $(ARGS)
+test-crash: .setup-dev .mariadb ## Kill the backend at every step there is (DEEP=1 for each time in each story)
+	@$(PY) -m pytest -n 2 --dist load -m $(if $(DEEP),deep,crash) tests/crash $(ARGS)
 
 check: .setup-dev ## Lint, types and import rules
 	@$(PY) -m ruff check --quiet
