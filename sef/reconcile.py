@@ -116,10 +116,8 @@ class Reconciler:
             return lambda agent_id: self._reconcile_alone(agent_id, allowance)
 
         due = self._due()
-        count = len(due)
-        if count == 1 and not due[0].is_retry:
-            begin_cycle()(due[0].agent_id)
-        elif due:
+        count = 0
+        if due:
             pause = self.settings.reconcile_interval
             count = work_in_lanes(due, self._due, begin_cycle, pause)
         for allowance in allowances:

@@ -9,7 +9,7 @@ from sef.store.fleet import Due, Lane
 PARALLEL = 8
 """Agents of one lane that are worked on at once."""
 
-CYCLES = 10
+CYCLES = 100
 """How often a round that does not end looks for more work: then the next one has its turn."""
 
 

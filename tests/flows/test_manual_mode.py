@@ -323,7 +323,7 @@ def test_a_switch_while_the_periodic_job_looks_at_the_agent_retires_the_old_prim
 
     # Between reading the agent and reading which former primaries are to be retired.
     with meanwhile("retirements.agent_id = ", switch):
-        sef.reconcile()
+        sef._operations.reconciler.reconcile("a")  # in this thread, which `meanwhile` watches
     for _ in range(3):
         world.settle(sef, 31)
     assert world.state(primary) == "terminated"

@@ -392,3 +392,41 @@ def test_terminations_take_tokens_of_their_own(world: World) -> None:
     for agent_id in agents:
         assert world.alive(agent_id) == []
         world.check(agent_id)
+
+
+@ONCE
+def test_one_that_hangs_alone_does_not_hold_up_who_comes_after(world: World) -> None:
+    hanging, has_begun = threading.Event(), threading.Event()
+
+    def hang(params: Any, **_: Any) -> None:
+        if "hangs" in str(params["body"]):
+            has_begun.set()
+            assert hanging.wait(60)
+            raise ReadTimeoutError(endpoint_url="ec2")
+
+    quick = world.sef()
+    slow = world.sef(world.cloud("before-call.ec2.RunInstances", hang), reconcile_interval=0.1)
+    agents = fleet(world, quick, 2)
+    alone, after = agents
+    world.client.create_tags(Resources=[agents[alone]], Tags=[{"Key": "Name", "Value": "hangs"}])
+    world.simulation.throttle("*")
+    for notice in notices(world, [quick], agents):
+        notice()
+    world.simulation.clear_faults()
+    column = tables.agents.c.id
+    not_yet = world.clock() + timedelta(minutes=5)
+    world.write(update(tables.agents).where(column == alone).values(not_before=None))
+    world.write(update(tables.agents).where(column == after).values(not_before=not_yet))
+    with ThreadPoolExecutor(1) as background:
+        round_ = background.submit(slow.reconcile)
+        try:
+            assert has_begun.wait(30)
+            world.write(update(tables.agents).where(column == after).values(not_before=None))
+            deadline = time.monotonic() + 30
+            while not world.promotions(after) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert world.promotions(after)
+            assert not round_.done(), "the one that hangs still does"
+        finally:
+            hanging.set()
+        round_.result()
