@@ -8,6 +8,7 @@ import errno
 import gc
 import logging
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -46,7 +47,6 @@ log = logging.getLogger("sef")
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 STOP_SECONDS = 15
 """What a worker has to answer what it has taken, before it is killed; some calls wait for 8."""
-DEFAULT_PORT = Settings.model_fields["port"].default
 
 STARTUP_ERRORS = (ConfigurationError, SchemaMismatch, SimulationError)
 
@@ -265,7 +265,11 @@ def _say_hello(settings: Settings, created: list[str]) -> None:
     if driver_is_slow() and not settings.is_embedded:
         click.echo("mysql-connector-python runs without its C extension, at half the speed.")
     python = os.path.relpath(sys.executable)
-    where = "" if settings.port == DEFAULT_PORT else f"{config.variable('port')}={settings.port} "
+    where = "".join(
+        f"{config.variable(name)}={shlex.quote(str(value))} "
+        for name, value in (("port", settings.port), ("var", settings.var))
+        if value != Settings.model_fields[name].default
+    )
     report = (
         '{"spot_price": 0.0456, "pool_id": "m5.large.us-east-1a", "timestamp": \'$(date +%s)\'}'
     )

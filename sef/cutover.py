@@ -30,6 +30,8 @@ from sef.store.events import Event, Severity, iso, write_events
 
 log = logging.getLogger("sef")
 
+NO_LONGER_WANTED = "the agent has no such target any more"
+
 CLAIM = timedelta(seconds=4)
 """How long others leave a step alone that a worker has taken up."""
 
@@ -68,7 +70,7 @@ class Cutovers:
         cutover, step, wanted, former = found
         claimed: CutoverStep | None = None
         if not wanted:
-            result = _Result("the agent has no such target any more", StepStatus.SKIPPED)
+            result = _Result(NO_LONGER_WANTED, StepStatus.SKIPPED)
         else:
             try:
                 move = self._look(cutover, step, former)
@@ -349,14 +351,23 @@ def _tell_status(
     new = cutover.new_instance_id
     if status is CutoverStatus.DONE:
         took = (now - cutover.started_at).total_seconds()
+        given_up = [
+            step_name(step)
+            for step in cutovers.steps_of(connection, cutover.id)
+            if step.error == NO_LONGER_WANTED
+        ]
+        without = f", without what was given up: {', '.join(given_up)}" if given_up else ""
+        was_told = cutover.status is CutoverStatus.NEEDS_OPERATOR
+        # What an operator has begun, with no incident, ends without a message if all went well.
+        alone = Moment.ALERT if was_told else None
         event = Event(
             "cutover_completed",
-            f"{new} has taken over from {cutover.old_instance_id} in {took:.1f} s",
+            f"{new} has taken over from {cutover.old_instance_id} in {took:.1f} s{without}",
             cutover.agent_id,
+            "warning" if given_up else "info",
             details={"cutover_id": cutover.id, "epoch": cutover.epoch},
             incident_id=cutover.incident_id,
-            # What an operator has begun, with no incident, ends without a message.
-            moment=Moment.OUTCOME if cutover.incident_id else None,
+            moment=Moment.OUTCOME if cutover.incident_id else alone,
         )
     elif status is CutoverStatus.NEEDS_OPERATOR:
         failed = [

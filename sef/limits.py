@@ -24,8 +24,13 @@ class Reached:
     """A limit that is hit; `setting` is the field of `Settings` that sets it."""
 
     setting: str
-    reason: str
+    found: str
     agent_id: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """What was found, and which setting forbids to go on."""
+        return f"{self.found}, the limit of {variable(self.setting)}"
 
 
 def launch_limit(
@@ -72,7 +77,7 @@ def tell(
     name = variable(reached.setting)
     event = Event(
         "limit_reached",
-        f"{reached.reason}, the limit of {name}: {consequence}",
+        f"{reached.reason}: {consequence}",
         reached.agent_id,
         "error",
         {"limit": name},

@@ -17,7 +17,7 @@ from sef.reconcile import Reconciler
 from sef.rehearsal import Rehearsals, Rehearsed
 from sef.store import cutovers, fleet, incidents, replicas
 from sef.store.database import Database
-from sef.store.events import Event, write_events
+from sef.store.events import Event, iso, write_events
 from sef.store.fleet import Agent
 from sef.store.replicas import Replica
 
@@ -193,6 +193,14 @@ def _switchable(
         raise NotPossibleNow("no_replica", "There is no standby to switch to; one is launched.")
     if standby.status is not Status.READY:
         raise NotPossibleNow(
-            "replica_not_ready", "The standby is still launching; try again in a moment."
+            "replica_not_ready", f"The standby is not ready: {_why_not(agent, standby)}."
         )
     return agent, standby
+
+
+def _why_not(agent: Agent, standby: Replica) -> str:
+    if standby.instance_id is not None:
+        return "it is still launching; try again in a moment"
+    if agent.not_before is not None:
+        return f"it cannot be launched now, and is tried again at {iso(agent.not_before)}"
+    return "it is about to be launched; try again in a moment"

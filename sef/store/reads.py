@@ -189,15 +189,17 @@ def _pools_reported(connection: Connection, agent_id: str) -> Sequence[str]:
 
 def fleet_page(connection: Connection, *, after: str | None, limit: int) -> list[dict[str, Any]]:
     """Agents in order of their ids, from behind `after` on, each with its standby and incident."""
-    replica, incident = replica_instances.c, tables.incidents.c
+    replica, incident, cutover = replica_instances.c, tables.incidents.c, tables.cutovers.c
     statement = (
         select(
             agents,
             replica.id.label("replica_id"),
             replica.status.label("replica_status"),
             incident.id.label("incident_id"),
+            cutover.status.label("cutover_status"),
         )
         .outerjoin(replica_instances, replica.live_agent_id == agents.c.id)
+        .outerjoin(tables.cutovers, cutover.open_agent_id == agents.c.id)
         .outerjoin(tables.incidents, incident.open_agent_id == agents.c.id)
     )
     if after is not None:
@@ -215,6 +217,7 @@ def _fleet_entry(row: Row[Any], reported_at: datetime | None) -> dict[str, Any]:
         "replica_id": row.replica_id,
         "replica_status": row.replica_status,
         "incident_id": row.incident_id,
+        "cutover_status": row.cutover_status,
         "reported_at": iso(reported_at),
     }
 

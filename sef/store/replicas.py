@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, exists, insert, select, update
 
+from sef.core.notices import Moment
 from sef.core.replica import LIVE, Market, ReplicaType, Status, check_transition
 from sef.store.database import compare_and_swap, insert_missing, upsert
 from sef.store.events import Event, Severity, write_events
@@ -370,5 +371,7 @@ def _tell(
     details: dict[str, Any] = {"replica_id": replica_id, "status": status}
     if calls:
         details["calls"] = list(calls)
-    event = Event(f"replica_{status}", message, agent_id, severity, details, incident_id)
+    # Of a standby that belongs to no incident nobody would hear otherwise.
+    moment = Moment.ALERT if status is Status.FAILED and incident_id is None else None
+    event = Event(f"replica_{status}", message, agent_id, severity, details, incident_id, moment)
     write_events(connection, [event], now)

@@ -22,6 +22,8 @@ from sef.web.schemas import (
     instant_argument,
     json_body,
     limit_argument,
+    refuse_arguments,
+    signal_body,
 )
 
 WAITING = "Waiting for replica data"
@@ -81,7 +83,7 @@ def agents_blueprint(sef: Facade) -> Blueprint:
 
     @routes.post("/agents/<agent_id:agent_id>/interruption")
     def interruption(agent_id: str) -> Any:
-        return sef.handle_interruption(agent_id, json_body(), dry_run=dry_run_argument())
+        return sef.handle_interruption(agent_id, signal_body(), dry_run=dry_run_argument())
 
     @routes.get("/agents")
     def fleet() -> Any:
@@ -120,10 +122,12 @@ def agents_blueprint(sef: Facade) -> Blueprint:
 
     @routes.post("/agents/<agent_id:agent_id>/<any('auto-switch', 'auto-terminate'):mode>/enable")
     def enable_auto(agent_id: str, mode: str) -> Any:
+        refuse_arguments()
         return set_auto(agent_id, mode, enabled=True)
 
     @routes.post("/agents/<agent_id:agent_id>/<any('auto-switch', 'auto-terminate'):mode>/disable")
     def disable_auto(agent_id: str, mode: str) -> Any:
+        refuse_arguments()
         return set_auto(agent_id, mode, enabled=False)
 
     def set_auto(agent_id: str, mode: str, *, enabled: bool) -> Any:

@@ -8,7 +8,12 @@ from sef.core.inputs import parse_agent_id
 from sef.web.errors import answer_refusals
 from sef.web.facade import Facade
 from sef.web.routing import take_agent_ids
-from sef.web.schemas import dry_run_argument, dry_run_field, idempotency_key
+from sef.web.schemas import (
+    dry_run_argument,
+    dry_run_field,
+    idempotency_key,
+    refuse_arguments,
+)
 
 
 def operators_blueprint(sef: Facade) -> Blueprint:
@@ -18,12 +23,14 @@ def operators_blueprint(sef: Facade) -> Blueprint:
 
     @routes.post("/manual-replica/enable")
     def enable(agent_id: str) -> Any:
+        refuse_arguments()
         return sef.enable_manual_replica_mode(
             parse_agent_id(agent_id), idempotency_key=idempotency_key()
         )
 
     @routes.post("/manual-replica/disable")
     def disable(agent_id: str) -> Any:
+        refuse_arguments()
         return sef.disable_manual_replica_mode(
             parse_agent_id(agent_id), idempotency_key=idempotency_key()
         )

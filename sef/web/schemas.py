@@ -128,15 +128,38 @@ def idempotency_key() -> str | None:
 
 
 def dry_run_field() -> bool:
-    """`dry_run` of a body that may be left out."""
+    """`dry_run` of a body that may be left out and has nothing else."""
     if not request.get_data(cache=True):
         return False
-    return parse_dry_run(parse_object(json_body()).get("dry_run"))
+    fields = parse_object(json_body())
+    for name in fields:
+        if name != "dry_run":
+            raise Refused("unknown_field", f"A switch has the field dry_run; {name} is another.")
+    return parse_dry_run(fields.get("dry_run"))
+
+
+def signal_body() -> Any:
+    """A signal. What is no field of one is let pass, since an agent may say more than SEF wants;
+    but a dry run that is misspelt must not be the real thing."""
+    body = json_body()
+    for name in body if isinstance(body, Mapping) else ():
+        if name != "dry_run" and re.sub("[^a-z]", "", name.lower()) == "dryrun":
+            raise Refused("unknown_field", f"{name} is no field of a signal; dry_run is.")
+    return body
 
 
 def dry_run_argument() -> bool:
+    refuse_arguments("dry_run")
     text = request.args.get("dry_run")
     return parse_dry_run({"true": True, "false": False}.get(text, text) if text else text)
+
+
+def refuse_arguments(*known: str) -> None:
+    """Refuse a call that has an effect and says more than is understood."""
+    for name in request.args:
+        if name not in known:
+            but = f"; it has {', '.join(known)}" if known else ""
+            raise Refused("unknown_argument", f"This call has no argument {name}{but}.")
 
 
 def instant_argument(name: str) -> datetime | None:

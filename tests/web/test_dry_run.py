@@ -210,6 +210,31 @@ def test_what_is_neither_true_nor_false_is_refused_and_not_done(stage: Stage, va
         assert (answer["code"], answer["reason"]) == (400, "invalid_dry_run")
 
 
+def test_a_misspelt_dry_run_is_not_the_real_thing(stage: Stage) -> None:
+    manual(stage)
+    calls = {
+        "unknown_argument": [
+            lambda: stage.signal(TERMINATION, "?dryrun=true"),
+            lambda: stage.post("manual-switch?dry-run=true"),
+            lambda: stage.post("manual-replica/disable?dry_run=true"),
+            lambda: stage.post("auto-switch/disable?dry_run=true"),
+        ],
+        "unknown_field": [
+            lambda: stage.signal(TERMINATION, dryRun=True),
+            lambda: stage.signal(TERMINATION, **{"dry-run": True}),
+            lambda: stage.post("manual-switch", {"dryrun": True}),
+        ],
+    }
+    for reason, of_reason in calls.items():
+        for call in of_reason:
+            answer = stage.unchanged(call)
+            assert (answer["code"], answer["reason"]) == (400, reason)
+
+
+def test_a_signal_may_say_more_than_is_asked(stage: Stage) -> None:
+    assert stage.signal(TERMINATION, action="terminate")["action"] == "promoted"
+
+
 def test_an_open_incident_is_named_and_a_new_one_has_no_id_yet(stage: Stage) -> None:
     assert stage.signal(REBALANCE, "?dry_run=true")["incident_id"] is None
     incident = stage.signal(REBALANCE)["incident_id"]

@@ -241,7 +241,7 @@ JOBS: list[Callable[[SmartEmergencyFallback], Any]] = [
 ]
 
 
-FLEET = {"agents", "price_series"}
+FLEET = {"agents", "price_series", "incidents"}
 """One row per agent or series: what is about the whole fleet may read them all."""
 
 
