@@ -3,8 +3,8 @@
     .venv/bin/python bench/failover.py            # needs mariadbd
 
 Every agent has a ready standby, and the simulated EC2 adds no time of its own. Notices come one at
-a time, then a hundred at the same moment. Each agent fails over once; afterwards the instances are
-counted on EC2's side.
+a time, then a hundred at the same moment; then the same with an Elastic IP that is to follow. Each
+agent fails over once; afterwards the instances are counted on EC2's side.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 
 import boto3
 import requests
-from sqlalchemy import Engine, create_engine, select
+from sqlalchemy import Column, Engine, create_engine, select
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from bench import servers  # noqa: E402
 from sef.cloud.ec2 import AGENT_TAG  # noqa: E402
 from sef.cloud.simulation import Simulation, ensure_running  # noqa: E402
-from sef.store.tables import replica_instances  # noqa: E402
+from sef.store.tables import cutovers, replica_instances  # noqa: E402
 
 POOL = "m5.large.us-east-1a"
 PATIENCE = 120
@@ -70,18 +70,31 @@ def main() -> None:
 def measure(
     base: str, simulation: Simulation, engine: Engine, options: argparse.Namespace
 ) -> dict[str, Any]:
-    alone = fleet(base, simulation, "alone", options.alone)
-    figures = {"1": show(1, engine, [notice(base, *agent) for agent in alone])}
-    at_once: list[Noticed] = []
-    for number in range(options.rounds):
-        at_once += notices(base, fleet(base, simulation, f"round-{number}", options.at_once))
-    figures[str(options.at_once)] = show(options.at_once, engine, at_once)
-    check(base, simulation, options.alone + options.rounds * options.at_once)
+    figures = {}
+    for has_address in (False, True):
+        named = " with an address" if has_address else ""
+        alone = fleet(
+            base, simulation, f"alone{has_address}", options.alone, has_address=has_address
+        )
+        figures[f"1{named}"] = show(1, engine, [notice(base, *agent) for agent in alone])
+        at_once: list[Noticed] = []
+        for number in range(options.rounds):
+            name = f"round{has_address}{number}"
+            at_once += notices(
+                base, fleet(base, simulation, name, options.at_once, has_address=has_address)
+            )
+        figures[f"{options.at_once}{named}"] = show(options.at_once, engine, at_once)
+    check(base, simulation, 2 * (options.alone + options.rounds * options.at_once))
     return figures
 
 
-def fleet(base: str, simulation: Simulation, name: str, size: int) -> list[tuple[str, str]]:
-    """Agents with an instance and a ready standby each, as ids and instance ids."""
+def fleet(
+    base: str, simulation: Simulation, name: str, size: int, *, has_address: bool = False
+) -> list[tuple[str, str]]:
+    """Agents with an instance and a ready standby each, as ids and instance ids.
+
+    `has_address`: each has an Elastic IP, which is to follow its primary.
+    """
     ec2 = boto3.client(
         "ec2",
         endpoint_url=simulation.endpoint,
@@ -98,7 +111,11 @@ def fleet(base: str, simulation: Simulation, name: str, size: int) -> list[tuple
     )["Instances"]
     agents = [(f"{name}-{i}", instance["InstanceId"]) for i, instance in enumerate(launched)]
     for agent_id, instance_id in agents:
-        told = {"instance_id": instance_id, "pool_id": POOL}
+        told: dict[str, Any] = {"instance_id": instance_id, "pool_id": POOL}
+        if has_address:
+            address = ec2.allocate_address(Domain="vpc")["AllocationId"]
+            ec2.associate_address(AllocationId=address, InstanceId=instance_id)
+            told["cutover"] = {"elastic_ip": address}
         requests.put(f"{base}/api/agents/{agent_id}", json=told).raise_for_status()
         signal(base, "rebalance-recommendation", agent_id, instance_id)
     deadline = time.monotonic() + PATIENCE
@@ -159,11 +176,12 @@ def check(base: str, simulation: Simulation, expected: int) -> None:
 
 def show(at_once: int, engine: Engine, noticed: Sequence[Noticed]) -> dict[str, Any]:
     """Milliseconds, all by this machine's clock, from when the client sent its notice."""
-    promoted = promotions(engine)
-    taken = {
-        "promotion": [(promoted[one.agent_id] - one.sent) * 1000 for one in noticed],
-        "answer": [(one.answered - one.sent) * 1000 for one in noticed],
-    }
+    promoted = moments(engine, replica_instances.c.promoted_at)
+    handed_over = moments(engine, cutovers.c.finished_at)
+    taken = {"promotion": [(promoted[one.agent_id] - one.sent) * 1000 for one in noticed]}
+    if noticed[0].agent_id in handed_over:
+        taken["cutover"] = [(handed_over[one.agent_id] - one.sent) * 1000 for one in noticed]
+    taken["answer"] = [(one.answered - one.sent) * 1000 for one in noticed]
     figures: dict[str, Any] = {"failovers": len(noticed)}
     for name, values in taken.items():
         figures[name] = {f"p{share}": percentile(values, share) for share in (50, 99, 100)}
@@ -177,14 +195,12 @@ def show(at_once: int, engine: Engine, noticed: Sequence[Noticed]) -> dict[str, 
     return figures
 
 
-def promotions(engine: Engine) -> dict[str, float]:
-    """When each agent's promotion was decided on, in the transaction that made it true."""
-    columns = replica_instances.c
+def moments(engine: Engine, column: Column[Any]) -> dict[str, float]:
+    """By agent, the time that a row of its failover has in a column, seconds since 1970."""
+    agent_id = column.table.c.agent_id
     with engine.connect() as connection:
-        rows = connection.execute(
-            select(columns.agent_id, columns.promoted_at).where(columns.promoted_at.is_not(None))
-        )
-        return {row.agent_id: row.promoted_at.timestamp() for row in rows}
+        rows = connection.execute(select(agent_id, column).where(column.is_not(None)))
+        return {name: at.timestamp() for name, at in rows}
 
 
 def percentile(values: Sequence[float], share: int) -> float:

@@ -134,6 +134,9 @@ class PrivateServer:
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            # Until the last of its threads has stopped, it may still answer.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def remove(self) -> None:
         self.kill()
