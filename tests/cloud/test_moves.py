@@ -48,9 +48,18 @@ class Stage:
         }
 
     def free_address(self) -> str:
-        made = self.ec2.create_network_interface(SubnetId=self.place.subnet_id)["NetworkInterface"]
-        self.ec2.delete_network_interface(NetworkInterfaceId=made["NetworkInterfaceId"])
-        return made["PrivateIpAddress"]
+        """One that no interface has: moto keeps those of terminated instances, and yet hands out
+        their addresses again."""
+        while True:
+            made = self.ec2.create_network_interface(SubnetId=self.place.subnet_id)
+            interface = made["NetworkInterface"]
+            address: str = interface["PrivateIpAddress"]
+            by_address = {"Name": "addresses.private-ip-address", "Values": [address]}
+            found = self.ec2.describe_network_interfaces(Filters=[by_address])["NetworkInterfaces"]
+            if len(found) == 1:
+                break
+        self.ec2.delete_network_interface(NetworkInterfaceId=interface["NetworkInterfaceId"])
+        return address
 
     def record_look(self) -> Look:
         zone = self.clients.route53.create_hosted_zone(Name="x.example", CallerReference=self.one)
