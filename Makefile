@@ -4,6 +4,9 @@ PYTHON ?=
 WORKERS ?= -n 2 --dist loadfile
 PY := .venv/bin/python
 
+# The tests start hundreds of processes; where this is set, each would compile all of SEF anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-mysql test-cluster test-crash soak check fmt clean .setup-run .setup-dev .mariadb .galera
 

@@ -1,7 +1,8 @@
 """The clients of AWS's services: every one is built here, with the same time-outs."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -23,6 +24,13 @@ _TIMEOUTS = Config(
     retries={"mode": "standard", "total_max_attempts": 2},
     max_pool_connections=32,
 )
+_building = Lock()  # boto3: clients may be shared by threads, a session that makes them may not
+
+
+@cache
+def _session() -> boto3.session.Session:
+    """One for the process: each reads half a second's worth of AWS's descriptions anew."""
+    return boto3.session.Session()
 
 
 @dataclass(frozen=True)
@@ -69,12 +77,13 @@ class Clients:
                 "config": _TIMEOUTS.merge(Config(proxies={})),  # it is on this machine
             }
         try:
-            client = boto3.session.Session().client(
-                service,  # type: ignore[call-overload]
-                region_name=self.region or None,
-                endpoint_url=endpoint or None,
-                **options,
-            )
+            with _building:
+                client = _session().client(
+                    service,  # type: ignore[call-overload]
+                    region_name=self.region or None,
+                    endpoint_url=endpoint or None,
+                    **options,
+                )
             return failpoints.watched(client)
         except BotoCoreError as error:
             raise translate(error) from error
