@@ -10,7 +10,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from sef import failpoints
-from sef.cloud.errors import translate
+from sef.cloud.errors import NO_CAPACITY, translate
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
@@ -84,6 +84,20 @@ class Clients:
                     endpoint_url=endpoint or None,
                     **options,
                 )
+            if service == "ec2":
+                client.meta.events.register_first("needs-retry.ec2.RunInstances", _as_final)
             return failpoints.watched(client)
         except BotoCoreError as error:
             raise translate(error) from error
+
+
+def _as_final(response: tuple[Any, dict[str, Any]] | None, **_: Any) -> None:
+    """Take a lack of capacity for the final answer that it is.
+
+    EC2 sends InsufficientInstanceCapacity as a 500, which boto3 repeats after up to a second. In an
+    emergency that second is lost for every pool that is full; the next pool may serve at once.
+    """
+    if response is not None:
+        http, parsed = response
+        if parsed.get("Error", {}).get("Code") in NO_CAPACITY:
+            http.status_code = 400  # what boto3 looks at before it repeats

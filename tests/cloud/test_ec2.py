@@ -64,6 +64,18 @@ def tags_of(parameters: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.parametrize(
+    ("code", "calls"), [("InsufficientInstanceCapacity", 1), ("InternalError", 2)]
+)
+def test_a_full_pool_is_asked_once_and_what_ec2_could_not_say_twice(
+    ec2: Ec2, simulation: Simulation, code: str, calls: int
+) -> None:
+    simulation.add_fault("RunInstances", error_code=code, http_status=500, count=3)
+    with pytest.raises(CloudError, match=code):
+        launch(ec2)
+    assert [rule["count"] for rule in simulation.faults()] == [3 - calls]
+
+
 class TestLaunchParameters:
     @pytest.mark.parametrize("spot", [True, False])
     @pytest.mark.parametrize(

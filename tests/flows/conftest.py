@@ -1,12 +1,19 @@
 """The stage that every story plays on."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
+import botocore.endpoint
 import pytest
 
 from sef.cloud.simulation import Simulation
 from sef.config import Settings
 from tests.flows.world import World
+
+
+@pytest.fixture(autouse=True)
+def _boto3_tries_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(botocore.endpoint, "time", SimpleNamespace(sleep=lambda _: None))
 
 
 @pytest.fixture
