@@ -361,7 +361,9 @@ def _outcome(
     if standby.status is Status.READY:
         return Action.STANDBY_READY, f"{incident.reason}; {standby.instance_id} stands by"
     if standby.instance_id is None and incident.status is Outcome.NEEDS_OPERATOR:
-        return Action.WAITING, f"{incident.reason}; none can be launched now, it is tried again"
+        why = f" ({incident.obstacle})" if incident.obstacle else ""
+        said = f"{incident.reason}; none can be launched now{why}, it is tried again"
+        return Action.WAITING, said
     then = "promoted when ready" if incident.goal is Goal.SWITCH else "kept as a standby"
     name = standby.instance_id or "a standby"
     return Action.LAUNCHING, f"{incident.reason}; {name} is launching, {then}"

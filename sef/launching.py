@@ -31,11 +31,11 @@ from sef.setbacks import (
     give_up,
 )
 from sef.sightings import MISSING_FOR, Sight, note
-from sef.store import incidents, launches, replicas
+from sef.store import fleet, incidents, launches, replicas
 from sef.store.database import Database
 from sef.store.deployment import deployment_name
 from sef.store.events import Event, write_events
-from sef.store.fleet import Agent, read_agent, update_agent
+from sef.store.fleet import Agent
 from sef.store.incidents import Incident
 from sef.store.launches import Attempt
 from sef.store.replicas import Replica
@@ -83,18 +83,11 @@ class Launcher:
                 return put_off
         try:
             survey = self.candidates.survey(agent)
-        except NoLaunchSource as reason:
-            explained = str(reason)
-            return self.database.write(
-                lambda c: give_up(c, replica, explained, RETRY_OPERATOR, self.clock())
-            )
-        except CloudError as error:
-            if error.response is Response.WAIT:
+        except (NoLaunchSource, CloudError) as error:
+            if isinstance(error, CloudError) and error.response is Response.WAIT:
                 raise
-            explained = f"the launch parameters cannot be read: {error}"
-            return self.database.write(
-                lambda c: give_up(c, replica, explained, RETRY_OPERATOR, self.clock())
-            )
+            why = error  # the name is unbound after the clause
+            return self.database.write(lambda c: self.cannot_launch(c, replica, incident, why))
         ranked = self.database.read(
             lambda c: self.candidates.rank(c, agent, incident, survey, tries)
         )
@@ -160,6 +153,21 @@ class Launcher:
         write_events(connection, [event], now)
         return said
 
+    def cannot_launch(
+        self,
+        connection: Connection,
+        replica: Replica,
+        incident: Incident | None,
+        why: NoLaunchSource | CloudError,
+    ) -> str | None:
+        """Give up, or put off, since nothing says what to launch; None: too late."""
+        put_off = self._hold_back(connection, replica, incident)
+        if put_off is not None:
+            return put_off
+        is_unread = isinstance(why, CloudError)
+        said = f"the launch parameters cannot be read: {why}" if is_unread else str(why)
+        return give_up(connection, replica, said, RETRY_OPERATOR, self.clock())
+
     def _hold_back(
         self, connection: Connection, replica: Replica, incident: Incident | None
     ) -> str | None:
@@ -176,8 +184,8 @@ class Launcher:
             return give_up(connection, replica, limit.reason, RETRY_OPERATOR, self.clock())
         is_emergency = incident is not None and incident.is_emergency
         pause = RETRY_EMERGENCY if is_emergency else RETRY
-        agent = read_agent(connection, replica.agent_id, lock=True)
-        update_agent(connection, agent, now, not_before=now + pause)
+        agent = fleet.read_agent(connection, replica.agent_id, lock=True)
+        fleet.put_off(connection, agent, now, pause, limit.reason)
         call_operator(connection, agent.id, limit.reason, now, at_once=True)
         return f"put off: {limit.reason}"
 

@@ -315,10 +315,10 @@ class Reconciler:
             now = self.clock()
             agent = fleet.read_agent(connection, agent_id, lock=True)
             # Jitter, so that a throttled fleet does not come back all at once.
-            until = now + RETRY_AFTER * random.uniform(0.5, 1.5)
+            pause = RETRY_AFTER * random.uniform(0.5, 1.5)
             is_news = agent.not_before is None or now - agent.not_before > timedelta(minutes=5)
-            fleet.update_agent(connection, agent, now, not_before=until)
             said = f"EC2 could not say: {error}"
+            fleet.put_off(connection, agent, now, pause, said)
             is_refusal = error.response is Response.OPERATOR
             call_operator(connection, agent_id, said, now, at_once=is_refusal)
             if is_news:

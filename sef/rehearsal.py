@@ -47,7 +47,8 @@ class Outlook:
 
     primary: str | None
     survey: Survey | None
-    problem: str | None
+    problem: NoLaunchSource | CloudError | None
+    """Why it told nothing of what to launch."""
     lost: tuple[Replica, str] | None
     """A ready standby that does not run any more."""
 
@@ -121,7 +122,7 @@ class Rehearsals:
         try:
             return Outlook(agent.instance_id, self.launcher.candidates.survey(agent), None, lost)
         except (NoLaunchSource, CloudError) as error:
-            return Outlook(agent.instance_id, None, str(error), lost)
+            return Outlook(agent.instance_id, None, error, lost)
 
     def _survey_now(self, outlook: Outlook, agent: Agent) -> Survey | None:
         """What EC2 said, for the primary that the agent has by now."""
@@ -157,17 +158,16 @@ class Rehearsals:
                 else:
                     plan += _told(step, standby_now)
                 continue
-            if answer is None:
-                answer = tell(connection, begun)
-            if standby_now is None or standby_now.status is not Status.LAUNCHING:
+            if standby_now is None or not self._is_coming(connection, agent, standby_now):
                 plan += self._rest(agent, standby_now, incident, now)
                 break
-            arrival = self._arrive(connection, agent, standby_now, incident, outlook)
-            plan.append(arrival)
-            if arrival.problem is not None:
+            plan.append(self._launch(connection, agent, standby_now, incident, outlook))
+            # The call answers before the instance runs, but after it was found to be impossible.
+            answer = answer or tell(connection, begun)
+            if plan[-1].problem is not None:
                 break
-        if answer is None:
-            answer = tell(connection, begun)
+            self._take_ready(connection, standby_now.id, now)
+        answer = answer or tell(connection, begun)
         time = budget(deadline, plan, now)
         return Rehearsed(
             answer,
@@ -180,7 +180,15 @@ class Rehearsals:
             },
         )
 
-    def _arrive(
+    def _is_coming(self, connection: Connection, agent: Agent, standby: Replica) -> bool:
+        """Whether a standby is on its way, or would be launched now."""
+        if standby.status is not Status.LAUNCHING:
+            return False
+        tries = launches.attempts(connection, standby.id)
+        is_called = bool(tries) and tries[-1].status != "refused"
+        return is_called or not agent.is_postponed(self.clock())
+
+    def _launch(
         self,
         connection: Connection,
         agent: Agent,
@@ -188,7 +196,7 @@ class Rehearsals:
         incident: Incident | None,
         outlook: Outlook,
     ) -> PlanStep:
-        """A standby that is wished for, or on its way, is there."""
+        """A standby that is wished for, or on its way."""
         now = self.clock()
         tries = launches.attempts(connection, standby.id)
         if tries and tries[-1].status != "refused":
@@ -198,12 +206,13 @@ class Rehearsals:
             took, basis = self._usual_launch(connection, standby, now)
             age = (now - standby.created_at).total_seconds()
             left = None if took is None else max(0.0, round(took - age, 3))
-            self._take_ready(connection, standby, now)
             return PlanStep("await", said, standby.reason, standby.instance_id, None, left, basis)
         nothing = PlanStep("launch", "no standby can be launched", standby.reason)
         survey = self._survey_now(outlook, agent)
         if survey is None:
-            return replace(nothing, problem=outlook.problem)
+            assert outlook.problem is not None
+            why = self.launcher.cannot_launch(connection, standby, incident, outlook.problem)
+            return replace(nothing, problem=why)
         found = self.launcher.candidates.rank(connection, agent, incident, survey, tries)
         said_of_it = self.launcher.decide_launch(
             connection, standby, incident, tries, survey.source, found
@@ -213,15 +222,16 @@ class Rehearsals:
         if chosen is None or said_of_it is None or not is_decided:
             return replace(nothing, candidates=_ranked(found), problem=said_of_it)
         took, basis = self._usual_launch(connection, chosen, now)
-        self._take_ready(connection, chosen, now)
         return PlanStep("launch", said_of_it, standby.reason, None, _ranked(found), took, basis)
 
-    def _take_ready(self, connection: Connection, standby: Replica, now: datetime) -> None:
-        if standby.instance_id is None:
-            name = f"{NOT_LAUNCHED}{uuid4().hex}"
-            replicas.change_replica(connection, standby, instance_id=name, launched_at=now)
-        launched = replicas.read_replica(connection, standby.id)
+    def _take_ready(self, connection: Connection, replica_id: str, now: datetime) -> None:
+        launched = replicas.read_replica(connection, replica_id)
         assert launched is not None
+        if launched.instance_id is None:
+            name = f"{NOT_LAUNCHED}{uuid4().hex}"
+            replicas.change_replica(connection, launched, instance_id=name, launched_at=now)
+            launched = replicas.read_replica(connection, replica_id)
+            assert launched is not None
         self.launcher.take_ready(connection, launched, str(launched.pool_id))
 
     def _usual_launch(
@@ -279,9 +289,10 @@ class Rehearsals:
         self, agent: Agent, standby: Replica | None, incident: Incident | None, now: datetime
     ) -> list[PlanStep]:
         """What is waited for, once nothing is left to do."""
-        if standby is None and agent.is_postponed(now):
+        is_there = standby is not None and standby.status is Status.READY
+        if agent.is_postponed(now) and not is_there:
             said = f"nothing is tried before {iso(agent.not_before)}"
-            return [PlanStep("wait", said, "EC2 could not say, or a launch failed")]
+            return [PlanStep("wait", said, str(agent.put_off_because))]
         if incident is None or incident.kind.is_planned:
             return []
         ttl = self.settings.standby_ttl

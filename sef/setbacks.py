@@ -10,7 +10,7 @@ from sef.core.policy import Outcome
 from sef.core.replica import Market, Status
 from sef.store import incidents, replicas
 from sef.store.events import Event, write_events
-from sef.store.fleet import read_agent, update_agent
+from sef.store.fleet import put_off, read_agent
 from sef.store.replicas import Replica
 
 RETRY_EMERGENCY = timedelta(seconds=10)
@@ -28,7 +28,7 @@ def give_up(
         return None
     replicas.move_replica(connection, replica, Status.FAILED, reason, now, severity="error")
     agent = read_agent(connection, replica.agent_id, lock=True)
-    update_agent(connection, agent, now, not_before=now + pause)
+    put_off(connection, agent, now, pause, reason)
     call_operator(connection, agent.id, reason, now, at_once=pause is RETRY_OPERATOR)
     return f"gave up: {reason}"
 
@@ -41,11 +41,18 @@ def call_operator(
     It is still tried again: what a person mends goes on by itself.
     """
     incident = incidents.open_incident(connection, agent_id)
-    if incident is None or incident.status is Outcome.NEEDS_OPERATOR:
+    if incident is None:
         return
-    if not at_once and (incident.deadline is None or now < incident.deadline):
+    is_called = incident.status is Outcome.NEEDS_OPERATOR
+    is_over = incident.deadline is not None and now >= incident.deadline
+    if not is_called and not at_once and not is_over:
         return
-    incidents.update_incident(connection, incident, status=Outcome.NEEDS_OPERATOR)
+    if incident.obstacle != reason:
+        incidents.update_incident(
+            connection, incident, status=Outcome.NEEDS_OPERATOR, obstacle=reason
+        )
+    if is_called:
+        return
     event = Event(
         "operator_needed",
         f"{incident.subject} cannot be replaced without help: {reason}",

@@ -55,6 +55,8 @@ class Course:
     status: Outcome
     goal: Goal
     reason: str
+    obstacle: str | None
+    """Why it needs an operator, if it does."""
     old: str
     new: str | None
     new_pool: str | None
@@ -81,7 +83,8 @@ def summary(course: Course) -> str:
             f"{_BEGAN[course.kind]}{course.new}{where} replaced {course.old}{took}{_left(course)}"
         )
     if course.status is Outcome.NEEDS_OPERATOR:
-        return f"{course.old} cannot be replaced without help: {course.reason}{_left(course)}"
+        why = course.obstacle or course.reason
+        return f"{course.old} cannot be replaced without help: {why}{_left(course)}"
     if course.status is Outcome.OPEN:
         return f"{course.old} is {_DOING[course.goal]}: {course.reason}{_left(course)}"
     return f"nothing was done about {course.old}: {course.reason}"

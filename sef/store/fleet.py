@@ -71,6 +71,8 @@ class Agent:
     epoch: int
     version: int
     not_before: datetime | None
+    put_off_because: str | None
+    """Why its work rests until then; of no meaning when that is over."""
     probation_until: datetime | None
     drill_interval: int | None
     drilled_at: datetime | None
@@ -129,6 +131,13 @@ def update_agent(connection: Connection, agent: Agent, now: datetime, **values: 
         )
         .values(version=agent.version + 1, updated_at=now, **values),
     )
+
+
+def put_off(
+    connection: Connection, agent: Agent, now: datetime, pause: timedelta, because: str
+) -> None:
+    """Let the unfinished work of an agent, which was read in this transaction, rest for a while."""
+    update_agent(connection, agent, now, not_before=now + pause, put_off_because=because)
 
 
 def insert_agent(connection: Connection, agent_id: str, now: datetime, **values: Any) -> None:

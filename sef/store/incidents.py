@@ -29,6 +29,8 @@ class Incident:
     open_agent_id: str | None
     goal: Goal
     reason: str
+    obstacle: str | None
+    """Why it needs an operator, while it does."""
     risk_score: float | None
     inputs: dict[str, Any] | None
     rebalance_at: datetime | None
@@ -143,6 +145,7 @@ def update_incident(connection: Connection, incident: Incident, **values: Any) -
     if "status" in values:
         is_open = values["status"] in UNFINISHED
         values["open_agent_id"] = incident.agent_id if is_open else None
+        values.setdefault("obstacle", None)
     compare_and_swap(
         connection,
         update(incidents)

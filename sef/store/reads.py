@@ -83,6 +83,7 @@ def incident_fields(incident: Incident) -> dict[str, Any]:
         "status": incident.status,
         "goal": incident.goal,
         "reason": incident.reason,
+        "obstacle": incident.obstacle,
         "risk_score": incident.risk_score,
         "opened_at": iso(incident.opened_at),
         "deadline": iso(incident.deadline),

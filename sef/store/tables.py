@@ -145,6 +145,7 @@ agents = Table(
     # Bumped by every update, since an UPDATE to equal values counts no rows on MySQL.
     _counter("version"),
     Column("not_before", Instant, comment="back-off: unfinished work rests until then"),
+    Column("put_off_because", Text, comment="why it rests, while it does"),
     Column("probation_until", Instant, comment="a fresh primary in a risky pool has a standby"),
     Column("drill_interval", Integer, comment="seconds between drills; NULL: none"),
     Column("drilled_at", Instant),
@@ -449,6 +450,7 @@ incidents = Table(
     ),
     Column("goal", String(12), nullable=False, comment="monitor, standby or switch"),
     Column("reason", Text, nullable=False),
+    Column("obstacle", Text, comment="why it needs an operator, while it does"),
     Column("risk_score", Double),
     Column("inputs", JSON),
     Column("rebalance_at", Instant),

@@ -18,6 +18,7 @@ def course(**changes):
         "status": Outcome.DONE,
         "goal": Goal.SWITCH,
         "reason": "because",
+        "obstacle": None,
         "old": "i-old",
         "new": "i-new",
         "new_pool": "m5.large.us-east-1b",
@@ -72,6 +73,11 @@ STORIES = [
         {"status": Outcome.NEEDS_OPERATOR, "new": None, "seconds_left": -60.0},
         "i-old cannot be replaced without help: because, 60.0 s after the deadline",
         id="stuck",
+    ),
+    pytest.param(
+        {"status": Outcome.NEEDS_OPERATOR, "new": None, "obstacle": "a limit"},
+        "i-old cannot be replaced without help: a limit, 118.2 s before the deadline",
+        id="stuck-with-an-obstacle",
     ),
     pytest.param(
         {"status": Outcome.RELEASED, "new": None, "seconds_left": None},

@@ -61,6 +61,68 @@ def test_where_no_pool_has_capacity_the_plan_ends_with_its_problem(world: World)
     assert answer["budget"]["expected_seconds"] is None
 
 
+def at_its_limit(world: World) -> Any:
+    sef = world.sef(launches_per_hour=1, interrupted_pool_cooldown=0, probation=0)
+    world.signal(sef, TERMINATION, instance_id=world.primary(sef))
+    world.settle(sef, 30)
+    return sef
+
+
+def without_capacity(world: World) -> Any:
+    sef = world.sef(pools=",".join(OTHERS))
+    world.primary(sef)
+    world.simulation.add_fault("RunInstances", error_code="InsufficientInstanceCapacity")
+    sef.enable_manual_replica_mode("a")
+    sef.disable_manual_replica_mode("a")
+    world.clock.advance(61)
+    return sef
+
+
+def with_nothing_to_launch_like(world: World) -> Any:
+    sef = world.sef(launch_template="")
+    sef.register_agent("a", {"pool_id": OTHERS[0]})
+    return sef
+
+
+def forbidden(world: World) -> Any:
+    sef = world.sef()
+    world.primary(sef)
+    world.simulation.add_fault("DescribeInstances", error_code="UnauthorizedOperation")
+    return sef
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [at_its_limit, without_capacity, with_nothing_to_launch_like, forbidden],
+    ids=lambda obstacle: obstacle.__name__,
+)
+@pytest.mark.parametrize("signal", [REBALANCE, TERMINATION])
+@ONCE
+def test_what_nothing_can_be_launched_for_is_answered_as_the_call_itself(
+    world: World, obstacle: Any, signal: str
+) -> None:
+    if obstacle is without_capacity and signal is TERMINATION:
+        pytest.skip("an emergency asks EC2 all the same, which a dry run does not")
+    sef = obstacle(world)
+    primary = world.agent().instance_id
+    named = {} if primary is None else {"instance_id": primary}
+    rehearsed = world.signal(sef, signal, dry_run=True, **named)
+    real = world.signal(sef, signal, **named)
+    assert real["action"] == "waiting"
+    assert (rehearsed["action"], rehearsed["message"]) == (real["action"], real["message"])
+    assert rehearsed["plan"][-1]["problem"] is not None
+
+
+@ONCE
+def test_a_launch_that_is_put_off_is_told_with_its_cause(world: World) -> None:
+    sef = at_its_limit(world)
+    told = {"at": world.clock(), "instance_id": world.agent().instance_id}
+    assert world.signal(sef, TERMINATION, **told)["action"] == "waiting"
+    [wait] = world.signal(sef, TERMINATION, **told, dry_run=True)["plan"]
+    assert wait["step"] == "wait"
+    assert "SEF_LAUNCHES_PER_HOUR" in wait["reason"]
+
+
 @ONCE
 def test_without_anything_to_launch_like_the_plan_says_what_is_missing(world: World) -> None:
     sef = world.sef(launch_template="")

@@ -130,6 +130,22 @@ def test_a_drill_at_the_limit_is_over_at_once(world: World) -> None:
     world.check()
 
 
+@ONCE
+def test_the_summary_names_the_limit_and_not_only_what_aws_does(world: World) -> None:
+    sef = world.sef(launches_per_hour=1, interrupted_pool_cooldown=0, probation=0)
+    world.primary(sef)
+    *_, answer = interrupted_again_and_again(world, sef, 2)
+    assert "SEF_LAUNCHES_PER_HOUR" in answer["message"]
+    shown = sef.get_incident(answer["incident_id"])["incident"]
+    assert "SEF_LAUNCHES_PER_HOUR" in shown["summary"]
+    assert "SEF_LAUNCHES_PER_HOUR" in shown["obstacle"]
+    assert sef.get_agent_status("a")["incident"]["obstacle"] == shown["obstacle"]
+    for _ in range(62):
+        world.settle(sef, 60)
+    shown = sef.get_incident(answer["incident_id"])["incident"]
+    assert (shown["status"], shown["obstacle"]) == ("done", None)
+
+
 # Live instances in all
 
 
