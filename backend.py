@@ -29,6 +29,7 @@ from sef.channels import channels
 from sef.cloud.connect import check_cloud, on_demand_prices
 from sef.cloud.simulation import SimulationError, ensure_running, find_running
 from sef.config import ConfigurationError, Settings
+from sef.core.words import counted
 from sef.errors import SefError, Unavailable
 from sef.import_file import STDIN, Checkpoint, import_file, tell
 from sef.jobs import start_jobs
@@ -261,7 +262,7 @@ def _say_hello(settings: Settings, created: list[str]) -> None:
     base = settings.base_url
     click.echo(f"SEF serves on {base}, with {settings.shown_database} and {cloud}.")
     if created:
-        click.echo(f"{len(created)} tables were created.")
+        click.echo(f"Created {counted(len(created), 'table')}.")
     if driver_is_slow() and not settings.is_embedded:
         click.echo("mysql-connector-python runs without its C extension, at half the speed.")
     python = os.path.relpath(sys.executable)

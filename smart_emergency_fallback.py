@@ -53,11 +53,10 @@ from sef.interruptions import Interruptions
 from sef.launch_calls import LaunchCalls
 from sef.launching import Launcher
 from sef.losses import Losses
-from sef.modes import Modes
+from sef.modes import Modes, Switched
 from sef.notifying import Notifier
 from sef.orphans import sweep_orphans
 from sef.outbound import Outbound
-from sef.promotion import Promotion
 from sef.reconcile import Reconciler
 from sef.rehearsal import Rehearsals, Rehearsed
 from sef.repeats import Keep, Repeats
@@ -68,7 +67,6 @@ from sef.store import deployment, fleet, idempotency, notifications, reads, time
 from sef.store.database import Database
 from sef.store.events import iso
 from sef.store.prices import Written, release_buffered, write_each, write_reports
-from sef.store.replicas import Replica
 from sef.store.tables import PROCESSED_BY
 from sef.switchovers import Switchovers
 from sef.watching import Watch
@@ -361,8 +359,8 @@ class SmartEmergencyFallback:
             return _rehearsed_switch(modes.rehearse_switch(agent_id))
 
         def work(keep: Keep) -> dict[str, Any]:
-            promotion, standby = modes.switch(agent_id, lambda c, p: keep(c, _switched(p, None)))
-            return _switched(promotion, standby)
+            switched = modes.switch(agent_id, lambda c, begun: keep(c, _switched(begun)))
+            return _switched(switched)
 
         return self._once(idempotency_key, agent_id, "manual-switch", work)
 
@@ -400,7 +398,8 @@ class SmartEmergencyFallback:
 
     def get_agent_status(self, agent_id: str) -> dict[str, Any]:
         """What `sef-status` answers: agent, mode, standby, data quality, open incident."""
-        status = self._database.read(lambda c: reads.agent_status(c, agent_id))
+        now, ttl = self._clock(), timedelta(seconds=self.settings.standby_ttl)
+        status = self._database.read(lambda c: reads.agent_status(c, agent_id, now, ttl))
         return {"status": "success", **status}
 
     def list_agents(self, *, after: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
@@ -559,7 +558,8 @@ def _record(report: Report, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _switched(promotion: Promotion, standby: Replica | None) -> dict[str, Any]:
+def _switched(switched: Switched) -> dict[str, Any]:
+    promotion, standby, cutover = switched.promotion, switched.standby, switched.cutover
     return {
         "status": "success",
         "message": f"Switched to {promotion.new_instance_id}",
@@ -567,6 +567,7 @@ def _switched(promotion: Promotion, standby: Replica | None) -> dict[str, Any]:
         "new_instance_id": promotion.new_instance_id,
         "epoch": promotion.epoch,
         "replica": reads.replica_fields(standby) if standby else None,
+        "cutover": {"id": cutover.id, "status": cutover.status} if cutover else None,
     }
 
 

@@ -161,7 +161,9 @@ class Settings(BaseSettings):
     probation: float = Field(
         1800,
         ge=0,
-        description="How long a fresh primary in a risky pool has a standby of its own. 0: never.",
+        description="How long a fresh spot primary in a risky pool has a standby of its own. Risky "
+        "is a pool that is left alone, or in which instances were terminated in the last 90 days "
+        "and whose risk is at or above `SEF_REBALANCE_RISK_THRESHOLD`. 0: never.",
     )
     on_demand_stay: float = Field(
         1800,

@@ -75,7 +75,7 @@ class Cutovers:
             try:
                 move = self._look(cutover, step, former)
                 if move is None:
-                    result = _Result(f"{step_name(step)}: done", StepStatus.DONE)
+                    result = _Result(_found_done(cutover, step), StepStatus.DONE)
                 else:
                     claimed = self.database.write(lambda c: self._claim(c, cutover, step))
                     if claimed is None:
@@ -177,7 +177,7 @@ class Cutovers:
                 headers={"Idempotency-Key": key},
             )
 
-        return Move(f"{step.kind} was sent", make)
+        return Move("it was sent", make)
 
     def _claim(
         self, connection: Connection, cutover: Cutover, told: CutoverStep
@@ -253,7 +253,9 @@ class Cutovers:
         }
         event = Event(
             "cutover_step",
-            f"{step_name(step)} is {result.status}: {result.said}",
+            f"{step_name(step)} is {result.status}: {result.said}"
+            if result.status is StepStatus.SKIPPED
+            else f"{step_name(step)}: {result.said}",
             cutover.agent_id,
             details=details,
             incident_id=cutover.incident_id,
@@ -326,6 +328,19 @@ def _counts(connection: Connection, cutover: Cutover) -> bool:
     agent = fleet.read_agent(connection, cutover.agent_id, lock=True)
     current = cutovers.open_cutover(connection, cutover.agent_id)
     return agent.epoch == cutover.epoch and (current is None or current.id == cutover.id)
+
+
+def _found_done(cutover: Cutover, step: CutoverStep) -> str:
+    """What a look says that finds nothing left to do."""
+    match step.kind:
+        case Kind.RUNNING:
+            return f"{cutover.new_instance_id} runs"
+        case Kind.HEALTHY:
+            return f"{cutover.new_instance_id} is healthy"
+        case Kind.DEREGISTER:
+            return "no former primary is registered"
+        case _:
+            return f"{cutover.new_instance_id} has it"
 
 
 def _pause(status: StepStatus, attempts: int) -> timedelta:

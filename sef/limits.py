@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from sef.config import Settings, variable
 from sef.core.notices import Moment
+from sef.core.words import counted
 from sef.store import limits
 from sef.store.deployment import CLOCKS_DIFFER
 from sef.store.events import Event, write_events
@@ -51,7 +52,8 @@ def launch_limit(
         until = now + CLOCKS_DIFFER
         launched = limits.launches_between(connection, agent_id, now - HOUR, until)
         if launched >= most:
-            said = f"{launched} instances were launched for it within an hour"
+            were = "was" if launched == 1 else "were"
+            said = f"{counted(launched, 'instance')} {were} launched for it within an hour"
             return Reached("launches_per_hour", said, agent_id)
     most = settings.max_instances
     if most:
@@ -59,7 +61,8 @@ def launch_limit(
             limits.take_turns(connection, "max_instances")
         live = limits.live_instances(connection)
         if live >= most:
-            return Reached("max_instances", f"SEF has {live} instances running in all")
+            said = f"SEF has {counted(live, 'instance')} running in all"
+            return Reached("max_instances", said)
     return None
 
 

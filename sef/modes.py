@@ -16,6 +16,7 @@ from sef.promotion import Promotion, promote
 from sef.reconcile import Reconciler
 from sef.rehearsal import Rehearsals, Rehearsed
 from sef.store import cutovers, fleet, incidents, replicas
+from sef.store.cutovers import Cutover
 from sef.store.database import Database
 from sef.store.events import Event, iso, write_events
 from sef.store.fleet import Agent
@@ -25,6 +26,17 @@ LOOK_EVERY = 0.2
 Also = Callable[[Connection], None]
 """What else belongs into the transaction of an effect."""
 AUTO_FLAGS = {"auto-switch": "auto_switch_enabled", "auto-terminate": "auto_terminate_enabled"}
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """A switch, as far as it has come."""
+
+    promotion: Promotion
+    standby: Replica | None
+    """The next one."""
+    cutover: Cutover | None
+    """What follows the new primary; None when nothing belongs to the agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +74,11 @@ class Modes:
         self.database.write(lambda c: self._set_manual(c, agent_id, also, enabled=False))
         self.reconciler.reconcile(agent_id)
 
-    def switch(
-        self, agent_id: str, also: Callable[[Connection, Promotion], None]
-    ) -> tuple[Promotion, Replica | None]:
+    def switch(self, agent_id: str, also: Callable[[Connection, Switched], None]) -> Switched:
         """Promote the standby, retire the old primary, launch the next standby.
 
         Args:
-            also: done in the transaction of the promotion.
-
-        Returns:
-            What was promoted, and the next standby as far as it has come.
+            also: done in the transaction of the promotion, with what there is by then.
 
         Raises:
             NotPossibleNow: manual mode is off, or the standby is not there or not ready.
@@ -83,12 +90,19 @@ class Modes:
 
         def write(connection: Connection) -> Promotion:
             promotion = self._switch(connection, agent_id)
-            also(connection, promotion)
+            cutover = cutovers.cutover_of_epoch(connection, agent_id, promotion.epoch)
+            also(connection, Switched(promotion, None, cutover))
             return promotion
 
         promotion = self.database.write(write)
         self.reconciler.reconcile(agent_id)
-        return promotion, self.database.read(lambda c: replicas.live_standby(c, agent_id))
+        return self.database.read(
+            lambda c: Switched(
+                promotion,
+                replicas.live_standby(c, agent_id),
+                cutovers.cutover_of_epoch(c, agent_id, promotion.epoch),
+            )
+        )
 
     def rehearse_switch(self, agent_id: str) -> Rehearsed:
         """What `switch` would do; nothing is changed. Raises what `switch` would."""

@@ -138,9 +138,10 @@ class Notifier:
             return "pending"
         if not notifications.conclude(connection, delivery, "failed", error=str(error)):
             return "pending"
+        times = "once" if tries == 1 else f"{tries} times"
         said = (
-            f"{delivery.channel} did not take the {delivery.moment} of "
-            f"{delivery.title.removeprefix('[SEF] ')}, given up after {tries} tries: {error}"
+            f"{delivery.channel} did not take, tried {times}, the {delivery.moment} of "
+            f"{delivery.title.removeprefix('[SEF] ')}, given up: {error}"
         )
         event = Event(
             "notification_failed",

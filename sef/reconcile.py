@@ -29,6 +29,7 @@ from sef.core.policy import (
     next_step,
 )
 from sef.core.replica import Status
+from sef.core.words import counted
 from sef.cutover import Cutovers
 from sef.errors import Unavailable
 from sef.launching import Launcher
@@ -141,7 +142,7 @@ class Reconciler:
         waiting = len(allowance.refused)
         due = self.settings.terminations_per_cycle + waiting
         reached = Reached("terminations_per_cycle", f"{due} instances were to be terminated")
-        consequence = f"{waiting} wait for the next cycle"
+        consequence = f"{counted(waiting, 'termination')} left for the next cycle"
         self.database.write(lambda c: tell(c, reached, consequence, self.clock()))
 
     def _reconcile_alone(self, agent_id: str, allowance: Allowance) -> None:

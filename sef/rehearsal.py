@@ -257,7 +257,7 @@ class Rehearsals:
         )
         said = f"{_name(new)} becomes the primary"
         steps = [PlanStep("promote", said, reason, _id(new), None, took, basis)]
-        steps += self._cutover(connection, new, now)
+        steps += self._cutover(connection, agent_id, promotion, now)
         due = replicas.planned_retirements(connection, agent_id)
         if old in due and old not in before:
             wait = max(0.0, (due[old] - now).total_seconds())
@@ -271,10 +271,10 @@ class Rehearsals:
         return steps
 
     def _cutover(
-        self, connection: Connection, instance_id: str, now: datetime
+        self, connection: Connection, agent_id: str, promotion: Promotion, now: datetime
     ) -> Iterator[PlanStep]:
         """What is to follow the new primary, as the promotion has written it down."""
-        cutover = cutovers.cutover_to(connection, instance_id)
+        cutover = cutovers.cutover_of_epoch(connection, agent_id, promotion.epoch)
         for step in cutovers.steps_of(connection, cutover.id) if cutover else []:
             if step.status is StepStatus.SKIPPED:
                 yield PlanStep("skip", step_name(step), str(step.error))
@@ -282,7 +282,7 @@ class Rehearsals:
             took, basis = usually(
                 durations.cutover_steps(connection, step.kind, now), f"steps of kind {step.kind}"
             )
-            reason = f"it follows the primary to {_name(instance_id)}"
+            reason = f"it follows the primary to {_name(promotion.new_instance_id)}"
             yield PlanStep("cutover", step_name(step), reason, None, None, took, basis)
 
     def _rest(

@@ -19,7 +19,7 @@ RUN = "RunInstances"
 TERMINATE = "TerminateInstances"
 
 AMAZONS = {RUN: 2.0, TERMINATE: 5.0}
-"""What EC2 gives back each second, unless an account has another quota."""
+"""What EC2 gives back each second, unless an account has another quota: see `sef.core.buckets`."""
 
 KEPT_FOR_EMERGENCIES = 2
 """Tokens of RunInstances that standbys and drills leave in the bucket."""

@@ -1,8 +1,12 @@
 """Token buckets, as EC2 counts requests with: a call takes a token, and some come back each second.
 
-EC2 has one for each action, account and region. RunInstances has 5 tokens and gets 2 a second,
-TerminateInstances 100 and 5; what each account has is shown in its Service Quotas.
+EC2 has one for each action, account and region. Under "Request token bucket sizes and refill
+rates", "Uncategorized actions", it lists RunInstances with 5 tokens and 2 a second, and
+TerminateInstances with 100 and 5; what each account has is shown in its Service Quotas.
 https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html
+
+Instances are counted besides ("Resource token bucket sizes"): 1000 to launch at once and 2 a
+second, 1000 to terminate and 20 a second. That is not counted here: EC2 throttles what is more.
 """
 
 from dataclasses import dataclass, replace

@@ -40,7 +40,9 @@ class Budget:
 def usually(seconds: Sequence[float], what: str) -> tuple[float | None, str]:
     """How long something is expected to take after how long it took, and what that rests on."""
     if not seconds:
-        return None, f"no {what} to go by"
+        return None, f"no {what} so far"
+    if len(seconds) == 1:
+        return round(seconds[0], 3), f"the only one of the {what} so far"
     return round(median(seconds), 3), f"the median of the last {len(seconds)} {what}"
 
 

@@ -164,9 +164,9 @@ def latest_cutover(connection: Connection, agent_id: str) -> Cutover | None:
     return _one(connection, cutovers.c.agent_id == agent_id)
 
 
-def cutover_to(connection: Connection, instance_id: str) -> Cutover | None:
-    """The last cutover that led to an instance."""
-    return _one(connection, cutovers.c.new_instance_id == instance_id)
+def cutover_of_epoch(connection: Connection, agent_id: str, epoch: int) -> Cutover | None:
+    """What followed the primary with which an epoch of the agent began."""
+    return _one(connection, cutovers.c.agent_id == agent_id, cutovers.c.epoch == epoch)
 
 
 def steps_of(connection: Connection, cutover_id: str) -> Sequence[CutoverStep]:

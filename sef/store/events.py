@@ -66,7 +66,8 @@ def write_events(connection: Connection, events: Sequence[Event], now: datetime)
 
     def tell() -> None:
         for row, event in zip(rows, events, strict=True):
-            log.log(_LEVELS[event.severity], "%s (agent %s)", row["message"], event.agent_id)
+            about = f" (agent {event.agent_id})" if event.agent_id else ""
+            log.log(_LEVELS[event.severity], "%s%s", row["message"], about)
 
     after_commit(connection, tell)
 

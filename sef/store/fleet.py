@@ -93,11 +93,15 @@ class Agent:
             on_probation=self.probation_until is not None and now < self.probation_until,
         )
 
-    def is_drill_due(self, now: datetime) -> bool:
+    @property
+    def next_drill_at(self) -> datetime | None:
+        """None without drills. While an incident is open it waits."""
         if self.drill_interval is None:
-            return False
-        last = self.drilled_at or self.created_at
-        return now - last >= timedelta(seconds=self.drill_interval)
+            return None
+        return (self.drilled_at or self.created_at) + timedelta(seconds=self.drill_interval)
+
+    def is_drill_due(self, now: datetime) -> bool:
+        return self.next_drill_at is not None and now >= self.next_drill_at
 
     def is_postponed(self, now: datetime) -> bool:
         return self.not_before is not None and now < self.not_before <= now + LONGEST_PAUSE

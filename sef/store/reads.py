@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, select
 
 from sef.core import risk
+from sef.core.absence import absence
+from sef.core.policy import Goal, next_step
 from sef.core.pricing import Flag
 from sef.store import cutovers, incidents, pools, replicas, tables
 from sef.store.cutovers import Cutover
@@ -26,7 +28,9 @@ from sef.store.tables import (
 QUALITY_WINDOW = timedelta(hours=24)
 
 
-def agent_status(connection: Connection, agent_id: str) -> dict[str, Any]:
+def agent_status(
+    connection: Connection, agent_id: str, now: datetime, standby_ttl: timedelta
+) -> dict[str, Any]:
     """All that `sef-status` tells of an agent."""
     agent = read_agent(connection, agent_id)
     standby = replicas.live_standby(connection, agent_id)
@@ -36,10 +40,38 @@ def agent_status(connection: Connection, agent_id: str) -> dict[str, Any]:
         "agent": agent_fields(agent),
         "mode": agent.mode,
         "replica": replica_fields(standby) if standby else None,
+        "no_standby": _no_standby(agent, standby, incident, now, standby_ttl),
         "data_quality": data_quality(connection, agent_id),
         "incident": incident_fields(incident) if incident else None,
         "cutover": cutover_fields(connection, cutover) if cutover else None,
     }
+
+
+def _no_standby(
+    agent: Agent,
+    standby: Replica | None,
+    incident: Incident | None,
+    now: datetime,
+    standby_ttl: timedelta,
+) -> dict[str, Any] | None:
+    """Why no standby is ready, and when the next one is tried; None while one is."""
+    step = next_step(
+        agent.state(now),
+        standby.status if standby else None,
+        incident.state(agent) if incident else None,
+        standby_ttl=standby_ttl,
+        now=now,
+    )
+    until = agent.not_before if agent.is_postponed(now) else None
+    found = absence(
+        step,
+        (standby.status, standby.instance_id) if standby else None,
+        (until, agent.put_off_because) if until else None,
+        incident.reason if incident and incident.goal is Goal.MONITOR else None,
+    )
+    if found is None:
+        return None
+    return {"reason": found.reason, "next_try_at": iso(found.next_try_at)}
 
 
 def agent_fields(agent: Agent) -> dict[str, Any]:
@@ -54,6 +86,7 @@ def agent_fields(agent: Agent) -> dict[str, Any]:
         "epoch": agent.epoch,
         "probation_until": iso(agent.probation_until),
         "drill_interval": agent.drill_interval,
+        "next_drill_at": iso(agent.next_drill_at),
         "cutover": agent.cutover,
         "created_at": iso(agent.created_at),
         "updated_at": iso(agent.updated_at),

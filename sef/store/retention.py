@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Table, delete, func, select, tuple_, update
 
 from sef.core.pricing import Flag
 from sef.core.rollup import DAY, HOUR, Bucket, buckets, start_of
+from sef.core.words import counted
 from sef.store.database import compare_and_swap, insert_missing
 from sef.store.events import Event, iso, write_events
 from sef.store.tables import price_series, pricing_daily, pricing_hourly, pricing_reports
@@ -112,7 +113,8 @@ def _insert(connection: Connection, table: Table, key: SeriesKey, made: Iterable
 def _too_late(key: SeriesKey, day: datetime, count: int) -> Event:
     return Event(
         "prices_too_late",
-        f"{count} prices of {key[1]} came for {day:%Y-%m-%d}, whose prices are not kept any more: "
+        f"{counted(count, 'price')} of {key[1]} came for {day:%Y-%m-%d}, whose prices are not kept "
+        "any more: "
         "its hours and its day stay as they were",
         key[0],
         "warning",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from flask import Blueprint, request
-from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from sef.core.inputs import parse_agent_id
 from sef.core.lines import parse_json_line
@@ -98,8 +98,8 @@ def agents_blueprint(sef: Facade) -> Blueprint:
 
     @routes.put("/agents/<agent_id:agent_id>")
     def register(agent_id: str) -> Any:
-        if agent_id.rpartition("/")[2] in PARTS_OF_AN_AGENT:
-            raise MethodNotAllowed
+        if agent_id.rstrip("/").rpartition("/")[2] in PARTS_OF_AN_AGENT:
+            raise NotFound if agent_id.endswith("/") else MethodNotAllowed
         return sef.register_agent(parse_agent_id(agent_id), agent_body())
 
     @routes.get("/agents/<agent_id:agent_id>/events")

@@ -3,8 +3,8 @@
 import logging
 import re
 
-from flask import Blueprint, Flask, Response, jsonify
-from werkzeug.exceptions import HTTPException
+from flask import Blueprint, Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from sef.core.inputs import Refused
 from sef.errors import SefError
@@ -36,6 +36,23 @@ def answer_refusals(routes: Blueprint | Flask) -> None:
 
 def answer_everything_else(app: Flask) -> None:
     """Answer unknown paths, wrong methods, bodies that are too large, and defects."""
+
+    @app.errorhandler(NotFound)
+    def no_such_path(error: NotFound) -> Response:
+        path = request.path
+        hint = "docs/api.md lists the calls there are"
+        if path.endswith("/"):
+            hint = f"perhaps there is one without the slash: {path.rstrip('/')}"
+        return error_answer(404, "not_found", f"There is no such path; {hint}")
+
+    @app.errorhandler(MethodNotAllowed)
+    def no_such_method(error: MethodNotAllowed) -> Response:
+        # An id may have slashes, so that to register an agent any path will do. To a call that
+        # there is not at all it would be of no use to say that PUT is allowed.
+        is_only_an_id = set(error.valid_methods or ()) == {"PUT", "OPTIONS"}
+        if is_only_an_id and request.path.removeprefix("/api/agents/").count("/"):
+            return no_such_path(NotFound())
+        return http(error)
 
     @app.errorhandler(HTTPException)
     def http(error: HTTPException) -> Response:

@@ -42,7 +42,7 @@ def test_the_time_until_the_promotion_is_what_counts(parts, deadline, expected, 
 
 
 def test_what_was_never_measured_is_not_guessed():
-    assert usually([], "launches") == (None, "no launches to go by")
+    assert usually([], "launches") == (None, "no launches so far")
     assert usually([3, 1, 2], "launches") == (2, "the median of the last 3 launches")
 
 

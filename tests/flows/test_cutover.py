@@ -282,7 +282,9 @@ def test_a_launch_that_is_put_off_does_not_put_off_the_cutover(world: World) -> 
     sef.enable_manual_replica_mode("a")
     world.simulation.set_options(healthy_after_seconds=1000)
     world.simulation.add_fault("RunInstances", error_code=REFUSED)
-    new = sef.execute_manual_switch("a")["new_instance_id"]
+    answer = sef.execute_manual_switch("a")
+    new = answer["new_instance_id"]
+    assert answer["cutover"] == {"id": cutover_of(sef)["id"], "status": "running"}
     assert world.agent().not_before > world.clock() + timedelta(seconds=60)
     world.simulation.set_options(healthy_after_seconds=0)
     world.settle(sef, 5)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sef.store.events import iso
 from tests.flows.test_orphans import named, orphan
 from tests.flows.test_races import together
 from tests.flows.world import ALIVE, ONCE, REBALANCE, TERMINATION, World
@@ -140,6 +141,9 @@ def test_the_summary_names_the_limit_and_not_only_what_aws_does(world: World) ->
     assert "SEF_LAUNCHES_PER_HOUR" in shown["summary"]
     assert "SEF_LAUNCHES_PER_HOUR" in shown["obstacle"]
     assert sef.get_agent_status("a")["incident"]["obstacle"] == shown["obstacle"]
+    told = sef.get_agent_status("a")["no_standby"]
+    assert told["reason"] == shown["obstacle"]
+    assert told["next_try_at"] == iso(world.agent().not_before)
     for _ in range(62):
         world.settle(sef, 60)
     shown = sef.get_incident(answer["incident_id"])["incident"]

@@ -150,7 +150,7 @@ def test_the_steps_of_a_cutover_are_planned_and_then_told_with_their_time(world:
     assert all(entry["latency_ms"] is not None for entry in told)
     expected = [step["sentence"] for step in planned["plan"] if step["step"] == "cutover"]
     assert len(expected) >= len(ALL)
-    carried_out = [entry["sentence"].partition(" is done")[0] for entry in told]
+    carried_out = [entry["sentence"].partition(": ")[0] for entry in told]
     assert sorted(carried_out) == sorted(expected)
 
 

@@ -69,6 +69,7 @@ def test_an_agent_is_shown_with_its_mode_standby_and_last_report(
         "epoch",
         "probation_until",
         "drill_interval",
+        "next_drill_at",
         "cutover",
         "created_at",
         "updated_at",

@@ -275,7 +275,7 @@ def test_the_budget_rests_on_how_long_it_took_before(stage: Stage) -> None:
     [launch, promote, _] = fresh["plan"]
     assert launch["basis"] == "the median of the last 2 spot launches"
     assert promote["expected_seconds"] is None
-    assert promote["basis"] == "no failovers to a standby that was ready to go by"
+    assert promote["basis"] == "no failovers to a standby that was ready so far"
     assert fresh["budget"]["expected_seconds"] is None
     assert fresh["budget"]["is_enough"] is None
 

@@ -186,6 +186,13 @@ def test_no_id_has_a_lines_end(refusing: FlaskClient, route: str, agent_id: str)
         ("GET", "/nowhere", 404, "not_found"),
         ("POST", "/api", 404, "not_found"),
         ("GET", "/api/agents/", 404, "not_found"),
+        ("POST", "/api/agents/a/auto-foo/enable", 404, "not_found"),
+        ("GET", "/api/agents/a/auto-switch", 404, "not_found"),
+        ("GET", "/api/agents/a/sef-status/", 404, "not_found"),
+        ("POST", "/api/agents/a/manual-switch/", 404, "not_found"),
+        ("GET", "/healthz/", 404, "not_found"),
+        ("PUT", "/api/agents/a/sef-status/", 404, "not_found"),
+        ("GET", "/api/agents/a", 405, "method_not_allowed"),
         ("GET", "/api/agents/a/sef-status", 404, "agent_not_found"),
         ("GET", "/api/agents/a/pricing", 404, "agent_not_found"),
         ("GET", "/api/agents/a/events", 404, "agent_not_found"),
@@ -206,6 +213,16 @@ def test_what_there_is_not_is_said(
     answer = refusing.open(path, method=method)
     assert_refused(answer, status, reason)
     assert ("Allow" in answer.headers) == (status == 405)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/api/agents/a/sef-status", "/api/pools"])
+def test_a_slash_too_many_is_named(refusing: FlaskClient, path: str) -> None:
+    assert refusing.get(f"{path}/").json["message"].endswith(f"without the slash: {path}")
+
+
+def test_a_path_that_is_none_says_where_all_are(refusing: FlaskClient) -> None:
+    answer = refusing.post("/api/agents/a/auto-foo/enable")
+    assert "docs/api.md" in answer.json["message"]
 
 
 @pytest.mark.parametrize("path", BODIES.values(), ids=BODIES)

@@ -1,6 +1,6 @@
 """GET /api/agents/<id>/sef-status"""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -41,10 +41,12 @@ def test_a_fresh_agent_is_told_whole(client: FlaskClient) -> None:
             "epoch": 1,
             "probation_until": None,
             "drill_interval": None,
+            "next_drill_at": None,
             "cutover": None,
         },
         "mode": "emergency_only",
         "replica": None,
+        "no_standby": {"reason": "nothing asks for a standby", "next_try_at": None},
         "data_quality": {
             "window_seconds": 86400,
             "latest_timestamp": "2021-11-21T13:06:40Z",
@@ -58,6 +60,13 @@ def test_a_fresh_agent_is_told_whole(client: FlaskClient) -> None:
         "incident": None,
         "cutover": None,
     }
+
+
+def test_an_agent_with_drills_is_told_when_the_next_one_is_due(client: FlaskClient) -> None:
+    client.put("/api/agents/a", json={"drill_interval": 3600})
+    agent = status(client)["agent"]
+    since = datetime.fromisoformat(agent["created_at"])
+    assert datetime.fromisoformat(agent["next_drill_at"]) == since + timedelta(hours=1)
 
 
 def test_an_agent_that_never_reported_has_no_data_quality(client: FlaskClient) -> None:
@@ -151,6 +160,7 @@ def test_an_open_incident_is_told(cloud_client: FlaskClient) -> None:
         "status",
         "goal",
         "reason",
+        "obstacle",
         "risk_score",
         "opened_at",
         "deadline",
