@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from sqlalchemy.exc import DBAPIError
 from sef import config, failpoints
 from sef.channels import channels
 from sef.cloud.connect import check_cloud, on_demand_prices
-from sef.cloud.simulation import SimulationError, ensure_running, find_running
+from sef.cloud.simulation import SimulationError, running_for_a_server
 from sef.config import ConfigurationError, Settings
 from sef.core.words import counted
 from sef.errors import SefError, Unavailable
@@ -137,8 +138,7 @@ def serve(**options: Any) -> None:
     check_cloud(settings)
     channels(settings)
     on_demand_prices(settings)
-    stop_simulation = _started_simulation(settings)
-    try:
+    with _cloud(settings):
         _say_hello(settings, created)
         Server(
             "backend:create_worker_app",
@@ -153,10 +153,7 @@ def serve(**options: Any) -> None:
             workers_kill_timeout=STOP_SECONDS,
             log_level=LogLevels.error,
         ).serve()
-    finally:
-        if stop_simulation is not None:
-            stop_simulation()
-        click.echo("SEF has stopped.")
+    click.echo("SEF has stopped.")
 
 
 @main.command("init-db")
@@ -250,11 +247,11 @@ def import_(
 main.add_command(simulate)
 
 
-def _started_simulation(settings: Settings) -> Callable[[], None] | None:
-    """Start the simulated EC2 if it is to be used and does not run; return how to stop it."""
-    if settings.cloud != "simulated" or find_running(settings.var) is not None:
-        return None
-    return ensure_running(settings.var, pending_seconds=settings.simulated_pending).stop
+def _cloud(settings: Settings) -> AbstractContextManager[None]:
+    """The simulated EC2 while it is needed, if it is to be used."""
+    if settings.cloud != "simulated":
+        return nullcontext()
+    return running_for_a_server(settings.var, pending_seconds=settings.simulated_pending)
 
 
 def _say_hello(settings: Settings, created: list[str]) -> None:

@@ -27,6 +27,8 @@ from sef.errors import CloudUnavailable
 
 LOG_FILE = "simulated-ec2.log"
 LOCK_FILE = "simulated-ec2.lock"
+OWNER_FILE = "simulated-ec2.owner"
+"""There while it is a backend's, which holds a lock on it and stops it in the end."""
 
 START_SECONDS = 120.0
 _HTTP_SECONDS = 10.0
@@ -258,6 +260,37 @@ def ensure_running(
     if pending_seconds is not None:
         simulation.set_options(pending_seconds=pending_seconds)
     return simulation
+
+
+@contextmanager
+def running_for_a_server(
+    state_dir: Path, *, pending_seconds: float | None = None
+) -> Iterator[None]:
+    """The simulated EC2 of a folder, for as long as a backend serves.
+
+    One that runs already stays with whoever started it. If that was a backend which was killed,
+    it is ours now: SIGKILL leaves it as Amazon's would be left, to end in order takes it along.
+    """
+    state = state_dir.resolve()
+    state.mkdir(parents=True, exist_ok=True)
+    owner = state / OWNER_FILE
+    if find_running(state) is not None and not owner.exists():
+        yield
+        return
+    with owner.open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its holder's death gives it back
+        except BlockingIOError:
+            yield  # it is another backend's, which lives
+            return
+        try:
+            ensure_running(state, pending_seconds=pending_seconds)
+            yield
+        finally:
+            simulation = find_running(state)
+            if simulation is not None:
+                simulation.stop()
+            owner.unlink(missing_ok=True)
 
 
 def find_running(state_dir: Path) -> Simulation | None:

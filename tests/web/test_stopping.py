@@ -6,12 +6,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
+from sef.cloud.simulation import ensure_running, find_running
 from tests.mariadb import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -23,22 +24,34 @@ def port() -> int:
 
 
 @pytest.fixture
-def master(tmp_path: Path, port: int) -> Iterator[subprocess.Popen[str]]:
-    """A server in a process group of its own, as a shell starts one."""
-    process = subprocess.Popen(
-        [sys.executable, "backend.py", "serve", "--port", str(port), "--workers", "2"],
-        cwd=ROOT,
-        env=os.environ | {"SEF_VAR": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    until(lambda: answers(port))
-    yield process
-    subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=False)
+def serve(tmp_path: Path, port: int) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts a server in a process group of its own, as a shell does."""
+    started = []
+
+    def start() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "backend.py", "serve", "--port", str(port), "--workers", "2"],
+            cwd=ROOT,
+            env=os.environ | {"SEF_VAR": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        until(lambda: answers(port))
+        return process
+
+    yield start
+    for process in started:
+        subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=False)
+        process.wait()
     subprocess.run(["pkill", "-f", f"sef.cloud.simulated --state {tmp_path}"], check=False)
-    process.wait()
+
+
+@pytest.fixture
+def master(serve: Callable[[], subprocess.Popen[str]]) -> subprocess.Popen[str]:
+    return serve()
 
 
 def answers(port: int) -> bool:
@@ -87,3 +100,29 @@ def test_the_workers_of_a_master_that_is_killed_give_the_port_back(master, port)
     master.kill()
     master.wait()
     until(lambda: is_free(port))
+
+
+def test_a_killed_one_leaves_the_simulated_ec2_and_the_next_takes_it_along(
+    serve, port, tmp_path
+) -> None:
+    """EC2 does not end with the backend; but who stops the backend is done with all of it."""
+    killed = serve()
+    killed.kill()
+    killed.wait()
+    until(lambda: is_free(port))
+    left = find_running(tmp_path)
+    assert left is not None
+    pid = left.health()["pid"]
+    second = serve()
+    assert find_running(tmp_path).health()["pid"] == pid
+    second.send_signal(signal.SIGINT)
+    second.communicate(timeout=30)
+    assert find_running(tmp_path) is None
+
+
+def test_a_simulated_ec2_that_somebody_else_started_is_left_to_them(serve, tmp_path) -> None:
+    ensure_running(tmp_path)
+    server = serve()
+    server.send_signal(signal.SIGINT)
+    server.communicate(timeout=30)
+    assert find_running(tmp_path) is not None
