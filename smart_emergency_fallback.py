@@ -61,9 +61,9 @@ from sef.reconcile import Reconciler
 from sef.rehearsal import Rehearsals, Rehearsed
 from sef.repeats import Keep, Repeats
 from sef.requests import Requests
-from sef.retention import delete_old_prices
+from sef.retention import delete_old_prices, forget
 from sef.retiring import Retiring
-from sef.store import deployment, fleet, idempotency, notifications, reads, timeline
+from sef.store import deployment, fleet, notifications, reads, timeline
 from sef.store.database import Database
 from sef.store.events import iso
 from sef.store.prices import Written, release_buffered, write_each, write_reports
@@ -218,7 +218,8 @@ class SmartEmergencyFallback:
     def cleanup_old_buffers(self) -> int:
         """Release every report that has waited long enough for its other half.
 
-        It also forgets idempotency keys that are a week old.
+        It also forgets idempotency keys that are a week old, and messages that were sent so long
+        ago as `SEF_NOTIFICATION_RETENTION_DAYS` says.
 
         Returns:
             How many series were touched. Nothing is dropped: what is released is stored.
@@ -235,7 +236,8 @@ class SmartEmergencyFallback:
             released += count
             if count < SERIES_PER_RELEASE:
                 break
-        self._database.write(lambda c: idempotency.forget(c, self._clock() - idempotency.KEPT))
+        days = self.settings.notification_retention_days
+        forget(self._database, timedelta(days=days) if days else None, self._clock())
         return released
 
     def price_series(
@@ -388,11 +390,12 @@ class SmartEmergencyFallback:
         `drill_interval` or `cutover`."""
         if changes.get("cutover") is not None:
             changes = {**changes, "cutover": parse_targets(changes["cutover"])}
-        is_new = self._operations.modes.register(agent_id, changes)
+        registered = self._operations.modes.register(agent_id, changes)
         agent = self._database.read(lambda c: fleet.read_agent(c, agent_id))
         return {
             "status": "success",
-            "message": "registered" if is_new else "changed",
+            "message": "registered" if registered.is_new else "changed",
+            "warnings": list(registered.warnings),
             "agent": reads.agent_fields(agent),
         }
 

@@ -36,3 +36,20 @@ SELECT
 FROM spot_interruption_events
 GROUP BY signal_type
 ORDER BY signal_type;
+
+-- Cutovers, by their status: how many, how many were hurried, how long until the new primary had everything, and the
+-- steps that fail.
+SELECT
+  c.status,
+  COUNT(*) AS cutovers,
+  SUM(c.is_hurried) AS hurried,
+  AVG(TIMESTAMPDIFF(MICROSECOND, c.started_at, c.served_at)) / 1000000 AS avg_seconds_to_served,
+  COALESCE(SUM(s.failed), 0) AS failed_steps
+FROM cutovers AS c
+LEFT JOIN (
+  SELECT cutover_id, SUM(status = 'failed') AS failed
+  FROM cutover_steps
+  GROUP BY cutover_id
+) AS s ON s.cutover_id = c.id
+GROUP BY c.status
+ORDER BY c.status;

@@ -244,6 +244,13 @@ class Settings(BaseSettings):
     notify_interval: float = Field(
         2, gt=0, description="How often messages that are due are looked for."
     )
+    notification_retention_days: int = Field(
+        90,
+        ge=0,
+        le=36_500,
+        description="How many days messages are kept that were sent, given up, or not for anybody. "
+        "Those of an incident that is not over stay. 0: for ever.",
+    )
     webhook_networks: str = Field(
         "",
         description="Networks, comma-separated, such as `10.1.0.0/16`, that webhooks and "

@@ -1,15 +1,16 @@
 """What operators do: manual replica mode and its switch, the auto modes, registering agents."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection
 
 from sef.clock import Clock
 from sef.config import Settings
+from sef.core.notices import Moment
 from sef.core.replica import Status
 from sef.errors import AgentNotFound, ModeConflict, NotPossibleNow
 from sef.promotion import Promotion, promote
@@ -37,6 +38,13 @@ class Switched:
     """The next one."""
     cutover: Cutover | None
     """What follows the new primary; None when nothing belongs to the agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    is_new: bool
+    warnings: Sequence[str]
+    """Sentences about what the operator has to do now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +139,18 @@ class Modes:
         self.database.write(write)
         self.reconciler.reconcile(agent_id)
 
-    def register(self, agent_id: str, changes: Mapping[str, Any]) -> bool:
-        """Register an agent or change one; True if it is new.
+    def register(self, agent_id: str, changes: Mapping[str, Any]) -> Registered:
+        """Register an agent or change one.
 
-        Another instance starts another epoch, like a promotion does.
+        Another instance starts another epoch, like a promotion does. The former one, that SEF
+        launched, is its operator's from then on: who names the primary by hand knows best when
+        the other is not needed any more.
+
+        Raises:
+            NotPossibleNow: the instance is the agent's standby.
         """
 
-        def write(connection: Connection) -> bool:
+        def write(connection: Connection) -> Registered:
             now = self.clock()
             try:
                 agent = fleet.read_agent(connection, agent_id, lock=True)
@@ -145,17 +158,20 @@ class Modes:
                 fleet.insert_agent(connection, agent_id, now, **changes)
                 event = Event("agent_registered", f"{agent_id} is registered", agent_id)
                 write_events(connection, [event], now)
-                return True
+                return Registered(is_new=True, warnings=[])
             values = dict(changes)
+            warnings = []
             if changes.get("instance_id", agent.instance_id) != agent.instance_id:
+                _refuse_standby(connection, agent_id, changes["instance_id"])
                 values["epoch"] = agent.epoch + 1
                 cutovers.supersede(connection, agent_id, "an operator named another primary", now)
+                warnings = _left_running(connection, agent, now)
             fleet.update_agent(connection, agent, now, **values)
             said = f"{agent_id} is changed: {', '.join(sorted(changes)) or 'nothing'}"
             write_events(
                 connection, [Event("agent_changed", said, agent_id, details=dict(changes))], now
             )
-            return False
+            return Registered(is_new=False, warnings=warnings)
 
         return self.database.write(write)
 
@@ -192,6 +208,31 @@ class Modes:
             retire_after=timedelta(0),
             settings=self.settings,
         )
+
+
+def _refuse_standby(connection: Connection, agent_id: str, instance_id: str | None) -> None:
+    standby = replicas.live_standby(connection, agent_id)
+    if standby is not None and instance_id is not None and standby.instance_id == instance_id:
+        raise NotPossibleNow(
+            "instance_is_standby",
+            f"{instance_id} is the standby of {agent_id}, which manual-switch makes the primary.",
+        )
+
+
+def _left_running(connection: Connection, agent: Agent, now: datetime) -> list[str]:
+    """Say that the instance which is not the primary any more runs on, if SEF launched it."""
+    instance_id = agent.instance_id
+    launched = replicas.replica_of_instance(connection, instance_id) if instance_id else None
+    if launched is None or launched.status is not Status.PROMOTED:
+        return []
+    said = (
+        f"{instance_id}, which SEF launched, is not the primary any more and runs on until you "
+        f"end it: aws ec2 terminate-instances --instance-ids {instance_id}"
+    )
+    details = {"instance_id": instance_id}
+    event = Event("primary_left", said, agent.id, "warning", details=details, moment=Moment.ALERT)
+    write_events(connection, [event], now)
+    return [said]
 
 
 def _switchable(

@@ -10,7 +10,7 @@ from sef.core import risk
 from sef.core.notices import Moment
 from sef.core.policy import Outcome
 from sef.core.replica import Market, Status
-from sef.core.timeline import seconds
+from sef.core.timeline import Course, seconds, summary
 from sef.store import cutovers, incidents, pools, replicas
 from sef.store.events import Event, iso, write_events
 from sef.store.fleet import Agent, update_agent
@@ -107,11 +107,15 @@ def promote(
     write_events(connection, [event], now)
     if incident is not None and agent.cutover is None:
         # Else it is over when all that belongs to the agent has followed: see sef/cutover.py.
+        then = f"{old} is left to AWS or its operator"
+        if retire_after is not None:
+            then = f"{old} is terminated, {retire_after.total_seconds():.0f} s from now"
+        said = _summary(incident, standby, milliseconds, now)
         notify(
             connection,
             Moment.OUTCOME,
             event.type,
-            f"{incident.kind} is {Outcome.DONE}: {event.message}",
+            f"{incident.kind} is {Outcome.DONE}: {said}" + (f"; {then}" if old else ""),
             now,
             agent_id=agent.id,
             incident_id=incident.id,
@@ -138,6 +142,26 @@ def _probation(
     if is_risky or (standby.pool_id, Market.SPOT) in replicas.unavailable(connection, now):
         return now + timedelta(seconds=settings.probation)
     return None
+
+
+def _summary(incident: Incident, standby: Replica, milliseconds: int | None, now: datetime) -> str:
+    left = None
+    if incident.deadline is not None and incident.kind.is_announced:
+        left = (incident.deadline - now).total_seconds()
+    return summary(
+        Course(
+            incident.kind,
+            Outcome.DONE,
+            incident.goal,
+            incident.reason,
+            None,
+            incident.subject,
+            standby.instance_id,
+            standby.pool_id,
+            milliseconds,
+            left,
+        )
+    )
 
 
 def _conclude(connection: Connection, incident: Incident, standby: Replica, now: datetime) -> int:

@@ -1,14 +1,33 @@
-"""Which prices are kept, and for how long."""
+"""Which prices and messages are kept, and for how long."""
 
 from datetime import datetime, timedelta
 
 from sef.core.rollup import DAY, start_of
+from sef.store import idempotency, notifications
 from sef.store.database import Database
 from sef.store.retention import SeriesKey, delete_oldest_day, series_with_old_prices
 
 PAGE = 100
 DAYS_PER_RUN = 500
 """Days of single series; each is a transaction of its own, so nobody waits for long."""
+
+MESSAGES_PER_TRANSACTION = 500
+
+
+def forget(database: Database, message_retention: timedelta | None, now: datetime) -> None:
+    """Delete the answers to idempotency keys and the messages that are kept no longer.
+
+    Args:
+        message_retention: None keeps them for ever.
+    """
+    database.write(lambda c: idempotency.forget(c, now - idempotency.KEPT))
+    while message_retention is not None:
+        before = now - message_retention
+        count = database.write(
+            lambda c, before=before: notifications.forget(c, before, MESSAGES_PER_TRANSACTION)  # type: ignore[misc]
+        )
+        if count < MESSAGES_PER_TRANSACTION:
+            return
 
 
 def delete_old_prices(database: Database, retention: timedelta, now: datetime) -> int:

@@ -1,6 +1,6 @@
 """Ending instances that are not wanted any more: released standbys and former primaries."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
@@ -102,9 +102,9 @@ class Retiring:
             replica = replicas.replica_of_instance(connection, instance_id)
             is_former = replica is not None and replica.status is Status.PROMOTED
             if replica is not None and is_former and obstacle is None:
-                replicas.move_replica(
-                    connection, replica, Status.TERMINATED, retirement.reason, now
-                )
+                # What it was launched for is long over: its end belongs to what ends it.
+                ended = replace(replica, incident_id=retirement.incident_id)
+                replicas.move_replica(connection, ended, Status.TERMINATED, retirement.reason, now)
 
         self.database.write(write)
         return said

@@ -1,7 +1,7 @@
 """Looking after instances that are there: the standby, and former primaries that still run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy import Connection
@@ -14,7 +14,7 @@ from sef.config import Settings
 from sef.core.replica import Status
 from sef.setbacks import avoid_pool_of
 from sef.sightings import FORGOTTEN_AFTER, MISSING_FOR, Sight, is_due, note, told
-from sef.store import replicas
+from sef.store import incidents, replicas
 from sef.store.database import Database
 from sef.store.events import Severity
 from sef.store.replicas import Replica
@@ -101,6 +101,12 @@ class Watch:
             now = self.clock()
             if status is Status.FAILED:
                 avoid_pool_of(connection, replica, "Vanished", now, self.settings)
+            if replica.status is Status.PROMOTED and replica.instance_id is not None:
+                # What it was launched for is long over: its end belongs to what it was lost by.
+                lost_by = incidents.latest_incident(
+                    connection, replica.agent_id, replica.instance_id
+                )
+                replica = replace(replica, incident_id=lost_by.id if lost_by else None)
             replicas.move_replica(
                 connection, replica, status, reason, now, severity=severity, calls=calls or ()
             )

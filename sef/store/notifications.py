@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, exists, func, select, update
+from sqlalchemy import Connection, RowMapping, delete, exists, func, select, update
 
 from sef.core.notices import Moment, Urgency, body, is_told, title, urgency
 from sef.store.database import insert_missing
-from sef.store.tables import notification_deliveries, notifications
+from sef.store.tables import incidents, notification_deliveries, notifications
 
 CLAIM = timedelta(seconds=120)
 """How long one worker may take to send a message, before another takes it to have died."""
@@ -206,6 +206,32 @@ def give_up_forgotten(
             )
         )
     return found
+
+
+def forget(connection: Connection, before: datetime, limit: int) -> int:
+    """Delete the oldest messages from before then that nobody waits for; returns how many.
+
+    Those of an incident that is not over stay: they keep it from being told twice.
+    """
+    incident = incidents.c
+    found = connection.scalars(
+        select(_notes.id)
+        .where(
+            _notes.dispatched_at < before,
+            ~exists().where(
+                _deliveries.notification_id == _notes.id, _deliveries.status == "pending"
+            ),
+            ~exists().where(incident.id == _notes.incident_id, incident.open_agent_id.is_not(None)),
+        )
+        .order_by(_notes.dispatched_at, _notes.id)
+        .limit(limit)
+    ).all()
+    if found:
+        connection.execute(
+            delete(notification_deliveries).where(_deliveries.notification_id.in_(found))
+        )
+        connection.execute(delete(notifications).where(_notes.id.in_(found)))
+    return len(found)
 
 
 def of_incident(connection: Connection, incident_id: str) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ def agent_status(
         "agent": agent_fields(agent),
         "mode": agent.mode,
         "replica": replica_fields(standby) if standby else None,
+        "former_primaries": replicas.former_primaries(connection, agent_id),
         "no_standby": _no_standby(agent, standby, incident, now, standby_ttl),
         "data_quality": data_quality(connection, agent_id),
         "incident": incident_fields(incident) if incident else None,

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, exists, insert, select, update
 from sef.core.notices import Moment
 from sef.core.replica import LIVE, Market, ReplicaType, Status, check_transition
 from sef.store.database import compare_and_swap, insert_missing, upsert
-from sef.store.events import Event, Severity, write_events
+from sef.store.events import Event, Severity, iso, write_events
 from sef.store.tables import (
     agents,
     cutovers,
@@ -113,6 +113,23 @@ def superseded(connection: Connection, agent_id: str) -> Sequence[Replica]:
         replica_instances.c.instance_id
         != select(agents.c.instance_id).where(agents.c.id == agent_id).scalar_subquery(),
     )
+
+
+def former_primaries(connection: Connection, agent_id: str) -> list[dict[str, Any]]:
+    """Instances that SEF launched, that were the primary, and that run as far as is known.
+
+    `terminated_at` is the earliest time at which SEF ends one; None: it is left to its operator.
+    """
+    due = planned_retirements(connection, agent_id)
+    return [
+        {
+            "instance_id": replica.instance_id,
+            "pool_id": replica.pool_id,
+            "promoted_at": iso(replica.promoted_at),
+            "terminated_at": iso(due.get(replica.instance_id or "")),
+        }
+        for replica in superseded(connection, agent_id)
+    ]
 
 
 def create_replica(

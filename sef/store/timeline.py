@@ -115,7 +115,7 @@ def _entries(connection: Connection, incident: Incident) -> Iterator[Entry]:
     yield from _events(events)
     launched = connection.execute(
         select(launch_attempts).where(
-            launch_attempts.c.replica_id.in_(_replicas_in(events) | {incident.replica_id or ""})
+            launch_attempts.c.replica_id.in_(_launched_in(events) | {incident.replica_id or ""})
         )
     ).all()
     sizes = launches.sizes(connection, {row.call_token for row in launched if row.call_token})
@@ -254,8 +254,9 @@ def _came_before(replica: Replica) -> Iterator[Entry]:
             yield Entry(at, EntryKind.STEP, name, said, details, order=(0, 0))
 
 
-def _replicas_in(events: Sequence[Row[Any]]) -> set[str]:
-    return {details["replica_id"] for e in events if (details := _details(e)).get("replica_id")}
+def _launched_in(events: Sequence[Row[Any]]) -> set[str]:
+    """The replicas that were launched for it; of others it only tells the end."""
+    return {_details(e)["replica_id"] for e in events if e.event_type == "replica_launching"}
 
 
 def _details(event: Row[Any]) -> dict[str, Any]:

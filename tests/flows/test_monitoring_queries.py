@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from tests.flows.belongings import Belongings
 from tests.flows.world import ONCE, REBALANCE, TERMINATION, World
 
 QUERIES = Path(__file__).parents[2] / "docs" / "monitoring.sql"
@@ -55,11 +56,11 @@ def scenario(world: World) -> None:
 
 
 @ONCE
-def test_there_are_three_and_each_gives_sensible_rows(world: World) -> None:
+def test_there_are_four_and_each_gives_sensible_rows(world: World) -> None:
     scenario(world)
     results = run(world)
-    assert len(results) == 3
-    quality, operations, failovers = results
+    assert len(results) == 4
+    quality, operations, failovers, _ = results
 
     days = {(datetime.now(UTC) - timedelta(minutes=m)).date() for m in (0, 15, 20, 40)}
     told = " ".join(str(value) for row in quality for value in row.values())
@@ -79,6 +80,27 @@ def test_there_are_three_and_each_gives_sensible_rows(world: World) -> None:
         kind: {float(v) for v in row.values() if is_number(v)} for kind, row in by_signal.items()
     }
     assert 10_000.0 in numbers[TERMINATION]  # 20 s for the one, none for the other
+
+
+@ONCE
+def test_cutovers_are_told_by_what_became_of_them(world: World) -> None:
+    sef = world.sef()
+    moved = world.primary(sef, "a")
+    address = Belongings(world, moved).targets["elastic_ip"]
+    sef.register_agent("a", {"cutover": {"elastic_ip": address}})
+    stuck = world.primary(sef, "b")
+    sef.register_agent("b", {"cutover": {"elastic_ip": "eipalloc-0123abcd"}})
+    world.signal(sef, TERMINATION, "a", instance_id=moved)
+    world.signal(sef, TERMINATION, "b", instance_id=stuck)
+    *_, cutovers = run(world)
+    by_status = {row["status"]: row for row in cutovers}
+    assert {status: int(row["cutovers"]) for status, row in by_status.items()} == {
+        "done": 1,
+        "needs_operator": 1,
+    }
+    assert float(by_status["done"]["avg_seconds_to_served"]) == 0
+    assert int(by_status["needs_operator"]["failed_steps"]) == 1
+    assert by_status["needs_operator"]["avg_seconds_to_served"] is None
 
 
 def total(rows: list[dict[str, Any]]) -> int:

@@ -81,6 +81,9 @@ def test_an_interruption_is_told_at_detection_switch_and_outcome(
     assert all(f"incident: {answer['incident_id']}" in body["message"] for body in bodies)
     assert bodies[0]["message"].startswith(f"termination-notice for {old}: ")
     assert f"{answer['new_instance_id']} replaces {old}" in bodies[1]["message"]
+    summary = sef.get_incident(answer["incident_id"])["incident"]["summary"]
+    ended = f"interruption is done: {summary}; {old} is left to AWS or its operator\n"
+    assert bodies[2]["message"].startswith(ended)
     assert [body["type"] for body in bodies] == ["warning", "info", "success"]
     assert sef.deliver_notifications() == 0
     with world.connect() as connection:
@@ -104,6 +107,35 @@ def test_a_hundred_repeats_are_told_once(world: World, receiver: Receiver, other
     sef.deliver_notifications()
     expected = ["detection", "switch", "outcome"]
     assert (told(receiver), told(other)) == (expected, expected)
+
+
+@ONCE
+def test_messages_are_forgotten_once_they_went_and_their_incident_is_over(
+    world: World, receiver: Receiver
+) -> None:
+    sef = worker(world, receiver, notification_retention_days=2)
+    receiver.status = 500
+    alert(sef, world, "never_sent")
+    sef.deliver_notifications()
+    receiver.status = 200
+    over = world.signal(sef, TERMINATION, instance_id=world.primary(sef))
+    sef.deliver_notifications()
+    lost = world.primary(sef, "b")
+    world.simulation.add_fault("RunInstances", error_code="UnauthorizedOperation")
+    world.signal(sef, TERMINATION, "b", instance_id=lost)
+    sef.deliver_notifications()
+    kept = len(world.rows("notifications", None))
+    world.clock.advance(2 * 86_400 - 60)
+    sef.cleanup_old_buffers()
+    assert len(world.rows("notifications", None)) == kept
+    world.clock.advance(120)
+    world.sef(notification_retention_days=0).cleanup_old_buffers()
+    assert len(world.rows("notifications", None)) == kept
+    sef.cleanup_old_buffers()
+    left = world.rows("notifications", None)
+    assert {row.incident_id for row in left} == {None, world.rows("incidents", "b")[0].id}
+    assert over["incident_id"] not in {row.thread for row in deliveries(world)}
+    assert {row.notification_id for row in deliveries(world)} == {row.id for row in left}
 
 
 @ONCE

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.flows.belongings import ALL, SAME_ZONE, Belongings
-from tests.flows.world import ONCE, REBALANCE, TERMINATION, Crash, World
+from tests.flows.world import ALIVE, ONCE, REBALANCE, TERMINATION, Crash, World
 from tests.receiver import Receiver
 
 
@@ -152,6 +152,37 @@ def test_the_steps_of_a_cutover_are_planned_and_then_told_with_their_time(world:
     assert len(expected) >= len(ALL)
     carried_out = [entry["sentence"].partition(": ")[0] for entry in told]
     assert sorted(carried_out) == sorted(expected)
+
+
+@ONCE
+def test_what_a_manual_switch_ends_is_not_told_under_the_incident_that_launched_it(
+    world: World,
+) -> None:
+    sef = world.sef()
+    answer = world.signal(sef, TERMINATION, instance_id=world.primary(sef))
+    sef.enable_manual_replica_mode("a")
+    _, before, _ = told(sef, answer["incident_id"])
+    sef.execute_manual_switch("a")
+    assert world.state(answer["new_instance_id"]) not in ALIVE
+    assert told(sef, answer["incident_id"])[1] == before
+    [end] = world.events("replica_terminated")
+    assert (end.incident_id, end.details["replica_id"]) == (None, answer["replica_id"])
+
+
+@ONCE
+def test_what_an_incident_ends_is_told_without_how_it_was_launched_once(world: World) -> None:
+    """A primary that SEF launched is lost in its turn: its launch is another incident's."""
+    sef = world.sef(probation=0, interrupted_pool_cooldown=0)
+    first = world.signal(sef, TERMINATION, instance_id=world.primary(sef))
+    lost = first["new_instance_id"]
+    second = world.signal(sef, TERMINATION, instance_id=lost)
+    _, before, _ = told(sef, first["incident_id"])
+    world.simulation.terminate(lost)
+    world.settle(sef, 40)
+    assert told(sef, first["incident_id"])[1] == before
+    _, types, entries = told(sef, second["incident_id"])
+    assert lost in entries["replica_terminated"]["sentence"]
+    assert types.count("RunInstances") == 1
 
 
 @ONCE

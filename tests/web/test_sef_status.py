@@ -46,6 +46,7 @@ def test_a_fresh_agent_is_told_whole(client: FlaskClient) -> None:
         },
         "mode": "emergency_only",
         "replica": None,
+        "former_primaries": [],
         "no_standby": {"reason": "nothing asks for a standby", "next_try_at": None},
         "data_quality": {
             "window_seconds": 86400,
