@@ -133,14 +133,7 @@ class Interruptions:
             incidents.update_incident(connection, other, status=outcome, closed_at=now, reason=why)
             said = f"incident is {outcome}: {why}"
             _tell(connection, agent, other, "incident_closed", said, now, moment=Moment.OUTCOME)
-        return incidents.create_incident(
-            connection,
-            agent,
-            agent.subject,
-            instance_id=agent.instance_id,
-            pool_id=agent.pool_id,
-            now=now,
-        )
+        return incidents.open_for_primary(connection, agent, now)
 
     def _incident_of_another(
         self, connection: Connection, agent: Agent, subject: str, signal: Signal, now: datetime

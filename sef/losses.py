@@ -94,14 +94,7 @@ class Losses:
             )
             incident = None
         if incident is None:
-            incident = incidents.create_incident(
-                connection,
-                agent,
-                agent.subject,
-                instance_id=agent.instance_id,
-                pool_id=agent.pool_id,
-                now=now,
-            )
+            incident = incidents.open_for_primary(connection, agent, now)
         incidents.record_signal(connection, incident, Signal(SignalType.LOSS, now), now)
         incidents.update_incident(
             connection,

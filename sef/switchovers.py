@@ -67,16 +67,8 @@ class Switchovers:
 
 
 def _open(connection: Connection, agent: Agent, kind: Kind, reason: str, now: datetime) -> None:
-    incident = incidents.create_incident(
-        connection,
-        agent,
-        agent.subject,
-        instance_id=agent.instance_id,
-        pool_id=agent.pool_id,
-        now=now,
-        kind=kind,
-        goal=Goal.SWITCH,
-        reason=reason,
+    incident = incidents.open_for_primary(
+        connection, agent, now, kind=kind, goal=Goal.SWITCH, reason=reason
     )
     event = Event("switchover_planned", reason, agent.id, incident_id=incident.id)
     write_events(connection, [event], now)

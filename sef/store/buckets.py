@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import Connection, select, update
 
 from sef.core.buckets import Bucket, Rate
-from sef.store.database import compare_and_swap, insert_missing
+from sef.store.database import insert_missing, swap
 from sef.store.tables import request_buckets
 
 Left = Callable[[Connection], int]
@@ -48,12 +48,9 @@ def take_token(
     if after is not None or bucket.at > now:
         columns = request_buckets.c
         new = after or bucket.refilled(rate, now)
-        compare_and_swap(
-            connection,
-            update(request_buckets)
-            .where(columns.action == action, columns.version == version)
-            .values(tokens=new.tokens, refilled_at=new.at, version=version + 1),
-        )
+        key = columns.action == action
+        left_over = {"tokens": new.tokens, "refilled_at": new.at}
+        swap(connection, request_buckets, key, version=version, **left_over)
     return after is not None
 
 

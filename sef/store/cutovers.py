@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select
 
 from sef.core.cutover import (
     UNFINISHED,
@@ -22,7 +22,7 @@ from sef.core.cutover import (
     serves,
 )
 from sef.core.notices import Moment
-from sef.store.database import compare_and_swap
+from sef.store.database import swap
 from sef.store.events import Event, write_events
 from sef.store.fleet import Agent
 from sef.store.tables import cutover_steps, cutovers
@@ -184,16 +184,8 @@ def steps_of(connection: Connection, cutover_id: str) -> Sequence[CutoverStep]:
 def change_step(connection: Connection, step: CutoverStep, **values: Any) -> None:
     """Change columns of a step that was read; Stale if it has changed since."""
     columns = cutover_steps.c
-    compare_and_swap(
-        connection,
-        update(cutover_steps)
-        .where(
-            columns.cutover_id == step.cutover_id,
-            columns.position == step.position,
-            columns.version == step.version,
-        )
-        .values(version=step.version + 1, **values),
-    )
+    key = (columns.cutover_id == step.cutover_id, columns.position == step.position)
+    swap(connection, cutover_steps, *key, version=step.version, **values)
 
 
 def settle(connection: Connection, cutover: Cutover, now: datetime) -> CutoverStatus:
@@ -238,16 +230,8 @@ def former_instances(connection: Connection, agent_id: str) -> set[str]:
 def _change(connection: Connection, cutover: Cutover, **values: Any) -> None:
     status = values.get("status", cutover.status)
     is_open = status in UNFINISHED
-    compare_and_swap(
-        connection,
-        update(cutovers)
-        .where(cutovers.c.id == cutover.id, cutovers.c.version == cutover.version)
-        .values(
-            version=cutover.version + 1,
-            open_agent_id=cutover.agent_id if is_open else None,
-            **values,
-        ),
-    )
+    values["open_agent_id"] = cutover.agent_id if is_open else None
+    swap(connection, cutovers, cutovers.c.id == cutover.id, version=cutover.version, **values)
 
 
 def _one(connection: Connection, *conditions: Any) -> Cutover | None:

@@ -11,7 +11,18 @@ from typing import Any, TypeVar
 
 import mysql.connector
 from mysql.connector.abstracts import MySQLConnectionAbstract
-from sqlalchemy import Connection, Engine, Insert, Table, Update, create_engine, event, inspect
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Insert,
+    Table,
+    Update,
+    create_engine,
+    event,
+    inspect,
+    update,
+)
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, ExceptionContext, make_url
@@ -318,6 +329,23 @@ def compare_and_swap(
     """
     if connection.execute(statement, parameters).rowcount != 1:
         raise Stale
+
+
+def swap(
+    connection: Connection,
+    table: Table,
+    *key: ColumnElement[bool],
+    version: int,
+    **values: Any,
+) -> None:
+    """Change the row of a key if it is still of the version that was read, which moves on.
+
+    Raises:
+        Stale: it is of another version by now.
+    """
+    # The version changes in any case: an UPDATE to equal values counts no rows on MySQL.
+    statement = update(table).where(*key, table.c.version == version)
+    compare_and_swap(connection, statement.values(version=version + 1, **values))
 
 
 def error_number(error: DBAPIError) -> int | None:

@@ -18,13 +18,12 @@ from sqlalchemy import (
     or_,
     select,
     union_all,
-    update,
 )
 
 from sef.core.policy import LOSING, AgentState, Goal, Mode
 from sef.core.replica import Market, Status
 from sef.errors import AgentNotFound
-from sef.store.database import compare_and_swap
+from sef.store.database import swap
 from sef.store.tables import (
     agents,
     cutovers,
@@ -125,16 +124,8 @@ def update_agent(connection: Connection, agent: Agent, now: datetime, **values: 
     """Change an agent that was read in this transaction; Stale if it is another by now."""
     if values.get("instance_id", agent.instance_id) != agent.instance_id:
         values["primary_since"] = now
-    compare_and_swap(
-        connection,
-        update(agents)
-        .where(
-            agents.c.id == agent.id,
-            agents.c.epoch == agent.epoch,
-            agents.c.version == agent.version,
-        )
-        .values(version=agent.version + 1, updated_at=now, **values),
-    )
+    key = (agents.c.id == agent.id, agents.c.epoch == agent.epoch)
+    swap(connection, agents, *key, version=agent.version, updated_at=now, **values)
 
 
 def put_off(

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 
 from sef.core.inputs import Signal, SignalType
 from sef.core.policy import UNFINISHED, Goal, IncidentState, Kind, Outcome
-from sef.store.database import compare_and_swap
+from sef.store.database import swap
 from sef.store.fleet import Agent
 from sef.store.tables import incidents, spot_interruption_events
 
@@ -140,18 +140,36 @@ def create_incident(
     return read_incident(connection, incident_id)
 
 
+def open_for_primary(
+    connection: Connection,
+    agent: Agent,
+    now: datetime,
+    *,
+    kind: Kind = Kind.INTERRUPTION,
+    goal: Goal = Goal.MONITOR,
+    reason: str = "",
+) -> Incident:
+    """Open an incident about the agent's primary; there must be no other open one."""
+    return create_incident(
+        connection,
+        agent,
+        agent.subject,
+        instance_id=agent.instance_id,
+        pool_id=agent.pool_id,
+        now=now,
+        kind=kind,
+        goal=goal,
+        reason=reason,
+    )
+
+
 def update_incident(connection: Connection, incident: Incident, **values: Any) -> Incident:
     """Change an incident that was read, and return it changed; Stale if it has changed since."""
     if "status" in values:
         is_open = values["status"] in UNFINISHED
         values["open_agent_id"] = incident.agent_id if is_open else None
         values.setdefault("obstacle", None)
-    compare_and_swap(
-        connection,
-        update(incidents)
-        .where(incidents.c.id == incident.id, incidents.c.version == incident.version)
-        .values(version=incident.version + 1, **values),
-    )
+    swap(connection, incidents, incidents.c.id == incident.id, version=incident.version, **values)
     return replace(incident, version=incident.version + 1, **values)
 
 

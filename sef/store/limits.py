@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, and_, func, select, update
 
 from sef.core.replica import Status
-from sef.store.database import compare_and_swap, insert_missing
+from sef.store.database import compare_and_swap, insert_missing, swap
 from sef.store.deployment import CLOCKS_DIFFER
 from sef.store.tables import launch_attempts, limit_episodes, replica_instances
 
@@ -82,10 +82,5 @@ def begins_episode(connection: Connection, name: str, agent_id: str, now: dateti
     goes_on = row.hit_at is not None and now - QUIET < row.hit_at <= now + CLOCKS_DIFFER
     if goes_on and now - row.hit_at < NOTED_EVERY:
         return False
-    compare_and_swap(
-        connection,
-        update(limit_episodes)
-        .where(of_it, columns.version == row.version)
-        .values(hit_at=now, version=row.version + 1),
-    )
+    swap(connection, limit_episodes, of_it, version=row.version, hit_at=now)
     return not goes_on

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, exists, insert, select, update
 
 from sef.core.notices import Moment
 from sef.core.replica import LIVE, Market, ReplicaType, Status, check_transition
-from sef.store.database import compare_and_swap, insert_missing, upsert
+from sef.store.database import insert_missing, swap, upsert
 from sef.store.events import Event, Severity, iso, write_events
 from sef.store.tables import (
     agents,
@@ -223,16 +223,8 @@ def move_replica(
 def change_replica(connection: Connection, replica: Replica, **values: Any) -> None:
     """Change columns of a replica that was read; Stale if it has moved since."""
     columns = replica_instances.c
-    compare_and_swap(
-        connection,
-        update(replica_instances)
-        .where(
-            columns.id == replica.id,
-            columns.status == replica.status,
-            columns.version == replica.version,
-        )
-        .values(version=replica.version + 1, **values),
-    )
+    key = (columns.id == replica.id, columns.status == replica.status)
+    swap(connection, replica_instances, *key, version=replica.version, **values)
 
 
 def mark_unavailable(

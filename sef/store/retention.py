@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Table, delete, func, select, tuple_, update
+from sqlalchemy import Connection, Table, delete, func, select, tuple_
 
 from sef.core.pricing import Flag
 from sef.core.rollup import DAY, HOUR, Bucket, buckets, start_of
 from sef.core.words import counted
-from sef.store.database import compare_and_swap, insert_missing
+from sef.store.database import insert_missing, swap
 from sef.store.events import Event, iso, write_events
 from sef.store.tables import price_series, pricing_daily, pricing_hourly, pricing_reports
 
@@ -80,13 +80,9 @@ def delete_oldest_day(
             points.data_quality_flag != Flag.INTERPOLATED,
         )
     )
-    compare_and_swap(
-        connection,
-        update(price_series)
-        .where(*of_series, series.version == head.version)
-        # There is none where somebody else took the points away, such as by dropping partitions.
-        .values(first_at=first_at or head.latest_at, version=head.version + 1),
-    )
+    # There is none where somebody else took the points away, such as by dropping partitions.
+    left = first_at or head.latest_at
+    swap(connection, price_series, *of_series, version=head.version, first_at=left)
     return True
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, func, insert, select, update
 
 from sef.core.notices import Moment
-from sef.store.database import compare_and_swap
+from sef.store.database import swap
 from sef.store.events import Event, iso, write_events
 from sef.store.tables import incidents, pool_storms, system_events
 
@@ -66,12 +66,8 @@ def tell(connection: Connection, storm: Storm, now: datetime) -> None:
             .values(message=f"SEF: {event.message}", details=event.details)
         )
         values = {"agents": whole.agents, "latest_at": whole.latest_at}
-    compare_and_swap(
-        connection,
-        update(pool_storms)
-        .where(columns.pool_id == storm.pool_id, columns.version == known.version)
-        .values(version=known.version + 1, **values),
-    )
+    key = columns.pool_id == storm.pool_id
+    swap(connection, pool_storms, key, version=known.version, **values)
 
 
 def _interruptions(connection: Connection, since: datetime, until: datetime) -> Sequence[Storm]:
