@@ -9,8 +9,8 @@ An object may be shared by threads. All state is in the database: any number of 
 and hosts may work on one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -22,75 +22,34 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
 from sef import config
-from sef.candidates import Candidates
 from sef.channels import channels
 from sef.clock import Clock, utc_now
 from sef.cloud.clients import Clients
 from sef.cloud.connect import check_cloud, connect, on_demand_prices
 from sef.cloud.ec2 import Ec2
-from sef.cloud.moves import Moves
-from sef.cloud.traffic import Traffic
 from sef.config import Settings
-from sef.core.inputs import (
-    Refused,
-    Report,
-    Signal,
-    SignalType,
-    parse_agent_id,
-    parse_dry_run,
-    parse_idempotency_key,
-    parse_report,
-    parse_signal,
-)
-from sef.core.policy import Goal, Mode
+from sef.core.inputs import Refused, Signal, SignalType, parse_agent_id, parse_dry_run, parse_signal
 from sef.core.pricing import Rules
-from sef.core.series import Outcome
-from sef.core.targets import parse_targets
-from sef.cutover import Cutovers
 from sef.errors import SefError
-from sef.group_commit import GroupCommit
-from sef.interruptions import Interruptions
-from sef.launch_calls import LaunchCalls
-from sef.launching import Launcher
-from sef.losses import Losses
-from sef.modes import Modes, Switched
 from sef.notifying import Notifier
+from sef.operations import Operations
 from sef.orphans import sweep_orphans
-from sef.outbound import Outbound
-from sef.reconcile import Reconciler
-from sef.rehearsal import Rehearsals, Rehearsed
-from sef.repeats import Keep, Repeats
-from sef.requests import Requests
+from sef.reports import Reports
 from sef.retention import delete_old_prices, forget
-from sef.retiring import Retiring
-from sef.store import deployment, fleet, notifications, reads, timeline
+from sef.store import deployment, notifications, reads, timeline
 from sef.store.database import Database
-from sef.store.events import iso
-from sef.store.prices import Written, release_buffered, write_each, write_reports
-from sef.store.tables import PROCESSED_BY
 from sef.switchovers import Switchovers
-from sef.watching import Watch
 from sef.web.operators import operators_blueprint
 
 __all__ = ["Refused", "SefError", "SmartEmergencyFallback", "integrate_with_backend"]
 
-REPORTS_PER_TRANSACTION = 1000
-SERIES_PER_RELEASE = 200
-
-
-@dataclass(frozen=True, slots=True)
-class _Operations:
-    """What needs EC2, built when it is needed first: prices need none."""
-
-    cloud: Ec2
-    reconciler: Reconciler
-    interruptions: Interruptions
-    modes: Modes
-    losses: Losses
-
 
 class SmartEmergencyFallback:
     """Clean prices, standbys and failover for a fleet of Spot agents.
+
+    One method for each use, in this order: prices, interruptions, what operators do, what is shown,
+    and what the periodic jobs do (`sef.jobs.start_jobs` runs those). The work is done in the rooms
+    of `sef`; docs/architecture.md tells which one.
 
     Methods raise `SefError` (with `reason`, `message` and the HTTP `status` of the same answer)
     when the call cannot be carried out, and `Refused` for input that cannot be read.
@@ -129,37 +88,38 @@ class SmartEmergencyFallback:
         self._given_cloud = cloud
         self._given_clients = clients
         self._clock = clock
-        self._rules = self.settings.rules
         self._holder = uuid4().hex
-        self._repeats = Repeats(self._database, clock)
         self._switchovers = Switchovers(self._database, self.settings, clock)
         self._notifier = Notifier(
             self._database, channels(self.settings), self.settings.notify_severity, clock
         )
-        self._reports = GroupCommit(self._write_each, limit=self.settings.queue_limit)
+        self._reports = Reports(self._database, self.settings, clock)
         self._database.create_tables()
 
     @property
     def gap_detection_threshold(self) -> float:
         """Seconds; a wider distance between two points of a series is a gap."""
-        return self._rules.gap_detection_threshold.total_seconds()
+        return self._reports.rules.gap_detection_threshold.total_seconds()
 
     @gap_detection_threshold.setter
     def gap_detection_threshold(self, seconds: float) -> None:
-        self._rules = replace(self._rules, gap_detection_threshold=timedelta(seconds=seconds))
+        self._reports.rules = replace(
+            self.rules, gap_detection_threshold=timedelta(seconds=seconds)
+        )
 
     @property
     def interpolation_max_gap(self) -> float:
         """Seconds; a wider gap is not filled."""
-        return self._rules.interpolation_max_gap.total_seconds()
+        return self._reports.rules.interpolation_max_gap.total_seconds()
 
     @interpolation_max_gap.setter
     def interpolation_max_gap(self, seconds: float) -> None:
-        self._rules = replace(self._rules, interpolation_max_gap=timedelta(seconds=seconds))
+        self._reports.rules = replace(self.rules, interpolation_max_gap=timedelta(seconds=seconds))
 
     @property
     def rules(self) -> Rules:
-        return self._rules
+        """What a clean series is, as it is in force for this object."""
+        return self._reports.rules
 
     # Prices
 
@@ -180,14 +140,7 @@ class SmartEmergencyFallback:
             of the pair is there; or `rejected`, with `reason` and `message`. The record's price and
             time are those of the stored point, which a pair shares.
         """
-        if data_type != "pricing":
-            return _rejected(Refused("unknown_data_type", "data_type must be pricing."))
-        try:
-            report = parse_report(agent_id, payload, self._clock())
-        except Refused as refused:
-            return _rejected(refused)
-        outcome, interpolated = self._reports.submit(report)
-        return _record(report, outcome) | {"interpolated": interpolated}
+        return self._reports.take(agent_id, data_type, payload)
 
     def process_batch(self, reports: Sequence[Any]) -> dict[str, Any]:
         """Store many reports, each with its `agent_id`; a bad one is refused alone.
@@ -196,24 +149,7 @@ class SmartEmergencyFallback:
             How many were `accepted`, `buffered` and `duplicates` (repeats of what is stored), how
             many points were `interpolated`, and of those `rejected` the index and the reason.
         """
-        now = self._clock()
-        parsed: list[Report] = []
-        rejected = []
-        for index, entry in enumerate(reports):
-            try:
-                agent_id = entry.get("agent_id") if isinstance(entry, Mapping) else None
-                parsed.append(parse_report(agent_id, entry, now))
-            except Refused as refused:
-                rejected.append(
-                    {"index": index, "reason": refused.reason, "message": refused.message}
-                )
-        counts = {"accepted": 0, "buffered": 0, "duplicates": 0, "interpolated": 0}
-        for start in range(0, len(parsed), REPORTS_PER_TRANSACTION):
-            written = self._write(parsed[start : start + REPORTS_PER_TRANSACTION])
-            counts["interpolated"] += sum(written.interpolated.values())
-            for outcome in written.outcomes:
-                counts[_kind(outcome)] += 1
-        return {**counts, "rejected": rejected}
+        return self._reports.take_batch(reports)
 
     def cleanup_old_buffers(self) -> int:
         """Release every report that has waited long enough for its other half.
@@ -224,18 +160,7 @@ class SmartEmergencyFallback:
         Returns:
             How many series were touched. Nothing is dropped: what is released is stored.
         """
-        released = 0
-        window = timedelta(seconds=self.settings.data_retention_window)
-        while True:
-            now = self._clock()
-            count = self._database.write(
-                lambda c, now=now: release_buffered(  # type: ignore[misc]
-                    c, now=now, rules=self._rules, window=window, limit=SERIES_PER_RELEASE
-                )
-            )
-            released += count
-            if count < SERIES_PER_RELEASE:
-                break
+        released = self._reports.release_overdue()
         days = self.settings.notification_retention_days
         forget(self._database, timedelta(days=days) if days else None, self._clock())
         return released
@@ -249,30 +174,8 @@ class SmartEmergencyFallback:
         end: datetime | None = None,
         limit: int = 1000,
     ) -> Sequence[dict[str, Any]]:
-        """The clean points of an agent, oldest first."""
-
-        def read(connection: Any) -> Sequence[dict[str, Any]]:
-            fleet.read_agent(connection, agent_id)
-            return reads.series_points(
-                connection, agent_id, pool_id=pool_id, start=start, end=end, limit=limit
-            )
-
-        return self._database.read(read)
-
-    def _write_each(self, reports: Sequence[Report]) -> Sequence[tuple[Outcome, int]]:
-        now = self._clock()
-        window = timedelta(seconds=self.settings.data_retention_window)
-        return self._database.write(
-            lambda c: write_each(c, reports, now=now, rules=self._rules, window=window),
-            is_shared=len(reports) > 1,
-        )
-
-    def _write(self, reports: Sequence[Report]) -> Written:
-        now = self._clock()
-        window = timedelta(seconds=self.settings.data_retention_window)
-        return self._database.write(
-            lambda c: write_reports(c, reports, now=now, rules=self._rules, window=window)
-        )
+        """The clean points of an agent, oldest first, from `start` to `end`, both included."""
+        return self._reports.series(agent_id, pool_id=pool_id, start=start, end=end, limit=limit)
 
     # Interruptions
 
@@ -319,35 +222,13 @@ class SmartEmergencyFallback:
         self, agent_id: str, *, idempotency_key: str | None = None
     ) -> dict[str, Any]:
         """Keep a standby for an agent; waits a moment for it to be ready."""
-        modes = self._operations.modes
-        on = "Manual replica mode is on"
-
-        def work(keep: Keep) -> dict[str, Any]:
-            at_first = {"status": "success", "message": on, "replica": None}
-            standby = modes.enable_manual(agent_id, lambda c: keep(c, at_first))
-            if standby is None:
-                message = f"{on}; no standby can be had now, it is tried again"
-            elif standby.ready_at is None:
-                message = f"{on}; the standby is still launching"
-            else:
-                message = f"{on}; {standby.instance_id} stands by"
-            replica = reads.replica_fields(standby) if standby else None
-            return {"status": "success", "message": message, "replica": replica}
-
-        return self._once(idempotency_key, agent_id, "manual-replica/enable", work)
+        return self._operations.operators.enable_manual(agent_id, idempotency_key)
 
     def disable_manual_replica_mode(
         self, agent_id: str, *, idempotency_key: str | None = None
     ) -> dict[str, Any]:
         """Keep no standby any more; the one there is is terminated."""
-        modes = self._operations.modes
-        answer = {"status": "success", "message": "Manual replica mode is off"}
-
-        def work(keep: Keep) -> dict[str, Any]:
-            modes.disable_manual(agent_id, lambda c: keep(c, answer))
-            return answer
-
-        return self._once(idempotency_key, agent_id, "manual-replica/disable", work)
+        return self._operations.operators.disable_manual(agent_id, idempotency_key)
 
     def execute_manual_switch(
         self, agent_id: str, *, dry_run: bool = False, idempotency_key: str | None = None
@@ -356,48 +237,24 @@ class SmartEmergencyFallback:
 
         With `dry_run` it only says so, or raises what would be raised.
         """
-        modes = self._operations.modes
+        operators = self._operations.operators
         if dry_run:
-            return _rehearsed_switch(modes.rehearse_switch(agent_id))
-
-        def work(keep: Keep) -> dict[str, Any]:
-            switched = modes.switch(agent_id, lambda c, begun: keep(c, _switched(begun)))
-            return _switched(switched)
-
-        return self._once(idempotency_key, agent_id, "manual-switch", work)
+            return operators.rehearse_switch(agent_id)
+        return operators.switch(agent_id, idempotency_key)
 
     def set_auto_mode(
         self, agent_id: str, mode: str, *, enabled: bool, idempotency_key: str | None = None
     ) -> dict[str, Any]:
         """Turn `auto-switch` or `auto-terminate` on or off."""
-        modes = self._operations.modes
-        answer = {"status": "success", "message": f"{mode} is {'on' if enabled else 'off'}"}
-
-        def work(keep: Keep) -> dict[str, Any]:
-            modes.set_auto(agent_id, mode, lambda c: keep(c, answer), enabled=enabled)
-            return answer
-
-        word = "enable" if enabled else "disable"
-        return self._once(idempotency_key, agent_id, f"{mode}/{word}", work)
-
-    def _once(
-        self, key: str | None, agent_id: str, call: str, work: Callable[[Keep], dict[str, Any]]
-    ) -> dict[str, Any]:
-        return self._repeats.once(parse_idempotency_key(key), agent_id, call, work)
+        operators = self._operations.operators
+        return operators.set_auto(agent_id, mode, idempotency_key, enabled=enabled)
 
     def register_agent(self, agent_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Register an agent, or change its `instance_id`, `pool_id`, `launch_template`,
         `drill_interval` or `cutover`."""
-        if changes.get("cutover") is not None:
-            changes = {**changes, "cutover": parse_targets(changes["cutover"])}
-        registered = self._operations.modes.register(agent_id, changes)
-        agent = self._database.read(lambda c: fleet.read_agent(c, agent_id))
-        return {
-            "status": "success",
-            "message": "registered" if registered.is_new else "changed",
-            "warnings": list(registered.warnings),
-            "agent": reads.agent_fields(agent),
-        }
+        return self._operations.operators.register(agent_id, changes)
+
+    # What is shown
 
     def get_agent_status(self, agent_id: str) -> dict[str, Any]:
         """What `sef-status` answers: agent, mode, standby, data quality, open incident."""
@@ -505,32 +362,14 @@ class SmartEmergencyFallback:
         return self._given_clients or self._connected[1]
 
     @cached_property
-    def _operations(self) -> _Operations:
-        settings = self.settings
-        cloud = self._given_cloud
+    def _operations(self) -> Operations:
+        """Built when it is needed first: an application that only stores prices has no EC2."""
+        settings, cloud = self.settings, self._given_cloud
         if cloud is None:
             settings, clients = self._connected
             cloud = Ec2(clients.ec2)
-        moves = Moves(self._clients)
-        outbound = Outbound(settings.webhook_network_list)
-        cutovers = Cutovers(self._database, moves, Traffic(self._clients), outbound, self._clock)
-        prices = self._on_demand_prices
-        requests = Requests(self._database, settings, self._clock)
-        candidates = Candidates(cloud, moves, settings, self._clock, prices)
-        calls = LaunchCalls(self._database, cloud, requests, settings, self._clock)
-        launcher = Launcher(self._database, cloud, candidates, calls, settings, self._clock)
-        watch = Watch(self._database, cloud, settings, self._clock)
-        retiring = Retiring(self._database, cloud, calls, watch, requests, self._clock)
-        reconciler = Reconciler(
-            self._database, launcher, cutovers, watch, retiring, settings, self._clock
-        )
-        rehearsals = Rehearsals(self._database, reconciler, launcher, settings, self._clock)
-        return _Operations(
-            cloud,
-            reconciler,
-            Interruptions(self._database, reconciler, rehearsals, settings, self._clock, prices),
-            Modes(self._database, reconciler, rehearsals, settings, self._clock),
-            Losses(self._database, cloud, settings, self._clock),
+        return Operations.on(
+            self._database, cloud, self._clients, settings, self._clock, self._on_demand_prices
         )
 
 
@@ -540,60 +379,3 @@ def integrate_with_backend(app: Flask, sef: SmartEmergencyFallback) -> None:
     The routes bring their own error answers and change nothing else of the app.
     """
     app.register_blueprint(operators_blueprint(sef))
-
-
-def _kind(outcome: Outcome) -> str:
-    if outcome.is_repeat:
-        return "duplicates"
-    return "accepted" if outcome.point else "buffered"
-
-
-def _record(report: Report, outcome: Outcome) -> dict[str, Any]:
-    point = outcome.point
-    return {
-        "status": "success" if point else "buffered",
-        "agent_id": report.agent_id,
-        "pool_id": report.pool_id,
-        "spot_price": float(point.price if point else report.observation.price),
-        "timestamp": iso(point.at if point else report.observation.at),
-        "data_quality_flag": point.flag.value if point else None,
-        "processed_by": PROCESSED_BY,
-    }
-
-
-def _switched(switched: Switched) -> dict[str, Any]:
-    promotion, standby, cutover = switched.promotion, switched.standby, switched.cutover
-    return {
-        "status": "success",
-        "message": f"Switched to {promotion.new_instance_id}",
-        "old_instance_id": promotion.old_instance_id,
-        "new_instance_id": promotion.new_instance_id,
-        "epoch": promotion.epoch,
-        "replica": reads.replica_fields(standby) if standby else None,
-        "cutover": {"id": cutover.id, "status": cutover.status} if cutover else None,
-    }
-
-
-def _rehearsed_switch(rehearsed: Rehearsed) -> dict[str, Any]:
-    promotion = rehearsed.answer
-    return {
-        "status": "success",
-        "dry_run": True,
-        "action": "promoted",
-        "message": f"Would switch to {promotion['new_instance_id']}",
-        "incident_id": promotion["incident_id"],
-        "goal": Goal.SWITCH,
-        "reason": "an operator switched",
-        "risk": None,
-        "threshold": None,
-        "mode": Mode.MANUAL,
-        "old_instance_id": promotion["old_instance_id"],
-        "new_instance_id": promotion["new_instance_id"],
-        "epoch": promotion["epoch"],
-        "plan": rehearsed.plan,
-        "budget": rehearsed.budget,
-    }
-
-
-def _rejected(refused: Refused) -> dict[str, Any]:
-    return {"status": "rejected", "reason": refused.reason, "message": refused.message}

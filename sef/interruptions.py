@@ -86,8 +86,7 @@ class Interruptions:
         told = self.database.read(lambda c: incidents.find_incident(c, answer["incident_id"]))
         return answer | {
             "incident_id": told.id if told else None,  # it would be opened
-            "plan": found.plan,
-            "budget": found.budget,
+            **found.course,
         }
 
     def _record(

@@ -33,6 +33,7 @@ from sef.store.events import iso
 from sef.store.fleet import Agent
 from sef.store.incidents import Incident
 from sef.store.replicas import Replica
+from sef.target_checks import Looked, TargetChecks
 from sef.watching import does_not_tell
 
 T = TypeVar("T")
@@ -51,13 +52,14 @@ class Outlook:
     """Why it told nothing of what to launch."""
     lost: tuple[Replica, str] | None
     """A ready standby that does not run any more."""
+    targets: Looked
 
 
 @dataclass(frozen=True, slots=True)
 class Rehearsed:
     answer: Answer
-    plan: Sequence[Answer]
-    budget: Answer
+    course: Answer
+    """What every dry run answers with: `plan`, `budget` and `warnings`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Rehearsals:
     database: Database
     reconciler: Reconciler
     launcher: Launcher
+    checks: TargetChecks
     settings: Settings
     clock: Clock
 
@@ -119,10 +122,12 @@ class Rehearsals:
             except CloudError:
                 if must_run:
                     raise
+        targets = self.checks.look(agent)
         try:
-            return Outlook(agent.instance_id, self.launcher.candidates.survey(agent), None, lost)
+            survey = self.launcher.candidates.survey(agent)
+            return Outlook(agent.instance_id, survey, None, lost, targets)
         except (NoLaunchSource, CloudError) as error:
-            return Outlook(agent.instance_id, None, error, lost)
+            return Outlook(agent.instance_id, None, error, lost, targets)
 
     def _survey_now(self, outlook: Outlook, agent: Agent) -> Survey | None:
         """What EC2 said, for the primary that the agent has by now."""
@@ -169,14 +174,19 @@ class Rehearsals:
             self._take_ready(connection, standby_now.id, now)
         answer = answer or tell(connection, begun)
         time = budget(deadline, plan, now)
+        # It has another primary by now, where the plan promotes one.
+        pool_id = fleet.read_agent(connection, agent_id).pool_id
         return Rehearsed(
             answer,
-            [asdict(step) for step in plan],
             {
-                "deadline": iso(time.deadline),
-                "seconds_left": time.seconds_left,
-                "expected_seconds": time.expected_seconds,
-                "is_enough": time.is_enough,
+                "plan": [asdict(step) for step in plan],
+                "budget": {
+                    "deadline": iso(time.deadline),
+                    "seconds_left": time.seconds_left,
+                    "expected_seconds": time.expected_seconds,
+                    "is_enough": time.is_enough,
+                },
+                "warnings": outlook.targets.in_pool(pool_id),
             },
         )
 

@@ -224,14 +224,26 @@ class Moves:
         return Move(f"{volume_id} detached from {holder}", detach, is_all=False)
 
     @translated()
+    def check_address(self, allocation_id: str) -> None:
+        """Raises CloudError when there is no such Elastic IP."""
+        self._ec2.describe_addresses(AllocationIds=[allocation_id])
+
+    @translated()
+    def zone_of_volume(self, volume_id: str) -> str:
+        return str(self._volume(volume_id)["AvailabilityZone"])
+
+    @translated()
+    def zone_of_interface(self, interface_id: str) -> str:
+        return str(self._interface(interface_id)["AvailabilityZone"])
+
     def zone_of(self, targets: Targets) -> str | None:
         """The zone that an instance has to be in to be given the volumes and the interface."""
         volumes, interface = targets.get("volumes"), targets.get("network_interface")
         zone = None
         if volumes:
-            zone = str(self._volume(volumes[0]["id"])["AvailabilityZone"])
+            zone = self.zone_of_volume(volumes[0]["id"])
         elif interface:
-            zone = str(self._interface(interface["id"])["AvailabilityZone"])
+            zone = self.zone_of_interface(interface["id"])
         return zone
 
     @property

@@ -101,6 +101,26 @@ class Traffic:
 
         return Move(f"{name} says {address}", make)
 
+    @translated()
+    def check_group(self, arn: str) -> None:
+        """Raises CannotMove for a target group that no instance can be registered in, and
+        CloudError when there is none."""
+        [group] = self._clients().elbv2.describe_target_groups(TargetGroupArns=[arn])[
+            "TargetGroups"
+        ]
+        if group["TargetType"] != "instance":
+            raise CannotMove(f"the targets of {_name(arn)} are of type {group['TargetType']}")
+
+    @translated()
+    def check_record(self, zone_id: str, name: str, kind: str) -> None:
+        """Raises CannotMove for a record that does not fit its zone, or cannot be changed, and
+        CloudError when there is no such zone."""
+        zone = self._clients().route53.get_hosted_zone(Id=zone_id)["HostedZone"]["Name"]
+        domain = zone.rstrip(".").lower()
+        if name != domain and not name.endswith(f".{domain}"):
+            raise CannotMove(f"{name} is not in the zone {zone_id}, {domain}")
+        self._record(zone_id, name, kind)
+
     def _record(self, zone_id: str, name: str, kind: str) -> dict[str, Any] | None:
         answer = self._clients().route53.list_resource_record_sets(
             HostedZoneId=zone_id,

@@ -46,7 +46,7 @@ class HeldDatabase:
         """Until one is being written and so many wait behind it."""
         assert self._is_held.wait(30)
         deadline = time.monotonic() + 30
-        while len(self._sef._reports._waiting) < waiting:
+        while len(self._sef._reports._together._waiting) < waiting:
             assert time.monotonic() < deadline
             time.sleep(0.001)
 

@@ -147,9 +147,7 @@ def test_calls_that_end_an_instance_are_told_with_their_time(agent: FlaskClient)
 def test_a_refused_launch_is_told_once_with_the_words_of_ec2(
     agent: FlaskClient, simulation: Simulation
 ) -> None:
-    simulation.add_fault(
-        "RunInstances", error_code="InsufficientInstanceCapacity", count=2
-    )  # boto3 tries twice
+    simulation.add_fault("RunInstances", error_code="InsufficientInstanceCapacity", count=1)
     try:
         answer = signal(agent, TERMINATION, datetime.now(UTC), instance_id=primary(agent))
     finally:

@@ -96,7 +96,7 @@ def test_what_was_stored_before_the_database_went_away_stays_and_may_be_sent_aga
 ) -> None:
     app = make_app(**NO_CLOUD)
     sef, sent = app.extensions["sef"], [line(number) for number in range(2500)]
-    write, calls = sef._write, []
+    write, calls = sef._reports._write, []
 
     def write_twice(reports: Any) -> Any:
         calls.append(len(reports))
@@ -104,7 +104,7 @@ def test_what_was_stored_before_the_database_went_away_stays_and_may_be_sent_aga
             raise Unavailable
         return write(reports)
 
-    sef._write = write_twice
+    sef._reports._write = write_twice
     client = app.test_client()
     body = "\n".join(sent)
     answer = client.post("/api/pricing/batch", data=body, content_type="application/x-ndjson")
