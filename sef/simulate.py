@@ -86,6 +86,13 @@ def instances() -> None:
 
 
 @simulate.command()
+def endpoint() -> None:
+    """Print the URL of the simulated EC2, for boto3 and the aws command."""
+    _, simulation = _simulated()
+    click.echo(simulation.endpoint)
+
+
+@simulate.command()
 def stop() -> None:
     """Stop the simulated EC2; what it knows is kept for the next start."""
     _, simulation = _simulated()

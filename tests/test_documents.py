@@ -19,7 +19,7 @@ import pytest
 
 import backend
 from sef import failpoints
-from sef.cloud.simulation import find_running
+from sef.cloud.simulation import ensure_running, find_running
 from sef.config import Settings, variable
 from sef.core.inputs import SignalType
 from sef.core.pricing import Flag
@@ -27,6 +27,7 @@ from sef.core.replica import TRANSITIONS, Status
 from sef.interruptions import Action
 from sef.store.tables import metadata
 from smart_emergency_fallback import SmartEmergencyFallback
+from tests.flows.world import client_of
 from tests.mariadb import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -379,6 +380,52 @@ def test_the_tour_of_the_readme_shows_what_happens(server: dict[str, str]) -> No
         assert ran.returncode == 0, f"{command}\n{ran.stderr}"
         happened = re.sub(r"\s", "", ran.stdout)
         assert re.fullmatch(pattern_of(shown_output), happened), f"{command}\n{ran.stdout}"
+
+
+def outside_of(language: str) -> str:
+    """The block of a language in the section about the simulated EC2 from outside."""
+    guide = (ROOT / "docs/integration.md").read_text()
+    section = guide.split("## The simulated EC2, from outside")[1].split("\n## ")[0]
+    [block] = re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    return str(block)
+
+
+@pytest.fixture
+def simulated(tmp_path: Path) -> Iterator[tuple[dict[str, str], str, str]]:
+    """The environment that finds a simulated EC2, its endpoint, and an instance that runs."""
+    simulation = ensure_running(tmp_path, pending_seconds=0)
+    try:
+        environment = os.environ | {"SEF_VAR": str(tmp_path), "NO_PROXY": "127.0.0.1"}
+        client = client_of(simulation.endpoint)
+        template = {"LaunchTemplateName": "sef-default"}
+        made = client.run_instances(LaunchTemplate=template, MinCount=1, MaxCount=1)
+        yield environment, simulation.endpoint, made["Instances"][0]["InstanceId"]
+    finally:
+        simulation.stop()
+
+
+def output_of(command: list[str], environment: dict[str, str]) -> str:
+    ran = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.skipif(shutil.which("aws") is None, reason="there is no aws on this machine")
+def test_the_aws_command_reaches_the_simulated_ec2_as_the_guide_says(simulated: Any) -> None:
+    environment, _, instance_id = simulated
+    commands = outside_of("sh").replace(".venv/bin/python", f"'{sys.executable}'")
+    told = output_of(["bash", "-ec", commands], environment)
+    assert re.fullmatch(rf"{instance_id}\trunning\neipalloc-\w+\n", told)
+
+
+def test_boto3_reaches_the_simulated_ec2_as_the_guide_says(simulated: Any) -> None:
+    environment, endpoint, instance_id = simulated
+    command = [sys.executable, "backend.py", "simulate", "endpoint"]
+    assert output_of(command, environment) == f"{endpoint}\n"
+    program = re.sub(r"http://127\.0\.0\.1:\d+", endpoint, outside_of("python"))
+    assert output_of([sys.executable, "-c", program], environment) == f"{instance_id} running\n"
 
 
 if __name__ == "__main__":
