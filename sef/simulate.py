@@ -158,7 +158,9 @@ def _launch(settings: Settings, pool_id: str) -> str:
 
 
 def _register(api: _Api, agent: str, instance_id: str, pool_id: str) -> None:
-    api.ask("PUT", f"/api/agents/{agent}", {"instance_id": instance_id, "pool_id": pool_id})
+    body = {"instance_id": instance_id, "pool_id": pool_id}
+    for warning in api.ask("PUT", f"/api/agents/{agent}", body)["warnings"]:
+        click.echo(warning)
 
 
 def _instance_of(api: _Api, settings: Settings, agent: str) -> str:

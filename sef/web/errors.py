@@ -49,9 +49,10 @@ def answer_everything_else(app: Flask) -> None:
     def no_such_method(error: MethodNotAllowed) -> Response:
         # An id may have slashes, so that to register an agent any path will do. To a call that
         # there is not at all it would be of no use to say that PUT is allowed.
-        is_only_an_id = set(error.valid_methods or ()) == {"PUT", "OPTIONS"}
-        if is_only_an_id and request.path.removeprefix("/api/agents/").count("/"):
-            return no_such_path(NotFound())
+        if set(error.valid_methods or ()) == {"PUT", "OPTIONS"}:
+            if "/" in request.path.removeprefix("/api/agents/"):
+                return no_such_path(NotFound())
+            error.description = f"PUT changes an agent; GET {request.path}/sef-status shows it."
         return http(error)
 
     @app.errorhandler(HTTPException)

@@ -220,6 +220,11 @@ def test_a_slash_too_many_is_named(refusing: FlaskClient, path: str) -> None:
     assert refusing.get(f"{path}/").json["message"].endswith(f"without the slash: {path}")
 
 
+def test_who_asks_for_an_agent_is_told_where_it_is_shown(refusing: FlaskClient) -> None:
+    answer = refusing.get("/api/agents/a")
+    assert answer.json["message"].endswith("GET /api/agents/a/sef-status shows it.")
+
+
 def test_a_path_that_is_none_says_where_all_are(refusing: FlaskClient) -> None:
     answer = refusing.post("/api/agents/a/auto-foo/enable")
     assert "docs/api.md" in answer.json["message"]
