@@ -1,18 +1,48 @@
 """The servers that are measured: a private MariaDB, SEF, and what it is measured against."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import requests
 
+from sef.config import Settings
 from tests.mariadb import MariaDB, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 60
+NO_INFLUXDB = "absent: InfluxDB is not installed"
+
+INFLUXDB = """\
+reporting-disabled = true
+bind-address = "127.0.0.1:{backup_port}"
+[meta]
+  dir = "{home}/meta"
+[data]
+  dir = "{home}/data"
+  wal-dir = "{home}/wal"
+  # As durable as a COMMIT: 0s is an fsync before each answer.
+  wal-fsync-delay = "0s"
+  query-log-enabled = false
+[monitor]
+  store-enabled = false
+[http]
+  bind-address = "127.0.0.1:{port}"
+  log-enabled = false
+[logging]
+  level = "error"
+"""
+
+
+class Served(str):
+    """The address of a server, and the process that serves."""
+
+    pid: int
 
 
 @contextmanager
@@ -20,6 +50,9 @@ def mariadb() -> Iterator[MariaDB]:
     """A server with a database `sef`, that flushes at every commit."""
     server = MariaDB(durable=True)
     server.start()
+    # As one has them that holds some millions of rows.
+    server.execute(f"SET GLOBAL innodb_buffer_pool_size = {2**30}")
+    server.execute(f"SET GLOBAL innodb_log_file_size = {2**29}")
     server.execute("CREATE DATABASE sef")
     try:
         yield server
@@ -28,7 +61,7 @@ def mariadb() -> Iterator[MariaDB]:
 
 
 @contextmanager
-def sef(database_url: str, var: Path, *, workers: int, **settings: str) -> Iterator[str]:
+def sef(database_url: str, var: Path, *, workers: int, **settings: str) -> Iterator[Served]:
     """`backend.py serve` on a port of its own; gives the address."""
     command = [sys.executable, "backend.py", "serve", "--workers", str(workers)]
     environment = {"SEF_DATABASE_URL": database_url, "SEF_VAR": str(var), **settings}
@@ -37,45 +70,69 @@ def sef(database_url: str, var: Path, *, workers: int, **settings: str) -> Itera
 
 
 @contextmanager
-def peer(database_url: str, *, workers: int) -> Iterator[str]:
-    """`bench/before.py` under the same server as SEF."""
+def peer(database_url: str, *, workers: int) -> Iterator[Served]:
+    """`bench/peers.py` under the same server as SEF, with the same threads."""
     granian = str(Path(sys.executable).parent / "granian")
+    threads = Settings.model_fields["threads"].default
     command = [granian, "--interface", "wsgi", "--factory", "--workers", str(workers)]
-    command += ["--blocking-threads", "16", "--backpressure", "128", "bench.before:create_app"]
-    with _running(command, {"BENCH_DATABASE_URL": database_url}) as base:
+    command += ["--blocking-threads", str(threads), "--backpressure", str(4 * threads)]
+    with _running([*command, "bench.peers:create_app"], {"BENCH_DATABASE_URL": database_url}) as at:
+        yield at
+
+
+@contextmanager
+def influxdb(home: Path) -> Iterator[Served | None]:
+    """A private InfluxDB 1 with a database `bench`; None if it is not installed."""
+    program = shutil.which("influxd")
+    if program is None:
+        yield None
+        return
+    home.mkdir(parents=True)
+    port = free_port()
+    config = INFLUXDB.format(home=home, port=port, backup_port=free_port())
+    (home / "influxdb.conf").write_text(config)
+    with _started([program, "-config", str(home / "influxdb.conf")], port, {}, "/ping") as base:
+        query = {"q": "CREATE DATABASE bench"}
+        requests.post(f"{base}/query", data=query, timeout=PATIENCE).raise_for_status()
         yield base
 
 
 @contextmanager
-def _running(command: list[str], environment: dict[str, str]) -> Iterator[str]:
+def _running(command: list[str], environment: dict[str, str]) -> Iterator[Served]:
     port = free_port()
-    base = f"http://127.0.0.1:{port}"
     mine = {"SEF_LOG_LEVEL": "error", "PYTHONPATH": str(ROOT)}
     at = command.index("serve") + 1 if "serve" in command else 1
+    whole = [*command[:at], "--port", str(port), *command[at:]]
+    with _started(whole, port, mine | environment, "/healthz") as base:
+        yield base
+
+
+@contextmanager
+def _started(
+    command: Sequence[str], port: int, environment: Mapping[str, str], alive: str
+) -> Iterator[Served]:
+    base = Served(f"http://127.0.0.1:{port}")
     with open(os.devnull, "wb") as nowhere:
         process = subprocess.Popen(
-            [*command[:at], "--port", str(port), *command[at:]],
-            cwd=ROOT,
-            env=os.environ | mine | environment,
-            stdout=nowhere,
-            stderr=nowhere,
+            command, cwd=ROOT, env=os.environ | environment, stdout=nowhere, stderr=nowhere
         )
+        base.pid = process.pid
         try:
-            _wait_for(base)
+            _wait_for(f"{base}{alive}", process)
             yield base
         finally:
             process.terminate()
             process.wait()
 
 
-def _wait_for(base: str) -> None:
-    deadline = time.monotonic() + 30
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            requests.get(f"{base}/healthz", timeout=1)
-        except requests.ConnectionError:
-            if time.monotonic() > deadline:
+            requests.get(url, timeout=1)
+        except requests.RequestException:
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise
-            time.sleep(0.1)
+            time.sleep(0.02)
         else:
             return

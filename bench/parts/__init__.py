@@ -1,0 +1,1 @@
+"""The parts of the suite: each module measures one thing, by `measure`."""

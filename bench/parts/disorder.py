@@ -1,0 +1,93 @@
+"""Reports that come late, twice, or from two sources: SEF against itself when all are in order."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+
+from sqlalchemy import Engine
+
+from bench import fleet, servers
+from bench.clients import Answer, send_all
+from bench.parts.reports import LATER, WORKERS, greet, send_singles
+from bench.results import Aim, Comparison
+from bench.rounds import Run
+from bench.workload import EVERY, START, Report, agents, as_batches, duals, in_disorder, in_order
+
+CONNECTIONS = 32
+AGENTS = 2000
+SIZE, SENDERS = 1000, 4
+AGENTS_OF_A_SENDER = 100
+IN_TURN, MIXED = "in order", "in disorder"
+IN_ORDER = "the same, all in order and from one source"
+WHAT = "of ten reports one late and one twice, half of the agents with two sources"
+
+
+def measure(run: Run) -> Sequence[Comparison]:
+    """Agents with two sources have a ready standby: a first half waits for its other half."""
+    seconds, batches = run.size(6, 1), run.size(40, 8)
+    with ExitStack() as stack:
+        server = stack.enter_context(servers.mariadb())
+        engine = stack.enter_context(fleet.tables_in(server, "disorder"))
+        # Standbys that are in no EC2 are not to be looked after.
+        quiet = {"SEF_STANDBY_CHECK_INTERVAL": "86400"}
+        sef = stack.enter_context(
+            servers.sef(server.url("disorder"), run.home / "var", workers=WORKERS, **quiet)
+        )
+        contestants: dict[tuple[str, str], Callable[[int], float]] = {}
+        for order, stream in ((IN_TURN, in_order), (MIXED, in_disorder)):
+            names = _agents(engine, f"{order}-single", run.size(AGENTS, 500))
+            senders = [
+                stream(_agents(engine, f"{order}-batch{n}", AGENTS_OF_A_SENDER), START)
+                for n in range(SENDERS)
+            ]
+
+            def by_wrk(
+                number: int,
+                names: Sequence[str] = names,
+                stream: Callable[[Sequence[str], int], Iterator[Report]] = stream,
+                order: str = order,
+            ) -> float:
+                start = START + LATER * number
+                greet(sef, names, start - EVERY, twice=duals(names) if order != IN_TURN else ())
+                reports = stream(names, start)
+                with run.watched(sef.pid, f"one report in each POST, {order}"):
+                    return send_singles(run, sef, reports, CONNECTIONS, seconds)
+
+            def by_batch(
+                _: int, senders: Sequence[Iterator[Report]] = senders, order: str = order
+            ) -> float:
+                shares = [as_batches(one, SIZE, batches // SENDERS) for one in senders]
+                with run.watched(sef.pid, f"batches of 1,000, {order}"):
+                    taken, _ = send_all(sef, shares, check=_none_rejected)
+                return SIZE * batches / taken
+
+            contestants["one report in each POST", order] = by_wrk
+            contestants["batches of 1,000", order] = by_batch
+        for contestant in contestants.values():
+            contestant(-1)
+        figures = run.in_turns(contestants)
+    return [
+        Comparison(
+            f"{way}; {WHAT}",
+            "reports/s",
+            figures[way, MIXED],
+            IN_ORDER,
+            figures[way, IN_TURN],
+            Aim(at_least=0.5),
+        )
+        for way in dict.fromkeys(way for way, _ in figures)
+    ]
+
+
+def _agents(engine: Engine, name: str, size: int) -> list[str]:
+    names = agents(size, name.replace(" ", "-"))
+    now = datetime.now(UTC)
+    fleet.register(engine, names, now)
+    if name.startswith(MIXED):
+        fleet.give_standbys(engine, duals(names), now)
+    return names
+
+
+def _none_rejected(answer: Answer) -> bool:
+    return answer.status == 200 and not json.loads(answer.body)["rejected"]
