@@ -45,14 +45,14 @@ def register(engine: Engine, names: Sequence[str], now: datetime, **columns: Any
     of_all = {"pool_id": POOL, "created_at": now, "updated_at": now}
     rows = [{"id": name, **of_all, **columns} for name in names]
     with engine.begin() as connection:
-        _insert(connection, tables.agents, rows)
+        insert_rows(connection, tables.agents, rows)
     begin_series(engine, names)
 
 
 def begin_series(engine: Engine, names: Sequence[str]) -> None:
     with engine.begin() as connection:
         rows = [{"agent_id": name, "pool_id": POOL} for name in names]
-        _insert(connection, tables.price_series, rows)
+        insert_rows(connection, tables.price_series, rows)
 
 
 def give_standbys(
@@ -86,7 +86,7 @@ def give_standbys(
         )
     ]
     with engine.begin() as connection:
-        _insert(connection, tables.replica_instances, rows)
+        insert_rows(connection, tables.replica_instances, rows)
 
 
 def open_incidents(
@@ -123,8 +123,8 @@ def open_incidents(
             }
         )
     with engine.begin() as connection:
-        _insert(connection, tables.incidents, incidents)
-        _insert(connection, tables.spot_interruption_events, signals)
+        insert_rows(connection, tables.incidents, incidents)
+        insert_rows(connection, tables.spot_interruption_events, signals)
     return ids
 
 
@@ -157,7 +157,7 @@ def _make_prices(connection: Connection) -> None:
         connection.execute(text("INSERT INTO bench_prices VALUES (:n, :price)"), rows)
 
 
-def _insert(connection: Connection, table: Any, rows: Sequence[dict[str, Any]]) -> None:
+def insert_rows(connection: Connection, table: Any, rows: Sequence[dict[str, Any]]) -> None:
     for start in range(0, len(rows), AT_ONCE):
         connection.execute(insert(table), rows[start : start + AT_ONCE])
 

@@ -1,0 +1,52 @@
+"""From the notice to the committed promotion, one at a time and a hundred at once."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bench.results import ROOT, Aim, Comparison
+from bench.rounds import Run
+
+LIMITS = {"1": 100.0, "100": 1000.0}
+"""Milliseconds for 99 of 100, by how many come at once."""
+
+
+def measure(run: Run) -> Sequence[Comparison]:
+    """By bench/failover.py, in a process of its own."""
+    told = run.home / "failover.json"
+    command = [sys.executable, "bench/failover.py", "--json", str(told)]
+    command += ["--alone", str(run.size(100, 3)), "--at-once", str(run.size(100, 5))]
+    command += ["--rounds", str(run.rounds)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise RuntimeError(ran.stdout + ran.stderr)
+    figures = json.loads(told.read_text())
+    run.details["figures"] = figures
+    return list(comparisons(figures))
+
+
+def comparisons(figures: Mapping[str, Any]) -> Iterator[Comparison]:
+    for case, of_case in figures.items():
+        at_once = case.partition(" ")[0]
+        limit = LIMITS.get(at_once, LIMITS["100"])
+        named = f"{case} at once" if at_once != "1" else f"one at a time{case[1:]}"
+        for moment in ("promotion", "cutover"):
+            if moment in of_case:
+                for share in (50, 99):
+                    yield Comparison(
+                        f"{named}, to the {moment}, p{share}",
+                        "ms",
+                        [of_case[moment][f"p{share}"]],
+                        "the limit" if share == 99 else "",
+                        [limit] if share == 99 else (),
+                        Aim(at_most=1) if share == 99 else None,
+                    )
+        if "cpu_ms" in of_case:
+            yield Comparison(
+                f"{named}, CPU of one failover",
+                "ms",
+                [round(sum(of_case["cpu_ms"].values()), 1)],
+                note="CPU is that of SEF, MariaDB, the simulated EC2 and the client together.",
+            )

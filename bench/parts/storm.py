@@ -1,0 +1,232 @@
+"""A storm: AWS takes hundreds or thousands of instances at once, and says so more than once.
+
+Each agent has a ready standby since a recommendation a few minutes ago. Five signals come for it,
+those of all agents in one disorder: the recommendation again, and a newer one; the notice from the
+instance's metadata, the same from EventBridge, and from the metadata once more. All notices give
+the two minutes from the beginning of the storm.
+
+Rows of agents, incidents and standbys are written directly (bench/fleet.py), and the standbys
+launched in the simulated EC2 by calls for many; the signals then take SEF's ordinary way.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from random import Random
+
+import boto3
+from sqlalchemy import Engine, select
+
+from bench import fleet, servers
+from bench.clients import Answer, Post, send_all
+from bench.parts.reports import WORKERS
+from bench.results import Aim, Comparison, rounded
+from bench.rounds import Run
+from bench.workload import agents
+from sef.cloud.simulation import Simulation, ensure_running
+from sef.store import tables
+
+ROUNDS = {100: 5, 1000: 5, 5000: 3, 15_000: 1}
+"""How often each size: the sizes are those of Karpenter's benchmark of interruptions."""
+QUICK_ROUNDS = {100: 1}
+SIGNALS_OF_AN_AGENT = 5
+CONNECTIONS = 64
+NOTICE = 120
+PATIENCE = 300
+LAUNCHED_AT_ONCE = 500
+
+CEILING = 5.0
+NTH = "node-termination-handler's design: ten messages every two seconds and replica"
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """What came of one."""
+
+    rate: float
+    """Signals accepted per second."""
+    in_time: float
+    """Percentage of the signals that were decided before the end that AWS announced."""
+    failovers: int
+    seconds: float
+    """From the first signal to the last promotion."""
+
+
+def measure(run: Run) -> Sequence[Comparison]:
+    wanted = QUICK_ROUNDS if run.is_quick else ROUNDS
+    storms: dict[int, list[Storm]] = {size: [] for size in wanted}
+    with ExitStack() as stack:
+        server = stack.enter_context(servers.mariadb())
+        engine = stack.enter_context(fleet.tables_in(server, "storm"))
+        var = run.home / "var"
+        simulation = ensure_running(var, pending_seconds=0)
+        stack.callback(simulation.stop)
+        # Each agent that is failed over has an instance that SEF launched.
+        limits = {"SEF_MAX_INSTANCES": "0"}
+        sef = stack.enter_context(servers.sef(server.url("storm"), var, workers=WORKERS, **limits))
+        for number in range(max(wanted.values())):
+            for size in [size for size, times in wanted.items() if number < times]:
+                run.say(f"round {number + 1}, agents for {size:,} signals")
+                names = agents(size // SIGNALS_OF_AN_AGENT, f"storm-{size}-{number}")
+                primaries = prepare(engine, simulation, names)
+                run.say(f"round {number + 1}, {size:,} signals")
+                with run.watched(sef.pid, f"a storm of {size:,} signals"):
+                    storms[size].append(rage(engine, sef, names, primaries, Random(number)))
+    run.details["storms"] = {
+        f"{size:,}": [
+            {"failovers": storm.failovers, "last_promotion_s": round(storm.seconds, 1)}
+            for storm in some
+        ]
+        for size, some in storms.items()
+    }
+    return [
+        comparison
+        for size, some in storms.items()
+        for comparison in (
+            Comparison(
+                f"a storm of {size:,} signals",
+                "signals/s",
+                rounded([storm.rate for storm in some]),
+                NTH,
+                [CEILING] * len(some),
+                Aim(at_least=500, of_value=True),
+            ),
+            Comparison(
+                f"a storm of {size:,} signals: decided before the announced end",
+                "%",
+                rounded([storm.in_time for storm in some]),
+                aim=Aim(at_least=100, of_value=True),
+            ),
+        )
+    ]
+
+
+def prepare(engine: Engine, simulation: Simulation, names: Sequence[str]) -> list[str]:
+    """Agents with a ready standby that really runs; their primaries' ids."""
+    now = datetime.now(UTC)
+    primaries = [f"i-{name[-6:]}{abs(hash(name)) % 16**11:011x}" for name in names]
+    with engine.begin() as connection:
+        rows = [
+            {
+                "id": name,
+                "instance_id": primary,
+                "pool_id": fleet.POOL,
+                "primary_since": now - timedelta(hours=1),
+                "created_at": now,
+                "updated_at": now,
+            }
+            for name, primary in zip(names, primaries, strict=True)
+        ]
+        fleet.insert_rows(connection, tables.agents, rows)
+    told = list(zip(names, primaries, strict=True))
+    incidents = fleet.open_incidents(engine, told, _recommended(now))
+    standbys = launched(simulation, len(names))
+    fleet.give_standbys(engine, names, datetime.now(UTC), standbys, incidents)
+    return primaries
+
+
+def launched(simulation: Simulation, size: int) -> list[str]:
+    ec2 = boto3.client(
+        "ec2",
+        endpoint_url=simulation.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="simulated",
+        aws_secret_access_key="simulated",
+    )
+    found: list[str] = []
+    while len(found) < size:
+        many = min(LAUNCHED_AT_ONCE, size - len(found))
+        answer = ec2.run_instances(
+            LaunchTemplate={"LaunchTemplateName": "sef-default"},
+            Placement={"AvailabilityZone": fleet.STANDBY_POOL.rpartition(".")[2]},
+            InstanceMarketOptions={"MarketType": "spot"},
+            MinCount=many,
+            MaxCount=many,
+        )
+        found += [instance["InstanceId"] for instance in answer["Instances"]]
+    return found
+
+
+def rage(
+    engine: Engine, sef: str, names: Sequence[str], primaries: Sequence[str], chance: Random
+) -> Storm:
+    began = time.time()
+    end = began + NOTICE
+    posts = [
+        _post(name, primary, kind, at, end)
+        for name, primary in zip(names, primaries, strict=True)
+        for kind, at in (
+            ("rebalance-recommendation", began - 180),
+            ("rebalance-recommendation", began - 5),
+            ("termination-notice", began),
+            ("termination-notice", began + 0.5),
+            ("termination-notice", began),
+        )
+    ]
+    chance.shuffle(posts)
+    connections = min(CONNECTIONS, len(posts))
+    shares = [posts[n::connections] for n in range(connections)]
+    taken, answers = send_all(sef, shares)
+    promoted = promotions(engine, names)
+    late = sum(1 for at in promoted.values() if at > end)
+    return Storm(
+        rate=len(posts) / taken,
+        in_time=100 * _share_in_time(answers, late, end),
+        failovers=len(promoted),
+        seconds=max(promoted.values()) - began,
+    )
+
+
+def promotions(engine: Engine, names: Sequence[str]) -> dict[str, float]:
+    """When each agent got its new primary; waits until all have one.
+
+    Raises:
+        RuntimeError: some have none, or more than one incident, or more than one promotion.
+    """
+    incident, replica = tables.incidents.c, tables.replica_instances.c
+    group = names[0].rpartition("-")[0] + "-%"
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with engine.connect() as connection:
+            incidents = connection.execute(
+                select(incident.agent_id, incident.new_instance_id).where(
+                    incident.agent_id.like(group)
+                )
+            ).all()
+            promoted = connection.execute(
+                select(replica.agent_id, replica.promoted_at).where(
+                    replica.agent_id.like(group), replica.promoted_at.is_not(None)
+                )
+            ).all()
+        left = sum(row.new_instance_id is None for row in incidents)
+        if not left:
+            break
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{left} agents without a new primary after {PATIENCE} s")
+        time.sleep(0.2)
+    if not len(incidents) == len(promoted) == len(names):
+        raise RuntimeError(
+            f"{len(names)} agents, {len(incidents)} incidents, {len(promoted)} promotions"
+        )
+    return {row.agent_id: row.promoted_at.timestamp() for row in promoted}
+
+
+def _recommended(now: datetime) -> datetime:
+    return now - timedelta(minutes=3)
+
+
+def _post(name: str, instance: str, kind: str, at: float, end: float) -> Post:
+    told = {"signal_type": kind, "timestamp": at, "instance_id": instance}
+    if kind == "termination-notice":
+        told["termination_time"] = end
+    return Post(f"/api/agents/{name}/interruption", json.dumps(told).encode())
+
+
+def _share_in_time(answers: Sequence[Answer], late_promotions: int, end: float) -> float:
+    """A signal is decided once it is answered; a notice, once its agent has a new primary."""
+    late = sum(answer.answered > end for answer in answers)
+    # Of an agent that was late all three notices were.
+    return 1 - min(len(answers), late + 3 * late_promotions) / len(answers)
