@@ -8,7 +8,8 @@ PY := .venv/bin/python
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql test-cluster test-crash soak check fmt clean .setup-run .setup-dev .mariadb .galera
+.PHONY: help run test test-mysql test-cluster test-crash soak bench check fmt clean \
+	.setup-run .setup-dev .setup-bench .mariadb .galera .bench-tools
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -33,6 +34,9 @@ test-cluster: .setup-dev .galera ## Run the tests on three Galera nodes (ARGS="-
 test-crash: .setup-dev .mariadb ## Kill the backend at every step there is (DEEP=1 for each time in each story)
 	@$(PY) -m pytest -n 2 --dist load -m $(if $(DEEP),deep,crash) tests/crash $(ARGS)
 
+bench: .setup-bench .mariadb .bench-tools ## Measure SEF beside its peers (ARGS="--quick reports" to try a part)
+	@exec $(PY) -m bench $(ARGS)
+
 check: .setup-dev ## Lint, types and import rules
 	@$(PY) -m ruff check --quiet
 	@$(PY) -m ruff format --check --quiet
@@ -54,6 +58,9 @@ clean: ## Remove .venv and all caches; var/ stays
 
 .setup-dev:
 	@want() { cat requirements.txt requirements-dev.txt; }; name=dev; $(setup)
+
+.setup-bench:
+	@want() { cat requirements.txt bench/requirements.txt; }; name=bench; $(setup)
 
 define setup
 set -e; stop() { echo "$$1" >&2; exit 1; }; \
@@ -80,7 +87,11 @@ else \
 fi; \
 pip() { $(PY) -m pip --quiet --no-input --disable-pip-version-check "$$@"; }; \
 rm -f .venv/*.installed; \
-if [ $$name = dev ]; then pip install -r requirements-dev.txt; else pip install -r requirements.txt; fi; \
+case $$name in \
+	dev) pip install -r requirements-dev.txt;; \
+	bench) pip install -r bench/requirements.txt;; \
+	*) pip install -r requirements.txt;; \
+esac; \
 cat requirements.txt > .venv/run.installed; \
 want > .venv/$$name.installed; \
 rm .venv/unfinished
@@ -96,11 +107,16 @@ endef
 	@what=Galera; packages=galera-4; whole=galera-4; \
 	is_there() { [ -e /usr/lib/galera/libgalera_smm.so ]; }; $(install)
 
+# What SEF is measured with, and against. Debian's InfluxDB also starts a server, which is not used.
+.bench-tools:
+	@what="wrk and InfluxDB"; packages="wrk influxdb"; whole=wrk; \
+	is_there() { has wrk && has influxd; }; $(install)
+
 define install
 PATH="$$PATH:/usr/sbin:/usr/local/sbin:/usr/libexec"; export PATH DEBIAN_FRONTEND=noninteractive; \
 has() { command -v "$$1" >/dev/null; }; \
 if is_there || [ "$$(id -u)" != 0 ] || ! has apt-get; then exit 0; fi; \
-echo "Installing $$what for the tests (first run only)…"; \
+echo "Installing $$what (first run only)…"; \
 install() { apt-get install -qq -y --no-remove --no-install-recommends "$$@"; }; \
 log=$$(mktemp); \
 { apt-get update -qq; install $$packages || install $$whole; } \

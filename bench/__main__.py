@@ -21,12 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
-from bench import page, wrk
+from bench import page
 from bench.machine import flush_milliseconds, machine, versions
 from bench.profiles import Profiler
 from bench.results import ROOT, STORED, Result, changes, read_all
 from bench.rounds import Run
-from tests import mariadb
 
 PARTS = (
     "reports",
@@ -36,6 +35,7 @@ PARTS = (
     "storm",
     "reads",
     "backfill",
+    "imports",
     "footprint",
     "failover",
 )
@@ -72,10 +72,6 @@ def measure(arguments: Sequence[str]) -> int:
     for part in options.parts:
         if part not in PARTS:
             parser.error(f"{part} is no part; there are {', '.join(PARTS)}")
-    if mariadb.find() is None:
-        parser.error("MariaDB is not installed: sudo apt install mariadb-server")
-    if not wrk.is_there():
-        parser.error("wrk is not installed: sudo apt install wrk")
     # A profile changes the figures: they are not to be taken for those without.
     is_for_figures = not (options.quick or options.profile)
     into = options.into or (STORED if is_for_figures else QUICK)

@@ -5,11 +5,15 @@ seconds, price in units of 1e-8 USD, in the order in which they came; and give s
 units of 1e-9 USD, and the flag. All in integers, so that no rounding differs.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
 
 import duckdb
 import numpy as np
 import pandas as pd
+
+from bench.observations import Row, Seen
 
 TOLERANCE, GAP, WIDEST, STEP = 30, 600, 1800, 300
 DIVERGENCE = 40
@@ -17,6 +21,78 @@ DIVERGENCE = 40
 NORMAL, AVERAGED, DIVERGENT, INTERPOLATED = range(4)
 
 Frame = pd.DataFrame
+
+
+class Pandas:
+    """Observations in a data frame."""
+
+    def __init__(self, given: Frame) -> None:
+        self._given = given
+        self._made = given
+
+    @classmethod
+    def of(cls, seen: Sequence[Seen]) -> Self:
+        return cls(_frame(seen))
+
+    @classmethod
+    def from_csv(cls, path: Path) -> Self:
+        read = pd.read_csv(path)
+        columns = {
+            "series": read["agent_id"].str.removeprefix("agent-").astype("int64"),
+            "source": read["is_replica"].astype("int64"),
+            "ts": read["timestamp"],
+            "price": (read["spot_price"] * 1e8).round().astype("int64"),
+        }
+        return cls(pd.DataFrame(columns))
+
+    def work(self) -> None:
+        self._made = by_pandas(self._given)
+
+    def rows(self) -> list[Row]:
+        columns = [self._made[name].tolist() for name in ("series", "ts", "price", "flag")]
+        return list(zip(*columns, strict=True))
+
+
+class Duckdb:
+    """Observations in a table of DuckDB in memory."""
+
+    def __init__(self) -> None:
+        self._connection = duckdb.connect()
+        self._connection.execute("SET threads = 2")
+
+    @classmethod
+    def of(cls, seen: Sequence[Seen]) -> Self:
+        one = cls()
+        one._connection.register("given", _frame(seen))
+        one._connection.execute(
+            "CREATE TABLE observations AS SELECT *, row_number() OVER () AS arrival FROM given"
+        )
+        one._connection.unregister("given")
+        return one
+
+    @classmethod
+    def from_csv(cls, path: Path) -> Self:
+        one = cls()
+        one._connection.execute(
+            "CREATE TABLE observations AS SELECT "
+            "CAST(replace(agent_id, 'agent-', '') AS BIGINT) AS series, "
+            "CAST(is_replica AS INT) AS source, CAST(timestamp AS BIGINT) AS ts, "
+            "CAST(round(spot_price * 1e8) AS BIGINT) AS price, row_number() OVER () AS arrival "
+            f"FROM read_csv('{path}')"
+        )
+        return one
+
+    def work(self) -> None:
+        by_duckdb(self._connection)
+
+    def rows(self) -> list[Row]:
+        return self._connection.execute(
+            "SELECT series, ts, price, flag FROM clean ORDER BY series, ts"
+        ).fetchall()
+
+
+def _frame(seen: Sequence[Seen]) -> Frame:
+    return pd.DataFrame(seen, columns=["series", "source", "ts", "price"])
 
 
 def by_pandas(observations: Frame) -> Frame:
@@ -57,7 +133,7 @@ def by_pandas(observations: Frame) -> Frame:
     return whole.sort_values(["series", "ts"], ignore_index=True)
 
 
-def _nearest(ours: Frame, theirs: Frame) -> Any:
+def _nearest(ours: Frame, theirs: Frame) -> pd.Series:
     """Of each row the time of the nearest of the other source, the earlier of two as near."""
     times = theirs[["series", "ts"]].assign(found=theirs["ts"])
     before = pd.merge_asof(ours, times, on="ts", by="series", direction="backward")["found"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import requests
 
 from sef.config import Settings
-from tests.mariadb import MariaDB, free_port
+from tests.mariadb import MariaDB, find, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60
@@ -48,6 +48,8 @@ class Served(str):
 @contextmanager
 def mariadb() -> Iterator[MariaDB]:
     """A server with a database `sef`, that flushes at every commit."""
+    if find() is None:
+        raise RuntimeError("MariaDB is not installed: sudo apt install mariadb-server")
     server = MariaDB(durable=True)
     server.start()
     # As one has them that holds some millions of rows.

@@ -30,10 +30,6 @@ class Refused(Exception):
     """A server answered with errors, or not at all: there is no figure."""
 
 
-def is_there() -> bool:
-    return shutil.which("wrk") is not None
-
-
 def send(
     base: str,
     requests: Iterable[Request],
@@ -47,8 +43,10 @@ def send(
     """Send requests, each at most once, in their order.
 
     Raises:
-        Refused: some were not answered with 2xx, or no answer came.
+        Refused: some were not answered with 2xx, or no answer came, or there is no wrk.
     """
+    if shutil.which("wrk") is None:
+        raise Refused("wrk is not installed: sudo apt install wrk")
     prepared = list(islice(requests, int(most * (seconds + 1))))
     file = home / "requests"
     for thread in range(THREADS):

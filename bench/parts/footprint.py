@@ -60,8 +60,8 @@ def measure(run: Run) -> Sequence[Comparison]:
             "the limit",
             [150.0] * len(figures[LOADED]),
             Aim(at_most=1),
-            note="Memory is what the kernel counts as resident, with what is shared; of two workers, "
-            "that of the larger.",
+            note="Memory is what the kernel counts as resident, with what is shared; of two "
+            "workers, that of the larger.",
         ),
         Comparison(f"memory of a worker {IDLE}", "MiB", [round(m, 1) for m in memory[IDLE]]),
         Comparison(
