@@ -65,7 +65,7 @@ def _when(result: Result) -> str:
     named = ("Python", "MariaDB", "InfluxDB", "duckdb", "pandas")
     used = ", ".join(f"{name} {told[name]}" for name in named if name in told)
     return (
-        f"Measured on {result.date} in {result.seconds:.0f} s, on {on['cores']} cores "
+        f"Measured on {result.date}, on {on['cores']} cores "
         f"({on['processor']}), {on['memory_gib']} GiB, {on['system']}; {used}."
     )
 
