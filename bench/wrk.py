@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +14,9 @@ from bench.results import ROOT
 THREADS = 2
 MOST_A_SECOND = 30_000
 """More than any of the servers answers: so many requests are prepared for each second."""
+
+SETTLE_SECONDS = 0.5
+"""wrk does not wait for the answers to what it sent last: the server has still to do that."""
 
 Request = tuple[str, str]
 """Path and body."""
@@ -67,6 +71,7 @@ def send(
         text=True,
         check=False,
     )
+    time.sleep(SETTLE_SECONDS)
     said = ran.stdout + ran.stderr
     rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
     p99 = re.search(r"99%\s+([\d.]+)(us|ms|s|m)\n", said)
