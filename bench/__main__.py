@@ -41,6 +41,8 @@ PARTS = (
 )
 QUICK = ROOT / "var" / "bench"
 """Where quick figures are put: nobody is to take them for figures."""
+LONGEST = 1000
+"""How much of an error is shown: SQLAlchemy's have all rows in them."""
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -83,7 +85,8 @@ def measure(arguments: Sequence[str]) -> int:
             run_part(part, options, into, profiles)
         except Exception as error:
             failed.append(part)
-            print(f"{part}: failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            said = f"{type(error).__name__}: {error}"[:LONGEST]
+            print(f"\n{part}: failed: {said}", file=sys.stderr, flush=True)
     if into == STORED and len(failed) < len(options.parts or PARTS):
         page.render()
     if failed:

@@ -56,7 +56,7 @@ def begin_series(engine: Engine, names: Sequence[str]) -> None:
 
 
 def give_standbys(
-    engine: Engine,
+    connection: Connection,
     names: Sequence[str],
     now: datetime,
     instances: Sequence[str] | None = None,
@@ -85,12 +85,11 @@ def give_standbys(
             names, ids, incidents or [None] * len(names), strict=True
         )
     ]
-    with engine.begin() as connection:
-        insert_rows(connection, tables.replica_instances, rows)
+    insert_rows(connection, tables.replica_instances, rows)
 
 
 def open_incidents(
-    engine: Engine, agents: Sequence[tuple[str, str]], signalled_at: datetime
+    connection: Connection, agents: Sequence[tuple[str, str]], signalled_at: datetime
 ) -> list[str]:
     """For each agent and its instance the incident that a recommendation has opened; their ids."""
     ids = [f"incident-{uuid4().hex[:16]}" for _ in agents]
@@ -122,9 +121,8 @@ def open_incidents(
                 "last_received_at": signalled_at,
             }
         )
-    with engine.begin() as connection:
-        insert_rows(connection, tables.incidents, incidents)
-        insert_rows(connection, tables.spot_interruption_events, signals)
+    insert_rows(connection, tables.incidents, incidents)
+    insert_rows(connection, tables.spot_interruption_events, signals)
     return ids
 
 

@@ -85,7 +85,8 @@ def _agents(engine: Engine, name: str, size: int) -> list[str]:
     now = datetime.now(UTC)
     fleet.register(engine, names, now)
     if name.startswith(MIXED):
-        fleet.give_standbys(engine, duals(names), now)
+        with engine.begin() as connection:
+            fleet.give_standbys(connection, duals(names), now)
     return names
 
 

@@ -88,12 +88,10 @@ def populate(engine: Engine, names: Sequence[str]) -> None:
         with engine.begin() as connection:
             write_events(connection, events[start : start + fleet.AT_ONCE], now)
     some = names[::10]
-    incidents = fleet.open_incidents(
-        engine,
-        [(name, f"i-{number:017x}") for number, name in enumerate(some)],
-        now - timedelta(minutes=2),
-    )
-    fleet.give_standbys(engine, some, now, incidents=incidents)
+    told = [(name, f"i-{number:017x}") for number, name in enumerate(some)]
+    with engine.begin() as connection:
+        incidents = fleet.open_incidents(connection, told, now - timedelta(minutes=2))
+        fleet.give_standbys(connection, some, now, incidents=incidents)
 
 
 def statuses(names: Sequence[str], chance: Random) -> Iterator[wrk.Request]:
