@@ -33,8 +33,8 @@ SWITCH = "modes.Modes.switch"
 SIGNAL = "interruptions.Interruptions.receive._record"
 MANUAL = "modes.Modes.enable_manual._set_manual"
 AUTO = "modes.Modes.set_auto"
-CLEANUP = "smart_emergency_fallback.SmartEmergencyFallback.cleanup_old_buffers.release_buffered"
-REPORT = "smart_emergency_fallback.SmartEmergencyFallback._write_each.write_each"
+CLEANUP = "reports.Reports.release_overdue.release_buffered"
+REPORT = "reports.Reports._write_each.write_each"
 
 
 class Meeting:
