@@ -323,6 +323,15 @@ def what_follows_a_new_primary(story: Story) -> None:
     story.settled(epoch=2)
 
 
+@scenario(reads=True, SEF_CLOUD="simulated", SEF_SIMULATED_PENDING="0")
+def what_is_to_follow_is_looked_up(story: Story) -> None:
+    belongings = Belongings(story.world, story.primary())
+    story.arm()
+    story.put(cutover=belongings.targets)
+    assert story.agent.cutover
+    story.settled(epoch=1)
+
+
 @contextmanager
 def somebody_listens() -> Iterator[None]:
     class Handler(BaseHTTPRequestHandler):
