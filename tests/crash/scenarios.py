@@ -4,6 +4,7 @@ Together they pass every failpoint there is. A step that may be taken by a reque
 not told apart: after a crash nobody repeats what was accepted, and the jobs go on.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from sef.clock import utc_now
 from sef.cloud.ec2 import AGENT_TAG
 from sef.store import tables
 from sef.store.database import upsert
-from tests.crash.stage import HOUR, Story
+from tests.crash.stage import DAY, HOUR, Story
 from tests.flows.belongings import ALL, SAME_ZONE, Belongings
 from tests.flows.world import OTHERS, REBALANCE, TERMINATION
 from tests.mariadb import free_port
@@ -24,6 +25,16 @@ from tests.mariadb import free_port
 PORT = free_port()
 """Where notifications go."""
 OFTEN = "0.25"
+LIMITS = {
+    "SEF_LAUNCHES_PER_HOUR": "1",
+    "SEF_TERMINATIONS_PER_CYCLE": "1",
+    "SEF_ORPHAN_CHECK_INTERVAL": OFTEN,
+}
+BY_THE_TOKEN = {
+    "SEF_RUN_INSTANCES_BURST": "1",
+    "SEF_RUN_INSTANCES_RATE": "0.5",
+    "SEF_ORPHAN_CHECK_INTERVAL": "5",
+}
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,21 @@ def auto_switch_and_terminate(story: Story) -> None:
     story.until(lambda: story.world.state(primary) == "terminated")
 
 
+@scenario()
+def former_primary_that_ec2_does_not_know_at_once(story: Story) -> None:
+    primary = story.primary()
+    story.operate("auto-switch/enable", lambda: story.agent.auto_switch_enabled)
+    story.operate("auto-terminate/enable", lambda: story.agent.auto_terminate_enabled)
+    unknown = "InvalidInstanceID.NotFound"
+    story.world.simulation.add_fault("TerminateInstances", count=1, error_code=unknown)
+    story.arm()
+    story.signal(REBALANCE, primary)
+    story.until(lambda: story.rows("retirements"))
+    story.later("retirements", not_before=HOUR)
+    story.until(lambda: story.world.state(primary) == "terminated")
+    story.settled(epoch=2)
+
+
 @scenario(both=True)
 def manual_switch(story: Story) -> None:
     primary = story.primary()
@@ -154,12 +180,30 @@ def loss_without_a_notice(story: Story) -> None:
     story.settled(epoch=2)
 
 
+@scenario(SEF_LOSS_CHECK_INTERVAL=OFTEN)
+def primary_that_ec2_does_not_show_for_a_while(story: Story) -> None:
+    def is_missed() -> bool:
+        [promoted] = story.world.replicas(story.agent_id, "promoted")
+        return bool(promoted.misses)
+
+    primary = story.primary()
+    story.signal(TERMINATION, primary)
+    story.until(lambda: story.epoch == 2)
+    story.world.simulation.set_options(visible_after_seconds=10**6)
+    story.arm()
+    story.later("agents", created_at=HOUR, primary_since=HOUR)
+    story.until(is_missed)
+    story.world.simulation.set_options(visible_after_seconds=0)
+    story.until(lambda: not is_missed())
+    story.settled(epoch=2)
+
+
 @scenario(reads=True, SEF_ORPHAN_CHECK_INTERVAL=OFTEN)
 def orphan(story: Story) -> None:
     story.primary()
     story.until(lambda: story.world.rows("deployment", None))
     story.arm()
-    forgotten = story.forgotten()
+    [forgotten] = story.forgotten(1)
     story.until(lambda: story.world.state(forgotten) == "terminated")
     story.settled(epoch=1)
 
@@ -206,12 +250,15 @@ def launch_that_dies(story: Story) -> None:
 
 
 @scenario()
-def launch_that_takes_too_long(story: Story) -> None:
+def launch_that_is_not_shown_at_once_and_takes_too_long(story: Story) -> None:
     primary = story.primary()
-    story.world.simulation.set_options(pending_seconds=3600)
+    story.world.simulation.set_options(pending_seconds=3600, visible_after_seconds=10**6)
     story.arm()
     story.signal(TERMINATION, primary)
     slow = story.until(story.launched)
+    story.later("agents", not_before=None)
+    story.until(lambda: story.standby.misses)
+    story.world.simulation.set_options(visible_after_seconds=0)
     story.later("replica_instances", launched_at=HOUR)
     story.until(lambda: story.has_another_than(slow))
     story.world.simulation.set_options(pending_seconds=0)
@@ -245,6 +292,67 @@ def launch_parameters_that_an_operator_mends(story: Story) -> None:
 
 
 @scenario()
+def pool_that_is_interrupted(story: Story) -> None:
+    several = story.with_others(2)
+    primaries = [each.primary() for each in several]
+    story.arm()
+    for each, primary in zip(several, primaries, strict=True):
+        each.signal(TERMINATION, primary)
+    story.stage.free_jobs()
+    for each in several:
+        each.settled(epoch=2)
+    [storm] = story.until(lambda: story.fleet_events("pool_interrupted"))
+    assert storm.details["agents"] == len(several)
+
+
+@scenario(**LIMITS)
+def more_launches_than_an_hour_may_have(story: Story) -> None:
+    primary = story.primary()
+    story.signal(TERMINATION, primary)
+    story.until(lambda: story.epoch == 2)
+    story.arm()
+    story.signal(TERMINATION, story.agent.instance_id)
+    story.until(lambda: story.world.events("operator_needed", story.agent_id))
+    assert story.epoch == 2
+    story.world.write(update(tables.launch_attempts).values(created_at=utc_now() - 2 * HOUR))
+    story.later("agents", not_before=None)
+    story.settled(epoch=3)
+    [limit] = story.world.events("limit_reached", story.agent_id)
+    assert limit.details["limit"] == "SEF_LAUNCHES_PER_HOUR"
+
+
+@scenario(**LIMITS)
+def more_terminations_than_a_cycle_may_do(story: Story) -> None:
+    several = story.with_others(2)
+    for each in several:
+        each.signal(REBALANCE, each.primary())
+        each.until(lambda each=each: each.standby_is("ready"))
+    story.arm()
+    story.world.write(update(tables.incidents).values(rebalance_at=utc_now() - 3 * HOUR))
+    story.stage.free_jobs()
+    for each in several:
+        each.settled(epoch=1)
+    # After a crash there may be nothing left that the limit holds back, and nothing to be said.
+    said = [limit.details["limit"] for limit in story.fleet_events("limit_reached")]
+    assert len(said) <= 1, said
+
+
+@scenario(**LIMITS)
+def more_orphans_than_may_be_terminated(story: Story) -> None:
+    story.primary()
+    story.until(lambda: story.world.rows("deployment", None))
+    story.arm()
+    first, second = story.forgotten(2)
+    story.until(lambda: story.fleet_events("limit_reached"))
+    assert story.world.state(first) == story.world.state(second) == "running"
+    story.world.simulation.terminate(first)
+    story.until(lambda: story.world.state(second) == "terminated")
+    story.settled(epoch=1)
+    [limit] = story.fleet_events("limit_reached")
+    assert limit.details["limit"] == "SEF_TERMINATIONS_PER_CYCLE"
+
+
+@scenario()
 def ec2_that_cannot_say(story: Story) -> None:
     primary = story.primary()
     story.world.simulation.throttle("RunInstances", count=2)
@@ -255,26 +363,22 @@ def ec2_that_cannot_say(story: Story) -> None:
     story.settled(epoch=2)
 
 
-@scenario(
-    both=True,
-    SEF_RUN_INSTANCES_BURST="1",
-    SEF_RUN_INSTANCES_RATE="0.5",
-    SEF_ORPHAN_CHECK_INTERVAL="5",
-)
-def launches_that_share_a_call(story: Story) -> None:
-    def tokens(count: float) -> None:
-        row = {"action": "RunInstances", "tokens": count, "refilled_at": utc_now(), "version": 1}
-        with story.world.connect() as connection, connection.begin():
-            upsert(connection, tables.request_buckets, [row])
+def tokens(story: Story, count: float) -> None:
+    """What RunInstances has left in its bucket."""
+    row = {"action": "RunInstances", "tokens": count, "refilled_at": utc_now(), "version": 1}
+    with story.world.connect() as connection, connection.begin():
+        upsert(connection, tables.request_buckets, [row])
 
-    other = Story(story.stage, "another", "")
-    both = {story: story.primary(), other: other.primary()}
-    tokens(-100)
+
+@scenario(both=True, **BY_THE_TOKEN)
+def launches_that_share_a_call(story: Story) -> None:
+    both = {each: each.primary() for each in story.with_others(1)}
+    tokens(story, -100)
     story.arm()
     for each, primary in both.items():
         each.signal(TERMINATION, primary)
         story.until(lambda each=each: story.world.attempts(each.agent_id))
-    tokens(1)
+    tokens(story, 1)
     story.stage.free_jobs()
     for each in both:
         each.settled(epoch=2)
@@ -287,6 +391,20 @@ def launches_that_share_a_call(story: Story) -> None:
             for instance in story.world.alive(each.agent_id)
         )
     )
+
+
+@scenario(**BY_THE_TOKEN)
+def launch_that_is_not_wanted_any_more_before_it_is_called(story: Story) -> None:
+    primary = story.primary()
+    tokens(story, -100)
+    story.arm()
+    story.signal(REBALANCE, primary)
+    story.until(lambda: story.world.attempts(story.agent_id))
+    story.later("incidents", rebalance_at=3 * HOUR)
+    story.settled(epoch=1)
+    assert not story.world.tagged(story.agent_id), "nothing was launched"
+    [attempt] = story.world.attempts(story.agent_id)
+    assert (attempt.status, attempt.calls) == ("refused", 0)
 
 
 @scenario(SEF_CLEANUP_INTERVAL=OFTEN)
@@ -304,6 +422,19 @@ def prices(story: Story) -> None:
     points = story.world.rows("pricing_reports", story.agent_id)
     flags = sorted(point.data_quality_flag for point in points)
     assert flags == ["interpolated"] * 2 + ["normal"] * 3, flags
+
+
+@scenario(SEF_PRICE_RETENTION_DAYS="1")
+def prices_that_are_kept_no_longer(story: Story) -> None:
+    story.primary()
+    story.arm()
+    old = [3 * DAY.total_seconds() + seconds for seconds in (1200, 900)]
+    for seconds_ago in [*old, 0]:
+        story.report(seconds_ago)
+    story.later("pricing_reports", received_at=2 * DAY)  # or more may come for its day
+    story.until(lambda: len(story.rows("pricing_reports")) == 1)
+    for table in ("pricing_hourly", "pricing_daily"):
+        assert sum(bucket.points for bucket in story.rows(table)) == len(old)
 
 
 @scenario(
@@ -330,6 +461,40 @@ def what_is_to_follow_is_looked_up(story: Story) -> None:
     story.put(cutover=belongings.targets)
     assert story.agent.cutover
     story.settled(epoch=1)
+
+
+@scenario(SEF_CLOUD="simulated", SEF_SIMULATED_PENDING="0")
+def late_change_of_a_target_group(story: Story) -> None:
+    """Its call takes a while, and meanwhile another instance is promoted."""
+    seconds = 1.0
+
+    def is_registering() -> bool:
+        steps = story.world.rows("cutover_steps", None)
+        return any(step.attempts for step in steps if step.kind == "register")
+
+    def is_put_right() -> bool:
+        said = story.world.events("cutover_step", story.agent_id)
+        return any("put right" in event.message for event in said)
+
+    primary = story.primary()
+    belongings = Belongings(story.world, primary)
+    story.put(cutover={"target_groups": belongings.targets["target_groups"]})
+    simulation = story.world.simulation
+    simulation.add_fault("RegisterTargets", count=1, delay_seconds=seconds)
+    simulation.set_options(pending_seconds=0.2, healthy_after_seconds=10**6)
+    story.arm()
+    story.signal(TERMINATION, primary)
+    story.later("agents", not_before=None)  # it is a job that waits for the call, not the request
+    story.until(is_registering)
+    simulation.set_options(pending_seconds=0)
+    story.signal(TERMINATION, story.agent.instance_id)
+    story.until(lambda: is_put_right() or story.stage.crashes)
+    if story.stage.crashes:
+        time.sleep(seconds)  # the call may have outlived who made it
+    simulation.set_options(healthy_after_seconds=0)
+    story.until(lambda: [c.epoch for c in story.rows("cutovers") if c.status == "done"] == [3])
+    assert belongings.registered() == [story.agent.instance_id]
+    story.settled(epoch=3)
 
 
 @contextmanager

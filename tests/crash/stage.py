@@ -17,13 +17,14 @@ from sef.jobs import RECONCILE
 from sef.store import tables
 from sef.store.database import upsert
 from tests.crash.nursery import Nursery
-from tests.flows.world import POOL, World, restore
+from tests.flows.world import ALIVE, POOL, World, restore
 from tests.web.server import Server
 
 SECONDS = 30
 """Within which everything has to have come right; a loaded machine is slow."""
 KEPT = ("deployment", "leases")
 HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
 
 
 class NotReached(Exception):
@@ -56,6 +57,9 @@ class Stage:
             for table in tables.metadata.sorted_tables:
                 if table.name not in KEPT:
                     connection.execute(delete(table))
+        for instance in self.world.simulation.instances():
+            if instance.state in ALIVE:
+                self.world.simulation.terminate(instance.id)
         if environment != self._environment:
             self.close()
             self._environment = environment
@@ -168,6 +172,11 @@ class Story:
     def rows(self, table: str) -> list[Any]:
         return self.world.rows(table, self.agent_id)
 
+    def fleet_events(self, event_type: str) -> list[Any]:
+        """Those that are of no agent."""
+        told = self.world.rows("system_events", None)
+        return [e for e in told if e.event_type == event_type and e.agent_id is None]
+
     def standby_is(self, status: str) -> Any:
         """The standby, if it has that status."""
         standby = self.standby
@@ -181,6 +190,10 @@ class Story:
     def has_another_than(self, replica: Any) -> bool:
         standby = self.standby
         return standby is None or standby.id != replica.id
+
+    def with_others(self, count: int) -> list["Story"]:
+        """This one and others beside it, of agents of their own."""
+        return [self, *(Story(self.stage, f"another-{n}", "") for n in range(count))]
 
     # Before the crash
 
@@ -244,15 +257,17 @@ class Story:
     def _report(self, seconds_ago: float) -> Mapping[str, Any]:
         return {"spot_price": 0.05, "pool_id": POOL, "timestamp": self._began - seconds_ago}
 
-    def forgotten(self) -> str:
-        """An instance that SEF launched long ago, as its tags say, and that no row knows."""
+    def forgotten(self, count: int) -> list[str]:
+        """Instances that SEF launched long ago, as their tags say, and that no row knows."""
         [deployment] = self.world.rows("deployment", None)
-        instance_id = self.world.launch()
-        self.world.simulation.age(instance_id, 600)
+        forgotten = [self.world.launch() for _ in range(count)]
+        for instance_id in forgotten:
+            self.world.simulation.age(instance_id, 600)
         tags = {MANAGED_TAG: deployment.name, AGENT_TAG: self.agent_id, ATTEMPT_TAG: "forgotten-1"}
         told: Any = [{"Key": key, "Value": value} for key, value in tags.items()]
-        self.world.client.create_tags(Resources=[instance_id], Tags=told)
-        return instance_id
+        # In one call, so that no sweep finds a part of them.
+        self.world.client.create_tags(Resources=forgotten, Tags=told)
+        return forgotten
 
     def _ask(self, method: str, path: str, had_effect: Callable[[], bool], **more: Any) -> None:
         while True:

@@ -285,7 +285,7 @@ class World:
 def restore(simulation: Simulation) -> None:
     """Take back all that a test may have told the simulated EC2; its instances stay."""
     simulation.clear_faults()
-    simulation.set_options(pending_seconds=0)
+    simulation.set_options(pending_seconds=0, visible_after_seconds=0, healthy_after_seconds=0)
     for pool in simulation.pools():
         if pool.room is not None:
             simulation.set_pool(pool.pool, capacity=True)
