@@ -1,41 +1,31 @@
-"""The engine, and the transaction that everything is written in."""
+"""The transaction that everything is written in."""
 
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
-import mysql.connector
-from mysql.connector.abstracts import MySQLConnectionAbstract
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Engine,
     Insert,
     Table,
     Update,
-    create_engine,
-    event,
     inspect,
     update,
 )
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from sef import failpoints
-from sef.config import hosts_of
-from sef.errors import ConnectionInUse, Unavailable
-from sef.store.driver import connect
-from sef.store.hosts import CONNECT_SECONDS, READ_SECONDS, Hosts
+from sef.errors import Unavailable
+from sef.store.engines import Source, engine_of, error_number, is_away, one_at_a_time
 from sef.store.tables import metadata
 
 T = TypeVar("T")
@@ -48,18 +38,8 @@ DUPLICATE = 1062
 SQLITE_DUPLICATE = frozenset({"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
 DUPLICATE_ATTEMPTS = 3
 
-DISCONNECTED = frozenset({1047, 1927, 4031, 1053, 1290, 1836, 3024, 2003, 2006, 2013, 2055})
-"""The server is away, as this driver reports it; SQLAlchemy knows the last four by itself.
-1047: the node is not part of its cluster. 1927 and 4031: the connection was killed or idle for
-too long. 1053: shutdown in progress. 1290 and 1836: the server became read-only, as one does that
-another has taken over from. 3024: the pure Python driver's time-out."""
-
 ATTEMPTS = 10
 AFTER_COMMIT = "sef_after_commit"
-LOCK_WAIT_SECONDS = 3
-ISOLATION = "READ COMMITTED"
-"""Each statement sees what is committed: rows are read after the lock on their series, and a
-snapshot taken before it would show them as they were."""
 
 
 class SchemaMismatch(Exception):
@@ -89,26 +69,10 @@ class Database:
     lock; like MySQL's own START TRANSACTION, that first commits what the caller left open on it.
     """
 
-    def __init__(self, source: Engine | str | URL | MySQLConnectionAbstract) -> None:
-        self._exclusive: AbstractContextManager[Any] = nullcontext()
+    def __init__(self, source: Source) -> None:
         self._is_ours = isinstance(source, str | URL)
-        if isinstance(source, Engine):
-            self.engine = source
-            if source.dialect.name != "sqlite":
-                self.engine = source.execution_options(isolation_level=ISOLATION)
-        elif isinstance(source, str | URL):
-            self.engine = _engine(make_url(source))
-            if _is_in_memory(self.engine.url):
-                self._exclusive = threading.RLock()
-        elif isinstance(source, MySQLConnectionAbstract):
-            self.engine = _engine_of_connection(source)
-            self._exclusive = threading.RLock()
-        else:
-            raise TypeError(
-                "SmartEmergencyFallback takes a SQLAlchemy Engine, a database URL or an open "
-                f"mysql.connector connection, not {type(source).__name__}"
-            )
-        event.listen(self.engine, "handle_error", _recognise)
+        self.engine = engine_of(source)
+        self._exclusive = one_at_a_time(self.engine)
 
     @property
     def is_mysql(self) -> bool:
@@ -348,14 +312,6 @@ def swap(
     compare_and_swap(connection, statement.values(version=version + 1, **values))
 
 
-def error_number(error: DBAPIError) -> int | None:
-    """MySQL's number of an error; a locked SQLite counts as a deadlock."""
-    if getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return 1213
-    number = getattr(error.orig, "errno", None)
-    return number if isinstance(number, int) else None
-
-
 def _is_lost_race(error: DBAPIError, attempt: int) -> bool:
     if error_number(error) in RETRIED:
         return True
@@ -363,16 +319,6 @@ def _is_lost_race(error: DBAPIError, attempt: int) -> bool:
     name = getattr(error.orig, "sqlite_errorname", "")
     is_duplicate = error_number(error) == DUPLICATE or name in SQLITE_DUPLICATE
     return is_duplicate and attempt < DUPLICATE_ATTEMPTS
-
-
-def is_away(error: DBAPIError) -> bool:
-    """Whether an error says that the database cannot be reached or used now."""
-    name = getattr(error.orig, "sqlite_errorname", "")
-    return (
-        error.connection_invalidated
-        or error_number(error) in DISCONNECTED
-        or name.startswith(("SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY"))
-    )
 
 
 @contextmanager
@@ -385,113 +331,3 @@ def _unavailable_when_away() -> Iterator[None]:
         if is_away(error):
             raise Unavailable from error
         raise
-
-
-def _recognise(context: ExceptionContext) -> DBAPIError | None:
-    """Have SQLAlchemy see what it does not know of this driver's errors."""
-    error = context.original_exception
-    number = getattr(error, "errno", None)
-    if number in DISCONNECTED:
-        context.is_disconnect = True
-    if context.sqlalchemy_exception is None and isinstance(number, int):
-        # The C extension raises errors of its own at COMMIT and ROLLBACK, which are passed on.
-        return DBAPIError(None, None, error, connection_invalidated=context.is_disconnect)
-    return None
-
-
-def _is_in_memory(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
-
-
-def _engine(url: URL) -> Engine:
-    if url.get_backend_name() == "sqlite":
-        options: dict[str, Any] = {"connect_args": {"timeout": LOCK_WAIT_SECONDS}}
-        if _is_in_memory(url):
-            # One connection, or every thread would see a database of its own.
-            options["poolclass"] = StaticPool
-            options["connect_args"]["check_same_thread"] = False
-        else:
-            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url, **options)
-        _prepare_sqlite(engine)
-        return engine
-    hosts = hosts_of(url)
-    connect_seconds, read_seconds = (CONNECT_SECONDS, READ_SECONDS) if hosts else (5, 30)
-    defaults = _collation(url) | {
-        "connection_timeout": connect_seconds,
-        "read_timeout": read_seconds,
-        "write_timeout": read_seconds,
-    }
-    engine = create_engine(
-        url.difference_update_query(["host"]),
-        isolation_level=ISOLATION,
-        pool_size=20,
-        max_overflow=20,
-        pool_timeout=5,
-        pool_pre_ping=False,
-        # A Connection that is closed rolls back what it left open; after a COMMIT that is nothing.
-        pool_reset_on_return=None,
-        connect_args=defaults | _given(url, defaults),
-    )
-    one_of = Hosts(hosts) if hosts else None
-
-    @event.listens_for(engine, "do_connect")
-    def open_one(dialect: Any, record: Any, positional: Any, arguments: dict[str, Any]) -> Any:
-        return one_of.connect(connect, arguments) if one_of else connect(**arguments)
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, record: Any) -> None:
-        # The server's own default, 50 s for each try, is a good part of the two minutes.
-        cursor = connection.cursor()
-        cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}")
-        cursor.close()
-
-    return engine
-
-
-def _given(url: URL, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What the URL itself says of them; the driver wants numbers that are numbers."""
-    query = {name: str(value) for name, value in url.query.items() if name in defaults}
-    return {name: int(value) if value.isdigit() else value for name, value in query.items()}
-
-
-def _collation(url: URL) -> dict[str, Any]:
-    # The driver's own default is one that MariaDB does not know.
-    return {} if "collation" in url.query else {"charset": "utf8mb4", "collation": "utf8mb4_bin"}
-
-
-def _engine_of_connection(source: MySQLConnectionAbstract) -> Engine:
-    if source.in_transaction:
-        source.commit()  # SQLAlchemy begins by rolling back
-    engine = create_engine(
-        "mysql+mysqlconnector://",
-        creator=lambda: source,
-        poolclass=StaticPool,
-        pool_reset_on_return=None,
-    )
-
-    @event.listens_for(engine, "begin")
-    def start(connection: Connection) -> None:
-        if source.unread_result:
-            raise ConnectionInUse
-        try:
-            if not source.is_connected():
-                source.reconnect()
-            if source.in_transaction:
-                source.commit()
-            source.start_transaction(isolation_level=ISOLATION)
-        except mysql.connector.Error as error:
-            raise Unavailable from error
-
-    return engine
-
-
-def _prepare_sqlite(engine: Engine) -> None:
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, record: Any) -> None:
-        # pysqlite's own BEGIN would come late and not be IMMEDIATE; `write` says its own.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")  # what is acknowledged survives a power cut
-        cursor.close()

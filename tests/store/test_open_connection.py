@@ -1,5 +1,6 @@
 """SmartEmergencyFallback on what a caller has: an open connection, an Engine, a URL."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -8,11 +9,12 @@ from typing import Any
 import mysql.connector
 import pytest
 from flask import Flask
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from sef import config
+from sef.store.database import Database
 from smart_emergency_fallback import SmartEmergencyFallback, integrate_with_backend
 from tests.store.conftest import MakeSef
 from tests.store.rows import row_counts, stored_points
@@ -256,6 +258,24 @@ def test_an_engine_of_a_sqlite_file_is_used(make_sef: MakeSef, sqlite_url: str) 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(work, range(4)))
     assert len(stored_points(sqlite_url, "a", "p")) == 10
+
+
+def test_threads_take_turns_on_an_engine_with_one_connection_for_all() -> None:
+    one = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
+    database = Database(create_engine("sqlite://", **one))
+    inside: list[int] = []
+
+    def work(number: int) -> int:
+        def alone(connection: Connection) -> int:
+            inside.append(number)
+            connection.execute(text("SELECT 1"))
+            time.sleep(0.001)
+            return inside.pop()
+
+        return database.write(alone)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(work, range(20))) == list(range(20))
 
 
 @pytest.mark.parametrize(
