@@ -20,19 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import requests
 from sqlalchemy import Column, Engine, create_engine, select
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import servers  # noqa: E402
+from bench import instances, servers  # noqa: E402
+from bench.prices import POOL  # noqa: E402
 from sef.cloud.ec2 import AGENT_TAG  # noqa: E402
 from sef.cloud.simulation import Simulation, ensure_running  # noqa: E402
 from sef.store.tables import cutovers, replica_instances  # noqa: E402
 
-POOL = "m5.large.us-east-1a"
 PATIENCE = 120
 LIMITS = {1: 100, 100: 1000}
 """Milliseconds that 99 of 100 failovers are to stay under, by how many come at once."""
@@ -95,21 +94,9 @@ def fleet(
 
     `has_address`: each has an Elastic IP, which is to follow its primary.
     """
-    ec2 = boto3.client(
-        "ec2",
-        endpoint_url=simulation.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="simulated",
-        aws_secret_access_key="simulated",
-    )
-    launched = ec2.run_instances(
-        LaunchTemplate={"LaunchTemplateName": "sef-default"},
-        Placement={"AvailabilityZone": POOL.rpartition(".")[2]},
-        InstanceMarketOptions={"MarketType": "spot"},
-        MinCount=size,
-        MaxCount=size,
-    )["Instances"]
-    agents = [(f"{name}-{i}", instance["InstanceId"]) for i, instance in enumerate(launched)]
+    ec2 = instances.connect(simulation)
+    launched = instances.launch(ec2, POOL, size)
+    agents = [(f"{name}-{i}", instance_id) for i, instance_id in enumerate(launched)]
     for agent_id, instance_id in agents:
         told: dict[str, Any] = {"instance_id": instance_id, "pool_id": POOL}
         if has_address:

@@ -42,12 +42,20 @@ class Run:
             print(f"\r\033[K{line[:100]}", end="", file=sys.stderr, flush=True)
 
     def in_turns(
-        self, contestants: Mapping[Who, Callable[[int], float]], rounds: int | None = None
+        self,
+        contestants: Mapping[Who, Callable[[int], float]],
+        rounds: int | None = None,
+        *,
+        warm_up: bool = False,
     ) -> dict[Who, list[float]]:
         """Each contestant's figures; it is called with the number of the round.
 
-        Who begins changes from round to round.
+        Who begins changes from round to round. `warm_up`: there is a round -1 before, of which no
+        figures are kept.
         """
+        for who, contestant in contestants.items() if warm_up else ():
+            self.say(f"warming up, {who}")
+            contestant(-1)
         figures: dict[Who, list[float]] = {who: [] for who in contestants}
         names = list(contestants)
         for number in range(rounds or self.rounds):

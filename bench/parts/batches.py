@@ -73,9 +73,7 @@ def measure(run: Run) -> Sequence[Comparison]:
                     return SIZE * many / taken
 
                 contestants[INFLUXDB, shape] = _times(run, 500, to_influxdb)
-        for contestant in contestants.values():
-            contestant(-1)
-        figures = run.in_turns(contestants)
+        figures = run.in_turns(contestants, warm_up=True)
     found = []
     for shape in SHAPES:
         has_peer = (INFLUXDB, shape) in figures

@@ -64,9 +64,7 @@ def measure(run: Run) -> Sequence[Comparison]:
 
             contestants["one report in each POST", order] = by_wrk
             contestants["batches of 1,000", order] = by_batch
-        for contestant in contestants.values():
-            contestant(-1)
-        figures = run.in_turns(contestants)
+        figures = run.in_turns(contestants, warm_up=True)
     return [
         Comparison(
             f"{way}; {WHAT}",

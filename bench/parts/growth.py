@@ -70,9 +70,7 @@ def measure(run: Run) -> Sequence[Comparison]:
 
             contestants[SINGLES, rows] = by_wrk
             contestants[BATCHES, rows] = by_batch
-        for contestant in contestants.values():
-            contestant(-1)
-        figures = run.in_turns(contestants)
+        figures = run.in_turns(contestants, warm_up=True)
     return [
         Comparison(
             f"{way}, {rows:,} points in the table",

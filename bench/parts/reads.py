@@ -60,9 +60,7 @@ def measure(run: Run) -> Sequence[Comparison]:
                         ).p99
 
                 contestants[page, size] = ask
-        for contestant in contestants.values():
-            contestant(-1)
-        figures = run.in_turns(contestants)
+        figures = run.in_turns(contestants, warm_up=True)
     return [
         Comparison(
             f"{page}, {many:,} agents, p99",

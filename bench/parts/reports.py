@@ -35,21 +35,25 @@ def measure(run: Run) -> Sequence[Comparison]:
         influxdb = stack.enter_context(servers.influxdb(run.home / "influxdb"))
         starts = iter(range(START, START * 2, LATER))
 
+        def seconds(number: int) -> int:
+            return 1 if number < 0 else run.size(6, 1)
+
         def on_sef(connections: int) -> Callable[[int], float]:
-            def once(seconds: int) -> float:
+            def once(number: int) -> float:
                 start = next(starts)
                 greet(sef, names, start - EVERY)
                 reports = in_order(names, start)
                 with run.watched(sef.pid, f"one report in each POST, {connections} connections"):
-                    return send_singles(run, sef, reports, connections, seconds)
+                    return send_singles(run, sef, reports, connections, seconds(number))
 
             return once
 
         def on_peer(
             base: str, of: Callable[[Iterator[Report]], Iterator[wrk.Request]], connections: int
         ) -> Callable[[int], float]:
-            def once(seconds: int) -> float:
-                return send(run, base, of(in_order(names, next(starts))), connections, seconds)
+            def once(number: int) -> float:
+                reports = of(in_order(names, next(starts)))
+                return send(run, base, reports, connections, seconds(number))
 
             return once
 
@@ -62,10 +66,7 @@ def measure(run: Run) -> Sequence[Comparison]:
                 )
             if influxdb is not None:
                 contestants[INFLUXDB, connections] = on_peer(influxdb, lines, connections)
-        for contestant in contestants.values():
-            contestant(1)  # the first second of each is slow
-        seconds = run.size(6, 1)
-        figures = run.in_turns({who: lambda _, c=c: c(seconds) for who, c in contestants.items()})
+        figures = run.in_turns(contestants, warm_up=True)
     return [
         Comparison(
             f"one report in each POST, {connections} connections",

@@ -18,10 +18,9 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from uuid import uuid4
 
-import boto3
 from sqlalchemy import Engine, select
 
-from bench import fleet, servers
+from bench import fleet, instances, servers
 from bench.clients import Answer, Post, send_all
 from bench.parts.reports import WORKERS
 from bench.prices import POOL
@@ -40,7 +39,6 @@ NOTICE = 120
 RECOMMENDED = timedelta(minutes=3)
 """Before the storm."""
 PATIENCE = 300
-LAUNCHED_AT_ONCE = 500
 
 CEILING = 5.0
 NTH = "node-termination-handler's design: ten messages every two seconds and replica"
@@ -113,7 +111,7 @@ def measure(run: Run) -> Sequence[Comparison]:
 
 def prepare(engine: Engine, simulation: Simulation, names: Sequence[str]) -> list[str]:
     """Agents with a ready standby that really runs; their primaries' ids."""
-    standbys = launched(simulation, len(names))
+    standbys = instances.launch(instances.connect(simulation), fleet.STANDBY_POOL, len(names))
     now = datetime.now(UTC)
     primaries = [f"i-{uuid4().hex[:17]}" for _ in names]
     told = list(zip(names, primaries, strict=True))
@@ -134,28 +132,6 @@ def prepare(engine: Engine, simulation: Simulation, names: Sequence[str]) -> lis
         incidents = fleet.open_incidents(connection, told, now - RECOMMENDED)
         fleet.give_standbys(connection, names, now, standbys, incidents)
     return primaries
-
-
-def launched(simulation: Simulation, size: int) -> list[str]:
-    ec2 = boto3.client(
-        "ec2",
-        endpoint_url=simulation.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="simulated",
-        aws_secret_access_key="simulated",
-    )
-    found: list[str] = []
-    while len(found) < size:
-        many = min(LAUNCHED_AT_ONCE, size - len(found))
-        answer = ec2.run_instances(
-            LaunchTemplate={"LaunchTemplateName": "sef-default"},
-            Placement={"AvailabilityZone": fleet.STANDBY_POOL.rpartition(".")[2]},
-            InstanceMarketOptions={"MarketType": "spot"},
-            MinCount=many,
-            MaxCount=many,
-        )
-        found += [instance["InstanceId"] for instance in answer["Instances"]]
-    return found
 
 
 def rage(
