@@ -27,6 +27,9 @@ CLUSTER = Path(__file__).parent / "cluster"
 NO_SERVER = "there is no MariaDB server on this machine (sudo apt install mariadb-server)"
 NO_MYSQL = "MySQL 9 is not unpacked (python -m tests.mysql)"
 
+# The tests start hundreds of processes; where this is set, each would compile all of SEF anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 settings.register_profile("sef", deadline=None, print_blob=True)
 settings.register_profile("sef-ci", settings.get_profile("sef"), derandomize=True, database=None)
 settings.load_profile("sef-ci" if ON_CI else "sef")
