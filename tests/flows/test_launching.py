@@ -326,7 +326,7 @@ def test_rows_as_a_crash_leaves_them_are_gone_on_from_by_hand_made_calls_too(
 def test_released_while_it_is_unknown_whether_it_launched_nothing_remains(
     world: World, launched: bool
 ) -> None:
-    sef = world.sef(enable_wait=0)
+    sef = world.sef()
     world.primary(sef)
     if launched:
         world.simulation.add_fault("RunInstances", count=2, lose_reply=True)
@@ -349,7 +349,7 @@ def test_released_while_it_is_unknown_whether_it_launched_nothing_remains(
     ["InsufficientInstanceCapacity", "MaxSpotInstanceCountExceeded", "UnauthorizedOperation"],
 )
 def test_released_while_it_is_unknown_and_then_refused_it_is_over(world: World, code: str) -> None:
-    sef = world.sef(enable_wait=0)
+    sef = world.sef()
     world.primary(sef)
     world.simulation.throttle("RunInstances", count=2)
     sef.enable_manual_replica_mode("a")

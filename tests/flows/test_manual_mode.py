@@ -114,7 +114,7 @@ def test_a_switch_promotes_terminates_the_old_primary_and_launches_the_next(
 
 @ONCE
 def test_a_switch_that_is_not_possible_changes_nothing(world: World) -> None:
-    sef = world.sef(simulated_pending=60, enable_wait=0)
+    sef = world.sef(simulated_pending=60)
     primary = world.primary(sef)
     refusals = [refused(lambda: sef.execute_manual_switch("a"))]
     assert world.replicas() == []
@@ -134,7 +134,7 @@ def rows(world: World) -> list[Any]:
 
 @ONCE
 def test_a_switch_without_any_standby_is_refused(world: World) -> None:
-    sef = world.sef(enable_wait=0)
+    sef = world.sef()
     primary = world.primary(sef)
     world.simulation.add_fault("RunInstances", error_code="UnauthorizedOperation")
     answer = sef.enable_manual_replica_mode("a")
