@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.flows.world import ONCE
 from tests.store.rows import row_counts, stored_points
 from tests.web.server import ROOT
 
@@ -80,6 +81,7 @@ Timestamp,SpotPrice,Region,is_replica
 """
 
 
+@ONCE
 @pytest.mark.parametrize("kind", ["a file", "compressed", "standard input"])
 def test_csv_is_stored_with_what_it_lacks_from_the_command_line(
     run: Run, tmp_path: Path, database_url: str, kind: str
@@ -98,6 +100,7 @@ def test_csv_is_stored_with_what_it_lacks_from_the_command_line(
     assert flags == ["averaged_dual_source", *["interpolated"] * 3, "normal"]
 
 
+@ONCE
 def test_what_is_no_file_of_reports_is_one_line(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("something else\n")
@@ -112,6 +115,7 @@ def test_what_is_no_file_of_reports_is_one_line(run: Run, tmp_path: Path) -> Non
         assert "Traceback" not in done.stderr
 
 
+@ONCE
 def test_of_a_damaged_file_the_whole_lines_before_are_stored(
     run: Run, tmp_path: Path, database_url: str
 ) -> None:
@@ -129,9 +133,9 @@ def test_of_a_damaged_file_the_whole_lines_before_are_stored(
 
 @pytest.fixture
 def killed(environment: dict[str, str], tmp_path: Path, database_url: str) -> Path:
-    """A file of 40,000 reports, of whose import the process was killed in the middle."""
+    """A file of 12,000 reports, of whose import the process was killed in the middle."""
     file = tmp_path / "reports.ndjson.gz"
-    rows = (report(number // 10, f"a{number % 10}") for number in range(40_000))
+    rows = (report(number // 10, f"a{number % 10}") for number in range(12_000))
     file.write_bytes(gzip.compress(ndjson(*rows).encode(), compresslevel=1))
     process = subprocess.Popen(
         [sys.executable, "backend.py", "import", str(file)],
@@ -146,7 +150,7 @@ def killed(environment: dict[str, str], tmp_path: Path, database_url: str) -> Pa
         time.sleep(0.005)
     process.kill()
     process.wait()
-    assert 0 < row_counts(database_url)["pricing_reports"] < 40_000
+    assert 0 < row_counts(database_url)["pricing_reports"] < 12_000
     return file
 
 
@@ -158,11 +162,12 @@ def test_an_import_that_was_killed_goes_on_where_it_was(
     counts = dict(part.split()[::-1] for part in done.stdout.strip().split(", "))
     # What was committed without a checkpoint after it came again.
     stored = int(counts["accepted"].replace(",", "")) + int(counts["duplicates"].replace(",", ""))
-    assert (stored, done.returncode) == (40_000, 0)
-    assert row_counts(database_url)["pricing_reports"] == 40_000
+    assert (stored, done.returncode) == (12_000, 0)
+    assert row_counts(database_url)["pricing_reports"] == 12_000
     assert not list((tmp_path / "var/imports").iterdir())
 
 
+@ONCE
 @pytest.mark.parametrize("why", ["it is told to", "the file is another", "the database is another"])
 def test_it_begins_anew_when(
     run: Run, killed: Path, tmp_path: Path, environment: dict[str, str], why: str
@@ -179,6 +184,7 @@ def test_it_begins_anew_when(
     assert "going on at line" not in done.stderr
 
 
+@ONCE
 def test_it_explains_itself(run: Run) -> None:
     said = run("--help").stdout
     for word in ("NDJSON", "CSV", "gzip", "spot_price", "--agent", "--restart", "exit code 1"):
