@@ -52,7 +52,7 @@ class Meeting:
         self._been.add(thread)
         # One that does not come, since the other has done its work already, is not waited for.
         with suppress(threading.BrokenBarrierError):
-            self._barrier.wait(timeout=5)
+            self._barrier.wait(timeout=30)
             self.took_place = True
 
     def of(self, first: Callable[[], object], second: Callable[[], object]) -> None:
