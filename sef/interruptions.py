@@ -102,12 +102,12 @@ class Interruptions:
             fleet.update_agent(connection, agent, now, instance_id=named)
             agent = fleet.read_agent(connection, agent_id)
         subject = signal.instance_id or _meant(connection, agent, signal, now)
-        standby = replicas.live_standby(connection, agent_id)
         if subject == agent.subject:
             incident = self._incident_of_primary(connection, agent, signal, now)
-        elif standby is not None and subject == standby.instance_id:
-            return self._signal_standby(connection, agent, standby, signal, now), True
         else:
+            standby = replicas.live_standby(connection, agent_id)
+            if standby is not None and subject == standby.instance_id:
+                return self._signal_standby(connection, agent, standby, signal, now), True
             incident = self._incident_of_another(connection, agent, subject, signal, now)
         self._note(connection, agent, incident, signal, now)
         return incident.id, False
@@ -190,18 +190,21 @@ class Interruptions:
         now: datetime,
     ) -> None:
         """Record the signal and, for a primary that is still to be replaced, decide."""
-        is_news = not incidents.signal_was_received(connection, incident, signal)
-        is_first = incidents.record_signal(connection, incident, signal, now)
+        recorded = incidents.record_signal(connection, incident, signal, now)
+        is_news = recorded.is_news
         values = _seen(incident, signal, now) if is_news else {}
-        if incident.instance_id is not None and values.get("deadline"):
-            cutovers.hasten(connection, agent.id, incident.instance_id, values["deadline"], now)
+        lost = incident.instance_id
+        if lost is not None and lost != agent.instance_id and values.get("deadline"):
+            cutovers.hasten(connection, agent.id, lost, values["deadline"], now)
         if not incident.is_open:
             if values:
                 incidents.update_incident(connection, incident, **values)
-            if is_first:
+            if recorded.is_first:
                 said = f"{signal.type} for {incident.subject}: {_why_closed(incident)}"
                 _tell(connection, agent, incident, "signal_ignored", said, now)
             return
+        if not is_news and incident.goal is not Goal.MONITOR:
+            return  # what a repeat could ask for is wanted already
         score = self._risk(connection, agent, now) if signal.type is SignalType.REBALANCE else None
         decision = decide(signal.type, score, self.settings.rebalance_risk_threshold)
         goal = raised(incident.goal, decision.goal)
@@ -219,9 +222,9 @@ class Interruptions:
         incidents.update_incident(connection, incident, **values)
         # A new signal is a reason to try at once what was put off; a repeat is not.
         fleet.update_agent(connection, agent, now, not_before=None if is_news else agent.not_before)
-        if is_first and signal.type is SignalType.TERMINATION:
+        if recorded.is_first and signal.type is SignalType.TERMINATION:
             avoid_interrupted_pool(connection, agent.pool_id, now, self.settings)
-        if is_first or goal is not incident.goal:
+        if recorded.is_first or goal is not incident.goal:
             said = f"{signal.type} for {incident.subject}: {decision.reason}"
             told = inputs | {"goal_before": incident.goal, "goal": goal}
             kind = signal.type.replace("-", "_")
@@ -299,12 +302,15 @@ def _tell(
 
 def _answer(connection: Connection, incident_id: str, about_standby: bool) -> dict[str, Any]:
     incident = incidents.read_incident(connection, incident_id)
-    standby = replicas.live_standby(connection, incident.agent_id)
+    standby, failed = None, None
+    if incident.is_open or about_standby:
+        standby = replicas.live_standby(connection, incident.agent_id)
+    if incident.is_open and standby is None:
+        failed = replicas.latest_failed(connection, incident.agent_id)
     replica_id = incident.replica_id or (standby.id if standby and incident.is_open else None)
     if about_standby and standby is not None:
         replica_id = standby.id
-    last = replicas.latest_failed(connection, incident.agent_id)
-    action, message = _outcome(incident, standby, last, about_standby)
+    action, message = _outcome(incident, standby, failed, about_standby)
     return {
         "status": "success",
         "action": action,

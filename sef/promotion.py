@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from sef.config import Settings
 from sef.core import risk
+from sef.core.inputs import SignalType
 from sef.core.notices import Moment
 from sef.core.policy import Outcome
 from sef.core.replica import Market, Status
@@ -24,8 +25,11 @@ class Promotion:
     old_instance_id: str | None
     new_instance_id: str
     epoch: int
+    replica_id: str
     incident_id: str | None
+    caused_by: SignalType | None
     failover_time_ms: int | None
+    at: datetime
 
 
 def promote(
@@ -124,8 +128,11 @@ def promote(
         old,
         standby.instance_id,
         agent.epoch + 1,
+        standby.id,
         incident.id if incident else None,
+        incident.caused_by if incident else None,
         milliseconds,
+        now,
     )
 
 
@@ -136,7 +143,7 @@ def _probation(
     if standby.market is not Market.SPOT or standby.pool_id is None or not settings.probation:
         return None
     settled_after = timedelta(seconds=settings.standby_ttl)
-    history, _ = pools.pool_history(connection, standby.pool_id, now, settled_after)
+    history = pools.history_of(connection, standby.pool_id, now, settled_after)
     score = risk.assess(history).score
     is_risky = history.terminations > 0 and score >= settings.rebalance_risk_threshold
     if is_risky or (standby.pool_id, Market.SPOT) in replicas.unavailable(connection, now):

@@ -38,7 +38,7 @@ from sef.promotion import Promotion, promote
 from sef.retiring import Retiring
 from sef.rounds import work_in_lanes
 from sef.setbacks import call_operator
-from sef.store import cutovers, fleet, incidents, launches, replicas, storms
+from sef.store import fleet, incidents, launches, replicas, storms
 from sef.store.database import Database
 from sef.store.events import Event, Severity, write_events
 from sef.store.fleet import Agent, Due
@@ -57,17 +57,30 @@ RETRY_AFTER = timedelta(seconds=4)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the rows say of an agent: all that a cycle goes by."""
+    """What the rows say of an agent: all that is decided by."""
 
     agent: Agent
-    standby: Replica | None
+    replicas: Sequence[Replica]
+    """Those that are not over."""
     incident: Incident | None
-    has_cutover: bool
-    releasing: Sequence[Replica]
-    retiring: Sequence[Retirement]
-    former: Sequence[Replica]
-    """Former primaries that, as far as is known, still run."""
-    untagged: Sequence[Untagged]
+
+    @property
+    def standby(self) -> Replica | None:
+        return next((replica for replica in self.replicas if replica.live_agent_id), None)
+
+    @property
+    def releasing(self) -> Sequence[Replica]:
+        return [replica for replica in self.replicas if replica.status is Status.RELEASING]
+
+    @property
+    def former(self) -> Sequence[Replica]:
+        """Former primaries that, as far as is known, still run."""
+        primary = self.agent.instance_id
+        return [
+            replica
+            for replica in self.replicas
+            if replica.status is Status.PROMOTED and primary not in (None, replica.instance_id)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,16 +168,10 @@ class Reconciler:
             log.exception("SEF: agent %s could not be reconciled", agent_id)
 
     def _see(self, connection: Connection, agent_id: str) -> Snapshot:
-        return Snapshot(
-            fleet.read_agent(connection, agent_id),
-            replicas.live_standby(connection, agent_id),
-            incidents.open_incident(connection, agent_id),
-            cutovers.open_cutover(connection, agent_id) is not None,
-            replicas.releasing(connection, agent_id),
-            replicas.due_retirements(connection, agent_id, self.clock()),
-            replicas.superseded(connection, agent_id),
-            launches.untagged(connection, agent_id),
-        )
+        # In this order: a replica that is promoted meanwhile is not taken for a former primary.
+        found = replicas.current(connection, agent_id)
+        agent = fleet.read_agent(connection, agent_id)
+        return Snapshot(agent, found, incidents.open_incident(connection, agent_id))
 
     def _decide(self, seen: Snapshot, *, is_first: bool) -> str | None:
         step = self._step(seen.agent, seen.standby, seen.incident)
@@ -175,8 +182,8 @@ class Reconciler:
             is_emergency = seen.incident is None or seen.incident.is_emergency
             unseen = self._make_sure_of(seen.standby, is_emergency=is_emergency)
         said, promotion = self.database.write(lambda c: self.apply(c, seen.agent.id, unseen))
-        if promotion is not None and promotion.incident_id is not None:
-            self._stamp(promotion.incident_id)
+        if promotion is not None:
+            self._stamp(promotion)
         return said
 
     def next(
@@ -265,28 +272,23 @@ class Reconciler:
             return str(error)
         return None
 
-    def _stamp(self, incident_id: str) -> None:
+    def _stamp(self, promotion: Promotion) -> None:
         """Write down the failover time once more, now that the promotion is committed."""
-
-        def write(connection: Connection) -> None:
-            incident = incidents.read_incident(connection, incident_id)
-            if incident.replica_id is None:
-                return
-            milliseconds = incidents.complete_failover(
-                connection,
-                incident,
-                incident.caused_by,
-                incident.replica_id,
-                self.clock(),
+        incident_id, caused_by = promotion.incident_id, promotion.caused_by
+        if incident_id is None or caused_by is None or promotion.failover_time_ms is None:
+            return
+        since = (self.clock() - promotion.at) / timedelta(milliseconds=1)
+        milliseconds = promotion.failover_time_ms + round(since)
+        self.database.write(
+            lambda c: incidents.stamp_failover(
+                c, incident_id, caused_by, promotion.replica_id, milliseconds
             )
-            incidents.update_incident(connection, incident, failover_time_ms=milliseconds)
-
-        self.database.write(write)
+        )
 
     def _act(self, seen: Snapshot, allowance: Allowance) -> str | None:
         agent, standby = seen.agent, seen.standby
         # What serves goes before what stands by, and waits for no launch that is put off.
-        said = self.cutovers.advance(agent.id) if seen.has_cutover else None
+        said = self.cutovers.advance(agent.id)
         if said is not None or agent.is_postponed(self.clock()):
             return said
         if standby is not None and standby.status is Status.LAUNCHING:
@@ -298,7 +300,8 @@ class Reconciler:
                 said = self.retiring.release(replica, allowance)
                 if said is not None:
                     return said
-        for retirement in seen.retiring:
+        retiring, untagged = self.database.read(lambda c: self._chores(c, agent.id))
+        for retirement in retiring:
             said = self.retiring.retire(retirement, allowance)
             if said is not None:
                 return said
@@ -308,8 +311,16 @@ class Reconciler:
         if former:
             return self.watch.check_former(former)
         # Nothing has to wait for its tags.
-        self.launcher.calls.tag(seen.untagged)
+        self.launcher.calls.tag(untagged)
         return None
+
+    def _chores(
+        self, connection: Connection, agent_id: str
+    ) -> tuple[Sequence[Retirement], Sequence[Untagged]]:
+        return (
+            replicas.due_retirements(connection, agent_id, self.clock()),
+            launches.untagged(connection, agent_id),
+        )
 
     def _postpone(self, agent_id: str, error: CloudError) -> None:
         def write(connection: Connection) -> None:

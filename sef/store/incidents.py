@@ -173,10 +173,18 @@ def update_incident(connection: Connection, incident: Incident, **values: Any) -
     return replace(incident, version=incident.version + 1, **values)
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    is_first: bool
+    """The incident has had no signal of this kind before."""
+    is_news: bool
+    """It has not had this announcement, nor a later one of its kind, by AWS's time."""
+
+
 def record_signal(
     connection: Connection, incident: Incident, signal: Signal, now: datetime
-) -> bool:
-    """Put a signal under its incident, one row for each kind; True if it is the first of its kind.
+) -> Recorded:
+    """Put a signal under its incident, one row for each kind.
 
     `detected_at` stays that of the first, from which the failover time is counted.
     """
@@ -196,7 +204,7 @@ def record_signal(
                 **values,
             )
         )
-        return False
+        return Recorded(is_first=False, is_news=known_since < signal.signalled_at)
     connection.execute(
         insert(spot_interruption_events).values(
             incident_id=incident.id,
@@ -209,7 +217,7 @@ def record_signal(
             **values,
         )
     )
-    return True
+    return Recorded(is_first=True, is_news=True)
 
 
 def signal_was_received(connection: Connection, incident: Incident, signal: Signal) -> bool:
@@ -269,6 +277,31 @@ def complete_failover(
         .values(failover_completed=True, failover_time_ms=milliseconds, replica_id=replica_id)
     )
     return milliseconds
+
+
+def stamp_failover(
+    connection: Connection,
+    incident_id: str,
+    signal_type: SignalType,
+    replica_id: str,
+    milliseconds: int,
+) -> None:
+    """Correct the time of a failover that is complete, unless it is another by now."""
+    incident, signal = incidents.c, spot_interruption_events.c
+    connection.execute(
+        update(spot_interruption_events)
+        .where(
+            signal.incident_id == incident_id,
+            signal.signal_type == signal_type,
+            signal.replica_id == replica_id,
+        )
+        .values(failover_time_ms=milliseconds)
+    )
+    connection.execute(
+        update(incidents)
+        .where(incident.id == incident_id, incident.replica_id == replica_id)
+        .values(failover_time_ms=milliseconds, version=incident.version + 1)
+    )
 
 
 def _milliseconds(since: datetime, now: datetime) -> int:

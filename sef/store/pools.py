@@ -36,10 +36,17 @@ def pool_history(
     )
 
 
+def history_of(
+    connection: Connection, pool_id: str, now: datetime, settled_after: timedelta
+) -> History:
+    """The past of one pool."""
+    return pool_histories(connection, now, settled_after, pool_id).get(pool_id, History())
+
+
 def pool_histories(
-    connection: Connection, now: datetime, settled_after: timedelta
+    connection: Connection, now: datetime, settled_after: timedelta, pool_id: str | None = None
 ) -> Mapping[str, History]:
-    """The past of each pool that has one.
+    """The past of each pool that has one, or of one pool alone.
 
     A recommendation is settled when a termination followed, or when none did for `settled_after`.
     """
@@ -58,7 +65,7 @@ def pool_histories(
             _count(is_unannounced).label("unannounced"),
         )
         .where(
-            columns.pool_id.is_not(None),
+            columns.pool_id.is_not(None) if pool_id is None else columns.pool_id == pool_id,
             or_(and_(is_recommended, is_settled), is_unannounced),
         )
         .group_by(columns.pool_id)

@@ -96,11 +96,12 @@ def latest_failed(connection: Connection, agent_id: str) -> Replica | None:
     return rows[0] if rows else None
 
 
-def releasing(connection: Connection, agent_id: str) -> Sequence[Replica]:
+def current(connection: Connection, agent_id: str) -> Sequence[Replica]:
+    """The replicas of an agent that are not over: a standby, those that end, primaries."""
     return _replicas(
         connection,
         replica_instances.c.agent_id == agent_id,
-        replica_instances.c.status == Status.RELEASING,
+        replica_instances.c.status.not_in([Status.TERMINATED, Status.FAILED]),
     )
 
 
