@@ -27,7 +27,7 @@ from sef.requests import Requests
 from sef.retiring import Retiring
 from sef.store.database import Database
 from sef.target_checks import TargetChecks
-from sef.watching import Watch
+from sef.watching import Watch, looks_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Operations:
         candidates = Candidates(cloud, moves, settings, clock, on_demand_prices)
         calls = LaunchCalls(database, cloud, requests, settings, clock)
         launcher = Launcher(database, cloud, candidates, calls, settings, clock)
-        watch = Watch(database, cloud, settings, clock)
+        watch = Watch(database, cloud, looks_at(cloud), settings, clock)
         retiring = Retiring(database, cloud, calls, watch, requests, clock)
         reconciler = Reconciler(database, launcher, cutovers, watch, retiring, settings, clock)
         rehearsals = Rehearsals(database, reconciler, launcher, checks, settings, clock)

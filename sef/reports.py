@@ -11,7 +11,7 @@ from sef.config import Settings
 from sef.core.inputs import Refused, Report, parse_report
 from sef.core.pricing import Rules
 from sef.core.series import Outcome
-from sef.group_commit import GroupCommit
+from sef.shared_call import SharedCall
 from sef.store import fleet, reads
 from sef.store.database import Database
 from sef.store.events import iso
@@ -32,7 +32,7 @@ class Reports:
         self._database = database
         self._window = timedelta(seconds=settings.data_retention_window)
         self._clock = clock
-        self._together = GroupCommit(self._write_each, limit=settings.queue_limit)
+        self._together = SharedCall(self._write_each, limit=settings.queue_limit)
 
     def take(self, agent_id: str, data_type: str, payload: Mapping[str, Any]) -> Answer:
         """Store one report; its clean record, or why it was refused."""

@@ -7,23 +7,45 @@ from datetime import timedelta
 from sqlalchemy import Connection
 
 from sef.clock import Clock
-from sef.cloud.ec2 import Ec2
+from sef.cloud.ec2 import FILTER_VALUES, Ec2, Instance
 from sef.cloud.errors import CloudError, Response
 from sef.cloud.timing import Calls
 from sef.config import Settings
 from sef.core.replica import Status
 from sef.setbacks import avoid_pool_of
+from sef.shared_call import SharedCall
 from sef.sightings import FORGOTTEN_AFTER, MISSING_FOR, Sight, is_due, note, told
 from sef.store import incidents, replicas
 from sef.store.database import Database
 from sef.store.events import Severity
 from sef.store.replicas import Replica
 
+LOOKS_WAITING = 10_000
+PATIENCE = 1.0
+"""Seconds that a look waits for another one's call, which may hang, to be over."""
+
+Looks = SharedCall[str, "Instance | CloudError | None"]
+
+
+def looks_at(cloud: Ec2) -> Looks:
+    """Looks at one instance each, of which those that come together share a call: a storm of
+    notices would take EC2 one call for each otherwise, and EC2 counts them."""
+
+    def look(ids: Sequence[str]) -> Sequence[Instance | CloudError | None]:
+        try:
+            found = cloud.instances(set(ids))
+        except CloudError as error:
+            return [error] * len(ids)
+        return [found.get(instance_id) for instance_id in ids]
+
+    return SharedCall(look, limit=LOOKS_WAITING, at_once=FILTER_VALUES, patience=PATIENCE)
+
 
 @dataclass(frozen=True, slots=True)
 class Watch:
     database: Database
     cloud: Ec2
+    looks: Looks
     settings: Settings
     clock: Clock
 
@@ -41,13 +63,24 @@ class Watch:
         Raises:
             CloudError: EC2 cannot say.
         """
-        if self.check_standby(standby) in (Sight.UNTOLD, Sight.MISSING):
+        instance = self._shown(standby)
+        if told(instance) is Sight.RUNS and not standby.misses:
+            return  # what follows is written down, so this need not be
+        if self._judge(standby, instance) in (Sight.UNTOLD, Sight.MISSING):
             raise does_not_tell(standby)
 
     def check_standby(self, standby: Replica) -> Sight:
         """Look whether a ready standby still runs; one that does not has failed."""
+        return self._judge(standby, self._shown(standby))
+
+    def _shown(self, standby: Replica) -> Instance | None:
         assert standby.instance_id is not None
-        instance = self.cloud.instances([standby.instance_id]).get(standby.instance_id)
+        shown = self.looks.submit(standby.instance_id)
+        if isinstance(shown, CloudError):
+            raise shown.again() from shown
+        return shown
+
+    def _judge(self, standby: Replica, instance: Instance | None) -> Sight:
         sight = self.look(standby, told(instance), MISSING_FOR)
         if sight is Sight.GONE:
             said = f"its instance is {instance.ec2_state if instance else 'not shown by EC2'}"

@@ -28,6 +28,9 @@ ENDED = frozenset({"shutting-down", "terminated"})
 
 ALIVE = frozenset({"pending", "running"})
 
+FILTER_VALUES = 200
+"""So many values one filter of EC2 may have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:

@@ -77,6 +77,10 @@ class CloudError(CloudUnavailable):
     def __str__(self) -> str:
         return self.told
 
+    def again(self) -> "CloudError":
+        """The same for somebody else who waited for the call: no exception is raised twice."""
+        return CloudError(self.code, self.told.removeprefix(f"{self.code}: "), self.response)
+
 
 def translate(error: ClientError | BotoCoreError) -> CloudError:
     """The error of boto3 as SEF reads it. Whatever is not known to be harmless needs a person."""

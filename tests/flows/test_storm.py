@@ -430,3 +430,59 @@ def test_one_that_hangs_alone_does_not_hold_up_who_comes_after(world: World) -> 
         finally:
             hanging.set()
         round_.result()
+
+
+def protected(world: World, sef: Any, count: int) -> dict[str, str]:
+    """Agents with a ready standby each."""
+    agents = fleet(world, sef, count, alike=True)
+    for agent_id in agents:
+        world.signal(sef, REBALANCE, agent_id)
+    world.settle(sef, 1)
+    assert all(world.replicas(agent_id, "ready") for agent_id in agents)
+    return agents
+
+
+class LookingTogether:
+    """The first look at EC2 lasts until as many others have come as are to come."""
+
+    def __init__(self, others: int) -> None:
+        self.calls: list[Any] = []
+        self.looks: Any = None
+        self._others = others
+
+    def __call__(self, params: dict[str, Any], **_: Any) -> None:
+        self.calls.append(params["body"])
+        deadline = time.monotonic() + 30
+        while len(self.calls) == 1 and len(self.looks._waiting) < self._others:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+
+def all_noticed(world: World, agents: dict[str, str]) -> LookingTogether:
+    together = LookingTogether(len(agents) - 1)
+    sef = world.sef(world.cloud("before-call.ec2.DescribeInstances", together))
+    together.looks = sef._operations.reconciler.watch.looks
+    all_at_once(notices(world, [sef], agents))
+    return together
+
+
+@ONCE
+def test_looks_at_standbys_that_come_together_share_a_call(world: World) -> None:
+    agents = protected(world, world.sef(), 6)
+    together = all_noticed(world, agents)
+    assert len(together.calls) == 2, "one for the first, one for all who came meanwhile"
+    for agent_id in agents:
+        [promotion] = world.promotions(agent_id)
+        assert promotion.details["unseen"] is None
+        world.check(agent_id)
+
+
+@ONCE
+def test_what_ec2_refuses_to_one_call_is_told_to_all_who_shared_it(world: World) -> None:
+    agents = protected(world, world.sef(), 6)
+    world.simulation.throttle("DescribeInstances", count=2)
+    together = all_noticed(world, agents)
+    assert len(together.calls) == 2, "nobody asks again alone"
+    for agent_id in agents:
+        [promotion] = world.promotions(agent_id)
+        assert "RequestLimitExceeded" in promotion.details["unseen"]

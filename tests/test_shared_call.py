@@ -1,4 +1,4 @@
-"""Group commit: who comes alone waits for nobody, who comes meanwhile shares a write."""
+"""Calls that are shared: who comes alone waits for nobody, who comes meanwhile shares a call."""
 
 import ctypes
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sef.errors import Overloaded, Unavailable
-from sef.group_commit import GroupCommit
+from sef.shared_call import SharedCall
 
 
 class Writer:
@@ -34,7 +34,7 @@ class Writer:
         return [f"<{item}>" for item in items]
 
 
-def waiting(group: GroupCommit[Any, Any], count: int) -> None:
+def waiting(group: SharedCall[Any, Any], count: int) -> None:
     deadline = time.monotonic() + 30
     while len(group._waiting) != count:
         assert time.monotonic() < deadline
@@ -42,7 +42,7 @@ def waiting(group: GroupCommit[Any, Any], count: int) -> None:
 
 
 def line_up(
-    group: GroupCommit[Any, Any], writer: Writer, threads: ThreadPoolExecutor, items: Sequence[Any]
+    group: SharedCall[Any, Any], writer: Writer, threads: ThreadPoolExecutor, items: Sequence[Any]
 ) -> list[Future[Any]]:
     """Submit items, the first of which is being written while the others have come, in order."""
     futures = [threads.submit(group.submit, items[0])]
@@ -67,7 +67,7 @@ def threads() -> Any:
 def test_who_comes_alone_is_written_at_once_in_its_own_thread() -> None:
     writer = Writer()
     writer.go_on.set()
-    group = GroupCommit(writer, limit=10)
+    group = SharedCall(writer, limit=10)
     assert [group.submit("a"), group.submit("b")] == ["<a>", "<b>"]
     assert writer.calls == [["a"], ["b"]]
     assert set(writer.threads) == {threading.get_ident()}
@@ -75,7 +75,7 @@ def test_who_comes_alone_is_written_at_once_in_its_own_thread() -> None:
 
 def test_those_who_come_meanwhile_share_the_next_write(threads: ThreadPoolExecutor) -> None:
     writer = Writer()
-    group = GroupCommit(writer, limit=10)
+    group = SharedCall(writer, limit=10)
     futures = line_up(group, writer, threads, "abcde")
     writer.go_on.set()
     assert [outcome(future) for future in futures] == ["<a>", "<b>", "<c>", "<d>", "<e>"]
@@ -88,7 +88,7 @@ def test_one_that_cannot_be_written_fails_alone(threads: ThreadPoolExecutor) -> 
             raise ValueError(f"cannot write {items}")
 
     writer = Writer(fails)
-    group = GroupCommit(writer, limit=10)
+    group = SharedCall(writer, limit=10)
     futures = line_up(group, writer, threads, ["a", "b", "bad", "c"])
     writer.go_on.set()
     told = [outcome(future) for future in futures]
@@ -103,7 +103,7 @@ def test_one_that_comes_alone_and_cannot_be_written_is_tried_once() -> None:
 
     writer = Writer(fails)
     writer.go_on.set()
-    group = GroupCommit(writer, limit=10)
+    group = SharedCall(writer, limit=10)
     with pytest.raises(ValueError, match="bad"):
         group.submit("bad")
     assert writer.calls == [["bad"]]
@@ -117,7 +117,7 @@ def test_a_database_that_is_away_is_told_to_all_and_asked_once(
             raise Unavailable("away")
 
     writer = Writer(fails)
-    group = GroupCommit(writer, limit=10)
+    group = SharedCall(writer, limit=10)
     futures = line_up(group, writer, threads, "abcd")
     writer.go_on.set()
     told = [outcome(future) for future in futures]
@@ -136,7 +136,7 @@ def test_nobody_waits_for_a_writer_that_is_ended(
             raise error
 
     writer = Writer(fails)
-    group = GroupCommit(writer, limit=10)
+    group = SharedCall(writer, limit=10)
     futures = line_up(group, writer, threads, "abcd")
     writer.go_on.set()
     told = [outcome(future) for future in futures]
@@ -148,7 +148,7 @@ def test_nobody_waits_for_a_writer_that_is_ended(
 
 def test_one_that_is_ended_while_it_waits_holds_nobody_up(threads: ThreadPoolExecutor) -> None:
     writer = Writer()
-    group = GroupCommit(writer, limit=10)
+    group = SharedCall(writer, limit=10)
     ended: list[BaseException] = []
 
     def wait() -> None:
@@ -177,7 +177,7 @@ def test_one_that_is_ended_while_it_waits_holds_nobody_up(threads: ThreadPoolExe
 
 def test_when_too_many_wait_the_next_is_refused_at_once(threads: ThreadPoolExecutor) -> None:
     writer = Writer()
-    group = GroupCommit(writer, limit=3)
+    group = SharedCall(writer, limit=3)
     futures = line_up(group, writer, threads, "abcd")
     with pytest.raises(Overloaded) as raised:
         group.submit("e")
@@ -195,14 +195,14 @@ def test_a_handler_that_submits_within_the_write_does_not_wait_for_itself() -> N
             inner.append(group.submit("inner"))
         return items
 
-    group = GroupCommit(write, limit=3)
+    group = SharedCall(write, limit=3)
     assert (group.submit("outer"), inner) == ("outer", ["inner"])
     assert group.submit("after") == "after"
 
 
 def test_a_forked_child_waits_for_nobody_of_its_parent(threads: ThreadPoolExecutor) -> None:
     writer = Writer()
-    group = GroupCommit(writer, limit=10)
+    group = SharedCall(writer, limit=10)
     futures = line_up(group, writer, threads, "ab")
     child = os.fork()
     if child == 0:
@@ -230,7 +230,7 @@ def test_whatever_fails_everybody_gets_an_answer_of_its_own(threads: ThreadPoolE
         written.extend(items)
         return [item * 10 for item in items]
 
-    group = GroupCommit(write, limit=30)
+    group = SharedCall(write, limit=30)
 
     def submit(number: int) -> Any:
         try:
@@ -247,4 +247,59 @@ def test_whatever_fails_everybody_gets_an_answer_of_its_own(threads: ThreadPoolE
         else:
             assert answer in (Unavailable, KeyboardInterrupt, Overloaded)
     assert not group._waiting
-    assert not group._has_writer
+    assert not group._has_caller
+
+
+def test_who_waits_behind_a_call_that_hangs_calls_alone(threads: ThreadPoolExecutor) -> None:
+    hangs, is_calling = threading.Event(), threading.Event()
+
+    def call(items: Sequence[str]) -> Sequence[str]:
+        if items == ["a"]:
+            is_calling.set()
+            assert hangs.wait(30)
+        return items
+
+    group = SharedCall(call, limit=3, patience=0.01)
+    first = threads.submit(group.submit, "a")
+    assert is_calling.wait(30)
+    assert group.submit("b") == "b"
+    assert not first.done()
+    hangs.set()
+    assert outcome(first) == "a"
+    assert group.submit("c") == "c"
+
+
+def test_a_call_that_has_begun_for_somebody_is_waited_for_without_end(
+    threads: ThreadPoolExecutor,
+) -> None:
+    calls: list[list[str]] = []
+    go_on = {"a": threading.Event(), "b": threading.Event()}
+    is_calling = threading.Semaphore(0)
+
+    def call(items: Sequence[str]) -> Sequence[str]:
+        calls.append(list(items))
+        is_calling.release()
+        assert go_on[items[0]].wait(30)
+        return items
+
+    group = SharedCall(call, limit=3, patience=0.3)
+    futures = [threads.submit(group.submit, "a")]
+    assert is_calling.acquire(timeout=30)
+    for number, item in enumerate("bc", start=1):
+        futures.append(threads.submit(group.submit, item))
+        waiting(group, number)
+    go_on["a"].set()
+    assert is_calling.acquire(timeout=30)
+    time.sleep(0.6)
+    go_on["b"].set()
+    assert [outcome(future) for future in futures] == ["a", "b", "c"]
+    assert calls == [["a"], ["b", "c"]]
+
+
+def test_no_call_is_for_more_than_it_may_be(threads: ThreadPoolExecutor) -> None:
+    writer = Writer()
+    group = SharedCall(writer, limit=10, at_once=2)
+    futures = line_up(group, writer, threads, "abcdef")
+    writer.go_on.set()
+    assert [outcome(future) for future in futures] == [f"<{item}>" for item in "abcdef"]
+    assert writer.calls == [["a"], ["b", "c"], ["d", "e"], ["f"]]
