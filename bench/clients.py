@@ -18,6 +18,7 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    path: str
     status: int
     body: bytes
     sent: float
@@ -78,7 +79,7 @@ def _sent(
     connection.request("POST", post.path, post.body, {"Content-Type": post.content_type})
     response = connection.getresponse()
     body = response.read()
-    answer = Answer(response.status, body, sent, time.time())
+    answer = Answer(post.path, response.status, body, sent, time.time())
     if not check(answer):
         raise RuntimeError(f"{answer.status} {body[:500].decode(errors='replace')}")
     return answer

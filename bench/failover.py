@@ -12,11 +12,9 @@ import json
 import math
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench import instances, servers  # noqa: E402
+from bench.clients import Answer, Post, send_all  # noqa: E402
+from bench.machine import cpu_milliseconds  # noqa: E402
 from bench.prices import POOL  # noqa: E402
 from sef.cloud.ec2 import AGENT_TAG  # noqa: E402
 from sef.cloud.simulation import Simulation, ensure_running  # noqa: E402
@@ -35,13 +35,6 @@ from sef.store.tables import cutovers, replica_instances  # noqa: E402
 PATIENCE = 120
 LIMITS = {1: 100, 100: 1000}
 """Milliseconds that 99 of 100 failovers are to stay under, by how many come at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Noticed:
-    agent_id: str
-    sent: float
-    answered: float
 
 
 def main() -> None:
@@ -58,7 +51,12 @@ def main() -> None:
         try:
             with servers.sef(server.url("sef"), var, workers=options.workers) as base:
                 engine = create_engine(server.url("sef"))
-                figures = measure(base, simulation, engine, options)
+                programs = {
+                    "SEF": base.pid,
+                    "MariaDB": server.pid,
+                    "the simulated EC2": simulation.health()["pid"],
+                }
+                figures = measure(base, simulation, engine, options, programs)
                 engine.dispose()
         finally:
             simulation.stop()
@@ -67,24 +65,40 @@ def main() -> None:
 
 
 def measure(
-    base: str, simulation: Simulation, engine: Engine, options: argparse.Namespace
+    base: str,
+    simulation: Simulation,
+    engine: Engine,
+    options: argparse.Namespace,
+    programs: Mapping[str, int],
 ) -> dict[str, Any]:
     figures = {}
     for has_address in (False, True):
         named = " with an address" if has_address else ""
-        alone = fleet(
-            base, simulation, f"alone{has_address}", options.alone, has_address=has_address
-        )
-        figures[f"1{named}"] = show(1, engine, [notice(base, *agent) for agent in alone])
-        at_once: list[Noticed] = []
-        for number in range(options.rounds):
-            name = f"round{has_address}{number}"
-            at_once += notices(
-                base, fleet(base, simulation, name, options.at_once, has_address=has_address)
+        for at_once, rounds in ((1, 1), (options.at_once, options.rounds)):
+            answers: list[Answer] = []
+            used = Counter[str]()
+            for number in range(rounds):
+                size = options.alone if at_once == 1 else at_once
+                name = f"of{at_once}{has_address}{number}"
+                agents = fleet(base, simulation, name, size, has_address=has_address)
+                posts = [notice(*agent) for agent in agents]
+                shares = [posts] if at_once == 1 else [[post] for post in posts]
+                before = cpu(programs)
+                answers += send_all(base, shares, check=is_promoted)[1]
+                used.update(cpu(programs) - before)
+            figures[f"{at_once}{named}"] = show(
+                at_once, engine, answers, used, has_address=has_address
             )
-        figures[f"{options.at_once}{named}"] = show(options.at_once, engine, at_once)
-    check(base, simulation, 2 * (options.alone + options.rounds * options.at_once))
+    failovers = 2 * (options.alone + options.rounds * options.at_once)
+    check(base, simulation, failovers)
     return figures
+
+
+def cpu(programs: Mapping[str, int]) -> Counter[str]:
+    """Milliseconds of the processor that each program has used so far."""
+    used = Counter({name: round(cpu_milliseconds(pid)) for name, pid in programs.items()})
+    used["the client"] = round(1000 * time.process_time())
+    return used
 
 
 def fleet(
@@ -118,32 +132,23 @@ def is_protected(base: str, agent_id: str) -> bool:
     return bool(status["replica"] and status["replica"]["status"] == "ready")
 
 
-def signal(base: str, signal_type: str, agent_id: str, instance_id: str) -> Any:
+def signal(base: str, signal_type: str, agent_id: str, instance_id: str) -> None:
+    post = posted(signal_type, agent_id, instance_id)
+    headers = {"Content-Type": post.content_type}
+    requests.post(base + post.path, post.body, headers=headers).raise_for_status()
+
+
+def posted(signal_type: str, agent_id: str, instance_id: str) -> Post:
     told = {"signal_type": signal_type, "timestamp": time.time(), "instance_id": instance_id}
-    answer = requests.post(f"{base}/api/agents/{agent_id}/interruption", json=told)
-    answer.raise_for_status()
-    return answer.json()
+    return Post(f"/api/agents/{agent_id}/interruption", json.dumps(told).encode())
 
 
-def notice(base: str, agent_id: str, instance_id: str) -> Noticed:
-    sent = time.time()
-    answer = signal(base, "termination-notice", agent_id, instance_id)
-    answered = time.time()
-    if answer["action"] != "promoted":
-        sys.exit(f"{agent_id} was not failed over at once: {answer}")
-    return Noticed(agent_id, sent, answered)
+def notice(agent_id: str, instance_id: str) -> Post:
+    return posted("termination-notice", agent_id, instance_id)
 
 
-def notices(base: str, agents: Sequence[tuple[str, str]]) -> list[Noticed]:
-    """The same for many at the same moment."""
-    gate = threading.Barrier(len(agents))
-
-    def one(agent: tuple[str, str]) -> Noticed:
-        gate.wait()
-        return notice(base, *agent)
-
-    with ThreadPoolExecutor(len(agents)) as threads:
-        return list(threads.map(one, agents))
+def is_promoted(answer: Answer) -> bool:
+    return answer.status == 200 and json.loads(answer.body)["action"] == "promoted"
 
 
 def check(base: str, simulation: Simulation, expected: int) -> None:
@@ -161,15 +166,23 @@ def check(base: str, simulation: Simulation, expected: int) -> None:
     print(f"{expected} failovers: {len(launched)} launches, each the primary of its agent")
 
 
-def show(at_once: int, engine: Engine, noticed: Sequence[Noticed]) -> dict[str, Any]:
+def show(
+    at_once: int,
+    engine: Engine,
+    answers: Sequence[Answer],
+    used: Mapping[str, int],
+    *,
+    has_address: bool,
+) -> dict[str, Any]:
     """Milliseconds, all by this machine's clock, from when the client sent its notice."""
-    promoted = moments(engine, replica_instances.c.promoted_at)
-    handed_over = moments(engine, cutovers.c.finished_at)
-    taken = {"promotion": [(promoted[one.agent_id] - one.sent) * 1000 for one in noticed]}
-    if noticed[0].agent_id in handed_over:
-        taken["cutover"] = [(handed_over[one.agent_id] - one.sent) * 1000 for one in noticed]
-    taken["answer"] = [(one.answered - one.sent) * 1000 for one in noticed]
-    figures: dict[str, Any] = {"failovers": len(noticed)}
+    sent = {answer.path.split("/")[3]: answer.sent for answer in answers}
+    promoted = moments(engine, replica_instances.c.promoted_at, sent)
+    taken = {"promotion": [(promoted[one] - sent[one]) * 1000 for one in sent]}
+    if has_address:
+        handed_over = moments(engine, cutovers.c.finished_at, sent)
+        taken["cutover"] = [(handed_over[one] - sent[one]) * 1000 for one in sent]
+    taken["answer"] = [(answer.answered - answer.sent) * 1000 for answer in answers]
+    figures: dict[str, Any] = {"failovers": len(answers)}
     for name, values in taken.items():
         figures[name] = {f"p{share}": percentile(values, share) for share in (50, 99, 100)}
         of_limit = figures[name]["p99"] / LIMITS.get(at_once, LIMITS[100])
@@ -179,15 +192,26 @@ def show(at_once: int, engine: Engine, noticed: Sequence[Noticed]) -> dict[str, 
             f"p99 {figures[name]['p99']:6.1f} ms, most {figures[name]['p100']:6.1f} ms; "
             f"p99 is {of_limit:.2f} of the limit"
         )
+    figures["cpu_ms"] = {name: round(of / len(answers), 1) for name, of in used.items()}
+    told = ", ".join(f"{name} {of}" for name, of in figures["cpu_ms"].items())
+    print(f"{at_once:4} at once, ms of the processor for each: {told}")
     return figures
 
 
-def moments(engine: Engine, column: Column[Any]) -> dict[str, float]:
-    """By agent, the time that a row of its failover has in a column, seconds since 1970."""
+def moments(engine: Engine, column: Column[Any], wanted: Collection[str]) -> dict[str, float]:
+    """By agent, the time that a row of its failover has in a column, seconds since 1970; waits
+    until all have it, since a step that had to be tried again is done by a job."""
     agent_id = column.table.c.agent_id
-    with engine.connect() as connection:
-        rows = connection.execute(select(agent_id, column).where(column.is_not(None)))
-        return {name: at.timestamp() for name, at in rows}
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with engine.connect() as connection:
+            rows = connection.execute(select(agent_id, column).where(column.is_not(None)))
+            found = {name: at.timestamp() for name, at in rows if name in wanted}
+        if len(found) == len(wanted):
+            return found
+        if time.monotonic() > deadline:
+            sys.exit(f"no {column} of {len(wanted) - len(found)} agents within {PATIENCE} s")
+        time.sleep(0.2)
 
 
 def percentile(values: Sequence[float], share: int) -> float:

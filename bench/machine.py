@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,3 +69,16 @@ def _told_by(program: str | None, option: str) -> str:
     ran = subprocess.run([program, option], capture_output=True, text=True, check=False)
     found = re.search(r"\d+\.\d+[\w.]*", ran.stdout + ran.stderr)
     return found[0] if found else "unknown"
+
+
+def children(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        yield from map(int, (task / "children").read_text().split())
+
+
+def cpu_milliseconds(pid: int) -> float:
+    """What a process and those that it started have used of the processor so far."""
+    told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = int(told[11]) + int(told[12])
+    own = 1000 * ticks / os.sysconf("SC_CLK_TCK")
+    return own + sum(cpu_milliseconds(child) for child in children(pid))

@@ -56,6 +56,11 @@ class PrivateServer:
     def _places(self) -> list[str]:
         return [f"--datadir={self.home / 'data'}", f"--tmpdir={self.home / 'tmp'}", *_as_root()]
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         # Also a test run that is killed leaves no server behind.
         setpriv = shutil.which("setpriv")

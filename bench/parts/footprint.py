@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import requests
 
 from bench import servers
+from bench.machine import children
 from bench.parts.reports import LATER, WORKERS, greet, send_singles
 from bench.results import Aim, Comparison
 from bench.rounds import Run
@@ -103,14 +104,9 @@ def start_seconds(environment: Mapping[str, str]) -> float:
 def workers_mebibytes(pid: int) -> list[float]:
     """The resident memory of each worker of a server."""
     found = []
-    for child in _children(pid):
+    for child in children(pid):
         if "backend.py" in Path(f"/proc/{child}/cmdline").read_text():
             status = Path(f"/proc/{child}/status").read_text()
             resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
             found.append(int(resident.split()[1]) / 1024)
     return found
-
-
-def _children(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        yield from map(int, (task / "children").read_text().split())
