@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import Connection, select, update
 
 from sef.core.buckets import Bucket, Rate
-from sef.store.database import insert_missing, swap
+from sef.store.statements import insert_missing, swap
 from sef.store.tables import request_buckets
 
 Left = Callable[[Connection], int]
@@ -46,11 +46,15 @@ def take_token(
     # Without a token the row is written all the same if a clock that is ahead wrote it: nothing
     # would come back until then.
     if after is not None or bucket.at > now:
-        columns = request_buckets.c
         new = after or bucket.refilled(rate, now)
-        key = columns.action == action
-        left_over = {"tokens": new.tokens, "refilled_at": new.at}
-        swap(connection, request_buckets, key, version=version, **left_over)
+        swap(
+            connection,
+            request_buckets,
+            {"action": action},
+            version=version,
+            tokens=new.tokens,
+            refilled_at=new.at,
+        )
     return after is not None
 
 

@@ -22,9 +22,9 @@ from sef.core.cutover import (
     serves,
 )
 from sef.core.notices import Moment
-from sef.store.database import swap
 from sef.store.events import Event, write_events
 from sef.store.fleet import Agent
+from sef.store.statements import rows_where, swap
 from sef.store.tables import cutover_steps, cutovers
 
 
@@ -157,16 +157,16 @@ def supersede(connection: Connection, agent_id: str, why: str, now: datetime) ->
 
 
 def open_cutover(connection: Connection, agent_id: str) -> Cutover | None:
-    return _one(connection, cutovers.c.open_agent_id == agent_id)
+    return _one(connection, open_agent_id=agent_id)
 
 
 def latest_cutover(connection: Connection, agent_id: str) -> Cutover | None:
-    return _one(connection, cutovers.c.agent_id == agent_id)
+    return _one(connection, agent_id=agent_id)
 
 
 def cutover_of_epoch(connection: Connection, agent_id: str, epoch: int) -> Cutover | None:
     """What followed the primary with which an epoch of the agent began."""
-    return _one(connection, cutovers.c.agent_id == agent_id, cutovers.c.epoch == epoch)
+    return _one(connection, agent_id=agent_id, epoch=epoch)
 
 
 def steps_of(connection: Connection, cutover_id: str) -> Sequence[CutoverStep]:
@@ -183,9 +183,8 @@ def steps_of(connection: Connection, cutover_id: str) -> Sequence[CutoverStep]:
 
 def change_step(connection: Connection, step: CutoverStep, **values: Any) -> None:
     """Change columns of a step that was read; Stale if it has changed since."""
-    columns = cutover_steps.c
-    key = (columns.cutover_id == step.cutover_id, columns.position == step.position)
-    swap(connection, cutover_steps, *key, version=step.version, **values)
+    key = {"cutover_id": step.cutover_id, "position": step.position}
+    swap(connection, cutover_steps, key, version=step.version, **values)
 
 
 def settle(connection: Connection, cutover: Cutover, now: datetime) -> CutoverStatus:
@@ -231,13 +230,11 @@ def _change(connection: Connection, cutover: Cutover, **values: Any) -> None:
     status = values.get("status", cutover.status)
     is_open = status in UNFINISHED
     values["open_agent_id"] = cutover.agent_id if is_open else None
-    swap(connection, cutovers, cutovers.c.id == cutover.id, version=cutover.version, **values)
+    swap(connection, cutovers, {"id": cutover.id}, version=cutover.version, **values)
 
 
-def _one(connection: Connection, *conditions: Any) -> Cutover | None:
-    row = connection.execute(
-        select(cutovers).where(*conditions).order_by(cutovers.c.epoch.desc()).limit(1)
-    ).one_or_none()
+def _one(connection: Connection, **key: Any) -> Cutover | None:
+    row = rows_where(connection, cutovers, key, newest_by="epoch").one_or_none()
     if row is None:
         return None
     return Cutover(**{**row._mapping, "status": CutoverStatus(row.status)})

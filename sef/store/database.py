@@ -4,20 +4,9 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Insert,
-    Table,
-    Update,
-    inspect,
-    update,
-)
-from sqlalchemy.dialects.mysql import insert as mysql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Connection, Table, inspect
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -247,69 +236,6 @@ def _roll_back(connection: Connection) -> None:
 def after_commit(connection: Connection, action: Callable[[], None]) -> None:
     """Have something done once the transaction of `Database.write` is committed, or not at all."""
     connection.info.setdefault(AFTER_COMMIT, []).append(action)
-
-
-def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    """Insert rows of one shape, replacing the other columns of those whose key is there."""
-    if rows:
-        connection.execute(_upsert(table, connection.dialect.name, tuple(rows[0])), rows)
-
-
-@cache
-def _upsert(table: Table, dialect: str, columns: tuple[str, ...]) -> Insert:
-    keys = {column.key for column in table.primary_key}
-    others = [key for key in columns if key not in keys]
-    if dialect == "sqlite":
-        statement = sqlite_insert(table)
-        return statement.on_conflict_do_update(
-            index_elements=list(table.primary_key),
-            set_={key: statement.excluded[key] for key in others},
-        )
-    mysql_statement = mysql_insert(table)
-    return mysql_statement.on_duplicate_key_update(
-        {key: mysql_statement.inserted[key] for key in others}
-    )
-
-
-def insert_missing(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    """Insert those rows whose key is not there yet."""
-    if not rows:
-        return
-    if connection.dialect.name == "sqlite":
-        connection.execute(sqlite_insert(table).on_conflict_do_nothing(), rows)
-        return
-    # Not INSERT IGNORE, which would turn every other error into a warning too.
-    key = next(iter(table.primary_key)).key
-    connection.execute(mysql_insert(table).on_duplicate_key_update({key: table.c[key]}), rows)
-
-
-def compare_and_swap(
-    connection: Connection, statement: Update, parameters: dict[str, Any] | None = None
-) -> None:
-    """Execute an UPDATE that must hit exactly one row.
-
-    Raises:
-        Stale: it hit none, so somebody else was first.
-    """
-    if connection.execute(statement, parameters).rowcount != 1:
-        raise Stale
-
-
-def swap(
-    connection: Connection,
-    table: Table,
-    *key: ColumnElement[bool],
-    version: int,
-    **values: Any,
-) -> None:
-    """Change the row of a key if it is still of the version that was read, which moves on.
-
-    Raises:
-        Stale: it is of another version by now.
-    """
-    # The version changes in any case: an UPDATE to equal values counts no rows on MySQL.
-    statement = update(table).where(*key, table.c.version == version)
-    compare_and_swap(connection, statement.values(version=version + 1, **values))
 
 
 def _is_lost_race(error: DBAPIError, attempt: int) -> bool:

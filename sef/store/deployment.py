@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, or_, select, update
 
-from sef.store.database import insert_missing
+from sef.store.statements import insert_missing
 from sef.store.tables import deployment, leases
 
 CLOCKS_DIFFER = timedelta(seconds=30)

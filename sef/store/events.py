@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection
 
 from sef.core.notices import Moment
 from sef.store.database import after_commit
 from sef.store.notifications import notify
+from sef.store.statements import insert_rows
 from sef.store.tables import system_events
 
 Severity = Literal["info", "warning", "error"]
@@ -50,7 +51,7 @@ def write_events(connection: Connection, events: Sequence[Event], now: datetime)
         }
         for event in events
     ]
-    connection.execute(insert(system_events), rows)
+    insert_rows(connection, system_events, *rows)
     for event in events:
         if event.moment is not None:
             notify(

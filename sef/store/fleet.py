@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sef.core.policy import LOSING, AgentState, Goal, Mode
 from sef.core.replica import Market, Status
 from sef.errors import AgentNotFound
-from sef.store.database import swap
+from sef.store.statements import rows_where, swap
 from sef.store.tables import (
     agents,
     cutovers,
@@ -113,8 +113,7 @@ class Agent:
 
 def read_agent(connection: Connection, agent_id: str, *, lock: bool = False) -> Agent:
     """Raises AgentNotFound. With `lock`, nobody else decides for the agent until the end."""
-    statement = select(agents).where(agents.c.id == agent_id)
-    row = connection.execute(statement.with_for_update() if lock else statement).one_or_none()
+    row = rows_where(connection, agents, {"id": agent_id}, lock=lock).one_or_none()
     if row is None:
         raise AgentNotFound(agent_id)
     return Agent(**row._mapping)
@@ -124,8 +123,8 @@ def update_agent(connection: Connection, agent: Agent, now: datetime, **values: 
     """Change an agent that was read in this transaction; Stale if it is another by now."""
     if values.get("instance_id", agent.instance_id) != agent.instance_id:
         values["primary_since"] = now
-    key = (agents.c.id == agent.id, agents.c.epoch == agent.epoch)
-    swap(connection, agents, *key, version=agent.version, updated_at=now, **values)
+    key = {"id": agent.id, "epoch": agent.epoch}
+    swap(connection, agents, key, version=agent.version, updated_at=now, **values)
 
 
 def put_off(

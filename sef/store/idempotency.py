@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from sef.errors import KeyInUse, KeyReused
-from sef.store.database import swap
+from sef.store.statements import swap
 from sef.store.tables import idempotency_keys
 
 CLAIM = timedelta(seconds=20)
@@ -100,5 +100,5 @@ def _row(connection: Connection, key: str) -> Row[Any] | None:
 
 
 def _change(connection: Connection, row: Row[Any], **values: Any) -> None:
-    key = _columns.idempotency_key == row.idempotency_key
+    key = {"idempotency_key": row.idempotency_key}
     swap(connection, idempotency_keys, key, version=row.version, **values)

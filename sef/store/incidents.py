@@ -6,12 +6,13 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, CursorResult, Row, and_, bindparam, func, or_, select
 
 from sef.core.inputs import Signal, SignalType
 from sef.core.policy import UNFINISHED, Goal, IncidentState, Kind, Outcome
-from sef.store.database import swap
+from sef.store.database import Stale
 from sef.store.fleet import Agent
+from sef.store.statements import change, insert_rows, rows_where, swap
 from sef.store.tables import incidents, spot_interruption_events
 
 PLANNED = [kind for kind in Kind if kind.is_planned]
@@ -70,17 +71,24 @@ class Incident:
 
 
 def open_incident(connection: Connection, agent_id: str) -> Incident | None:
-    return _one(connection, incidents.c.open_agent_id == agent_id)
+    return _only(rows_where(connection, incidents, {"open_agent_id": agent_id}))
+
+
+_OF_SUBJECT = (
+    select(incidents)
+    .where(
+        incidents.c.agent_id == bindparam("agent"),
+        incidents.c.subject == bindparam("lost"),
+        incidents.c.kind.not_in(PLANNED),
+    )
+    .order_by(incidents.c.opened_at.desc())
+    .limit(1)
+)
 
 
 def latest_incident(connection: Connection, agent_id: str, subject: str) -> Incident | None:
     """The last one about an instance being lost; planned switchovers do not count."""
-    return _one(
-        connection,
-        incidents.c.agent_id == agent_id,
-        incidents.c.subject == subject,
-        incidents.c.kind.not_in(PLANNED),
-    )
+    return _only(connection.execute(_OF_SUBJECT, {"agent": agent_id, "lost": subject}))
 
 
 def read_incident(connection: Connection, incident_id: str) -> Incident:
@@ -91,7 +99,7 @@ def read_incident(connection: Connection, incident_id: str) -> Incident:
 
 
 def find_incident(connection: Connection, incident_id: str) -> Incident | None:
-    return _one(connection, incidents.c.id == incident_id)
+    return _only(rows_where(connection, incidents, {"id": incident_id}))
 
 
 def incident_page(
@@ -121,22 +129,21 @@ def create_incident(
     reason: str = "",
 ) -> Incident:
     incident_id = f"incident-{uuid4().hex[:16]}"
-    connection.execute(
-        insert(incidents).values(
-            id=incident_id,
-            agent_id=agent.id,
-            subject=subject,
-            kind=kind,
-            instance_id=instance_id,
-            pool_id=pool_id,
-            status=status,
-            open_agent_id=agent.id if status in UNFINISHED else None,
-            goal=goal,
-            reason=reason,
-            opened_at=now,
-            closed_at=None if status in UNFINISHED else now,
-        )
-    )
+    row = {
+        "id": incident_id,
+        "agent_id": agent.id,
+        "subject": subject,
+        "kind": kind,
+        "instance_id": instance_id,
+        "pool_id": pool_id,
+        "status": status,
+        "open_agent_id": agent.id if status in UNFINISHED else None,
+        "goal": goal,
+        "reason": reason,
+        "opened_at": now,
+        "closed_at": None if status in UNFINISHED else now,
+    }
+    insert_rows(connection, incidents, row)
     return read_incident(connection, incident_id)
 
 
@@ -169,7 +176,7 @@ def update_incident(connection: Connection, incident: Incident, **values: Any) -
         is_open = values["status"] in UNFINISHED
         values["open_agent_id"] = incident.agent_id if is_open else None
         values.setdefault("obstacle", None)
-    swap(connection, incidents, incidents.c.id == incident.id, version=incident.version, **values)
+    swap(connection, incidents, {"id": incident.id}, version=incident.version, **values)
     return replace(incident, version=incident.version + 1, **values)
 
 
@@ -188,36 +195,34 @@ def record_signal(
 
     `detected_at` stays that of the first, from which the failover time is counted.
     """
-    columns = spot_interruption_events.c
-    of_its_kind = and_(columns.incident_id == incident.id, columns.signal_type == signal.type)
-    known_since = connection.scalar(select(columns.signalled_at).where(of_its_kind))
+    of_its_kind = {"incident_id": incident.id, "signal_type": signal.type}
+    known = rows_where(connection, spot_interruption_events, of_its_kind).one_or_none()
     values: dict[str, Any] = {"last_received_at": now}
     if signal.terminates_at is not None:
         values["termination_time"] = signal.terminates_at
-    if known_since is not None:
-        connection.execute(
-            update(spot_interruption_events)
-            .where(of_its_kind)
-            .values(
-                times_received=columns.times_received + 1,
-                signalled_at=max(known_since, signal.signalled_at),
-                **values,
-            )
-        )
-        return Recorded(is_first=False, is_news=known_since < signal.signalled_at)
-    connection.execute(
-        insert(spot_interruption_events).values(
-            incident_id=incident.id,
-            agent_id=incident.agent_id,
-            instance_id=incident.instance_id,
-            pool_id=incident.pool_id,
-            signal_type=signal.type,
-            detected_at=now,
-            signalled_at=signal.signalled_at,
+    if known is None:
+        row = {
+            **of_its_kind,
+            "agent_id": incident.agent_id,
+            "instance_id": incident.instance_id,
+            "pool_id": incident.pool_id,
+            "detected_at": now,
+            "signalled_at": signal.signalled_at,
             **values,
-        )
+        }
+        insert_rows(connection, spot_interruption_events, row)
+        return Recorded(is_first=True, is_news=True)
+    changed = change(
+        connection,
+        spot_interruption_events,
+        {"id": known.id, "times_received": known.times_received},
+        times_received=known.times_received + 1,
+        signalled_at=max(known.signalled_at, signal.signalled_at),
+        **values,
     )
-    return Recorded(is_first=True, is_news=True)
+    if changed.rowcount != 1:
+        raise Stale
+    return Recorded(is_first=False, is_news=known.signalled_at < signal.signalled_at)
 
 
 def signal_was_received(connection: Connection, incident: Incident, signal: Signal) -> bool:
@@ -241,12 +246,12 @@ def incident_of_signal(connection: Connection, agent_id: str, signal: Signal) ->
         columns.signal_type == signal.type,
         columns.signalled_at == signal.signalled_at,
     )
-    return _one(connection, incidents.c.id.in_(recorded))
+    return _newest(connection, incidents.c.id.in_(recorded))
 
 
 def latest_failover(connection: Connection, agent_id: str) -> Incident | None:
     """The last incident that ended with another primary."""
-    return _one(
+    return _newest(
         connection, incidents.c.agent_id == agent_id, incidents.c.new_instance_id.is_not(None)
     )
 
@@ -262,19 +267,18 @@ def complete_failover(
 
     A planned switchover has no signal: there it is the time since it was begun.
     """
-    columns = spot_interruption_events.c
-    caused = connection.execute(
-        select(columns.id, columns.detected_at).where(
-            columns.incident_id == incident.id, columns.signal_type == signal_type
-        )
-    ).one_or_none()
+    of_its_kind = {"incident_id": incident.id, "signal_type": signal_type}
+    caused = rows_where(connection, spot_interruption_events, of_its_kind).one_or_none()
     if caused is None:
         return _milliseconds(incident.opened_at, now)
     milliseconds = _milliseconds(caused.detected_at, now)
-    connection.execute(
-        update(spot_interruption_events)
-        .where(columns.id == caused.id)
-        .values(failover_completed=True, failover_time_ms=milliseconds, replica_id=replica_id)
+    change(
+        connection,
+        spot_interruption_events,
+        {"id": caused.id},
+        failover_completed=True,
+        failover_time_ms=milliseconds,
+        replica_id=replica_id,
     )
     return milliseconds
 
@@ -287,31 +291,23 @@ def stamp_failover(
     milliseconds: int,
 ) -> None:
     """Correct the time of a failover that is complete, unless it is another by now."""
-    incident, signal = incidents.c, spot_interruption_events.c
-    connection.execute(
-        update(spot_interruption_events)
-        .where(
-            signal.incident_id == incident_id,
-            signal.signal_type == signal_type,
-            signal.replica_id == replica_id,
-        )
-        .values(failover_time_ms=milliseconds)
-    )
-    connection.execute(
-        update(incidents)
-        .where(incident.id == incident_id, incident.replica_id == replica_id)
-        .values(failover_time_ms=milliseconds, version=incident.version + 1)
-    )
+    of_signal = {"incident_id": incident_id, "signal_type": signal_type, "replica_id": replica_id}
+    change(connection, spot_interruption_events, of_signal, failover_time_ms=milliseconds)
+    of_incident = {"id": incident_id, "replica_id": replica_id}
+    change(connection, incidents, of_incident, failover_time_ms=milliseconds)
 
 
 def _milliseconds(since: datetime, now: datetime) -> int:
     return round((now - since) / timedelta(milliseconds=1))
 
 
-def _one(connection: Connection, *conditions: Any) -> Incident | None:
-    row = connection.execute(
-        select(incidents).where(*conditions).order_by(incidents.c.opened_at.desc()).limit(1)
-    ).one_or_none()
+def _newest(connection: Connection, *conditions: Any) -> Incident | None:
+    newest_first = select(incidents).where(*conditions).order_by(incidents.c.opened_at.desc())
+    return _only(connection.execute(newest_first.limit(1)))
+
+
+def _only(rows: CursorResult[Any]) -> Incident | None:
+    row = rows.one_or_none()
     return None if row is None else _incident(row)
 
 

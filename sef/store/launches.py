@@ -10,6 +10,7 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
+    bindparam,
     case,
     distinct,
     func,
@@ -326,23 +327,30 @@ def sizes(connection: Connection, tokens: Collection[str]) -> Mapping[str, int]:
     return {row.client_token: row.size for row in rows}
 
 
+_UNTAGGED = (
+    select(
+        launch_attempts.c.client_token,
+        launch_attempts.c.replica_id,
+        replica_instances.c.agent_id,
+        replica_instances.c.instance_id,
+    )
+    .join(replica_instances, replica_instances.c.id == launch_attempts.c.replica_id)
+    .where(
+        launch_attempts.c.call_token.is_not(None),
+        launch_attempts.c.tagged_at.is_(None),
+        launch_attempts.c.status == "launched",
+        replica_instances.c.instance_id == launch_attempts.c.instance_id,
+        replica_instances.c.status.in_([Status.LAUNCHING, Status.READY, Status.PROMOTED]),
+    )
+)
+_UNTAGGED_OF_ONE = _UNTAGGED.where(replica_instances.c.agent_id == bindparam("agent"))
+
+
 def untagged(connection: Connection, agent_id: str | None = None) -> Sequence[Untagged]:
     """Instances that were launched with others and do not have their agent's tags yet."""
-    attempt, replica = launch_attempts.c, replica_instances.c
-    statement = (
-        select(attempt.client_token, attempt.replica_id, replica.agent_id, replica.instance_id)
-        .join(replica_instances, replica.id == attempt.replica_id)
-        .where(
-            attempt.call_token.is_not(None),
-            attempt.tagged_at.is_(None),
-            attempt.status == "launched",
-            replica.instance_id == attempt.instance_id,
-            replica.status.in_([Status.LAUNCHING, Status.READY, Status.PROMOTED]),
-        )
-    )
-    if agent_id is not None:
-        statement = statement.where(replica.agent_id == agent_id)
-    return [Untagged(**row._mapping) for row in connection.execute(statement)]
+    statement = _UNTAGGED if agent_id is None else _UNTAGGED_OF_ONE
+    rows = connection.execute(statement, {} if agent_id is None else {"agent": agent_id})
+    return [Untagged(**row._mapping) for row in rows]
 
 
 def note_tagged(connection: Connection, token: str, now: datetime) -> None:

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, and_, func, select, update
 
 from sef.core.replica import Status
-from sef.store.database import compare_and_swap, insert_missing, swap
 from sef.store.deployment import CLOCKS_DIFFER
+from sef.store.statements import insert_missing, swap
 from sef.store.tables import launch_attempts, limit_episodes, replica_instances
 
 QUIET = timedelta(minutes=15)
@@ -60,11 +60,10 @@ def take_turns(connection: Connection, name: str) -> None:
     """
     insert_missing(connection, limit_episodes, [{"name": name, "agent_id": ""}])
     columns = limit_episodes.c
-    compare_and_swap(
-        connection,
+    connection.execute(
         update(limit_episodes)
         .where(columns.name == name, columns.agent_id == "")
-        .values(version=columns.version + 1),
+        .values(version=columns.version + 1)
     )
 
 
@@ -82,5 +81,6 @@ def begins_episode(connection: Connection, name: str, agent_id: str, now: dateti
     goes_on = row.hit_at is not None and now - QUIET < row.hit_at <= now + CLOCKS_DIFFER
     if goes_on and now - row.hit_at < NOTED_EVERY:
         return False
-    swap(connection, limit_episodes, of_it, version=row.version, hit_at=now)
+    key = {"name": name, "agent_id": agent_id}
+    swap(connection, limit_episodes, key, version=row.version, hit_at=now)
     return not goes_on

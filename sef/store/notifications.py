@@ -12,7 +12,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, RowMapping, delete, exists, func, select, update
 
 from sef.core.notices import Moment, Urgency, body, is_told, title, urgency
-from sef.store.database import insert_missing
+from sef.store.statements import insert_missing
 from sef.store.tables import incidents, notification_deliveries, notifications
 
 CLAIM = timedelta(seconds=120)

@@ -16,7 +16,6 @@ from sef.core.buffer import replica_is_expected
 from sef.core.inputs import Report
 from sef.core.pricing import Flag, Gap, Observation, Point, Rules, Source
 from sef.core.series import Outcome, Plan, plan, to_read
-from sef.store.database import insert_missing
 from sef.store.events import Event, iso, write_events
 from sef.store.series_rows import (
     Reporter,
@@ -30,6 +29,7 @@ from sef.store.series_rows import (
     write_points,
     write_waiting,
 )
+from sef.store.statements import insert_missing
 from sef.store.tables import agents, buffered_observations, price_series
 
 

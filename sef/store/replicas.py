@@ -1,17 +1,17 @@
 """Replicas, retirements, and the pools that have no capacity."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, exists, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, exists, select, update
 
 from sef.core.notices import Moment
 from sef.core.replica import LIVE, Market, ReplicaType, Status, check_transition
-from sef.store.database import insert_missing, swap, upsert
 from sef.store.events import Event, Severity, iso, write_events
+from sef.store.statements import insert_missing, insert_rows, rows_where, swap, upsert
 from sef.store.tables import (
     agents,
     cutovers,
@@ -56,24 +56,24 @@ class Retirement:
 
 
 def live_standby(connection: Connection, agent_id: str) -> Replica | None:
-    rows = _replicas(connection, replica_instances.c.live_agent_id == agent_id)
-    return rows[0] if rows else None
+    return _one(connection, live_agent_id=agent_id)
 
 
 def read_replica(connection: Connection, replica_id: str) -> Replica | None:
-    rows = _replicas(connection, replica_instances.c.id == replica_id)
-    return rows[0] if rows else None
+    return _one(connection, id=replica_id)
 
 
 def replica_of_instance(connection: Connection, instance_id: str) -> Replica | None:
-    rows = _replicas(connection, replica_instances.c.instance_id == instance_id)
-    return rows[0] if rows else None
+    return _one(connection, instance_id=instance_id)
 
 
 def missed_before(connection: Connection, instance_ids: Collection[str]) -> Sequence[Replica]:
     """Those of the instances' replicas that the last look at EC2 did not find."""
     columns = replica_instances.c
-    return _replicas(connection, columns.instance_id.in_(sorted(instance_ids)), columns.misses > 0)
+    statement = select(replica_instances).where(
+        columns.instance_id.in_(sorted(instance_ids)), columns.misses > 0
+    )
+    return _replicas(connection.execute(statement))
 
 
 def pools_of(connection: Connection, instance_ids: Collection[str]) -> dict[str, str | None]:
@@ -87,33 +87,30 @@ def pools_of(connection: Connection, instance_ids: Collection[str]) -> dict[str,
 
 def latest_failed(connection: Connection, agent_id: str) -> Replica | None:
     """The last standby that failed; its `reason` says why."""
-    rows = _replicas(
-        connection,
-        replica_instances.c.agent_id == agent_id,
-        replica_instances.c.status == Status.FAILED,
-        newest_first=True,
-    )
-    return rows[0] if rows else None
+    return _one(connection, newest_by="created_at", agent_id=agent_id, status=Status.FAILED)
+
+
+_CURRENT = select(replica_instances).where(
+    replica_instances.c.agent_id == bindparam("agent"),
+    replica_instances.c.status.not_in([Status.TERMINATED, Status.FAILED]),
+)
 
 
 def current(connection: Connection, agent_id: str) -> Sequence[Replica]:
     """The replicas of an agent that are not over: a standby, those that end, primaries."""
-    return _replicas(
-        connection,
-        replica_instances.c.agent_id == agent_id,
-        replica_instances.c.status.not_in([Status.TERMINATED, Status.FAILED]),
-    )
+    return _replicas(connection.execute(_CURRENT, {"agent": agent_id}))
 
 
 def superseded(connection: Connection, agent_id: str) -> Sequence[Replica]:
     """Former primaries that, as far as is known, still run."""
-    return _replicas(
-        connection,
-        replica_instances.c.agent_id == agent_id,
-        replica_instances.c.status == Status.PROMOTED,
-        replica_instances.c.instance_id
-        != select(agents.c.instance_id).where(agents.c.id == agent_id).scalar_subquery(),
+    columns = replica_instances.c
+    primary = select(agents.c.instance_id).where(agents.c.id == agent_id).scalar_subquery()
+    statement = select(replica_instances).where(
+        columns.agent_id == agent_id,
+        columns.status == Status.PROMOTED,
+        columns.instance_id != primary,
     )
+    return _replicas(connection.execute(statement))
 
 
 def former_primaries(connection: Connection, agent_id: str) -> list[dict[str, Any]]:
@@ -143,18 +140,17 @@ def create_replica(
 ) -> str:
     """Write down that an agent shall have a standby. The UNIQUE key refuses a second live one."""
     replica_id = f"replica-{uuid4().hex[:16]}"
-    connection.execute(
-        insert(replica_instances).values(
-            id=replica_id,
-            agent_id=agent_id,
-            replica_type=replica_type,
-            status=Status.LAUNCHING,
-            reason=reason,
-            incident_id=incident_id,
-            live_agent_id=agent_id,
-            created_at=now,
-        )
-    )
+    row = {
+        "id": replica_id,
+        "agent_id": agent_id,
+        "replica_type": replica_type,
+        "status": Status.LAUNCHING,
+        "reason": reason,
+        "incident_id": incident_id,
+        "live_agent_id": agent_id,
+        "created_at": now,
+    }
+    insert_rows(connection, replica_instances, row)
     said = f"launching a standby: {reason}"
     _tell(connection, agent_id, replica_id, incident_id, Status.LAUNCHING, said, now)
     return replica_id
@@ -223,30 +219,28 @@ def move_replica(
 
 def change_replica(connection: Connection, replica: Replica, **values: Any) -> None:
     """Change columns of a replica that was read; Stale if it has moved since."""
-    columns = replica_instances.c
-    key = (columns.id == replica.id, columns.status == replica.status)
-    swap(connection, replica_instances, *key, version=replica.version, **values)
+    key = {"id": replica.id, "status": replica.status}
+    swap(connection, replica_instances, key, version=replica.version, **values)
 
 
 def mark_unavailable(
     connection: Connection, pool_id: str, market: Market, code: str, until: datetime
 ) -> None:
     """Leave a pool alone until then, or for longer if that was said before."""
-    columns = unavailable_pools.c
-    said = connection.scalar(
-        select(columns.until).where(columns.pool_id == pool_id, columns.market == market)
-    )
-    if said is None or said < until:
+    key = {"pool_id": pool_id, "market": market}
+    said = rows_where(connection, unavailable_pools, key).one_or_none()
+    if said is None or said.until < until:
         row = {"pool_id": pool_id, "market": market, "error_code": code, "until": until}
         upsert(connection, unavailable_pools, [row])
 
 
+_UNAVAILABLE = select(unavailable_pools.c.pool_id, unavailable_pools.c.market).where(
+    unavailable_pools.c.until > bindparam("now")
+)
+
+
 def unavailable(connection: Connection, now: datetime) -> Collection[tuple[str, Market]]:
-    rows = connection.execute(
-        select(unavailable_pools.c.pool_id, unavailable_pools.c.market).where(
-            unavailable_pools.c.until > now
-        )
-    )
+    rows = connection.execute(_UNAVAILABLE, {"now": now})
     return {(row.pool_id, Market(row.market)) for row in rows}
 
 
@@ -274,20 +268,20 @@ def retire(
     )
 
 
+_DUE = select(retirements).where(
+    retirements.c.agent_id == bindparam("agent"),
+    retirements.c.terminated_at.is_(None),
+    retirements.c.obstacle.is_(None),
+    retirements.c.not_before <= bindparam("now"),
+    ~exists().where(
+        cutovers.c.open_agent_id == retirements.c.agent_id, cutovers.c.served_at.is_(None)
+    ),
+)
+
+
 def due_retirements(connection: Connection, agent_id: str, now: datetime) -> Sequence[Retirement]:
     """Former primaries to be terminated now: none until the new one has all that it is to have."""
-    columns = retirements.c
-    rows = connection.execute(
-        select(retirements).where(
-            columns.agent_id == agent_id,
-            columns.terminated_at.is_(None),
-            columns.obstacle.is_(None),
-            columns.not_before <= now,
-            ~exists().where(
-                cutovers.c.open_agent_id == columns.agent_id, cutovers.c.served_at.is_(None)
-            ),
-        )
-    )
+    rows = connection.execute(_DUE, {"agent": agent_id, "now": now})
     return [Retirement(**row._mapping) for row in rows]
 
 
@@ -348,12 +342,12 @@ def claimed_instances(connection: Connection, ids: Collection[str]) -> set[str]:
     return {found for statement in statements for found in connection.scalars(statement)}
 
 
-def _replicas(
-    connection: Connection, *conditions: Any, newest_first: bool = False
-) -> Sequence[Replica]:
-    statement = select(replica_instances).where(*conditions)
-    if newest_first:
-        statement = statement.order_by(replica_instances.c.created_at.desc()).limit(1)
+def _one(connection: Connection, *, newest_by: str | None = None, **key: Any) -> Replica | None:
+    rows = rows_where(connection, replica_instances, key, newest_by=newest_by)
+    return next(iter(_replicas(rows)), None)
+
+
+def _replicas(rows: Iterable[Row[Any]]) -> Sequence[Replica]:
     return [
         Replica(
             **{
@@ -363,7 +357,7 @@ def _replicas(
                 "market": row.market and Market(row.market),
             }
         )
-        for row in connection.execute(statement)
+        for row in rows
     ]
 
 

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, Table, delete, func, select, tuple_
 from sef.core.pricing import Flag
 from sef.core.rollup import DAY, HOUR, Bucket, buckets, start_of
 from sef.core.words import counted
-from sef.store.database import insert_missing, swap
 from sef.store.events import Event, iso, write_events
+from sef.store.statements import insert_missing, swap
 from sef.store.tables import price_series, pricing_daily, pricing_hourly, pricing_reports
 
 SeriesKey = tuple[str, str]
@@ -82,7 +82,8 @@ def delete_oldest_day(
     )
     # There is none where somebody else took the points away, such as by dropping partitions.
     left = first_at or head.latest_at
-    swap(connection, price_series, *of_series, version=head.version, first_at=left)
+    named = {"agent_id": key[0], "pool_id": key[1]}
+    swap(connection, price_series, named, version=head.version, first_at=left)
     return True
 
 

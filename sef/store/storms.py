@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, func, insert, select, update
 
 from sef.core.notices import Moment
-from sef.store.database import swap
 from sef.store.events import Event, iso, write_events
+from sef.store.statements import swap
 from sef.store.tables import incidents, pool_storms, system_events
 
 AGENTS = 3
@@ -66,8 +66,7 @@ def tell(connection: Connection, storm: Storm, now: datetime) -> None:
             .values(message=f"SEF: {event.message}", details=event.details)
         )
         values = {"agents": whole.agents, "latest_at": whole.latest_at}
-    key = columns.pool_id == storm.pool_id
-    swap(connection, pool_storms, key, version=known.version, **values)
+    swap(connection, pool_storms, {"pool_id": storm.pool_id}, version=known.version, **values)
 
 
 def _interruptions(connection: Connection, since: datetime, until: datetime) -> Sequence[Storm]:

@@ -16,7 +16,7 @@ from sqlalchemy import delete, update
 from sef.clock import utc_now
 from sef.cloud.ec2 import AGENT_TAG
 from sef.store import tables
-from sef.store.database import upsert
+from sef.store.statements import upsert
 from tests.crash.stage import DAY, HOUR, Story
 from tests.flows.belongings import ALL, SAME_ZONE, Belongings
 from tests.flows.world import OTHERS, REBALANCE, TERMINATION

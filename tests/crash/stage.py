@@ -15,7 +15,7 @@ from sef.clock import utc_now
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG
 from sef.jobs import RECONCILE
 from sef.store import tables
-from sef.store.database import upsert
+from sef.store.statements import upsert
 from tests.crash.nursery import Nursery
 from tests.flows.world import ALIVE, POOL, World, restore
 from tests.web.server import Server
