@@ -47,6 +47,14 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    incident_id: str
+    about_standby: bool = False
+    is_settled: bool = False
+    """The incident is over, and the signal has told nothing new of it: there is nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
 class Interruptions:
     database: Database
     reconciler: Reconciler
@@ -64,11 +72,10 @@ class Interruptions:
             AgentNotFound: an interruption registers nobody.
         """
         now = self.clock()
-        incident_id, about_standby = self.database.write(
-            lambda c: self._record(c, agent_id, signal, now)
-        )
-        self.reconciler.reconcile(agent_id)
-        return self.database.read(lambda c: _answer(c, incident_id, about_standby))
+        recorded = self.database.write(lambda c: self._record(c, agent_id, signal, now))
+        if not recorded.is_settled:
+            self.reconciler.reconcile(agent_id)
+        return self.database.read(lambda c: _answer(c, recorded))
 
     def rehearse(self, agent_id: str, signal: Signal) -> dict[str, Any]:
         """What `receive` would answer and do; nothing is changed.
@@ -80,7 +87,7 @@ class Interruptions:
         found = self.rehearsals.rehearse(
             agent_id,
             lambda c: self._record(c, agent_id, signal, now),
-            lambda c, begun: _rehearsed(c, *begun),
+            _rehearsed,
         )
         answer = found.answer
         told = self.database.read(lambda c: incidents.find_incident(c, answer["incident_id"]))
@@ -91,7 +98,7 @@ class Interruptions:
 
     def _record(
         self, connection: Connection, agent_id: str, signal: Signal, now: datetime
-    ) -> tuple[str, bool]:
+    ) -> Recorded:
         agent = fleet.read_agent(connection, agent_id, lock=True)
         named = signal.instance_id
         if (
@@ -107,10 +114,11 @@ class Interruptions:
         else:
             standby = replicas.live_standby(connection, agent_id)
             if standby is not None and subject == standby.instance_id:
-                return self._signal_standby(connection, agent, standby, signal, now), True
+                about = self._signal_standby(connection, agent, standby, signal, now)
+                return Recorded(about, about_standby=True)
             incident = self._incident_of_another(connection, agent, subject, signal, now)
-        self._note(connection, agent, incident, signal, now)
-        return incident.id, False
+        has_changed = self._note(connection, agent, incident, signal, now)
+        return Recorded(incident.id, is_settled=not (incident.is_open or has_changed))
 
     def _incident_of_primary(
         self, connection: Connection, agent: Agent, signal: Signal, now: datetime
@@ -188,8 +196,12 @@ class Interruptions:
         incident: Incident,
         signal: Signal,
         now: datetime,
-    ) -> None:
-        """Record the signal and, for a primary that is still to be replaced, decide."""
+    ) -> bool:
+        """Record the signal and, for a primary that is still to be replaced, decide.
+
+        Returns:
+            Whether the incident has changed.
+        """
         recorded = incidents.record_signal(connection, incident, signal, now)
         is_news = recorded.is_news
         values = _seen(incident, signal, now) if is_news else {}
@@ -202,9 +214,9 @@ class Interruptions:
             if recorded.is_first:
                 said = f"{signal.type} for {incident.subject}: {_why_closed(incident)}"
                 _tell(connection, agent, incident, "signal_ignored", said, now)
-            return
+            return bool(values)
         if not is_news and incident.goal is not Goal.MONITOR:
-            return  # what a repeat could ask for is wanted already
+            return False  # what a repeat could ask for is wanted already
         score = self._risk(connection, agent, now) if signal.type is SignalType.REBALANCE else None
         decision = decide(signal.type, score, self.settings.rebalance_risk_threshold)
         goal = raised(incident.goal, decision.goal)
@@ -230,6 +242,7 @@ class Interruptions:
             kind = signal.type.replace("-", "_")
             moment = Moment.RECOMMENDATION if goal is Goal.MONITOR else Moment.DETECTION
             _tell(connection, agent, incident, kind, said, now, told, moment)
+        return True
 
     def _risk(self, connection: Connection, agent: Agent, now: datetime) -> Risk:
         settled_after = timedelta(seconds=self.settings.standby_ttl)
@@ -300,8 +313,9 @@ def _tell(
     write_events(connection, [event], now)
 
 
-def _answer(connection: Connection, incident_id: str, about_standby: bool) -> dict[str, Any]:
-    incident = incidents.read_incident(connection, incident_id)
+def _answer(connection: Connection, recorded: Recorded) -> dict[str, Any]:
+    incident = incidents.read_incident(connection, recorded.incident_id)
+    about_standby = recorded.about_standby
     standby, failed = None, None
     if incident.is_open or about_standby:
         standby = replicas.live_standby(connection, incident.agent_id)
@@ -323,16 +337,16 @@ def _answer(connection: Connection, incident_id: str, about_standby: bool) -> di
     }
 
 
-def _rehearsed(connection: Connection, incident_id: str, about_standby: bool) -> dict[str, Any]:
-    answer = _answer(connection, incident_id, about_standby)
-    incident = incidents.read_incident(connection, incident_id)
+def _rehearsed(connection: Connection, recorded: Recorded) -> dict[str, Any]:
+    answer = _answer(connection, recorded)
+    incident = incidents.read_incident(connection, recorded.incident_id)
     inputs = incident.inputs or {}
     return {
         "status": "success",
         "dry_run": True,
         "action": answer["action"],
         "message": answer["message"],
-        "incident_id": incident_id,
+        "incident_id": incident.id,
         "goal": incident.goal,
         "reason": incident.reason,
         "risk": inputs.get("risk"),

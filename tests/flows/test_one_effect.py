@@ -95,3 +95,28 @@ def test_a_recommendation_long_after_the_failover_is_about_the_former_primary(
     world.clock.advance(3600)
     world.signal(sef, REBALANCE, instance_id=primary)
     check(world, primary, {TERMINATION: 1, REBALANCE: 1})
+
+
+@ONCE
+def test_a_repeat_of_what_is_over_is_counted_and_has_no_other_effect(world: World) -> None:
+    def asked(**_: Any) -> None:
+        raise AssertionError("EC2 has nothing to tell about it")
+
+    sef = world.sef()
+    primary = world.primary(sef)
+    announced = world.clock()
+    for kind in (REBALANCE, TERMINATION):
+        world.signal(sef, kind, at=announced, instance_id=primary)
+    world.settle(sef, 3)
+    tables = ("agents", "incidents", "replica_instances", "system_events")
+    before = {table: world.rows(table) for table in tables}
+    another = world.sef(world.cloud("before-call.ec2", asked))
+    world.clock.advance(600)
+    for kind in (TERMINATION, REBALANCE):
+        answer = world.signal(another, kind, at=announced, instance_id=primary)
+        assert (answer["action"], answer["new_instance_id"]) == (
+            "promoted",
+            world.agent().instance_id,
+        )
+    assert {table: world.rows(table) for table in tables} == before
+    check(world, primary, {REBALANCE: 2, TERMINATION: 2})
