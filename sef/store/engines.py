@@ -28,6 +28,9 @@ too long. 1053: shutdown in progress. 1290 and 1836: the server became read-only
 another has taken over from. 3024: the pure Python driver's time-out."""
 
 LOCK_WAIT_SECONDS = 3
+IDLE_SECONDS = 10
+"""After which MariaDB ends a transaction that nobody goes on with: that of a process which is
+frozen, whose rows all others would wait for, the lease of a job among them."""
 ISOLATION = "READ COMMITTED"
 """Each statement sees what is committed: rows are read after the lock on their series, and a
 snapshot taken before it would show them as they were."""
@@ -110,9 +113,13 @@ def _mysql(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
-        # The server's own default, 50 s for each try, is a good part of the two minutes.
+        # The server's own default, 50 s for each try, is a good part of the two minutes. To MySQL
+        # the rest is a comment.
         cursor = connection.cursor()
-        cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}")
+        cursor.execute(
+            f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS} "
+            f"/*M!100300 , idle_transaction_timeout = {IDLE_SECONDS} */"
+        )
         cursor.close()
 
     return engine
