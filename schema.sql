@@ -190,6 +190,17 @@ CREATE INDEX retirements_agent ON retirements (agent_id, terminated_at);
 
 CREATE INDEX retirements_due ON retirements (terminated_at, not_before);
 
+CREATE TABLE orphan_terminations (
+  instance_id VARCHAR(64) NOT NULL,
+  agent_id VARCHAR(64) COMMENT 'for whom it was launched, as far as its tags say',
+  pool_id VARCHAR(128),
+  decided_at DATETIME(6) NOT NULL,
+  told_at DATETIME(6) COMMENT 'when its event was written; NULL: not yet',
+  PRIMARY KEY (instance_id)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Instances that no row has a use for and that are to be terminated.' COLLATE utf8mb4_bin;
+
+CREATE INDEX orphan_terminations_told ON orphan_terminations (told_at);
+
 CREATE TABLE unavailable_pools (
   pool_id VARCHAR(128) NOT NULL,
   market VARCHAR(12) NOT NULL,

@@ -1,6 +1,6 @@
 """Instances that SEF launched and that no row has a use for: forgotten, or thought to be gone."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
@@ -9,10 +9,11 @@ from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, Ec2, Instance
 from sef.config import Settings
 from sef.errors import AgentNotFound
 from sef.limits import Reached, tell
-from sef.store import fleet, launches, replicas
+from sef.sightings import FORGOTTEN_AFTER
+from sef.store import fleet, launches, orphans, replicas
 from sef.store.database import Database
 from sef.store.deployment import deployment_name
-from sef.store.events import Event, write_events
+from sef.store.orphans import OrphanTermination
 
 YOUNG = timedelta(minutes=5)
 """Younger instances are left alone: their row may be about to be written."""
@@ -25,6 +26,9 @@ def sweep_orphans(database: Database, cloud: Ec2, settings: Settings, now: datet
     of an agent whose primary does not run may be all that is left of it, as after a database was
     restored from a backup: that one is kept. When there are more orphans than one cycle may
     terminate, it is most likely the rows that are wrong: all are kept, and that is said.
+
+    Each termination is committed before its call and told after it, by the next sweep if this one
+    dies in between.
 
     Raises:
         CloudError: EC2 cannot be read; nothing was terminated.
@@ -42,29 +46,71 @@ def sweep_orphans(database: Database, cloud: Ec2, settings: Settings, now: datet
         and instance.launched_at is not None
         and now - instance.launched_at > YOUNG
     ]
-    if not old:
+    left_over = database.read(orphans.untold)
+    if not old and not left_over:
         return 0
-    orphans, primaries = database.read(lambda c: _unclaimed(c, old))
+    unclaimed, primaries = database.read(lambda c: _unclaimed(c, old))
     running = {i.id for i in cloud.instances(set(primaries.values())).values() if i.is_alive}
     superfluous = [
         orphan
-        for orphan in orphans
+        for orphan in unclaimed
         if orphan.id not in primaries or primaries[orphan.id] in running
     ]
+    terminated = _end_left_over(database, cloud, left_over, old, superfluous, now)
     most = settings.terminations_per_cycle
     if most and len(superfluous) > most:
         said = f"no row has a use for {len(superfluous)} of {len(old)} instances that SEF launched"
         reached = Reached("terminations_per_cycle", said)
         database.write(lambda c: tell(c, reached, "none is terminated", now))
-        return 0
-    terminated = 0
+        return terminated
     for orphan in superfluous:
-        if not cloud.terminate(orphan.id):
+        pool_id = str(orphan.pool) if orphan.pool else None
+        decided = OrphanTermination(orphan.id, orphan.tags.get(AGENT_TAG), pool_id, now)
+        if not database.write(lambda c, o=orphan, d=decided: _decide(c, o, d)):  # type: ignore[misc]
             continue
-        event = _event(orphan)
-        database.write(lambda c, event=event: write_events(c, [event], now))  # type: ignore[misc]
-        terminated += 1
+        if cloud.terminate(orphan.id):
+            terminated += _tell_of(database, decided, now)
     return terminated
+
+
+def _end_left_over(
+    database: Database,
+    cloud: Ec2,
+    left_over: Sequence[OrphanTermination],
+    running: Collection[Instance],
+    superfluous: Collection[Instance],
+    now: datetime,
+) -> int:
+    """What became of the terminations that were decided on before and that nobody told of.
+
+    Those that are superfluous still are terminated again, like all the others.
+    """
+    kept = {i.id for i in running} - {i.id for i in superfluous}
+    for instance_id in kept & {left.instance_id for left in left_over}:
+        database.write(lambda c, id=instance_id: orphans.withdraw(c, id))  # type: ignore[misc]
+    shown = {i.id for i in running}
+    others = [left for left in left_over if left.instance_id not in shown]
+    found = cloud.instances([left.instance_id for left in others])
+    told = 0
+    for left in others:
+        instance = found.get(left.instance_id)
+        is_forgotten = instance is None and now - left.decided_at > FORGOTTEN_AFTER
+        if is_forgotten or (instance is not None and instance.has_ended):
+            told += _tell_of(database, left, now)
+    return told
+
+
+def _decide(connection: Connection, orphan: Instance, termination: OrphanTermination) -> bool:
+    """Commit to a termination, unless some row has come to have a use for the instance."""
+    unclaimed, _ = _unclaimed(connection, [orphan])
+    if not unclaimed:
+        return False
+    orphans.decide(connection, termination)
+    return True
+
+
+def _tell_of(database: Database, termination: OrphanTermination, now: datetime) -> bool:
+    return database.write(lambda c: orphans.tell(c, termination, now))
 
 
 def _unclaimed(
@@ -74,7 +120,7 @@ def _unclaimed(
     claimed = replicas.claimed_instances(connection, [instance.id for instance in instances])
     pending = launches.open_tokens(connection)
     of_several = launches.sizes(connection, {i.tags[ATTEMPT_TAG] for i in instances})
-    orphans = [
+    unclaimed = [
         instance
         for instance in instances
         if instance.id not in claimed
@@ -84,7 +130,7 @@ def _unclaimed(
         and (AGENT_TAG in instance.tags or instance.tags[ATTEMPT_TAG] in of_several)
     ]
     primaries = {}
-    for orphan in orphans:
+    for orphan in unclaimed:
         if AGENT_TAG not in orphan.tags:
             continue
         try:
@@ -93,14 +139,4 @@ def _unclaimed(
             continue
         if agent.instance_id is not None:
             primaries[orphan.id] = agent.instance_id
-    return orphans, primaries
-
-
-def _event(orphan: Instance) -> Event:
-    return Event(
-        "orphan_terminated",
-        f"{orphan.id} was launched by SEF and no row has a use for it: terminated",
-        orphan.tags.get(AGENT_TAG),
-        "warning",
-        {"instance_id": orphan.id, "pool_id": str(orphan.pool) if orphan.pool else None},
-    )
+    return unclaimed, primaries

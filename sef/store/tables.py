@@ -379,6 +379,20 @@ retirements = Table(
     **MYSQL,
 )
 
+# Committed before the call, so that a crash after it does not leave an end that nobody tells of.
+orphan_terminations = Table(
+    "orphan_terminations",
+    metadata,
+    Column("instance_id", String(INSTANCE_ID_LENGTH), primary_key=True),
+    _agent_id(comment="for whom it was launched, as far as its tags say"),
+    _pool_id(),
+    Column("decided_at", Instant, nullable=False),
+    Column("told_at", Instant, comment="when its event was written; NULL: not yet"),
+    Index("orphan_terminations_told", "told_at"),
+    comment="Instances that no row has a use for and that are to be terminated.",
+    **MYSQL,
+)
+
 unavailable_pools = Table(
     "unavailable_pools",
     metadata,

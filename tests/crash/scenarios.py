@@ -205,6 +205,7 @@ def orphan(story: Story) -> None:
     story.arm()
     [forgotten] = story.forgotten(1)
     story.until(lambda: story.world.state(forgotten) == "terminated")
+    story.terminated_as_an_orphan(forgotten)
     story.settled(epoch=1)
 
 
@@ -346,7 +347,7 @@ def more_orphans_than_may_be_terminated(story: Story) -> None:
     story.until(lambda: story.fleet_events("limit_reached"))
     assert story.world.state(first) == story.world.state(second) == "running"
     story.world.simulation.terminate(first)
-    story.until(lambda: story.world.state(second) == "terminated")
+    story.terminated_as_an_orphan(second)
     story.settled(epoch=1)
     [limit] = story.fleet_events("limit_reached")
     assert limit.details["limit"] == "SEF_TERMINATIONS_PER_CYCLE"

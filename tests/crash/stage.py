@@ -338,6 +338,12 @@ class Story:
         assert closed <= {"done", "released", "ignored"}
         assert all(r.terminated_at or r.obstacle for r in world.rows("retirements", agent_id))
 
+    def terminated_as_an_orphan(self, instance_id: str) -> None:
+        """SEF terminates it, and says so once."""
+        [event] = self.until(lambda: self.world.events("orphan_terminated", self.agent_id))
+        assert event.details["instance_id"] == instance_id
+        assert self.world.state(instance_id) == "terminated"
+
     def crashed(self) -> None:
         """Raises NotReached. What it has committed is seen before it dies of it: wait a moment."""
         deadline = time.monotonic() + 5

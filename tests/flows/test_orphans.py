@@ -1,12 +1,13 @@
 """Instances that SEF launched and forgot: found by their tag, and terminated, but only those."""
 
+import time
 from typing import Any
 
 import pytest
 
 from sef.cloud.errors import CloudError
 from sef.errors import SefError
-from tests.flows.world import ALIVE, ONCE, REBALANCE, World
+from tests.flows.world import ALIVE, ONCE, REBALANCE, Crash, World
 from tests.mariadb import MariaDB
 
 
@@ -195,3 +196,124 @@ def test_what_is_left_of_an_agent_whose_row_names_a_dead_primary_is_kept(world: 
     world.clock.advance(3600)
     assert sef.sweep_orphans() == 0
     assert world.state(serving) in ALIVE
+
+
+# A backend that dies on the way
+
+
+def dies(world: World, on: str) -> None:
+    """A sweep that ends at an event of boto3's."""
+
+    def crash(**_: Any) -> None:
+        raise Crash
+
+    with pytest.raises(Crash):
+        world.sef(world.cloud(f"{on}.ec2.TerminateInstances", crash)).sweep_orphans()
+
+
+def told(world: World) -> list[str]:
+    return [event.details["instance_id"] for event in world.events("orphan_terminated")]
+
+
+@pytest.mark.parametrize("on", ["before-call", "after-call"])
+def test_a_termination_that_a_crash_cut_short_is_told_once(world: World, on: str) -> None:
+    sef = named(world)
+    forgotten = orphan(world)
+    world.clock.advance(3600)
+    dies(world, on)
+    assert told(world) == []
+    assert sef.sweep_orphans() == 1
+    assert world.state(forgotten) == "terminated"
+    assert told(world) == [forgotten]
+    world.clock.advance(60)
+    assert sef.sweep_orphans() == 0
+    assert told(world) == [forgotten]
+
+
+@ONCE
+def test_one_that_is_taken_before_the_call_was_made_is_left_alone(world: World) -> None:
+    sef = named(world)
+    forgotten = orphan(world)
+    world.clock.advance(3600)
+    dies(world, "before-call")
+    sef.register_agent("b", {"instance_id": forgotten})
+    assert sef.sweep_orphans() == 0
+    assert world.state(forgotten) == "running"
+    world.simulation.terminate(forgotten)
+    world.clock.advance(7200)
+    assert sef.sweep_orphans() == 0
+    assert told(world) == [], "it was not SEF that ended it"
+
+
+@ONCE
+def test_one_that_ec2_does_not_show_is_told_of_when_it_would_be_forgotten(world: World) -> None:
+    sef = named(world)
+    forgotten = orphan(world)
+    world.clock.advance(3600)
+    dies(world, "after-call")
+    world.simulation.set_options(visible_after_seconds=10**6)
+    assert sef.sweep_orphans() == 0
+    assert told(world) == []
+    world.clock.advance(3700)
+    assert sef.sweep_orphans() == 1
+    assert told(world) == [forgotten]
+
+
+@ONCE
+def test_it_is_told_once_though_the_listing_lags(world: World) -> None:
+    sef = named(world)
+    forgotten = orphan(world)
+    then = time.time()
+    world.clock.advance(3600)
+    assert sef.sweep_orphans() == 1
+    world.simulation.add_fault("DescribeInstances", as_of=then)
+    world.clock.advance(60)
+    assert sef.sweep_orphans() == 0
+    assert told(world) == [forgotten]
+
+
+@ONCE
+def test_terminations_are_remembered_for_a_day(world: World) -> None:
+    sef = named(world)
+    orphan(world)
+    world.clock.advance(3600)
+    assert sef.sweep_orphans() == 1
+    world.clock.advance(86_400)
+    later = orphan(world)
+    world.clock.advance(3600)
+    assert sef.sweep_orphans() == 1
+    assert [row.instance_id for row in world.rows("orphan_terminations", None)] == [later]
+
+
+@ONCE
+def test_one_that_is_taken_while_others_are_terminated_is_left_alone(world: World) -> None:
+    named(world)
+    forgotten = {orphan(world) for _ in range(2)}
+    world.clock.advance(3600)
+    operator = world.sef()
+
+    def take_the_other(params: Any, **_: Any) -> None:
+        [other] = forgotten - set(params["InstanceIds"])
+        if not world.rows("agents", "b"):
+            operator.register_agent("b", {"instance_id": other})
+
+    sef = world.sef(world.cloud("provide-client-params.ec2.TerminateInstances", take_the_other))
+    assert sef.sweep_orphans() == 1
+    [ended] = told(world)
+    taken = world.agent("b").instance_id
+    assert {ended, taken} == forgotten
+    assert (world.state(ended), world.state(taken)) == ("terminated", "running")
+
+
+@ONCE
+def test_two_sweeps_at_once_tell_of_one_once(world: World) -> None:
+    other = named(world)
+    forgotten = orphan(world)
+    world.clock.advance(3600)
+
+    def overtake(**_: Any) -> None:
+        other.sweep_orphans()
+
+    sef = world.sef(world.cloud("before-call.ec2.TerminateInstances", overtake))
+    assert sef.sweep_orphans() == 0
+    assert told(world) == [forgotten]

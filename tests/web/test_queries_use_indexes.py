@@ -111,6 +111,12 @@ MADE: dict[str, Callable[[int, str, datetime], dict[str, Any]]] = {
         "not_before": at,
         "terminated_at": at,
     },
+    "orphan_terminations": lambda n, agent, at: {
+        "instance_id": f"i-f{n:016x}",
+        "agent_id": agent,
+        "decided_at": at,
+        "told_at": at,
+    },
     "incidents": lambda n, agent, at: {
         "id": f"incident-{n}",
         "agent_id": agent,
