@@ -28,6 +28,7 @@ from apprise.plugins.opsgenie import NotifyOpsgenie
 from apprise.plugins.splunk import NotifySplunk
 from apprise.utils.parse import parse_urls
 
+from sef import failpoints
 from sef.config import ConfigurationError, Settings
 from sef.core.notices import Moment, Urgency
 from sef.outbound import CheckedPolicy, Network, OutboundRefused
@@ -70,7 +71,7 @@ class Channel:
         kind = _TYPES[urgency]
         if moment is Moment.OUTCOME and urgency is Urgency.INFO:
             kind = NotifyType.SUCCESS
-        with _checked(self._networks), _listening() as said:
+        with failpoints.around("Message"), _checked(self._networks), _listening() as said:
             try:
                 went = plugin.notify(
                     body=body, title=title, notify_type=kind, body_format=NotifyFormat.TEXT

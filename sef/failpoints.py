@@ -1,14 +1,15 @@
-"""Points at which a test lets the process die: around every COMMIT and every call to AWS.
+"""Points at which a test lets the process die: around every COMMIT and every call to others.
 
 `Database.write` and boto3's own events reach them, so a new step has its points without a word
-about them at the step. In normal use `reached` is None, which each transaction asks twice, and
-clients of AWS are not watched at all.
+about them at the step; a call to somebody else than AWS stands in `around`. In normal use `reached`
+is None, which each transaction asks twice, and clients of AWS are not watched at all.
 """
 
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from types import CodeType, ModuleType
@@ -60,6 +61,21 @@ def _before_call(model: Any, **_: Any) -> None:
 def _after_call(model: Any, **_: Any) -> None:
     if reached is not None:
         reached(f"{model.name}:after-call")
+
+
+@contextmanager
+def around(name: str) -> Iterator[None]:
+    """The points of a call that boto3 does not make, such as `Webhook:before-call`.
+
+    After a call: it has been answered, or has failed, and nobody has looked at that yet.
+    """
+    if reached is not None:
+        reached(f"{name}:before-call")
+    try:
+        yield
+    finally:
+        if reached is not None:
+            reached(f"{name}:after-call")
 
 
 def switch_on_if_told() -> None:

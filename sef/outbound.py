@@ -19,6 +19,8 @@ from apprise.utils.http import (
     track_connections,
 )
 
+from sef import failpoints
+
 Network = IPv4Network | IPv6Network
 
 LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
@@ -126,6 +128,7 @@ class Outbound:
         tracker = ConnectionTracker()
         try:
             with (
+                failpoints.around("Webhook"),
                 HTTPPolicySession(CheckedPolicy(self._networks, share)) as session,
                 track_connections(tracker, deadline),
                 session.post(

@@ -1,4 +1,4 @@
-"""A receiver of webhooks, on a port of its own."""
+"""A receiver of webhooks and messages."""
 
 import json
 import threading
@@ -8,9 +8,9 @@ from typing import Any
 
 
 class Receiver:
-    """A server of the test's own that notes what it gets."""
+    """A server of the test's own that notes what it gets, on a free port unless one is given."""
 
-    def __init__(self, path: str = "") -> None:
+    def __init__(self, path: str = "", port: int = 0) -> None:
         self.got: list[tuple[str, dict[str, str], Any]] = []
         self.status = 200
         self.location: str | None = None
@@ -33,7 +33,7 @@ class Receiver:
             def log_message(self, *arguments: Any) -> None:
                 """Keep quiet."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/{path}"

@@ -1,22 +1,30 @@
-"""Failpoints: around each COMMIT and each call to EC2, and nowhere in normal use."""
+"""Failpoints: around each COMMIT and each call to others, and nowhere in normal use."""
 
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, insert
 
 from sef import failpoints
+from sef.channels import NotSent, channels
 from sef.cloud.ec2 import Ec2
 from sef.cloud.errors import CloudError
 from sef.cloud.simulation import Simulation
+from sef.config import Settings
+from sef.core.notices import Moment, Urgency
+from sef.outbound import Outbound, OutboundFailed
 from sef.store.database import Database
 from sef.store.tables import leases
+from tests.receiver import Receiver
 from tests.store.rows import row_counts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,6 +112,42 @@ def test_a_call_to_ec2_has_two_also_when_it_is_refused(
         "DescribeAvailabilityZones:before-call",
         "DescribeAvailabilityZones:after-call",
     ]
+
+
+LOCAL = (ip_network("127.0.0.0/8"),)
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_a_webhook_has_two_also_when_it_is_refused(status: int, reached: list[str]) -> None:
+    receiver = Receiver()
+    receiver.answers = lambda request: _note(reached, request, status)
+    try:
+        with nullcontext() if status == 200 else pytest.raises(OutboundFailed):
+            Outbound(LOCAL).post_json(receiver.url, {})
+    finally:
+        receiver.stop()
+    assert reached == ["Webhook:before-call", "it is there", "Webhook:after-call"]
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_a_message_has_two_also_when_it_is_refused(status: int, reached: list[str]) -> None:
+    receiver = Receiver()
+    receiver.answers = lambda request: _note(reached, request, status)
+    settings = Settings(notify=f"json://127.0.0.1:{receiver.port}", webhook_networks="127.0.0.0/8")
+    [channel] = channels(settings)
+    try:
+        with nullcontext() if status == 200 else pytest.raises(NotSent):
+            channel.send("thread", Moment.ALERT, Urgency.WARNING, "a title", "a body")
+    finally:
+        receiver.stop()
+    assert reached == ["Message:before-call", "it is there", "Message:after-call"]
+
+
+def _note(reached: list[str], request: BaseHTTPRequestHandler, status: int) -> None:
+    reached.append("it is there")
+    request.send_response(status)
+    request.send_header("Content-Length", "0")
+    request.end_headers()
 
 
 def test_in_normal_use_no_client_is_watched(simulation: Simulation) -> None:

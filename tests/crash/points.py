@@ -28,8 +28,8 @@ def in_the_code() -> frozenset[str]:
     for path in SOURCES:
         tree = ast.parse(path.read_text())
         names |= {f"{name}:{side}-commit" for name in _writes(path, tree) for side in SIDES}
-        names |= {f"{name}:{side}-call" for name in _calls(tree) for side in SIDES}
-        names |= set(_explicit(tree))
+        for name in (*_calls(tree), *_other_calls(tree)):
+            names |= {f"{name}:{side}-call" for side in SIDES}
     return frozenset(names)
 
 
@@ -88,9 +88,8 @@ def _operations() -> Mapping[str, str]:
     }
 
 
-def _explicit(tree: ast.Module) -> Iterator[str]:
-    """Points that a module reaches by itself, under a name that it spells out."""
+def _other_calls(tree: ast.Module) -> Iterator[str]:
+    """The calls to somebody else than AWS, by the names that a module gives them."""
     for node in ast.walk(tree):
-        is_one = isinstance(node, ast.Call) and ast.unparse(node.func) == "failpoints.reached"
-        if is_one and isinstance(node.args[0], ast.Constant):
-            yield node.args[0].value
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "failpoints.around":
+            yield ast.literal_eval(node.args[0])

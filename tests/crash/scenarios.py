@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 
 from sqlalchemy import delete, update
 
@@ -21,9 +20,10 @@ from tests.crash.stage import DAY, HOUR, Story
 from tests.flows.belongings import ALL, SAME_ZONE, Belongings
 from tests.flows.world import OTHERS, REBALANCE, TERMINATION
 from tests.mariadb import free_port
+from tests.receiver import Receiver
 
 PORT = free_port()
-"""Where notifications go."""
+"""Where webhooks and messages go."""
 OFTEN = "0.25"
 LIMITS = {
     "SEF_LAUNCHES_PER_HOUR": "1",
@@ -438,20 +438,38 @@ def prices_that_are_kept_no_longer(story: Story) -> None:
         assert sum(bucket.points for bucket in story.rows(table)) == len(old)
 
 
+@contextmanager
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver(port=PORT)
+    try:
+        yield receiver
+    finally:
+        receiver.stop()
+
+
 @scenario(
-    reads=True, SEF_CLOUD="simulated", SEF_SIMULATED_PENDING="0", SEF_POOLS=",".join(SAME_ZONE)
+    reads=True,
+    SEF_CLOUD="simulated",
+    SEF_SIMULATED_PENDING="0",
+    SEF_POOLS=",".join(SAME_ZONE),
+    SEF_WEBHOOK_NETWORKS="127.0.0.0/8",
 )
 def what_follows_a_new_primary(story: Story) -> None:
     primary = story.primary()
     belongings = Belongings(story.world, primary)
-    story.put(cutover=belongings.targets)
-    story.arm()
-    story.signal(TERMINATION, primary)
-    story.until(lambda: story.epoch == 2)
-    story.later("agents", not_before=None)
-    story.until(lambda: belongings.held(str(story.agent.instance_id)) == ALL)
-    story.until(lambda: {c.status for c in story.rows("cutovers")} == {"done"})
+    with receiver() as told:
+        hooks = {when: f"{told.url}{when}" for when in ("before", "after")}
+        story.put(cutover={**belongings.targets, "webhooks": hooks})
+        story.arm()
+        story.signal(TERMINATION, primary)
+        story.until(lambda: story.epoch == 2)
+        story.later("agents", not_before=None)
+        story.until(lambda: belongings.held(str(story.agent.instance_id)) == ALL)
+        story.until(lambda: {c.status for c in story.rows("cutovers")} == {"done"})
     assert belongings.registered() == [story.agent.instance_id]
+    keys = [(path, headers["Idempotency-Key"]) for path, headers, _ in told.got]
+    assert [path for path, _ in sorted(set(keys))] == ["/after", "/before"], "each with one key"
+    assert len(keys) <= 2 + story.stage.crashes
     story.settled(epoch=2)
 
 
@@ -498,23 +516,6 @@ def late_change_of_a_target_group(story: Story) -> None:
     story.settled(epoch=3)
 
 
-@contextmanager
-def somebody_listens() -> Iterator[None]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *told: object) -> None:
-            """Nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", PORT), Handler) as server:
-        Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
-        yield
-        server.shutdown()
-
-
 @scenario(
     SEF_NOTIFY=f"json://127.0.0.1:{PORT}",
     SEF_NOTIFY_SEVERITY="info",
@@ -528,19 +529,29 @@ def notifications(story: Story) -> None:
         story.world.write(update(deliveries).where(pending).values(values))
         return True
 
+    def refuse_the_second(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(503 if len(told.got) == 2 else 200)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
     deliveries = tables.notification_deliveries
     primary = story.primary()
-    story.arm()
-    story.signal(TERMINATION, primary)
-    story.until(lambda: story.world.events("failover_completed", story.agent_id))
-    story.later("agents", not_before=None)
-    story.until(lambda: any(d.attempts for d in story.world.rows(deliveries.name, None)))
-    with somebody_listens():
+    with receiver() as told:
+        told.answers = refuse_the_second
+        story.arm()
+        story.signal(TERMINATION, primary)
+        story.until(lambda: story.epoch == 2)
+        story.later("agents", not_before=None)
+        story.settled(epoch=2)
         story.until(
             lambda: (
                 now()
-                and {d.status for d in story.world.rows(deliveries.name, None)} == {"sent"}
                 and all(n.dispatched_at for n in story.world.rows("notifications", None))
+                and {d.status for d in story.world.rows(deliveries.name, None)} == {"sent"}
             )
         )
-    story.settled(epoch=2)
+    taken = [(body["title"], body["message"]) for _, _, body in told.got]
+    del taken[1]
+    sent = len(story.world.rows(deliveries.name, None))
+    assert len(set(taken)) == sent > 1, "every message came"
+    assert len(taken) <= sent + story.stage.crashes
