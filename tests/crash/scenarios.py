@@ -18,7 +18,7 @@ from sef.store import tables
 from sef.store.statements import upsert
 from tests.crash.stage import DAY, HOUR, Story
 from tests.flows.belongings import ALL, SAME_ZONE, Belongings
-from tests.flows.world import OTHERS, REBALANCE, TERMINATION
+from tests.flows.world import OTHERS, POOL, REBALANCE, TERMINATION
 from tests.mariadb import free_port
 from tests.receiver import Receiver
 
@@ -207,6 +207,21 @@ def orphan(story: Story) -> None:
     story.until(lambda: story.world.state(forgotten) == "terminated")
     story.terminated_as_an_orphan(forgotten)
     story.settled(epoch=1)
+
+
+@scenario(SEF_ORPHAN_CHECK_INTERVAL=OFTEN)
+def orphan_that_is_taken_before_it_is_terminated(story: Story) -> None:
+    story.until(lambda: story.world.rows("deployment", None))
+    story.world.simulation.add_fault("TerminateInstances", error_code="UnauthorizedOperation")
+    story.arm()
+    [forgotten] = story.forgotten(1)
+    story.until(lambda: story.rows("orphan_terminations"))
+    story.put(instance_id=forgotten, pool_id=POOL)
+    story.until(lambda: not story.rows("orphan_terminations"))
+    story.world.simulation.clear_faults()
+    assert story.agent.instance_id == forgotten
+    assert story.world.state(forgotten) == "running"
+    assert not story.world.events("orphan_terminated", story.agent_id)
 
 
 @scenario()
@@ -485,7 +500,7 @@ def what_is_to_follow_is_looked_up(story: Story) -> None:
 @scenario(SEF_CLOUD="simulated", SEF_SIMULATED_PENDING="0")
 def late_change_of_a_target_group(story: Story) -> None:
     """Its call takes a while, and meanwhile another instance is promoted."""
-    seconds = 1.0
+    seconds = 3.0
 
     def is_registering() -> bool:
         steps = story.world.rows("cutover_steps", None)
