@@ -9,6 +9,7 @@ from typing import Any
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG
 from sef.cloud.errors import TRANSIENT
 from sef.cloud.simulation import SimulatedInstance
+from sef.core.notices import TRIES
 from sef.core.pricing import Observation, Source, clean_series
 from tests.flows.world import ALIVE
 from tests.soak.stage import Stage
@@ -92,6 +93,7 @@ def when_quiet(
     poisoned: Collection[str],
     accepted: Collection[tuple[str, str]],
     observed: Mapping[tuple[str, str], Observed],
+    addresses: Mapping[str, str],
 ) -> None:
     """What holds once faults are gone, time has passed and nothing is left to do.
 
@@ -99,6 +101,7 @@ def when_quiet(
         poisoned: agents that nothing can be launched for.
         accepted: incident and kind of every signal that was answered with success.
         observed: by agent and pool, every observation that was acknowledged.
+        addresses: by agent, the Elastic IP that follows its primary.
     """
     instances = stage.instances()
     events = stage.rows("system_events", None)
@@ -112,6 +115,8 @@ def when_quiet(
     _ec2_runs_what_rows_claim(stage, instances, replicas)
     _only_what_may_be_was_ended(instances, taken, replicas, retirements, events)
     _moves_have_events(replicas, events)
+    _all_was_told(stage)
+    _addresses_have_followed(stage, addresses)
     rows = {(s.incident_id, s.signal_type) for s in stage.rows("spot_interruption_events", None)}
     assert set(accepted) <= rows, f"signals without a row: {set(accepted) - rows}"
     for (agent_id, pool), seen in observed.items():
@@ -205,6 +210,43 @@ def _only_what_may_be_was_ended(
             assert replica.misses >= LOOKS, f"{replica.instance_id} was left behind"
     for instance_id in retired:
         assert instances[instance_id].state not in ALIVE, f"{instance_id} is retired and runs"
+
+
+def _all_was_told(stage: Stage) -> None:
+    """Every message has arrived at least once, or was tried as often as it is to be."""
+    arrived = Counter((body["title"], body["message"]) for _, _, body in stage.ground.receiver.got)
+    notes = {note.id: note for note in stage.rows("notifications", None)}
+    deliveries = stage.rows("notification_deliveries", None)
+    for delivery in deliveries:
+        note = notes[delivery.notification_id]
+        if delivery.status == "sent":
+            assert arrived[note.title, note.body], f"{note.title} never arrived"
+        else:
+            assert delivery.attempts >= TRIES, f"{note.title} was given up: {delivery.error}"
+    told = {delivery.notification_id for delivery in deliveries}
+    assert notes.keys() == told, "a message is for nobody"
+
+
+def _addresses_have_followed(stage: Stage, addresses: Mapping[str, str]) -> None:
+    for agent_id, allocation in addresses.items():
+        agent = stage.agent(agent_id)
+        made = [c for c in stage.rows("cutovers", agent_id) if c.epoch == agent.epoch]
+        if not made or made[0].new_instance_id != agent.instance_id:
+            continue  # its operator has replaced it by hand since
+        assert made[0].status == "done", f"the cutover of {agent_id} is {made[0].status}"
+        has = _holder(stage, allocation)
+        assert has == agent.instance_id, f"{has} has the address of {agent_id}"
+
+
+def _holder(stage: Stage, allocation: str) -> str | None:
+    found = stage.client.describe_addresses(AllocationIds=[allocation])["Addresses"][0]
+    if "NetworkInterfaceId" not in found:
+        return None
+    ids = [found["NetworkInterfaceId"]]
+    [interface] = stage.client.describe_network_interfaces(NetworkInterfaceIds=ids)[
+        "NetworkInterfaces"
+    ]
+    return interface.get("Attachment", {}).get("InstanceId")
 
 
 def _moves_have_events(replicas: list[Any], events: list[Any]) -> None:

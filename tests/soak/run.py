@@ -11,7 +11,7 @@ from tests.soak.stage import Ground
 from tests.soak.story import Story
 
 STORIES = 16
-STEPS = 50
+STEPS = 100
 
 
 class Broken(AssertionError):

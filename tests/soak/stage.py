@@ -11,23 +11,29 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from botocore.config import Config
 
 from sef import failpoints
+from sef.cloud.clients import Clients
 from sef.cloud.ec2 import Ec2
 from sef.cloud.simulation import SimulatedInstance, Simulation, SimulationError, ensure_running
 from sef.config import Settings
 from sef.core.inputs import Refused
+from sef.core.notices import Urgency
 from sef.errors import SefError
 from sef.store.database import Database
+from sef.store.limits import MAY_RUN
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.flows.world import Crash, World, client_of
 from tests.mariadb import MariaDB
+from tests.receiver import Receiver
 from tests.store.rows import empty
 
 log = logging.getLogger("sef")
@@ -56,6 +62,7 @@ class Ground:
         tables = Database(self.url)
         tables.create_tables()
         tables.dispose()
+        self.receiver = Receiver()
         self._stories = 0
         self.simulation: Simulation | None = None
 
@@ -68,6 +75,8 @@ class Ground:
         self._stories += 1
         assert self.simulation is not None
         clear(self.simulation)
+        self.receiver.got.clear()
+        self.receiver.status = 200
         return self.simulation
 
     @property
@@ -84,6 +93,7 @@ class Ground:
 
     def close(self) -> None:
         self._stop_simulation()
+        self.receiver.stop()
         if self.server is not None:
             self.server.remove()
         shutil.rmtree(self.home, ignore_errors=True)
@@ -95,7 +105,14 @@ class Stage(World):
     def __init__(self, ground: Ground, ahead: Sequence[float], tally: Counter[str]) -> None:
         simulation = ground.begin()
         settings = Settings(
-            var=ground.var, database_url=ground.url, jobs=False, simulated_pending=0, enable_wait=0
+            var=ground.var,
+            database_url=ground.url,
+            jobs=False,
+            simulated_pending=0,
+            enable_wait=0,
+            notify=f"json://127.0.0.1:{ground.receiver.port}",
+            notify_severity=Urgency.INFO,
+            webhook_networks="127.0.0.0/8",
         )
         super().__init__(simulation, settings)
         self.ground = ground
@@ -103,23 +120,54 @@ class Stage(World):
         self.tally = tally
         self.accident: str | None = None
         self.is_delayed = False
+        self.limits: dict[str, int] = {}
+        self.limited: list[Limited] = []
         self._ahead = ahead
+        self._ice: _Ice | None = None
         self._fuse: int | None = None
         self._fuse_lock = threading.Lock()
         failpoints.reached = self._reach
         self._ec2 = Ec2(failpoints.watched(_impatient(simulation.endpoint)))
+        self._clients = Clients("us-east-1", simulation.endpoint, simulated=True)
         self._listener = _Listener(self)
         log.addHandler(self._listener)
         log.propagate = False  # nobody can read what thousands of steps say
         self.workers = [self._worker(number) for number in range(len(ahead))]
 
     def _worker(self, number: int) -> SmartEmergencyFallback:
-        return self.sef(self._ec2, ahead=self._ahead[number])
+        return self.sef(self._ec2, clients=self._clients, ahead=self._ahead[number], **self.limits)
 
     def restart(self, number: int) -> None:
         self.workers[number].close()
         self.workers[number] = self._worker(number)
         self.tally["restarts"] += 1
+
+    def limit(self, **limits: int) -> None:
+        """From now on the workers have these limits; without any, the usual ones."""
+        self.limits = limits
+        self.limited = [Limited(name, most, self) for name, most in limits.items()]
+        for number in range(len(self.workers)):
+            self.restart(number)
+
+    @contextmanager
+    def frozen(
+        self, number: int, do: Callable[[SmartEmergencyFallback], Any], calls: int
+    ) -> Iterator[Future[Any]]:
+        """A worker stands still around its next calls to AWS, and goes on at the end.
+
+        Not within a transaction: then all others would wait for it too.
+        """
+        self._ice = ice = _Ice(calls)
+        with ThreadPoolExecutor(1) as threads:
+            late = threads.submit(self.attempt, number, do)
+            while not late.done() and not ice.is_frozen.wait(0.005):
+                pass
+            self._ice = None
+            self.tally["frozen"] += ice.is_frozen.is_set()
+            try:
+                yield late
+            finally:
+                ice.thaws.set()
 
     def light(self, fuse: int | None) -> None:
         """Let whatever reaches so many more failpoints die at the last one."""
@@ -127,6 +175,9 @@ class Stage(World):
             self._fuse = fuse
 
     def _reach(self, name: str) -> None:
+        ice = self._ice
+        if ice is not None and name.endswith("-call"):
+            ice.touch()
         with self._fuse_lock:
             if self._fuse is None:
                 return
@@ -178,6 +229,52 @@ class Stage(World):
         log.removeHandler(self._listener)
         log.propagate = True
         super().close()
+
+
+class Limited:
+    """A limit, and what there was of it when it was set."""
+
+    def __init__(self, name: str, most: int, stage: Stage) -> None:
+        self.name = name
+        self._most = most
+        self._since = stage.clock()
+        self._before = self._running(stage)
+
+    def check(self, stage: Stage) -> None:
+        if self.name == "max_instances":
+            assert self._running(stage) <= max(self._most, self._before), "too many instances"
+            return
+        since = max(self._since, stage.clock() - timedelta(hours=1))
+        agents = {r.id: r.agent_id for r in stage.rows("replica_instances", None)}
+        launched = Counter(
+            agents[attempt.replica_id]
+            for attempt in stage.rows("launch_attempts", None)
+            if attempt.created_at > since and attempt.status != "refused"
+        )
+        assert max(launched.values(), default=0) <= self._most, f"too many launches: {launched}"
+
+    @staticmethod
+    def _running(stage: Stage) -> int:
+        replicas = stage.rows("replica_instances", None)
+        known = [r for r in replicas if r.instance_id and r.status in MAY_RUN]
+        return len(known) + sum(a.status == "open" for a in stage.rows("launch_attempts", None))
+
+
+class _Ice:
+    """Holds whoever touches it as one of the first so many."""
+
+    def __init__(self, calls: int) -> None:
+        self.is_frozen, self.thaws = threading.Event(), threading.Event()
+        self._left = calls
+        self._lock = threading.Lock()
+
+    def touch(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left != 0:
+                return
+        self.is_frozen.set()
+        assert self.thaws.wait(60)
 
 
 class _Listener(logging.Handler):

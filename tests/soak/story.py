@@ -8,7 +8,8 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from hypothesis.stateful import (
 )
 
 from sef.core.pricing import Source
+from sef.store.tables import metadata
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.flows.test_races import together
 from tests.flows.world import OTHERS, POOL, REBALANCE, TERMINATION
@@ -35,7 +37,10 @@ POISON = "poison"
 AGENTS = ["a", "b", POISON]
 POOLS = [POOL, *OTHERS]
 TARGETS = ["primary", "standby", "former", "nobody", "stranger"]
-JOBS = ["reconcile", "sweep_orphans", "detect_losses", "plan_switchovers", "cleanup_old_buffers"]
+JOBS = [
+    "reconcile", "sweep_orphans", "detect_losses", "plan_switchovers", "cleanup_old_buffers",
+    "deliver_notifications",
+]  # fmt: skip
 ERRORS = [
     "InsufficientInstanceCapacity",
     "MaxSpotInstanceCountExceeded",
@@ -52,6 +57,7 @@ ACTIONS = [
     "TerminateInstances",
     "DescribeInstances",
     "CreateTags",
+    "AssociateAddress",
     "*",
 ]
 FIELDS = [
@@ -73,6 +79,19 @@ MODES: dict[str, Callable[[SmartEmergencyFallback, str], Any]] = {
     "drills on": lambda sef, agent: sef.register_agent(agent, {"drill_interval": 3600}),
     "drills off": lambda sef, agent: sef.register_agent(agent, {"drill_interval": None}),
 }
+
+KEYED: dict[str, Callable[[SmartEmergencyFallback, str, str], Any]] = {
+    "manual on": lambda sef, agent, key: sef.enable_manual_replica_mode(agent, idempotency_key=key),
+    "manual off": lambda sef, agent, key: sef.disable_manual_replica_mode(
+        agent, idempotency_key=key
+    ),
+    "switch": lambda sef, agent, key: sef.execute_manual_switch(agent, idempotency_key=key),
+    "auto-switch on": lambda sef, agent, key: sef.set_auto_mode(
+        agent, "auto-switch", enabled=True, idempotency_key=key
+    ),
+}
+KEPT = timedelta(hours=20)
+"""For so long at least the answer under a key is kept."""
 
 LONGEST_QUIET = 120
 
@@ -97,6 +116,17 @@ spoiled = st.one_of(
 )
 
 
+@dataclass
+class Keyed:
+    """A call under an Idempotency-Key, and its answer once there was one."""
+
+    name: str
+    agent_id: str
+    call: str
+    at: datetime
+    answer: Any = None
+
+
 class Story(RuleBasedStateMachine):
     ground: Ground
     tally: Counter[str]
@@ -113,6 +143,9 @@ class Story(RuleBasedStateMachine):
         self.accepted: set[tuple[str, str]] = set()
         self.observed: dict[tuple[str, str], Observed] = defaultdict(dict)
         self.owed: list[tuple[str, dict[str, Any]]] = []
+        self.keys: list[Keyed] = []
+        self.addresses: dict[str, str] = {}
+        self.clocks_agree = True
 
     def begin_telling(self) -> None:
         """Another story begins."""
@@ -126,15 +159,28 @@ class Story(RuleBasedStateMachine):
         ahead=st.sampled_from([0, 0, 0, 3600, -3600]),
         may_kill=st.sampled_from([False, False, False, True]),
         modes=st.tuples(first_modes, first_modes),
+        has_address=st.booleans(),
     )
-    def begin(self, ahead: float, may_kill: bool, modes: tuple[str, str]) -> None:
+    def begin(
+        self, ahead: float, may_kill: bool, modes: tuple[str, str], has_address: bool
+    ) -> None:
         self.may_kill = may_kill
+        self.clocks_agree = ahead == 0
         self.stage = Stage(self.ground, [0, ahead], self.tally)
         for agent_id in AGENTS:
-            self.stage.primary(self.stage.workers[0], agent_id)
+            primary = self.stage.primary(self.stage.workers[0], agent_id)
+            if agent_id == AGENTS[0] or (has_address and agent_id != POISON):
+                self._give_address(agent_id, primary)
         self.stage.workers[0].register_agent(POISON, {"launch_template": "no-such-template"})
         for agent_id, mode in zip(AGENTS, modes, strict=False):
             MODES[mode](self.stage.workers[0], agent_id)
+
+    def _give_address(self, agent_id: str, primary: str) -> None:
+        """An Elastic IP that is to follow the primary."""
+        address = self.world.client.allocate_address(Domain="vpc")["AllocationId"]
+        self.world.client.associate_address(AllocationId=address, InstanceId=primary)
+        self.world.workers[0].register_agent(agent_id, {"cutover": {"elastic_ip": address}})
+        self.addresses[agent_id] = address
 
     @property
     def world(self) -> Stage:
@@ -304,6 +350,63 @@ class Story(RuleBasedStateMachine):
     def operate(self, worker: int, agent_id: str, mode: str, fuse: int | None) -> None:
         self._do(worker, lambda sef: MODES[mode](sef, agent_id), fuse)
 
+    @rule(
+        worker=workers,
+        agent_id=agents,
+        call=st.sampled_from(sorted(KEYED)),
+        which=st.integers(0, 12),
+        fuse=fuses,
+    )
+    def operate_under_key(
+        self, worker: int, agent_id: str, call: str, which: int, fuse: int | None
+    ) -> None:
+        """Under a key of its own, or one that was used before: then for the same call."""
+        now = self.world.clock()
+        used = [key for key in self.keys if now - key.at < KEPT]
+        if which < len(used):
+            key = used[which]
+        else:
+            key = Keyed(f"key-{len(self.keys)}", agent_id, call, now)
+            self.keys.append(key)
+        before = self.world.agent(key.agent_id)
+        answer = self._do(worker, lambda sef: KEYED[key.call](sef, key.agent_id, key.name), fuse)
+        if answer is None:
+            return
+        if key.answer is None:
+            key.answer = answer
+            return
+        self.tally["repeats under a key"] += 1
+        assert answer == key.answer, f"{key.name} has two answers: {key.answer}, {answer}"
+        assert self.world.agent(key.agent_id) == before, f"{key.name} had its effect twice"
+
+    @rule(worker=workers, agent_id=agents, kind=st.sampled_from([REBALANCE, TERMINATION, "switch"]))
+    def rehearse(self, worker: int, agent_id: str, kind: str) -> None:
+        payload = {"signal_type": kind, "timestamp": self.world.clock().isoformat()}
+        before = self._everything()
+        if kind == "switch":
+            told = self._do(worker, lambda s: s.execute_manual_switch(agent_id, dry_run=True), None)
+        else:
+            told = self._do(
+                worker, lambda s: s.handle_interruption(agent_id, payload, dry_run=True), None
+            )
+        self.tally["dry runs"] += told is not None
+        assert self._everything() == before, "a dry run has changed something"
+
+    def _everything(self) -> dict[str, list[Any]]:
+        return {table.name: self.world.rows(table.name, None) for table in metadata.sorted_tables}
+
+    @rule(
+        name=st.sampled_from(["launches_per_hour", "max_instances"]),
+        most=st.sampled_from([0, 1, 2, 4]),
+    )
+    def limit(self, name: str, most: int) -> None:
+        """Workers get a limit, or again the usual ones."""
+        if not most:
+            self.world.limit()
+        # An hour of a wrong clock is another one.
+        elif self.clocks_agree or name == "max_instances":
+            self.world.limit(**{name: most})
+
     @rule(worker=workers, agent_id=agents, pool=st.sampled_from(POOLS), fuse=fuses)
     def replace_by_hand(self, worker: int, agent_id: str, pool: str, fuse: int | None) -> None:
         try:
@@ -359,7 +462,47 @@ class Story(RuleBasedStateMachine):
         self._take(payload, answers[0])
         self.tally["races"] += 1
 
+    @rule(
+        late=workers,
+        agent_id=agents,
+        what=st.sampled_from([REBALANCE, TERMINATION, "reconcile", "switch", "manual on"]),
+        also=st.sampled_from([TERMINATION, TERMINATION, "reconcile", "switch"]),
+        calls=st.integers(1, 6),
+        seconds=st.sampled_from([7, 61, 301]),
+    )
+    def freeze(
+        self, late: int, agent_id: str, what: str, also: str, calls: int, seconds: float
+    ) -> None:
+        """A worker stands still for longer than its lease, while another one goes on."""
+        payload, do = self._work(agent_id, what)
+        with self.world.frozen(late, do, calls) as answer:
+            self.world.clock.advance(seconds)
+            meanwhile, do_meanwhile = self._work(agent_id, also)
+            told = self._do(1 - late, do_meanwhile, None)
+            if also == TERMINATION:
+                self._take(meanwhile, told)
+            for _ in range(2):
+                self._do(1 - late, lambda sef: sef.reconcile(), None)
+                promises.at_any_time(self.world, self.taken, self.epochs)
+        if what in (REBALANCE, TERMINATION):
+            self._take(payload, answer.result())
+
+    def _work(
+        self, agent_id: str, what: str
+    ) -> tuple[dict[str, Any], Callable[[SmartEmergencyFallback], Any]]:
+        payload = {"signal_type": what, "timestamp": self.world.clock().isoformat()}
+        if what in (REBALANCE, TERMINATION):
+            return payload, lambda sef: sef.handle_interruption(agent_id, payload)
+        if what == "reconcile":
+            return payload, lambda sef: sef.reconcile()
+        return payload, lambda sef: MODES[what](sef, agent_id)
+
     # What goes down
+
+    @rule(is_there=st.booleans())
+    def receiver(self, is_there: bool) -> None:
+        """Whether messages are taken."""
+        self.ground.receiver.status = 200 if is_there else 503
 
     @rule(worker=workers)
     def restart(self, worker: int) -> None:
@@ -394,6 +537,9 @@ class Story(RuleBasedStateMachine):
         """Everything works again, and all the time that anything waits for goes by."""
         world = self.world
         world.clear()
+        if world.limits:
+            world.limit()
+        self.ground.receiver.status = 200
         for agent_id, payload in self.owed:
             self._report(0, agent_id, payload, None)
         self.owed.clear()
@@ -407,10 +553,11 @@ class Story(RuleBasedStateMachine):
                 world.workers[turn % 2].reconcile()
                 world.clock.advance(61)
         world.workers[0].cleanup_old_buffers()
-        for _ in range(LONGEST_QUIET):
+        for turn in range(LONGEST_QUIET):
             if not self._is_busy():
                 break
-            world.workers[0].reconcile()
+            world.workers[turn % 2].reconcile()
+            world.workers[turn % 2].deliver_notifications()
             world.clock.advance(61)
         promises.at_any_time(world, self.taken, self.epochs)
         promises.when_quiet(
@@ -419,6 +566,7 @@ class Story(RuleBasedStateMachine):
             poisoned=[POISON],
             accepted=self.accepted,
             observed=self.observed,
+            addresses=self.addresses,
         )
         self.tally["quiet periods"] += 1
 
@@ -430,7 +578,12 @@ class Story(RuleBasedStateMachine):
             for r in self.world.rows("replica_instances", None)
             if r.status in ("launching", "releasing")
         ]
-        return bool({*open_ones, *moving} - {POISON})
+        following = [c.agent_id for c in self.world.rows("cutovers", None) if c.open_agent_id]
+        untold = [n for n in self.world.rows("notifications", None) if n.dispatched_at is None]
+        unsent = [
+            d for d in self.world.rows("notification_deliveries", None) if d.status == "pending"
+        ]
+        return bool({*open_ones, *moving, *following} - {POISON} or untold or unsent)
 
     @invariant()
     def always(self) -> None:
@@ -438,12 +591,16 @@ class Story(RuleBasedStateMachine):
             self.steps += 1
             self.tally["steps"] += 1
             promises.at_any_time(self.stage, self.taken, self.epochs)
+            for limited in self.stage.limited:
+                limited.check(self.stage)
 
     def teardown(self) -> None:
         error = sys.exception()
         try:
             if error is None and self.stage is not None:
                 self.quiet()
+                self.tally["messages"] += len(self.ground.receiver.got)
+                self.tally["cutovers"] += len(self.stage.rows("cutovers", None))
                 self.tally["launches"] += len(self.stage.rows("launch_attempts", None))
                 for agent_id in AGENTS:
                     self.tally["promotions"] += len(self.stage.promotions(agent_id))
