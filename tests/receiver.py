@@ -12,6 +12,7 @@ class Receiver:
 
     def __init__(self, path: str = "", port: int = 0) -> None:
         self.got: list[tuple[str, dict[str, str], Any]] = []
+        self.taken: list[Any] = []  # of them the bodies that were answered with 200
         self.status = 200
         self.location: str | None = None
         self.answers: Callable[[BaseHTTPRequestHandler], None] | None = None
@@ -20,10 +21,13 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.got.append((self.path, dict(self.headers), json.loads(body)))
+                got = self.path, dict(self.headers), json.loads(body)
+                receiver.got.append(got)
                 if receiver.answers:
                     receiver.answers(self)
                     return
+                if receiver.status == 200:
+                    receiver.taken.append(got[2])
                 self.send_response(receiver.status)
                 if receiver.location:
                     self.send_header("Location", receiver.location)

@@ -4,6 +4,7 @@ import argparse
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from contextlib import suppress
@@ -12,6 +13,7 @@ from tests.soak.run import Broken, play, replay
 from tests.soak.stage import Ground
 
 DATABASES = ("mariadb", "sqlite")
+EVERY = 10.0
 
 
 def main() -> int:
@@ -42,8 +44,10 @@ def _soak(database: str, first: int, hours: float) -> int:
     until = time.monotonic() + hours * 3600
     number = first
     ground = Ground(database)
+    progress = Progress(database, tally)
     try:
         while True:
+            progress.seed = number
             _play(number, ground, tally, failed)
             if time.monotonic() >= until:
                 break
@@ -51,21 +55,49 @@ def _soak(database: str, first: int, hours: float) -> int:
     except KeyboardInterrupt:
         _say(database, f"stopped in seed {number}")
     finally:
+        progress.end()
         ground.close()
-    _say(database, f"seeds {first} to {number}, failures: {len(failed)}; {_told(tally)}")
+    _say(database, f"what happened: {_told(tally)}")
     for command in failed:
         _say(database, f"failed; again: {command}")
+    seeds = f"seed {first}" if number == first else f"seeds {first} to {number}"
+    result = f"{len(failed)} failed" if failed else "all promises kept"
+    _say(database, f"{result}: {seeds}, {progress}")
     return 1 if failed else 0
 
 
+class Progress:
+    """Says every few seconds how far it has come."""
+
+    def __init__(self, database: str, tally: Counter[str]) -> None:
+        self.seed = 0
+        self._database = database
+        self._tally = tally
+        self._begun = time.monotonic()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def __str__(self) -> str:
+        seconds = time.monotonic() - self._begun
+        steps, stories = self._tally["steps"], self._tally["stories"]
+        return f"{steps} steps in {stories} stories, {seconds:.0f} s, {steps / seconds:.1f} steps/s"
+
+    def end(self) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_over.wait(EVERY):
+            _say(self._database, f"seed {self.seed}: {self}")
+
+
 def _play(number: int, ground: Ground, tally: Counter[str], failed: list[str]) -> None:
-    _say(ground.database, f"seed {number} begins")
     try:
         play(number, ground, tally)
     except Broken as broken:
         failed.append(replay(number, ground.database))
         _say(ground.database, f"seed {number} failed; again: {failed[-1]}\n{broken}")
-    _say(ground.database, f"failures: {len(failed)}; {_told(tally)}")
 
 
 def _say(database: str, what: str) -> None:

@@ -11,6 +11,7 @@ from sef.cloud.errors import TRANSIENT
 from sef.cloud.simulation import SimulatedInstance
 from sef.core.notices import TRIES
 from sef.core.pricing import Observation, Source, clean_series
+from tests.flows.belongings import Belongings
 from tests.flows.world import ALIVE
 from tests.soak.stage import Stage
 from tests.store.rows import stored_points
@@ -27,6 +28,8 @@ UNKNOWN = TRANSIENT | {
 LOOKS = 10
 """So many in a row have to miss a standby until it is given up (`sef.sightings`)."""
 
+FOLLOWING = {"elastic_ip", "target_groups", "dns"}
+PLANNED = ("drill", "return-to-spot")
 LIVE = ("launching", "ready")
 CLAIMING = (*LIVE, "promoted", "releasing")
 Observed = dict[tuple[Source, datetime], Decimal]
@@ -71,6 +74,13 @@ def at_any_time(stage: Stage, taken: Collection[str], epochs: dict[str, int]) ->
 
     live = [r.agent_id for r in replicas if r.status in LIVE]
     assert len(live) == len(set(live)), "an agent has two live standbys"
+    for cutover in stage.rows("cutovers", None):
+        old = cutover.old_instance_id
+        if cutover.open_agent_id and not cutover.served_at and old not in taken:
+            assert old not in instances or instances[old].state in ALIVE, (
+                f"SEF ended {old}, and {cutover.new_instance_id} has not everything yet"
+            )
+
     wanted = {r.id for r in replicas if r.status in LIVE}
     open_ones = Counter(a.replica_id for a in attempts if a.status == "open")
     assert all(count == 1 for count in open_ones.values()), "two open intents of one replica"
@@ -93,7 +103,7 @@ def when_quiet(
     poisoned: Collection[str],
     accepted: Collection[tuple[str, str]],
     observed: Mapping[tuple[str, str], Observed],
-    addresses: Mapping[str, str],
+    belongings: Mapping[str, Belongings],
 ) -> None:
     """What holds once faults are gone, time has passed and nothing is left to do.
 
@@ -101,7 +111,7 @@ def when_quiet(
         poisoned: agents that nothing can be launched for.
         accepted: incident and kind of every signal that was answered with success.
         observed: by agent and pool, every observation that was acknowledged.
-        addresses: by agent, the Elastic IP that follows its primary.
+        belongings: by agent, what follows its primary.
     """
     instances = stage.instances()
     events = stage.rows("system_events", None)
@@ -115,8 +125,8 @@ def when_quiet(
     _ec2_runs_what_rows_claim(stage, instances, replicas)
     _only_what_may_be_was_ended(instances, taken, replicas, retirements, events)
     _moves_have_events(replicas, events)
-    _all_was_told(stage)
-    _addresses_have_followed(stage, addresses)
+    _all_was_told(stage, incidents, events)
+    _everything_has_followed(stage, belongings)
     rows = {(s.incident_id, s.signal_type) for s in stage.rows("spot_interruption_events", None)}
     assert set(accepted) <= rows, f"signals without a row: {set(accepted) - rows}"
     for (agent_id, pool), seen in observed.items():
@@ -212,9 +222,9 @@ def _only_what_may_be_was_ended(
         assert instances[instance_id].state not in ALIVE, f"{instance_id} is retired and runs"
 
 
-def _all_was_told(stage: Stage) -> None:
+def _all_was_told(stage: Stage, incidents: list[Any], events: list[Any]) -> None:
     """Every message has arrived at least once, or was tried as often as it is to be."""
-    arrived = Counter((body["title"], body["message"]) for _, _, body in stage.ground.receiver.got)
+    arrived = Counter((body["title"], body["message"]) for body in stage.ground.receiver.taken)
     notes = {note.id: note for note in stage.rows("notifications", None)}
     deliveries = stage.rows("notification_deliveries", None)
     for delivery in deliveries:
@@ -225,28 +235,27 @@ def _all_was_told(stage: Stage) -> None:
             assert delivery.attempts >= TRIES, f"{note.title} was given up: {delivery.error}"
     told = {delivery.notification_id for delivery in deliveries}
     assert notes.keys() == told, "a message is for nobody"
+    moments = {(note.incident_id, note.moment) for note in notes.values()}
+    planned = {i.id for i in incidents if i.kind in PLANNED}
+    for event in events:
+        if event.event_type == "failover_completed" and event.incident_id not in planned:
+            assert (event.incident_id, "switch") in moments, f"nobody is told of: {event.message}"
+    for incident in incidents:
+        if incident.status == "needs_operator":
+            assert (incident.id, "operator") in moments, f"no operator is told of {incident.id}"
 
 
-def _addresses_have_followed(stage: Stage, addresses: Mapping[str, str]) -> None:
-    for agent_id, allocation in addresses.items():
+def _everything_has_followed(stage: Stage, belongings: Mapping[str, Belongings]) -> None:
+    for agent_id, things in belongings.items():
         agent = stage.agent(agent_id)
         made = [c for c in stage.rows("cutovers", agent_id) if c.epoch == agent.epoch]
         if not made or made[0].new_instance_id != agent.instance_id:
             continue  # its operator has replaced it by hand since
         assert made[0].status == "done", f"the cutover of {agent_id} is {made[0].status}"
-        has = _holder(stage, allocation)
-        assert has == agent.instance_id, f"{has} has the address of {agent_id}"
-
-
-def _holder(stage: Stage, allocation: str) -> str | None:
-    found = stage.client.describe_addresses(AllocationIds=[allocation])["Addresses"][0]
-    if "NetworkInterfaceId" not in found:
-        return None
-    ids = [found["NetworkInterfaceId"]]
-    [interface] = stage.client.describe_network_interfaces(NetworkInterfaceIds=ids)[
-        "NetworkInterfaces"
-    ]
-    return interface.get("Attachment", {}).get("InstanceId")
+        held = things.held(agent.instance_id)
+        assert held >= FOLLOWING, f"{agent.instance_id} has only {held} of {agent_id}"
+        assert things.registered() == [agent.instance_id], f"the target group of {agent_id}"
+        stage.tally["cutovers seen to be complete"] += 1
 
 
 def _moves_have_events(replicas: list[Any], events: list[Any]) -> None:

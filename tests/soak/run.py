@@ -27,12 +27,14 @@ def play(number: int, ground: Ground, tally: Counter[str], *, stories: int = STO
         Broken: at the first story that fails.
     """
     steps: list[str] = []
+    before = tally["steps"]
     broken: list[tuple[str, list[str]]] = []
 
     @seed(number)
     class Seeded(Story):
         def begin_telling(self) -> None:
             steps.clear()
+            tally["stories"] += 1
 
         def fail(self, error: BaseException) -> None:
             broken.append(("".join(traceback.format_exception(error)), list(steps)))
@@ -45,7 +47,8 @@ def play(number: int, ground: Ground, tally: Counter[str], *, stories: int = STO
     except Exception as error:
         said, told = broken[0] if broken else (repr(error), list(steps))
         lines = [line for line in told if line.startswith("state.") and line != "state.always()"]
-        raise Broken("\n".join([*lines, said])) from None
+        done = f"after {tally['steps'] - before} steps; those of its last story:"
+        raise Broken("\n".join([done, *lines, said])) from None
 
 
 _SETTINGS = settings(

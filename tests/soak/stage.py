@@ -24,7 +24,7 @@ from sef import failpoints
 from sef.cloud.clients import Clients
 from sef.cloud.ec2 import Ec2
 from sef.cloud.simulation import SimulatedInstance, Simulation, SimulationError, ensure_running
-from sef.config import Settings
+from sef.config import Settings, variable
 from sef.core.inputs import Refused
 from sef.core.notices import Urgency
 from sef.errors import SefError
@@ -76,6 +76,7 @@ class Ground:
         assert self.simulation is not None
         clear(self.simulation)
         self.receiver.got.clear()
+        self.receiver.taken.clear()
         self.receiver.status = 200
         return self.simulation
 
@@ -120,6 +121,7 @@ class Stage(World):
         self.tally = tally
         self.accident: str | None = None
         self.is_delayed = False
+        self._dead: set[int] = set()
         self.limits: dict[str, int] = {}
         self.limited: list[Limited] = []
         self._ahead = ahead
@@ -145,19 +147,22 @@ class Stage(World):
     def limit(self, **limits: int) -> None:
         """From now on the workers have these limits; without any, the usual ones."""
         self.limits = limits
+        self.tally["limits hit"] += sum(limited.was_hit for limited in self.limited)
         self.limited = [Limited(name, most, self) for name, most in limits.items()]
         for number in range(len(self.workers)):
             self.restart(number)
 
     @contextmanager
     def frozen(
-        self, number: int, do: Callable[[SmartEmergencyFallback], Any], calls: int
+        self, number: int, do: Callable[[SmartEmergencyFallback], Any], places: int
     ) -> Iterator[Future[Any]]:
-        """A worker stands still around its next calls to AWS, and goes on at the end.
+        """A worker stands still at one of its next calls to AWS or COMMITs, and goes on at the end.
 
-        Not within a transaction: then all others would wait for it too.
+        Not within a transaction: then all others would wait for it too. Where it stands still is
+        counted, not timed, so that it does so at the same place again; SIGSTOP, which is not, is in
+        tests/flows/test_frozen_worker.py.
         """
-        self._ice = ice = _Ice(calls)
+        self._ice = ice = _Ice(places)
         with ThreadPoolExecutor(1) as threads:
             late = threads.submit(self.attempt, number, do)
             while not late.done() and not ice.is_frozen.wait(0.005):
@@ -168,6 +173,7 @@ class Stage(World):
                 yield late
             finally:
                 ice.thaws.set()
+        self.bury()
 
     def light(self, fuse: int | None) -> None:
         """Let whatever reaches so many more failpoints die at the last one."""
@@ -176,7 +182,7 @@ class Stage(World):
 
     def _reach(self, name: str) -> None:
         ice = self._ice
-        if ice is not None and name.endswith("-call"):
+        if ice is not None and not name.endswith(":before-commit"):
             ice.touch()
         with self._fuse_lock:
             if self._fuse is None:
@@ -189,14 +195,22 @@ class Stage(World):
         raise Crash(name)
 
     def attempt(self, number: int, do: Callable[[SmartEmergencyFallback], Any]) -> Any:
-        """What a worker answers; None when it refuses, cannot, or dies on the way."""
+        """What a worker answers; None when it refuses, cannot, or dies on the way.
+
+        One that has died is to be buried.
+        """
         try:
             return do(self.workers[number])
         except Crash:
-            self.restart(number)
+            self._dead.add(number)
         except (SefError, Refused):
             self.tally["refusals"] += 1
         return None
+
+    def bury(self) -> None:
+        """Start those again that have died; none of their threads may be at work any more."""
+        while self._dead:
+            self.restart(self._dead.pop())
 
     def kill_ec2(self) -> None:
         os.kill(self.simulation.health()["pid"], signal.SIGKILL)
@@ -236,11 +250,18 @@ class Limited:
 
     def __init__(self, name: str, most: int, stage: Stage) -> None:
         self.name = name
+        self.was_hit = False
         self._most = most
         self._since = stage.clock()
         self._before = self._running(stage)
 
     def check(self, stage: Stage) -> None:
+        """It is kept, and whoever waits because of it is told of."""
+        told = {e.details["limit"] for e in stage.rows("system_events", None) if _is_limit(e)}
+        for agent in stage.rows("agents", None):
+            if variable(self.name) in (agent.put_off_because or ""):
+                assert variable(self.name) in told, f"{agent.id} waits, and nobody is told"
+                self.was_hit = True
         if self.name == "max_instances":
             assert self._running(stage) <= max(self._most, self._before), "too many instances"
             return
@@ -260,12 +281,16 @@ class Limited:
         return len(known) + sum(a.status == "open" for a in stage.rows("launch_attempts", None))
 
 
+def _is_limit(event: Any) -> bool:
+    return bool(event.event_type == "limit_reached")
+
+
 class _Ice:
     """Holds whoever touches it as one of the first so many."""
 
-    def __init__(self, calls: int) -> None:
+    def __init__(self, places: int) -> None:
         self.is_frozen, self.thaws = threading.Event(), threading.Event()
-        self._left = calls
+        self._left = places
         self._lock = threading.Lock()
 
     def touch(self) -> None:

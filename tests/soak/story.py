@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 from sef.core.pricing import Source
 from sef.store.tables import metadata
 from smart_emergency_fallback import SmartEmergencyFallback
+from tests.flows.belongings import Belongings
 from tests.flows.test_races import together
 from tests.flows.world import OTHERS, POOL, REBALANCE, TERMINATION
 from tests.soak import promises
@@ -58,6 +59,7 @@ ACTIONS = [
     "DescribeInstances",
     "CreateTags",
     "AssociateAddress",
+    "RegisterTargets",
     "*",
 ]
 FIELDS = [
@@ -144,7 +146,7 @@ class Story(RuleBasedStateMachine):
         self.observed: dict[tuple[str, str], Observed] = defaultdict(dict)
         self.owed: list[tuple[str, dict[str, Any]]] = []
         self.keys: list[Keyed] = []
-        self.addresses: dict[str, str] = {}
+        self.belongings: dict[str, Belongings] = {}
         self.clocks_agree = True
 
     def begin_telling(self) -> None:
@@ -159,28 +161,29 @@ class Story(RuleBasedStateMachine):
         ahead=st.sampled_from([0, 0, 0, 3600, -3600]),
         may_kill=st.sampled_from([False, False, False, True]),
         modes=st.tuples(first_modes, first_modes),
-        has_address=st.booleans(),
+        has_targets=st.booleans(),
     )
     def begin(
-        self, ahead: float, may_kill: bool, modes: tuple[str, str], has_address: bool
+        self, ahead: float, may_kill: bool, modes: tuple[str, str], has_targets: bool
     ) -> None:
         self.may_kill = may_kill
         self.clocks_agree = ahead == 0
         self.stage = Stage(self.ground, [0, ahead], self.tally)
         for agent_id in AGENTS:
             primary = self.stage.primary(self.stage.workers[0], agent_id)
-            if agent_id == AGENTS[0] or (has_address and agent_id != POISON):
-                self._give_address(agent_id, primary)
+            if agent_id == AGENTS[0] or (has_targets and agent_id != POISON):
+                self._give_targets(agent_id, primary)
         self.stage.workers[0].register_agent(POISON, {"launch_template": "no-such-template"})
         for agent_id, mode in zip(AGENTS, modes, strict=False):
             MODES[mode](self.stage.workers[0], agent_id)
 
-    def _give_address(self, agent_id: str, primary: str) -> None:
-        """An Elastic IP that is to follow the primary."""
-        address = self.world.client.allocate_address(Domain="vpc")["AllocationId"]
-        self.world.client.associate_address(AllocationId=address, InstanceId=primary)
-        self.world.workers[0].register_agent(agent_id, {"cutover": {"elastic_ip": address}})
-        self.addresses[agent_id] = address
+    def _give_targets(self, agent_id: str, primary: str) -> None:
+        """What is to follow the primary."""
+        belongings = Belongings(self.world, primary)
+        names = ("elastic_ip", "target_groups", "dns")
+        cutover = {name: belongings.targets[name] for name in names}
+        self.world.workers[0].register_agent(agent_id, {"cutover": cutover})
+        self.belongings[agent_id] = belongings
 
     @property
     def world(self) -> Stage:
@@ -195,6 +198,7 @@ class Story(RuleBasedStateMachine):
             return self.world.attempt(worker, do)
         finally:
             self.world.light(None)
+            self.world.bury()
 
     def _instance(self, agent_id: str, whom: str) -> str | None:
         agent = self.world.agent(agent_id)
@@ -368,16 +372,23 @@ class Story(RuleBasedStateMachine):
         else:
             key = Keyed(f"key-{len(self.keys)}", agent_id, call, now)
             self.keys.append(key)
+        known = key.answer or self._stored(key)
         before = self.world.agent(key.agent_id)
         answer = self._do(worker, lambda sef: KEYED[key.call](sef, key.agent_id, key.name), fuse)
+        if known is not None:
+            assert self.world.agent(key.agent_id) == before, f"{key.name} had its effect twice"
+            assert self._stored(key) is not None, f"the answer under {key.name} is forgotten"
         if answer is None:
             return
-        if key.answer is None:
-            key.answer = answer
-            return
-        self.tally["repeats under a key"] += 1
-        assert answer == key.answer, f"{key.name} has two answers: {key.answer}, {answer}"
-        assert self.world.agent(key.agent_id) == before, f"{key.name} had its effect twice"
+        if known is not None:
+            self.tally["repeats under a key"] += 1
+            assert answer == known, f"{key.name} has two answers: {known}, {answer}"
+        key.answer = answer
+
+    def _stored(self, key: Keyed) -> Any:
+        """What a repeat gets: there is one too when the first try died after its COMMIT."""
+        rows = self.world.rows("idempotency_keys", None)
+        return next((row.answer for row in rows if row.idempotency_key == key.name), None)
 
     @rule(worker=workers, agent_id=agents, kind=st.sampled_from([REBALANCE, TERMINATION, "switch"]))
     def rehearse(self, worker: int, agent_id: str, kind: str) -> None:
@@ -393,7 +404,12 @@ class Story(RuleBasedStateMachine):
         assert self._everything() == before, "a dry run has changed something"
 
     def _everything(self) -> dict[str, list[Any]]:
-        return {table.name: self.world.rows(table.name, None) for table in metadata.sorted_tables}
+        """All rows, and what runs at EC2 unless calls are still on their way there."""
+        rows = {table.name: self.world.rows(table.name, None) for table in metadata.sorted_tables}
+        if self.world.is_delayed:
+            return rows
+        running = self.world.instances().values()
+        return rows | {"EC2": [(instance.id, instance.state) for instance in running]}
 
     @rule(
         name=st.sampled_from(["launches_per_hour", "max_instances"]),
@@ -459,6 +475,7 @@ class Story(RuleBasedStateMachine):
         self.world.light(fuse)
         answers = together(*[partial(self.world.attempt, *call) for call in calls])
         self.world.light(None)
+        self.world.bury()
         self._take(payload, answers[0])
         self.tally["races"] += 1
 
@@ -467,15 +484,15 @@ class Story(RuleBasedStateMachine):
         agent_id=agents,
         what=st.sampled_from([REBALANCE, TERMINATION, "reconcile", "switch", "manual on"]),
         also=st.sampled_from([TERMINATION, TERMINATION, "reconcile", "switch"]),
-        calls=st.integers(1, 6),
+        places=st.integers(1, 8),
         seconds=st.sampled_from([7, 61, 301]),
     )
     def freeze(
-        self, late: int, agent_id: str, what: str, also: str, calls: int, seconds: float
+        self, late: int, agent_id: str, what: str, also: str, places: int, seconds: float
     ) -> None:
         """A worker stands still for longer than its lease, while another one goes on."""
         payload, do = self._work(agent_id, what)
-        with self.world.frozen(late, do, calls) as answer:
+        with self.world.frozen(late, do, places) as answer:
             self.world.clock.advance(seconds)
             meanwhile, do_meanwhile = self._work(agent_id, also)
             told = self._do(1 - late, do_meanwhile, None)
@@ -523,7 +540,7 @@ class Story(RuleBasedStateMachine):
         assert server is not None
         server.kill()
         try:
-            assert self.world.attempt(worker, lambda sef: getattr(sef, job)()) is None
+            assert self._do(worker, lambda sef: getattr(sef, job)(), None) is None
         finally:
             server.start()
             self.world.forget_connections()
@@ -566,7 +583,7 @@ class Story(RuleBasedStateMachine):
             poisoned=[POISON],
             accepted=self.accepted,
             observed=self.observed,
-            addresses=self.addresses,
+            belongings=self.belongings,
         )
         self.tally["quiet periods"] += 1
 
