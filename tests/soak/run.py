@@ -28,7 +28,7 @@ def play(number: int, ground: Ground, tally: Counter[str], *, stories: int = STO
     """
     steps: list[str] = []
     before = tally["steps"]
-    broken: list[tuple[str, list[str]]] = []
+    broken: list[tuple[int, str, list[str]]] = []
 
     @seed(number)
     class Seeded(Story):
@@ -37,7 +37,8 @@ def play(number: int, ground: Ground, tally: Counter[str], *, stories: int = STO
             tally["stories"] += 1
 
         def fail(self, error: BaseException) -> None:
-            broken.append(("".join(traceback.format_exception(error)), list(steps)))
+            done = tally["steps"] - before
+            broken.append((done, "".join(traceback.format_exception(error)).strip(), list(steps)))
 
     Seeded.ground = ground
     Seeded.tally = tally
@@ -45,10 +46,12 @@ def play(number: int, ground: Ground, tally: Counter[str], *, stories: int = STO
         with with_reporter(lambda line: steps.append(str(line))):
             run_state_machine_as_test(Seeded, settings=settings(_SETTINGS, max_examples=stories))
     except Exception as error:
-        said, told = broken[0] if broken else (repr(error), list(steps))
+        # Only the first counts: Hypothesis plays a story that has failed again.
+        never_begun = tally["steps"] - before, repr(error), list(steps)
+        done, said, told = broken[0] if broken else never_begun
         lines = [line for line in told if line.startswith("state.") and line != "state.always()"]
-        done = f"after {tally['steps'] - before} steps; those of its last story:"
-        raise Broken("\n".join([done, *lines, said])) from None
+        first = f"after {done} steps; those of its last story:"
+        raise Broken("\n".join([first, *lines, said])) from None
 
 
 _SETTINGS = settings(
