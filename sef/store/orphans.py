@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, delete, select, update
 
-from sef.store.database import insert_missing
 from sef.store.events import Event, write_events
+from sef.store.statements import insert_missing
 from sef.store.tables import orphan_terminations
 
 KEPT = timedelta(days=1)
