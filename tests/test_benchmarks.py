@@ -13,6 +13,7 @@ from bench import __main__ as bench
 from bench import fleet, page
 from bench.observations import Ours, observations
 from bench.parts.backfill import MISSING, peers_are_there
+from bench.parts.reports import LATER
 from bench.profiles import Profiler
 from bench.results import STORED, Aim, Comparison, Result, changes, read_all
 from bench.workload import EVERY, START, agents, duals, in_disorder, in_order
@@ -27,6 +28,14 @@ def a_result(*comparisons: Comparison, date: str = "2026-01-01") -> Result:
 
 def a_comparison(ours: list[float], **more: Any) -> Comparison:
     return Comparison("work", "reports/s", ours, **{"against": "a peer", **more})
+
+
+# What is sent
+
+
+def test_the_reports_of_a_whole_run_are_none_of_the_future() -> None:
+    measurements = 100  # more than any part has
+    assert START + LATER * measurements < datetime.now(UTC).timestamp()
 
 
 # What is stored and what is shown

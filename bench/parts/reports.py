@@ -15,7 +15,7 @@ WORKERS = 2
 CONNECTIONS = (32, 256)
 AGENTS = 2000
 SIZE = 1000
-LATER = 10_000_000
+LATER = 1_000_000
 """Seconds from one measurement's reports to the next one's: none is a repeat."""
 
 SEF_PATH = "/api/agents/{}/pricing"
