@@ -117,8 +117,9 @@ def _unclaimed(
     connection: Connection, instances: Sequence[Instance]
 ) -> tuple[list[Instance], dict[str, str]]:
     """The instances that no row claims, and by each the primary of its agent, if it has one."""
-    claimed = replicas.claimed_instances(connection, [instance.id for instance in instances])
+    # In this order: a launch that is answered meanwhile is open first, and claimed then.
     pending = launches.open_tokens(connection)
+    claimed = replicas.claimed_instances(connection, [instance.id for instance in instances])
     of_several = launches.sizes(connection, {i.tags[ATTEMPT_TAG] for i in instances})
     unclaimed = [
         instance

@@ -7,7 +7,7 @@ import pytest
 
 from sef.cloud.errors import CloudError
 from sef.errors import SefError
-from tests.flows.world import ALIVE, ONCE, REBALANCE, Crash, World
+from tests.flows.world import ALIVE, ONCE, REBALANCE, Crash, World, meanwhile
 from tests.mariadb import MariaDB
 
 
@@ -85,6 +85,26 @@ def test_that_of_a_launch_whose_outcome_is_unknown_is_left_alone(world: World) -
     assert len(world.alive()) == 1
     world.settle(sef, 1)
     assert world.standby().instance_id == world.alive()[0].id
+    world.check()
+
+
+@ONCE
+@pytest.mark.parametrize(
+    "between", ["coalesce(launch_attempts.call_token", "agents.instance_id IN"]
+)
+def test_that_of_a_launch_whose_outcome_is_written_down_meanwhile_is_left_alone(
+    world: World, between: str
+) -> None:
+    sef, other = named(world), world.sef()
+    world.primary(sef)
+    world.simulation.add_fault("RunInstances", count=2, lose_reply=True)
+    world.signal(sef, REBALANCE)
+    [launched] = world.tagged()
+    world.clock.advance(600)
+    with meanwhile(between, other.reconcile):
+        assert sef.sweep_orphans() == 0
+    assert world.standby().instance_id == launched.id
+    assert world.state(launched.id) == "running"
     world.check()
 
 
