@@ -43,6 +43,7 @@ def _soak(database: str, first: int, hours: float) -> int:
     failed: list[str] = []
     until = time.monotonic() + hours * 3600
     number = first
+    kept = "all promises kept"
     ground = Ground(database)
     progress = Progress(database, tally)
     try:
@@ -54,6 +55,7 @@ def _soak(database: str, first: int, hours: float) -> int:
             number += 1
     except KeyboardInterrupt:
         _say(database, f"stopped in seed {number}")
+        kept = "stopped before its end, no promise broken so far"
     finally:
         progress.end()
         ground.close()
@@ -61,7 +63,7 @@ def _soak(database: str, first: int, hours: float) -> int:
     for command in failed:
         _say(database, f"failed; again: {command}")
     seeds = f"seed {first}" if number == first else f"seeds {first} to {number}"
-    result = f"{len(failed)} failed" if failed else "all promises kept"
+    result = f"{len(failed)} failed" if failed else kept
     _say(database, f"{result}: {seeds}, {progress}")
     return 1 if failed else 0
 
