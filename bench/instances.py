@@ -2,21 +2,16 @@
 
 from typing import Any
 
-import boto3
+from botocore.config import Config
 
 from sef.cloud.simulation import Simulation
+from tests.flows.world import client_of
 
 LAUNCHED_AT_ONCE = 500
 
 
 def connect(simulation: Simulation) -> Any:
-    return boto3.client(
-        "ec2",
-        endpoint_url=simulation.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="simulated",
-        aws_secret_access_key="simulated",
-    )
+    return client_of(simulation.endpoint, Config(read_timeout=60))  # to launch many takes long
 
 
 def launch(ec2: Any, pool: str, size: int) -> list[str]:

@@ -47,7 +47,7 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class Received:
     incident_id: str
     about_standby: bool = False
     is_settled: bool = False
@@ -72,10 +72,10 @@ class Interruptions:
             AgentNotFound: an interruption registers nobody.
         """
         now = self.clock()
-        recorded = self.database.write(lambda c: self._record(c, agent_id, signal, now))
-        if not recorded.is_settled:
+        received = self.database.write(lambda c: self._record(c, agent_id, signal, now))
+        if not received.is_settled:
             self.reconciler.reconcile(agent_id)
-        return self.database.read(lambda c: _answer(c, recorded))
+        return self.database.read(lambda c: _answer(c, received))
 
     def rehearse(self, agent_id: str, signal: Signal) -> dict[str, Any]:
         """What `receive` would answer and do; nothing is changed.
@@ -98,7 +98,7 @@ class Interruptions:
 
     def _record(
         self, connection: Connection, agent_id: str, signal: Signal, now: datetime
-    ) -> Recorded:
+    ) -> Received:
         agent = fleet.read_agent(connection, agent_id, lock=True)
         named = signal.instance_id
         if (
@@ -115,10 +115,10 @@ class Interruptions:
             standby = replicas.live_standby(connection, agent_id)
             if standby is not None and subject == standby.instance_id:
                 about = self._signal_standby(connection, agent, standby, signal, now)
-                return Recorded(about, about_standby=True)
+                return Received(about, about_standby=True)
             incident = self._incident_of_another(connection, agent, subject, signal, now)
         has_changed = self._note(connection, agent, incident, signal, now)
-        return Recorded(incident.id, is_settled=not (incident.is_open or has_changed))
+        return Received(incident.id, is_settled=not (incident.is_open or has_changed))
 
     def _incident_of_primary(
         self, connection: Connection, agent: Agent, signal: Signal, now: datetime
@@ -313,9 +313,9 @@ def _tell(
     write_events(connection, [event], now)
 
 
-def _answer(connection: Connection, recorded: Recorded) -> dict[str, Any]:
-    incident = incidents.read_incident(connection, recorded.incident_id)
-    about_standby = recorded.about_standby
+def _answer(connection: Connection, received: Received) -> dict[str, Any]:
+    incident = incidents.read_incident(connection, received.incident_id)
+    about_standby = received.about_standby
     standby, failed = None, None
     if incident.is_open or about_standby:
         standby = replicas.live_standby(connection, incident.agent_id)
@@ -337,9 +337,9 @@ def _answer(connection: Connection, recorded: Recorded) -> dict[str, Any]:
     }
 
 
-def _rehearsed(connection: Connection, recorded: Recorded) -> dict[str, Any]:
-    answer = _answer(connection, recorded)
-    incident = incidents.read_incident(connection, recorded.incident_id)
+def _rehearsed(connection: Connection, received: Received) -> dict[str, Any]:
+    answer = _answer(connection, received)
+    incident = incidents.read_incident(connection, received.incident_id)
     inputs = incident.inputs or {}
     return {
         "status": "success",

@@ -20,6 +20,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 AT_ONCE = 1000
+"""How many one call is for at most, if nothing else is said."""
 
 _all: "weakref.WeakSet[SharedCall[object, object]]" = weakref.WeakSet()
 
