@@ -1,6 +1,9 @@
 """The engine of each kind of database: how SEF connects, and what it sets on a connection."""
 
+import random
+import sqlite3
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -79,11 +82,29 @@ def _sqlite(url: URL) -> Engine:
         # pysqlite's own BEGIN would come late and not be IMMEDIATE; `write` says its own.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _write_ahead(cursor)
         cursor.execute("PRAGMA synchronous=FULL")  # what is acknowledged survives a power cut
         cursor.close()
 
     return engine
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Have SQLite use its write-ahead log, which a file keeps to once it was said.
+
+    Where several are the first to say so, each holds what the other wants, and SQLite answers
+    "locked" at once, whatever its time-out.
+    """
+    until = time.monotonic() + LOCK_WAIT_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
+            if not is_busy or time.monotonic() > until:
+                raise
+            time.sleep(random.uniform(0.001, 0.02))
 
 
 def _mysql(url: URL) -> Engine:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sef.store import tables
 from sef.store.database import Database, SchemaMismatch
+from sef.store.engines import engine_of
 from sef.store.schema import render
 from sef.store.tables import metadata
 from tests.mariadb import MariaDB
@@ -114,6 +116,23 @@ def test_threads_that_create_at_once_all_succeed(database_url: str) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(create, [database_url] * 8))
     assert set(inspect(create_engine(database_url)).get_table_names()) == set(NAMES)
+
+
+def test_threads_that_are_first_to_open_a_file_of_sqlite_all_succeed(tmp_path: Path) -> None:
+    """Of those who change its journal at once, SQLite answers some "locked" without any wait."""
+    for number in range(60):
+        opened = threading.Barrier(6)
+
+        def journal(_: int, number: int = number, opened: threading.Barrier = opened) -> Any:
+            engine = engine_of(f"sqlite:///{tmp_path}/{number}.db")
+            opened.wait()
+            with engine.connect() as connection:
+                mode = connection.execute(text("PRAGMA journal_mode")).scalar()
+            engine.dispose()
+            return mode
+
+        with ThreadPoolExecutor(6) as threads:
+            assert set(threads.map(journal, range(6))) == {"wal"}
 
 
 def test_processes_that_create_at_once_all_succeed(database_url: str) -> None:
