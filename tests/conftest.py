@@ -132,10 +132,7 @@ def shared_simulation(
 
 @pytest.fixture
 def simulation(shared_simulation: tuple[Path, Simulation]) -> Iterator[Simulation]:
-    """The simulated EC2 without faults and with capacity everywhere.
-
-    Instances of other tests are in it: look only at your own.
-    """
+    """The simulated EC2 without instances and faults, and with capacity everywhere."""
     _, simulation = shared_simulation
     yield simulation
     restore(simulation)

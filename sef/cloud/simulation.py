@@ -198,6 +198,10 @@ class Simulation:
         """Let an instance have been launched so much longer ago."""
         self._ask("POST", f"instances/{instance_id}/age", {"seconds": seconds})
 
+    def forget_instances(self) -> None:
+        """End all instances and know nothing of them afterwards, as EC2 does after an hour."""
+        self._ask("DELETE", "instances")
+
     def on_demand_prices(self) -> dict[str, Decimal]:
         """USD per hour by instance type."""
         told = self._ask("GET", "on-demand-prices")

@@ -275,6 +275,22 @@ class TestStates:
         simulation.terminate(new)
         assert instance(ec2, new)["StateReason"]["Code"] == "Server.SpotInstanceTermination"
 
+    def test_one_that_is_forgotten_was_never_there(
+        self, ec2: "EC2Client", simulation: Simulation
+    ) -> None:
+        address = ec2.allocate_address(Domain="vpc")["AllocationId"]
+        old = launch(ec2, token="of-the-forgotten")
+        ec2.associate_address(AllocationId=address, InstanceId=old)
+        simulation.interrupt(old, terminate_after_seconds=0)
+        simulation.forget_instances()
+        assert refused(lambda: instance(ec2, old)) == ("InvalidInstanceID.NotFound", 400)
+        assert simulation.instances() == []
+        (told,) = ec2.describe_addresses(AllocationIds=[address])["Addresses"]
+        assert not told.get("InstanceId")
+        new = launch(ec2, token="of-the-forgotten")
+        assert new != old
+        assert [i.id for i in simulation.instances()] == [new]
+
     def test_an_interrupted_one_ends_when_it_was_said_to(
         self, ec2: "EC2Client", simulation: Simulation
     ) -> None:

@@ -166,6 +166,20 @@ def test_it_stops_cleanly_and_starts_again_where_it_was(folder: Path) -> None:
     assert [i.id for i in again.instances()] == [instance]
 
 
+def test_what_was_forgotten_stays_so_and_what_came_after_it_comes_back(folder: Path) -> None:
+    simulation = ensure_running(folder, pending_seconds=0)
+    ec2 = connect(simulation)
+    ended, _ = launch(ec2, "ended"), launch(ec2, "running")
+    simulation.terminate(ended["InstanceId"])
+    simulation.forget_instances()
+    launch(ec2, "later")
+    before = everything(ec2)
+    kill(simulation)
+    restarted = ensure_running(folder)
+    assert everything(connect(restarted)) == before
+    assert [i.client_token for i in restarted.instances()] == ["later"]
+
+
 def test_the_room_of_a_pool_survives(folder: Path) -> None:
     simulation = ensure_running(folder, pending_seconds=0)
     simulation.set_pool("m5.large.us-east-1a", room=3)

@@ -285,7 +285,8 @@ class World:
 
 
 def restore(simulation: Simulation) -> None:
-    """Take back all that a test may have told the simulated EC2; its instances stay."""
+    """Take back all that a test may have told the simulated EC2, and end its instances."""
+    simulation.forget_instances()
     simulation.clear_faults()
     simulation.set_options(pending_seconds=0, visible_after_seconds=0, healthy_after_seconds=0)
     for pool in simulation.pools():

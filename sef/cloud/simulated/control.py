@@ -7,6 +7,7 @@
     POST instances/i-0abc/terminate      at once and unannounced
     POST instances/i-0abc/interrupt      {"terminate_after_seconds": 120}; null only marks it
     POST instances/i-0abc/age            {"seconds": 600}: launched so much longer ago
+    DELETE instances                     ends them all, and nothing is known of them afterwards
 
 SIGTERM stops it.
 """
@@ -97,6 +98,8 @@ class Application:
                 self._ec2.change("add_fault", **given)
             case "DELETE", "faults":
                 self._ec2.change("clear_faults")
+            case "DELETE", "instances":
+                self._ec2.change("forget")
             case "POST", "instances", instance_id, "terminate":
                 self._ec2.change("terminate", instance_id=instance_id)
             case "POST", "instances", instance_id, "age":

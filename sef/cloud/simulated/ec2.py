@@ -294,6 +294,11 @@ class SimulatedEc2:
                     self._end(details["instance_id"], at)
                 case "age":
                     self._age(**details)
+                case "forget":
+                    for region in self._moto.regions():
+                        region.forget()
+                    self._interrupted.clear()
+                    self._tokens.clear()
                 case _:
                     raise ValueError(f"there is no {what}")
 

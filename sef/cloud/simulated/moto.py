@@ -223,6 +223,16 @@ class Region:
                 seen = _Seen(at, instance.state, instance._state.code, tags)
                 self._past.setdefault(instance_id, []).append(seen)
 
+    def forget(self) -> None:
+        """End all instances, and know nothing of them, as EC2 does an hour after their end."""
+        for instance in self.instances():
+            if instance.state != "terminated":
+                instance.terminate()
+            self.backend.tags.pop(instance.id, None)
+        self.backend.reservations.clear()
+        self._past.clear()
+        self.pending.clear()
+
     def _seen_at(self, instance_id: str, moment: float) -> "_Seen | None":
         before = [seen for seen in self._past.get(instance_id, []) if seen.at <= moment]
         return before[-1] if before else None
