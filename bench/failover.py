@@ -1,10 +1,12 @@
-"""How long SEF itself takes for a failover: from the notice to the committed promotion.
+"""How long SEF itself takes for a failover: from the notice to the answer of its promotion.
 
     .venv/bin/python bench/failover.py            # needs mariadbd
 
 Every agent has a ready standby, and the simulated EC2 adds no time of its own. Notices come one at
-a time, then a hundred at the same moment; then the same with an Elastic IP that is to follow. Each
-agent fails over once; afterwards the instances are counted on EC2's side.
+a time, then a hundred at the same moment; then the same with an Elastic IP that is to follow. The
+answer to a notice comes after the promotion's COMMIT and, with an address, after the cutover too;
+there the promotion is counted to just before its COMMIT. Each agent fails over once; afterwards the
+instances are counted on EC2's side.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from sqlalchemy import Column, Engine, create_engine, select
+from sqlalchemy import Engine, create_engine, select
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -30,7 +32,7 @@ from bench.machine import cpu_milliseconds  # noqa: E402
 from bench.prices import POOL  # noqa: E402
 from sef.cloud.ec2 import AGENT_TAG  # noqa: E402
 from sef.cloud.simulation import Simulation, ensure_running  # noqa: E402
-from sef.store.tables import cutovers, replica_instances  # noqa: E402
+from sef.store.tables import cutovers, spot_interruption_events  # noqa: E402
 
 PATIENCE = 120
 LIMITS = {1: 100, 100: 1000}
@@ -176,12 +178,13 @@ def show(
 ) -> dict[str, Any]:
     """Milliseconds, all by this machine's clock, from when the client sent its notice."""
     sent = {answer.path.split("/")[3]: answer.sent for answer in answers}
-    promoted = moments(engine, replica_instances.c.promoted_at, sent)
-    taken = {"promotion": [(promoted[one] - sent[one]) * 1000 for one in sent]}
+    taken = {"answer": [(answer.answered - answer.sent) * 1000 for answer in answers]}
     if has_address:
-        handed_over = moments(engine, cutovers.c.finished_at, sent)
-        taken["cutover"] = [(handed_over[one] - sent[one]) * 1000 for one in sent]
-    taken["answer"] = [(answer.answered - answer.sent) * 1000 for answer in answers]
+        promoted, handed_over = promotions(engine, sent), cutovers_done(engine, sent)
+        taken = {
+            "promotion": [(promoted[one] - sent[one]) * 1000 for one in sent],
+            "cutover": [(handed_over[one] - sent[one]) * 1000 for one in sent],
+        }
     figures: dict[str, Any] = {"failovers": len(answers)}
     for name, values in taken.items():
         figures[name] = {f"p{share}": percentile(values, share) for share in (50, 99, 100)}
@@ -198,19 +201,36 @@ def show(
     return figures
 
 
-def moments(engine: Engine, column: Column[Any], wanted: Collection[str]) -> dict[str, float]:
-    """By agent, the time that a row of its failover has in a column, seconds since 1970; waits
-    until all have it, since a step that had to be tried again is done by a job."""
-    agent_id = column.table.c.agent_id
+def promotions(engine: Engine, wanted: Collection[str]) -> dict[str, float]:
+    """By agent, when it was promoted, in seconds since 1970."""
+    columns = spot_interruption_events.c
+    statement = select(columns.agent_id, columns.detected_at, columns.failover_time_ms).where(
+        columns.failover_completed
+    )
+    with engine.connect() as connection:
+        return {
+            agent_id: began.timestamp() + milliseconds / 1000
+            for agent_id, began, milliseconds in connection.execute(statement)
+            if agent_id in wanted
+        }
+
+
+def cutovers_done(engine: Engine, wanted: Collection[str]) -> dict[str, float]:
+    """By agent, when its cutover was over, in seconds since 1970; waits until all are, since a
+    step that had to be tried again is done by a job."""
+    columns = cutovers.c
+    statement = select(columns.agent_id, columns.finished_at).where(
+        columns.finished_at.is_not(None)
+    )
     deadline = time.monotonic() + PATIENCE
     while True:
         with engine.connect() as connection:
-            rows = connection.execute(select(agent_id, column).where(column.is_not(None)))
+            rows = connection.execute(statement)
             found = {name: at.timestamp() for name, at in rows if name in wanted}
         if len(found) == len(wanted):
             return found
         if time.monotonic() > deadline:
-            sys.exit(f"no {column} of {len(wanted) - len(found)} agents within {PATIENCE} s")
+            sys.exit(f"no cutover of {len(wanted) - len(found)} agents within {PATIENCE} s")
         time.sleep(0.2)
 
 

@@ -18,7 +18,7 @@ from sef.core.policy import NOTICE, Goal, Outcome, decide, raised
 from sef.core.pools import parse_pool
 from sef.core.replica import Status
 from sef.core.risk import Risk
-from sef.reconcile import Reconciler
+from sef.reconcile import Reconciler, Snapshot
 from sef.rehearsal import Rehearsals
 from sef.setbacks import avoid_interrupted_pool, avoid_pool_of
 from sef.store import cutovers, fleet, incidents, pools, replicas
@@ -52,6 +52,8 @@ class Received:
     about_standby: bool = False
     is_settled: bool = False
     """The incident is over, and the signal has told nothing new of it: there is nothing to do."""
+    seen: Snapshot | None = None
+    """What the transaction has read and written of the agent, if that is all there is to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Interruptions:
         now = self.clock()
         received = self.database.write(lambda c: self._record(c, agent_id, signal, now))
         if not received.is_settled:
-            self.reconciler.reconcile(agent_id)
+            self.reconciler.reconcile(agent_id, seen=received.seen)
         return self.database.read(lambda c: _answer(c, received))
 
     def rehearse(self, agent_id: str, signal: Signal) -> dict[str, Any]:
@@ -117,8 +119,12 @@ class Interruptions:
                 about = self._signal_standby(connection, agent, standby, signal, now)
                 return Received(about, about_standby=True)
             incident = self._incident_of_another(connection, agent, subject, signal, now)
-        has_changed = self._note(connection, agent, incident, signal, now)
-        return Received(incident.id, is_settled=not (incident.is_open or has_changed))
+        noted = self._note(connection, agent, incident, signal, now)
+        seen = None
+        if noted.is_open and subject == agent.subject and agent.not_before is None:
+            seen = Snapshot(agent, replicas.current(connection, agent_id), noted)
+        has_changed = noted.version != incident.version
+        return Received(incident.id, is_settled=not (noted.is_open or has_changed), seen=seen)
 
     def _incident_of_primary(
         self, connection: Connection, agent: Agent, signal: Signal, now: datetime
@@ -196,11 +202,11 @@ class Interruptions:
         incident: Incident,
         signal: Signal,
         now: datetime,
-    ) -> bool:
+    ) -> Incident:
         """Record the signal and, for a primary that is still to be replaced, decide.
 
         Returns:
-            Whether the incident has changed.
+            The incident as it is then.
         """
         recorded = incidents.record_signal(connection, incident, signal, now)
         is_news = recorded.is_news
@@ -209,14 +215,14 @@ class Interruptions:
         if lost is not None and lost != agent.instance_id and values.get("deadline"):
             cutovers.hasten(connection, agent.id, lost, values["deadline"], now)
         if not incident.is_open:
-            if values:
-                incidents.update_incident(connection, incident, **values)
             if recorded.is_first:
                 said = f"{signal.type} for {incident.subject}: {_why_closed(incident)}"
                 _tell(connection, agent, incident, "signal_ignored", said, now)
-            return bool(values)
+            if not values:
+                return incident
+            return incidents.update_incident(connection, incident, **values)
         if not is_news and incident.goal is not Goal.MONITOR:
-            return False  # what a repeat could ask for is wanted already
+            return incident  # what a repeat could ask for is wanted already
         score = self._risk(connection, agent, now) if signal.type is SignalType.REBALANCE else None
         decision = decide(signal.type, score, self.settings.rebalance_risk_threshold)
         goal = raised(incident.goal, decision.goal)
@@ -231,18 +237,20 @@ class Interruptions:
             "threshold": self.settings.rebalance_risk_threshold,
         }
         values |= {"goal": goal, "inputs": inputs}
-        incidents.update_incident(connection, incident, **values)
-        # A new signal is a reason to try at once what was put off; a repeat is not.
-        fleet.update_agent(connection, agent, now, not_before=None if is_news else agent.not_before)
-        if recorded.is_first and signal.type is SignalType.TERMINATION:
-            avoid_interrupted_pool(connection, agent.pool_id, now, self.settings)
+        noted = incidents.update_incident(connection, incident, **values)
+        if is_news and agent.not_before is not None:
+            # A new signal is a reason to try at once what was put off; a repeat is not.
+            fleet.update_agent(connection, agent, now, not_before=None)
         if recorded.is_first or goal is not incident.goal:
             said = f"{signal.type} for {incident.subject}: {decision.reason}"
             told = inputs | {"goal_before": incident.goal, "goal": goal}
             kind = signal.type.replace("-", "_")
             moment = Moment.RECOMMENDATION if goal is Goal.MONITOR else Moment.DETECTION
             _tell(connection, agent, incident, kind, said, now, told, moment)
-        return True
+        if recorded.is_first and signal.type is SignalType.TERMINATION:
+            # Last, since all of a storm in this pool have that row in common.
+            avoid_interrupted_pool(connection, agent.pool_id, now, self.settings)
+        return noted
 
     def _risk(self, connection: Connection, agent: Agent, now: datetime) -> Risk:
         settled_after = timedelta(seconds=self.settings.standby_ttl)

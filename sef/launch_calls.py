@@ -225,6 +225,6 @@ class LaunchCalls:
         is_too_many = call.size > 1 and error.code in QUOTA
         if error.response is Response.NEXT_POOL and members and not is_too_many:
             pool_id, market = members[0].pool_id, members[0].market
-            until = now + timedelta(seconds=self.settings.pool_cooldown)
-            replicas.mark_unavailable(connection, pool_id, market, error.code, until)
+            pause = timedelta(seconds=self.settings.pool_cooldown)
+            replicas.mark_unavailable(connection, pool_id, market, error.code, now, pause)
             launches.drop_uncalled_in_pool(connection, pool_id, market, error.code, now)

@@ -204,7 +204,7 @@ class Modes:
             standby,
             incidents.open_incident(connection, agent_id),
             "an operator switched",
-            self.clock(),
+            self.clock,
             retire_after=timedelta(0),
             settings=self.settings,
         )

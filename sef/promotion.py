@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
+from sef.clock import Clock
 from sef.config import Settings
 from sef.core import risk
-from sef.core.inputs import SignalType
 from sef.core.notices import Moment
 from sef.core.policy import Outcome
 from sef.core.replica import Market, Status
@@ -16,7 +16,7 @@ from sef.store import cutovers, incidents, pools, replicas
 from sef.store.events import Event, iso, write_events
 from sef.store.fleet import Agent, update_agent
 from sef.store.incidents import Incident
-from sef.store.notifications import notify
+from sef.store.notifications import Note
 from sef.store.replicas import Replica
 
 
@@ -27,9 +27,9 @@ class Promotion:
     epoch: int
     replica_id: str
     incident_id: str | None
-    caused_by: SignalType | None
     failover_time_ms: int | None
-    at: datetime
+    is_all: bool
+    """Nothing is to follow it now: no cutover, no termination, no other standby."""
 
 
 def promote(
@@ -38,7 +38,7 @@ def promote(
     standby: Replica,
     incident: Incident | None,
     reason: str,
-    now: datetime,
+    clock: Clock,
     *,
     retire_after: timedelta | None,
     settings: Settings,
@@ -60,6 +60,8 @@ def promote(
     """
     if standby.instance_id is None:
         raise ValueError(f"{standby.id} has no instance to promote")
+    now = clock()
+    probation_until = _probation(connection, standby, now, settings)
     update_agent(
         connection,
         agent,
@@ -68,9 +70,9 @@ def promote(
         pool_id=standby.pool_id,
         epoch=agent.epoch + 1,
         not_before=None,
-        probation_until=_probation(connection, standby, now, settings),
+        probation_until=probation_until,
     )
-    replicas.move_replica(connection, standby, Status.PROMOTED, reason, now)
+    moved = replicas.moved(connection, standby, Status.PROMOTED, reason, now)
     old = agent.instance_id
     if old is not None and retire_after is not None:
         incident_id = incident.id if incident else None
@@ -86,7 +88,7 @@ def promote(
     )
     milliseconds = None
     if incident is not None:
-        milliseconds = _conclude(connection, incident, standby, now)
+        milliseconds = _conclude(connection, incident, standby, now, clock())
     took = "" if milliseconds is None else f" in {seconds(milliseconds)}"
     deadline = incident.deadline if incident else None
     event = Event(
@@ -108,31 +110,34 @@ def promote(
         incident_id=incident.id if incident else None,
         moment=None if incident is None or incident.kind.is_planned else Moment.SWITCH,
     )
-    write_events(connection, [event], now)
+    notes = []
     if incident is not None and agent.cutover is None:
         # Else it is over when all that belongs to the agent has followed: see sef/cutover.py.
         then = f"{old} is left to AWS or its operator"
         if retire_after is not None:
             then = f"{old} is terminated, {retire_after.total_seconds():.0f} s from now"
         said = _summary(incident, standby, milliseconds, now)
-        notify(
-            connection,
-            Moment.OUTCOME,
-            event.type,
-            f"{incident.kind} is {Outcome.DONE}: {said}" + (f"; {then}" if old else ""),
-            now,
-            agent_id=agent.id,
-            incident_id=incident.id,
+        notes.append(
+            Note(
+                Moment.OUTCOME,
+                event.type,
+                f"{incident.kind} is {Outcome.DONE}: {said}" + (f"; {then}" if old else ""),
+                agent.id,
+                incident.id,
+            )
         )
+    write_events(connection, [moved, event], now, notes)
     return Promotion(
         old,
         standby.instance_id,
         agent.epoch + 1,
         standby.id,
         incident.id if incident else None,
-        incident.caused_by if incident else None,
         milliseconds,
-        now,
+        is_all=agent.cutover is None
+        and (old is None or retire_after is None)
+        and probation_until is None
+        and not agent.manual_replica_enabled,
     )
 
 
@@ -171,9 +176,11 @@ def _summary(incident: Incident, standby: Replica, milliseconds: int | None, now
     )
 
 
-def _conclude(connection: Connection, incident: Incident, standby: Replica, now: datetime) -> int:
+def _conclude(
+    connection: Connection, incident: Incident, standby: Replica, now: datetime, ends: datetime
+) -> int:
     milliseconds = incidents.complete_failover(
-        connection, incident, incident.caused_by, standby.id, now
+        connection, incident, incident.caused_by, standby.id, ends
     )
     incidents.update_incident(
         connection,

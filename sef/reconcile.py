@@ -93,8 +93,12 @@ class Reconciler:
     settings: Settings
     clock: Clock
 
-    def reconcile(self, agent_id: str, allowance: Allowance | None = None) -> list[str]:
+    def reconcile(
+        self, agent_id: str, allowance: Allowance | None = None, *, seen: Snapshot | None = None
+    ) -> list[str]:
         """Do all that can be done now for an agent; returns what was done, a sentence each.
+
+        `seen` is what the rows say of it, if that has just been read.
 
         EC2 that cannot be reached or does not know is no error: the work is left for later. What
         the allowance does not let it terminate is, too; without one there is no end to it.
@@ -102,10 +106,9 @@ class Reconciler:
         done: list[str] = []
         for _ in range(STEPS):
             try:
-                seen = self.database.read(lambda c: self._see(c, agent_id))
-                said = self._decide(seen, is_first=not done) or self._act(
-                    seen, allowance or Allowance(0)
-                )
+                seen = seen or self.database.read(lambda c: self._see(c, agent_id))
+                said, is_all = self._decide(seen, is_first=not done)
+                said = said or self._act(seen, allowance or Allowance(0))
             except CloudError as error:
                 self._postpone(agent_id, error)
                 return [*done, f"EC2 could not say: {error}"]
@@ -113,6 +116,10 @@ class Reconciler:
                 break
             log.debug("agent %s: %s", agent_id, said)
             done.append(said)
+            if is_all:
+                # To look once more takes as long as the promotion, while others wait for theirs.
+                break
+            seen = None
         return done
 
     def reconcile_all(self) -> int:
@@ -173,18 +180,22 @@ class Reconciler:
         agent = fleet.read_agent(connection, agent_id)
         return Snapshot(agent, found, incidents.open_incident(connection, agent_id))
 
-    def _decide(self, seen: Snapshot, *, is_first: bool) -> str | None:
+    def _decide(self, seen: Snapshot, *, is_first: bool) -> tuple[str | None, bool]:
+        """Do the next thing that takes no call but a look at the standby.
+
+        Returns:
+            What was done, and whether that is known to be all that can be done now.
+        """
         step = self._step(seen.agent, seen.standby, seen.incident)
         if isinstance(step, Rest):
-            return None
+            return None, False
         unseen = None
         if isinstance(step, Promote) and seen.standby is not None and is_first:
             is_emergency = seen.incident is None or seen.incident.is_emergency
             unseen = self._make_sure_of(seen.standby, is_emergency=is_emergency)
         said, promotion = self.database.write(lambda c: self.apply(c, seen.agent.id, unseen))
-        if promotion is not None:
-            self._stamp(promotion)
-        return said
+        is_all = is_first and promotion is not None and promotion.is_all and not seen.releasing
+        return said, is_all
 
     def next(
         self, connection: Connection, agent_id: str, *, lock: bool = False
@@ -229,7 +240,7 @@ class Reconciler:
                     standby,
                     incident,
                     reason,
-                    now,
+                    self.clock,
                     retire_after=retire_after,
                     settings=self.settings,
                     unseen=unseen,
@@ -271,19 +282,6 @@ class Reconciler:
             log.warning("SEF: %s is promoted unseen: %s", standby.instance_id, error)
             return str(error)
         return None
-
-    def _stamp(self, promotion: Promotion) -> None:
-        """Write down the failover time once more, now that the promotion is committed."""
-        incident_id, caused_by = promotion.incident_id, promotion.caused_by
-        if incident_id is None or caused_by is None or promotion.failover_time_ms is None:
-            return
-        since = (self.clock() - promotion.at) / timedelta(milliseconds=1)
-        milliseconds = promotion.failover_time_ms + round(since)
-        self.database.write(
-            lambda c: incidents.stamp_failover(
-                c, incident_id, caused_by, promotion.replica_id, milliseconds
-            )
-        )
 
     def _act(self, seen: Snapshot, allowance: Allowance) -> str | None:
         agent, standby = seen.agent, seen.standby

@@ -69,8 +69,8 @@ def avoid_pool_of(
 ) -> None:
     """Leave the pool alone in which a replica came to grief."""
     if replica.pool_id and replica.market:
-        until = now + timedelta(seconds=settings.pool_cooldown)
-        replicas.mark_unavailable(connection, replica.pool_id, replica.market, why, until)
+        pause = timedelta(seconds=settings.pool_cooldown)
+        replicas.mark_unavailable(connection, replica.pool_id, replica.market, why, now, pause)
 
 
 def avoid_interrupted_pool(
@@ -78,5 +78,5 @@ def avoid_interrupted_pool(
 ) -> None:
     """Leave the pool alone in which AWS takes instances: it seldom takes only one."""
     if pool_id is not None:
-        until = now + timedelta(seconds=settings.interrupted_pool_cooldown)
-        replicas.mark_unavailable(connection, pool_id, Market.SPOT, "Interrupted", until)
+        pause = timedelta(seconds=settings.interrupted_pool_cooldown)
+        replicas.mark_unavailable(connection, pool_id, Market.SPOT, "Interrupted", now, pause)

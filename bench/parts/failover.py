@@ -1,4 +1,4 @@
-"""From the notice to the committed promotion, one at a time and a hundred at once."""
+"""From the notice to the answer of its promotion, one at a time and a hundred at once."""
 
 import json
 import subprocess
@@ -32,9 +32,9 @@ def comparisons(figures: Mapping[str, Any]) -> Iterator[Comparison]:
         at_once = case.partition(" ")[0]
         limit = LIMITS.get(at_once, LIMITS["100"])
         named = f"{case} at once" if at_once != "1" else f"one at a time{case[1:]}"
-        for moment in ("promotion", "cutover"):
+        for moment in ("answer", "promotion", "cutover"):
             for share in (50, 99) if moment in of_case else ():
-                is_limited = moment == "promotion" and share == 99
+                is_limited = moment != "cutover" and share == 99
                 yield Comparison(
                     f"{named}, to the {moment}, p{share}",
                     "ms",

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from sef.core.notices import Moment
 from sef.store.database import after_commit
-from sef.store.notifications import notify
+from sef.store.notifications import Note, notify
 from sef.store.statements import insert_rows
 from sef.store.tables import system_events
 
@@ -32,10 +32,12 @@ class Event:
     """What people are told with it; None: nobody is told, it is only written down."""
 
 
-def write_events(connection: Connection, events: Sequence[Event], now: datetime) -> None:
+def write_events(
+    connection: Connection, events: Sequence[Event], now: datetime, notes: Sequence[Note] = ()
+) -> None:
     """Write events into the transaction that they tell of and, once it is committed, the log.
 
-    Those with a moment are put into the outbox too.
+    Those with a moment are put into the outbox too, and `notes` after them.
     """
     if not events:
         return
@@ -52,18 +54,19 @@ def write_events(connection: Connection, events: Sequence[Event], now: datetime)
         for event in events
     ]
     insert_rows(connection, system_events, *rows)
-    for event in events:
-        if event.moment is not None:
-            notify(
-                connection,
-                event.moment,
-                event.type,
-                event.message,
-                now,
-                agent_id=event.agent_id,
-                incident_id=event.incident_id,
-                severity=event.severity,
-            )
+    of_events = [
+        Note(
+            event.moment,
+            event.type,
+            event.message,
+            event.agent_id,
+            event.incident_id,
+            event.severity,
+        )
+        for event in events
+        if event.moment is not None
+    ]
+    notify(connection, [*of_events, *notes], now)
 
     def tell() -> None:
         for row, event in zip(rows, events, strict=True):

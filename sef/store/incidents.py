@@ -283,20 +283,6 @@ def complete_failover(
     return milliseconds
 
 
-def stamp_failover(
-    connection: Connection,
-    incident_id: str,
-    signal_type: SignalType,
-    replica_id: str,
-    milliseconds: int,
-) -> None:
-    """Correct the time of a failover that is complete, unless it is another by now."""
-    of_signal = {"incident_id": incident_id, "signal_type": signal_type, "replica_id": replica_id}
-    change(connection, spot_interruption_events, of_signal, failover_time_ms=milliseconds)
-    of_incident = {"id": incident_id, "replica_id": replica_id}
-    change(connection, incidents, of_incident, failover_time_ms=milliseconds)
-
-
 def _milliseconds(since: datetime, now: datetime) -> int:
     return round((now - since) / timedelta(milliseconds=1))
 

@@ -37,6 +37,18 @@ _deliveries = notification_deliveries.c
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """What people are to be told."""
+
+    moment: Moment
+    event_type: str
+    message: str
+    agent_id: str | None = None
+    incident_id: str | None = None
+    severity: Literal["info", "warning", "error"] = "info"
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """One message on its way to one channel."""
 
@@ -59,34 +71,27 @@ class Delivery:
         return self.claimed_until is not None and now < self.claimed_until <= now + 2 * CLAIM
 
 
-def notify(
-    connection: Connection,
-    moment: Moment,
-    event_type: str,
-    message: str,
-    now: datetime,
-    *,
-    agent_id: str | None = None,
-    incident_id: str | None = None,
-    severity: Literal["info", "warning", "error"] = "info",
-) -> None:
+def notify(connection: Connection, notes: Sequence[Note], now: datetime) -> None:
     """Have people told, once this transaction is committed.
 
     Of an incident there is one message for each moment, however often it is asked for. Without an
     incident there is one for each agent, event type and hour.
     """
-    thread = incident_id or f"{event_type}:{agent_id or ''}:{now:%Y-%m-%dT%H}"
-    row = {
-        "thread": thread,
-        "moment": moment,
-        "incident_id": incident_id,
-        "agent_id": agent_id,
-        "urgency": urgency(moment, severity),
-        "title": title(agent_id, incident_id, event_type),
-        "body": body(moment, message, now, agent_id, incident_id),
-        "created_at": now,
-    }
-    insert_missing(connection, notifications, [row])
+    rows = [
+        {
+            "thread": note.incident_id
+            or f"{note.event_type}:{note.agent_id or ''}:{now:%Y-%m-%dT%H}",
+            "moment": note.moment,
+            "incident_id": note.incident_id,
+            "agent_id": note.agent_id,
+            "urgency": urgency(note.moment, note.severity),
+            "title": title(note.agent_id, note.incident_id, note.event_type),
+            "body": body(note.moment, note.message, now, note.agent_id, note.incident_id),
+            "created_at": now,
+        }
+        for note in notes
+    ]
+    insert_missing(connection, notifications, rows)
 
 
 def dispatch(connection: Connection, channels: Sequence[str], least: Urgency, now: datetime) -> int:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, func, or_, select
 
 from sef.core.inputs import SignalType
 from sef.core.pricing import Flag
@@ -50,33 +50,44 @@ def pool_histories(
 
     A recommendation is settled when a termination followed, or when none did for `settled_after`.
     """
+    given: dict[str, Any] = {"since": now - HISTORY, "settled": now - settled_after}
+    statement = _OF_ALL_POOLS
+    if pool_id is not None:
+        statement, given = _OF_ONE_POOL, given | {"pool": pool_id}
+    rows = connection.execute(statement, given)
+    return {
+        row.pool_id: History(row.recommendations, row.terminations, row.unannounced) for row in rows
+    }
+
+
+def _histories(condition: ColumnElement[bool]) -> Select[Any]:
+    """Built once: a promotion asks, and to build it takes as long as five simple statements."""
     columns = incidents.c
-    since = now - HISTORY
-    is_recommended = columns.rebalance_at > since
+    is_recommended = columns.rebalance_at > bindparam("since")
     is_settled = or_(
-        columns.termination_at.is_not(None), columns.rebalance_at <= now - settled_after
+        columns.termination_at.is_not(None), columns.rebalance_at <= bindparam("settled")
     )
-    is_unannounced = and_(columns.termination_at > since, columns.rebalance_at.is_(None))
-    rows = connection.execute(
+    is_unannounced = and_(
+        columns.termination_at > bindparam("since"), columns.rebalance_at.is_(None)
+    )
+    return (
         select(
             columns.pool_id,
             _count(is_recommended, is_settled).label("recommendations"),
             _count(is_recommended, columns.termination_at.is_not(None)).label("terminations"),
             _count(is_unannounced).label("unannounced"),
         )
-        .where(
-            columns.pool_id.is_not(None) if pool_id is None else columns.pool_id == pool_id,
-            or_(and_(is_recommended, is_settled), is_unannounced),
-        )
+        .where(condition, or_(and_(is_recommended, is_settled), is_unannounced))
         .group_by(columns.pool_id)
     )
-    return {
-        row.pool_id: History(row.recommendations, row.terminations, row.unannounced) for row in rows
-    }
 
 
 def _count(*conditions: Any) -> Any:
     return func.count(case((and_(*conditions), 1)))
+
+
+_OF_ALL_POOLS = _histories(incidents.c.pool_id.is_not(None))
+_OF_ONE_POOL = _histories(incidents.c.pool_id == bindparam("pool"))
 
 
 def lead_times(connection: Connection, now: datetime) -> Mapping[str, Sequence[float]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -152,7 +152,8 @@ def create_replica(
     }
     insert_rows(connection, replica_instances, row)
     said = f"launching a standby: {reason}"
-    _tell(connection, agent_id, replica_id, incident_id, Status.LAUNCHING, said, now)
+    event = _event(agent_id, replica_id, incident_id, Status.LAUNCHING, said)
+    write_events(connection, [event], now)
     return replica_id
 
 
@@ -190,6 +191,24 @@ def move_replica(
         IllegalTransition: the table does not have it.
         Stale: the replica has moved since it was read.
     """
+    event = moved(
+        connection, replica, status, reason, now, severity=severity, calls=calls, **values
+    )
+    write_events(connection, [event], now)
+
+
+def moved(
+    connection: Connection,
+    replica: Replica,
+    status: Status,
+    reason: str,
+    now: datetime,
+    *,
+    severity: Severity = "info",
+    calls: Sequence[dict[str, Any]] = (),
+    **values: Any,
+) -> Event:
+    """As `move_replica`, but its event is left for the caller to write, with others."""
     check_transition(replica.status, status)
     if status in _STAMPS:
         values[_STAMPS[status]] = now
@@ -204,16 +223,8 @@ def move_replica(
     )
     instance = values.get("instance_id") or replica.instance_id or "without instance"
     message = f"{_WORDS[status].format(instance=instance)}: {reason}"
-    _tell(
-        connection,
-        replica.agent_id,
-        replica.id,
-        replica.incident_id,
-        status,
-        message,
-        now,
-        severity,
-        calls,
+    return _event(
+        replica.agent_id, replica.id, replica.incident_id, status, message, severity, calls
     )
 
 
@@ -224,12 +235,22 @@ def change_replica(connection: Connection, replica: Replica, **values: Any) -> N
 
 
 def mark_unavailable(
-    connection: Connection, pool_id: str, market: Market, code: str, until: datetime
+    connection: Connection,
+    pool_id: str,
+    market: Market,
+    code: str,
+    now: datetime,
+    pause: timedelta,
 ) -> None:
-    """Leave a pool alone until then, or for longer if that was said before."""
+    """Leave a pool alone for a time, or for longer if that was said before.
+
+    A storm says so with every signal, and all of them would wait for this one row: what is nearly
+    said already is not said again.
+    """
     key = {"pool_id": pool_id, "market": market}
     said = rows_where(connection, unavailable_pools, key).one_or_none()
-    if said is None or said.until < until:
+    if said is None or said.until < now + 0.9 * pause:
+        until = now + pause
         row = {"pool_id": pool_id, "market": market, "error_code": code, "until": until}
         upsert(connection, unavailable_pools, [row])
 
@@ -361,21 +382,18 @@ def _replicas(rows: Iterable[Row[Any]]) -> Sequence[Replica]:
     ]
 
 
-def _tell(
-    connection: Connection,
+def _event(
     agent_id: str,
     replica_id: str,
     incident_id: str | None,
     status: Status,
     message: str,
-    now: datetime,
     severity: Severity = "info",
     calls: Sequence[dict[str, Any]] = (),
-) -> None:
+) -> Event:
     details: dict[str, Any] = {"replica_id": replica_id, "status": status}
     if calls:
         details["calls"] = list(calls)
     # Of a standby that belongs to no incident nobody would hear otherwise.
     moment = Moment.ALERT if status is Status.FAILED and incident_id is None else None
-    event = Event(f"replica_{status}", message, agent_id, severity, details, incident_id, moment)
-    write_events(connection, [event], now)
+    return Event(f"replica_{status}", message, agent_id, severity, details, incident_id, moment)

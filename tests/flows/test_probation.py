@@ -1,5 +1,6 @@
 """A fresh primary in a pool that is known to be risky has a standby of its own for a while."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -85,3 +86,19 @@ def test_a_pool_that_was_interrupted_is_avoided_for_a_while(world: World) -> Non
         assert world.standby("d").pool_id == OTHERS[0]
     finally:
         world.simulation.set_pool(OTHERS[0], price=0.0404)
+
+
+@ONCE
+def test_the_notices_of_a_storm_do_not_wait_for_the_one_row_of_their_pool(world: World) -> None:
+    sef = world.sef(pools=",".join(OTHERS), interrupted_pool_cooldown=3600)
+    agents = ("a", "b", "c")
+    for agent_id in agents:
+        world.primary(sef, agent_id, pool=OTHERS[0])
+    avoided_until = []
+    for agent_id, later in zip(agents, (0, 300, 600), strict=True):
+        world.clock.advance(later)
+        world.signal(sef, TERMINATION, agent_id)
+        [avoided] = world.rows("unavailable_pools", None)
+        avoided_until.append(avoided.until)
+    assert avoided_until[1] == avoided_until[0]  # what is nearly said is not said again
+    assert avoided_until[2] == world.clock() + timedelta(seconds=3600)

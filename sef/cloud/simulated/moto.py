@@ -286,7 +286,19 @@ class Region:
             self.backend.tags = tags
 
     def _all_reservations(self, filters: Any = None) -> list[Reservation]:
-        found = self._reservations(filters)
+        # moto copies every reservation there is, and looks at each, to find one by its instance.
+        all_there_is = self.backend.reservations
+        wanted = set((filters or {}).get("instance-id", ()))
+        if wanted:
+            self.backend.reservations = {
+                key: reservation
+                for key, reservation in all_there_is.items()
+                if any(instance.id in wanted for instance in reservation.instances)
+            }
+        try:
+            found = self._reservations(filters)
+        finally:
+            self.backend.reservations = all_there_is
         if self._hidden:
             found = [r for r in found if not any(i.id in self._hidden for i in r.instances)]
         return found
