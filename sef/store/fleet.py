@@ -20,7 +20,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from sef.core.policy import LOSING, AgentState, Goal, Mode
+from sef.core.policy import LOSING, AgentState, Goal, Kind, Mode
 from sef.core.replica import Market, Status
 from sef.errors import AgentNotFound
 from sef.store.statements import rows_where, swap
@@ -34,6 +34,9 @@ from sef.store.tables import (
 )
 
 RECENTLY = timedelta(minutes=1)
+
+AT_IT = timedelta(seconds=2)
+"""So long the request that has brought a notice is left alone with it."""
 
 LONGEST_PAUSE = timedelta(minutes=10)
 """A longer back-off was written by a worker whose clock is wrong, and is not waited for."""
@@ -155,13 +158,20 @@ def agents_with_work(
     never = literal(None, incident.deadline.type)
     # Drills are switches, too, but nothing is lost if they wait.
     is_emergency = and_(incident.goal == Goal.SWITCH, incident.kind.in_(LOSING))
+    # Who has just brought a notice is at it: in a storm, every promotion would be prepared twice.
+    nobody_is_at_it = or_(
+        incident.kind != Kind.INTERRUPTION,
+        incident.termination_at.is_(None),
+        incident.termination_at <= now - AT_IT,
+        incident.termination_at > now,  # by a clock that is wrong
+    )
     # Each part is found by an index of its own.
     work = union_all(
         select(
             incident.open_agent_id.label("id"),
             case((is_emergency, 0), else_=1).label("urgency"),
             incident.deadline.label("deadline"),
-        ).where(incident.open_agent_id.is_not(None)),
+        ).where(incident.open_agent_id.is_not(None), nobody_is_at_it),
         select(replica.agent_id, literal(1), never).where(
             replica.status.in_([Status.LAUNCHING, Status.RELEASING])
         ),

@@ -102,23 +102,32 @@ def dispatch(connection: Connection, channels: Sequence[str], least: Urgency, no
         .order_by(_notes.id)
         .limit(DISPATCHED_AT_ONCE)
     ).all()
-    for note in fresh:
-        begun = bool(connection.scalar(select(exists().where(_deliveries.thread == note.thread))))
-        if is_told(Urgency(note.urgency), least, thread_begun=begun):
-            rows = [
-                {
-                    "notification_id": note.id,
-                    "channel": channel,
-                    "thread": note.thread,
-                    "status": "pending",
-                    "next_at": now,
-                }
-                for channel in channels
-            ]
-            insert_missing(connection, notification_deliveries, rows)
+    if channels and fresh:
+        threads = {note.thread for note in fresh}
+        begun = set(
+            connection.scalars(
+                select(_deliveries.thread).where(_deliveries.thread.in_(threads)).distinct()
+            )
+        )
+        rows = []
+        for note in fresh:
+            if is_told(Urgency(note.urgency), least, thread_begun=note.thread in begun):
+                begun.add(note.thread)
+                rows += [
+                    {
+                        "notification_id": note.id,
+                        "channel": channel,
+                        "thread": note.thread,
+                        "status": "pending",
+                        "next_at": now,
+                    }
+                    for channel in channels
+                ]
+        insert_missing(connection, notification_deliveries, rows)
+    if fresh:
         connection.execute(
             update(notifications)
-            .where(_notes.id == note.id, _notes.dispatched_at.is_(None))
+            .where(_notes.id.in_([note.id for note in fresh]), _notes.dispatched_at.is_(None))
             .values(dispatched_at=now)
         )
     return len(fresh)
