@@ -4,9 +4,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.job import Job
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from sef.config import Settings
@@ -46,6 +48,17 @@ class PeriodicWork(Protocol):
     def holds_lease(self, name: str, duration: timedelta) -> bool: ...
 
 
+class _Threads(ThreadPoolExecutor):  # type: ignore[misc]
+    """As APScheduler's own, which submits on while a process that ends waits for its requests."""
+
+    def submit_job(self, job: Job, run_times: list[datetime]) -> None:
+        try:
+            super().submit_job(job, run_times)
+        except RuntimeError as error:
+            if not str(error).startswith("cannot schedule new futures after"):
+                raise
+
+
 class Jobs:
     """The jobs of this process, which run until `shutdown`.
 
@@ -60,7 +73,7 @@ class Jobs:
         clock: Callable[[], float] = time.monotonic,
         beat_seconds: float = BEAT_SECONDS,
     ) -> None:
-        self.scheduler = BackgroundScheduler(timezone="UTC")
+        self.scheduler = BackgroundScheduler(executors={"default": _Threads()}, timezone="UTC")
         self._sef = sef
         self._clock = clock
         self._beaten_at = clock()

@@ -514,6 +514,60 @@ class Story(RuleBasedStateMachine):
             return payload, lambda sef: sef.reconcile()
         return payload, lambda sef: MODES[what](sef, agent_id)
 
+    # What goes wrong just when it matters: by chance alone it would in one step of thousands
+
+    @rule(
+        worker=workers,
+        agent_id=agents,
+        code=st.sampled_from(ERRORS),
+        count=counts,
+        keeps_standby=st.booleans(),
+        fuse=fuses,
+    )
+    def launch_in_trouble(
+        self,
+        worker: int,
+        agent_id: str,
+        code: str,
+        count: int | None,
+        keeps_standby: bool,
+        fuse: int | None,
+    ) -> None:
+        """EC2 refuses the launches that a notice makes necessary."""
+        self.world.simulation.clear_faults()
+        self._fault("RunInstances", count, error_code=code)
+        if keeps_standby:
+            self._do(worker, lambda sef: MODES["manual on"](sef, agent_id), None)
+        self.signal(worker, agent_id, TERMINATION, "primary", 0, fuse)
+        self.pass_time(1 - worker, 7, None)
+
+    @rule(
+        worker=workers,
+        action=st.sampled_from(["AssociateAddress", "RegisterTargets"]),
+        code=st.sampled_from(ERRORS),
+        count=counts,
+        seconds=st.sampled_from([0, 7, 61]),
+        fuse=fuses,
+    )
+    def hand_over_in_trouble(
+        self,
+        worker: int,
+        action: str,
+        code: str,
+        count: int | None,
+        seconds: float,
+        fuse: int | None,
+    ) -> None:
+        """An operator switches, and what is to follow the new primary does not."""
+        agent_id = AGENTS[0]
+        self.world.clear()
+        for mode in ("auto-switch off", "auto-terminate off", "manual on"):
+            self._do(worker, partial(MODES[mode], agent=agent_id), None)
+        self._do(worker, lambda sef: sef.reconcile(), None)
+        self._fault(action, count, error_code=code)
+        self._do(worker, lambda sef: MODES["switch"](sef, agent_id), fuse)
+        self.pass_time(1 - worker, seconds, None)
+
     # What goes down
 
     @rule(is_there=st.booleans())

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,70 @@ def test_sigterm_stops_it(master, port) -> None:
     output, _ = master.communicate(timeout=30)
     assert "Traceback" not in output
     assert is_free(port)
+
+
+def test_what_is_under_way_is_answered_before_it_stops(master, port, tmp_path) -> None:
+    ec2 = find_running(tmp_path)
+    base = f"http://127.0.0.1:{port}/api/agents/a"
+    told = {"instance_id": "i-0123456789abcdef0", "pool_id": "m5.large.us-east-1a"}
+    requests.put(base, json=told, timeout=5).raise_for_status()
+    ec2.add_fault("RunInstances", delay_seconds=3)
+    notice = {"signal_type": "termination-notice", "timestamp": time.time()}
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(requests.post, f"{base}/interruption", json=notice, timeout=30)
+        until(lambda: requests.get(f"{base}/sef-status", timeout=5).json()["incident"])
+        master.terminate()
+        assert answer.result().status_code == 200
+    output, _ = master.communicate(timeout=30)
+    assert "Traceback" not in output
+    assert is_free(port)
+
+
+def test_reports_that_were_acknowledged_are_there_after_a_stop(serve, port) -> None:
+    master = serve()
+    acknowledged = []
+
+    def report(number: int) -> None:
+        for minute in range(10_000):
+            at = 1_700_000_000 + 300 * minute
+            told = {"spot_price": 0.05, "pool_id": "m5.large.us-east-1a", "timestamp": at}
+            try:
+                requests.post(prices_of(port, number), json=told, timeout=10).raise_for_status()
+            except requests.RequestException:
+                return
+            acknowledged.append((number, at))
+
+    with ThreadPoolExecutor(8) as threads:
+        done = [threads.submit(report, number) for number in range(8)]
+        until(lambda: len(acknowledged) > 200)
+        master.terminate()
+        for one in done:
+            one.result()
+    master.communicate(timeout=30)
+    serve()
+    for number in range(8):
+        points = requests.get(prices_of(port, number), timeout=10).json()["points"]
+        stored = {datetime.fromisoformat(point["timestamp"]).timestamp() for point in points}
+        assert stored >= {at for agent, at in acknowledged if agent == number}
+
+
+def prices_of(port: int, number: int) -> str:
+    return f"http://127.0.0.1:{port}/api/agents/agent-{number}/pricing"
+
+
+def test_a_worker_that_is_killed_is_replaced(master, port) -> None:
+    before = workers_of(master)
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: before[0] not in workers_of(master) and len(workers_of(master)) == len(before))
+    for _ in range(20):
+        assert answers(port)
+
+
+def workers_of(master: subprocess.Popen[str]) -> list[int]:
+    """Its children that are forks of it; the simulated EC2 is another one."""
+    children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()
+    command = Path(f"/proc/{master.pid}/cmdline").read_bytes()
+    return [int(p) for p in children if Path(f"/proc/{p}/cmdline").read_bytes() == command]
 
 
 def test_the_workers_of_a_master_that_is_killed_give_the_port_back(master, port) -> None:
