@@ -50,7 +50,12 @@ def sweep_orphans(database: Database, cloud: Ec2, settings: Settings, now: datet
     if not old and not left_over:
         return 0
     unclaimed, primaries = database.read(lambda c: _unclaimed(c, old))
-    running = {i.id for i in cloud.instances(set(primaries.values())).values() if i.is_alive}
+    shown = cloud.instances({*primaries.values(), *(orphan.id for orphan in unclaimed)})
+    running = {instance.id for instance in shown.values() if instance.is_alive}
+    # One that was retired after it was listed: no row claims it any more, but EC2 has ended it.
+    ended = {instance.id for instance in shown.values() if instance.has_ended}
+    old = [instance for instance in old if instance.id not in ended]
+    unclaimed = [orphan for orphan in unclaimed if orphan.id not in ended]
     superfluous = [
         orphan
         for orphan in unclaimed

@@ -109,6 +109,24 @@ def test_that_of_a_launch_whose_outcome_is_written_down_meanwhile_is_left_alone(
 
 
 @ONCE
+def test_one_that_is_retired_while_orphans_are_looked_for_is_none(world: World) -> None:
+    sef, other = named(world), world.sef()
+    world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    sef.execute_manual_switch("a")
+    former = world.agent().instance_id
+    world.simulation.throttle("TerminateInstances")
+    sef.execute_manual_switch("a")
+    world.simulation.clear_faults()
+    world.clock.advance(600)
+    with meanwhile("coalesce(launch_attempts.call_token", other.reconcile):
+        assert sef.sweep_orphans() == 0
+    assert world.state(former) == "terminated"
+    assert not world.events("orphan_terminated")
+    world.check()
+
+
+@ONCE
 def test_while_ec2_cannot_be_read_nothing_is_terminated(world: World) -> None:
     sef = named(world)
     forgotten = orphan(world)
