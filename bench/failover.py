@@ -51,7 +51,9 @@ def main() -> None:
         var = Path(home)
         simulation = ensure_running(var, pending_seconds=0)
         try:
-            with servers.sef(server.url("sef"), var, workers=options.workers) as base:
+            # Each failover leaves an instance running.
+            unlimited = {"SEF_MAX_INSTANCES": "0"}
+            with servers.sef(server.url("sef"), var, workers=options.workers, **unlimited) as base:
                 engine = create_engine(server.url("sef"))
                 programs = {
                     "SEF": base.pid,

@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.soak.stage import Ground
 from tests.soak.story import Story
 
-STORIES = 8
+STORIES = 12
 STEPS = 100
 
 
