@@ -10,11 +10,19 @@ from sqlalchemy import Connection, Table, inspect
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from sef import failpoints
 from sef.errors import Unavailable
-from sef.store.engines import Source, engine_of, error_number, is_away, one_at_a_time
+from sef.store.engines import (
+    LOCK_WAIT_SECONDS,
+    Source,
+    engine_of,
+    error_number,
+    is_away,
+    one_at_a_time,
+)
 from sef.store.tables import metadata
 
 T = TypeVar("T")
@@ -29,6 +37,13 @@ DUPLICATE_ATTEMPTS = 3
 
 ATTEMPTS = 10
 AFTER_COMMIT = "sef_after_commit"
+
+
+_WAIT_FOR_OTHERS = (
+    f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS} "
+    "/*M!100300 , wsrep_sync_wait = {} */"
+)
+"""To MySQL the second half is a comment; the first is as it was."""
 
 
 class SchemaMismatch(Exception):
@@ -162,6 +177,25 @@ class Database:
     def _read(self, work: Callable[[Connection], T]) -> T:
         with self.engine.connect() as connection:
             return work(connection)
+
+    def catch_up(self) -> None:
+        """Wait until all that is committed by now on any node of a Galera cluster is here too.
+
+        A node applies what another one has committed a little later.
+
+        Raises:
+            Unavailable: the database is away, or does not catch up.
+        """
+        if not self.is_mysql or isinstance(self.engine.pool, StaticPool):
+            return
+        with _unavailable_when_away(), self.engine.connect() as connection:
+            try:
+                connection.exec_driver_sql(_WAIT_FOR_OTHERS.format("1"))
+                connection.exec_driver_sql("SELECT 1")
+                connection.exec_driver_sql(_WAIT_FOR_OTHERS.format("DEFAULT"))
+            except DBAPIError as error:
+                connection.invalidate()
+                raise Unavailable from error
 
     def create_tables(self) -> list[str]:
         """Create the tables that are missing and return their names; nothing is ever dropped.
