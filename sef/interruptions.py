@@ -18,7 +18,6 @@ from sef.core.policy import NOTICE, Goal, Outcome, decide, raised
 from sef.core.pools import parse_pool
 from sef.core.replica import Status
 from sef.core.risk import Risk
-from sef.errors import AgentNotFound
 from sef.reconcile import Reconciler, Snapshot
 from sef.rehearsal import Rehearsals
 from sef.setbacks import avoid_interrupted_pool, avoid_pool_of
@@ -75,17 +74,7 @@ class Interruptions:
             AgentNotFound: an interruption registers nobody.
         """
         now = self.clock()
-        received: Received | None = None
-        for has_caught_up in (False, True):
-            try:
-                received = self.database.write(lambda c: self._record(c, agent_id, signal, now))
-                break
-            except AgentNotFound:
-                if has_caught_up:
-                    raise
-                # It may just have been registered on another node of the cluster.
-                self.database.catch_up()
-        assert received is not None
+        received = self.database.write(lambda c: self._record(c, agent_id, signal, now))
         if not received.is_settled:
             self.reconciler.reconcile(agent_id, seen=received.seen)
         return self.database.read(lambda c: _answer(c, received))

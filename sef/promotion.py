@@ -13,7 +13,7 @@ from sef.core.policy import Outcome
 from sef.core.replica import Market, Status
 from sef.core.timeline import Course, seconds, summary
 from sef.store import cutovers, incidents, pools, replicas
-from sef.store.events import Event, iso, write_events
+from sef.store.events import Event, iso
 from sef.store.fleet import Agent, update_agent
 from sef.store.incidents import Incident
 from sef.store.notifications import Note
@@ -72,7 +72,6 @@ def promote(
         not_before=None,
         probation_until=probation_until,
     )
-    moved = replicas.moved(connection, standby, Status.PROMOTED, reason, now)
     old = agent.instance_id
     if old is not None and retire_after is not None:
         incident_id = incident.id if incident else None
@@ -126,7 +125,9 @@ def promote(
                 incident.id,
             )
         )
-    write_events(connection, [moved, event], now, notes)
+    replicas.move_replica(
+        connection, standby, Status.PROMOTED, reason, now, events=[event], notes=notes
+    )
     return Promotion(
         old,
         standby.instance_id,

@@ -14,7 +14,7 @@ from sqlalchemy.pool import StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from sef import failpoints
-from sef.errors import Unavailable
+from sef.errors import AgentNotFound, Unavailable
 from sef.store.engines import (
     LOCK_WAIT_SECONDS,
     Source,
@@ -87,7 +87,8 @@ class Database:
 
         The whole of it is repeated when the database asks for that (deadlocks), when a race was
         lost (a duplicate key, or `work` raises Stale), and once when the connection turns out to
-        be broken, so it must have no effects outside of its connection.
+        be broken, so it must have no effects outside of its connection. An agent that is not there
+        may have been registered on another node of a cluster just now: it is looked for once more.
 
         Args:
             work: what is done in the transaction.
@@ -98,7 +99,7 @@ class Database:
             Unavailable: the database is away or stayed busy; nothing was committed, as far as
                 can be known.
         """
-        reconnected = False
+        reconnected = caught_up = False
         for attempt in range(ATTEMPTS):
             try:
                 with self._exclusive, _unavailable_when_away():
@@ -108,6 +109,10 @@ class Database:
                 if reconnected:
                     raise Unavailable from lost
                 reconnected = True
+            except AgentNotFound:
+                if caught_up or not self._catch_up():
+                    raise
+                caught_up = True
             except (DBAPIError, Stale) as error:
                 if isinstance(error, DBAPIError) and not _is_lost_race(error, attempt):
                     raise
@@ -160,7 +165,7 @@ class Database:
             return result
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work`, which only reads.
+        """Run `work`, which only reads; an agent that is not there is looked for as by `write`.
 
         Raises:
             Unavailable: the database is away.
@@ -169,25 +174,31 @@ class Database:
             try:
                 return self._read(work)
             except DBAPIError as error:
+                # Most often a pooled connection that the server closed long ago.
                 if not error.connection_invalidated:
                     raise
-            # Most often a pooled connection that the server closed long ago.
+            except AgentNotFound:
+                if not self._catch_up():
+                    raise
             return self._read(work)
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         with self.engine.connect() as connection:
             return work(connection)
 
-    def catch_up(self) -> None:
+    def _catch_up(self) -> bool:
         """Wait until all that is committed by now on any node of a Galera cluster is here too.
 
         A node applies what another one has committed a little later.
+
+        Returns:
+            Whether there can be other nodes.
 
         Raises:
             Unavailable: the database is away, or does not catch up.
         """
         if not self.is_mysql or isinstance(self.engine.pool, StaticPool):
-            return
+            return False
         with _unavailable_when_away(), self.engine.connect() as connection:
             try:
                 connection.exec_driver_sql(_WAIT_FOR_OTHERS.format("1"))
@@ -196,6 +207,7 @@ class Database:
             except DBAPIError as error:
                 connection.invalidate()
                 raise Unavailable from error
+        return True
 
     def create_tables(self) -> list[str]:
         """Create the tables that are missing and return their names; nothing is ever dropped.

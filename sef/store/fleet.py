@@ -35,7 +35,7 @@ from sef.store.tables import (
 
 RECENTLY = timedelta(minutes=1)
 
-AT_IT = timedelta(seconds=2)
+LEFT_TO_ITS_REQUEST = timedelta(seconds=2)
 """So long the request that has brought a notice is left alone with it."""
 
 LONGEST_PAUSE = timedelta(minutes=10)
@@ -162,7 +162,7 @@ def agents_with_work(
     nobody_is_at_it = or_(
         incident.kind != Kind.INTERRUPTION,
         incident.termination_at.is_(None),
-        incident.termination_at <= now - AT_IT,
+        incident.termination_at <= now - LEFT_TO_ITS_REQUEST,
         incident.termination_at > now,  # by a clock that is wrong
     )
     # Each part is found by an index of its own.

@@ -102,7 +102,9 @@ def dispatch(connection: Connection, channels: Sequence[str], least: Urgency, no
         .order_by(_notes.id)
         .limit(DISPATCHED_AT_ONCE)
     ).all()
-    if channels and fresh:
+    if not fresh:
+        return 0
+    if channels:
         threads = {note.thread for note in fresh}
         begun = set(
             connection.scalars(
@@ -124,12 +126,11 @@ def dispatch(connection: Connection, channels: Sequence[str], least: Urgency, no
                     for channel in channels
                 ]
         insert_missing(connection, notification_deliveries, rows)
-    if fresh:
-        connection.execute(
-            update(notifications)
-            .where(_notes.id.in_([note.id for note in fresh]), _notes.dispatched_at.is_(None))
-            .values(dispatched_at=now)
-        )
+    connection.execute(
+        update(notifications)
+        .where(_notes.id.in_([note.id for note in fresh]), _notes.dispatched_at.is_(None))
+        .values(dispatched_at=now)
+    )
     return len(fresh)
 
 

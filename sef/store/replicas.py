@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, bindparam, exists, select, update
 from sef.core.notices import Moment
 from sef.core.replica import LIVE, Market, ReplicaType, Status, check_transition
 from sef.store.events import Event, Severity, iso, write_events
+from sef.store.notifications import Note
 from sef.store.statements import insert_missing, insert_rows, rows_where, swap, upsert
 from sef.store.tables import (
     agents,
@@ -181,34 +182,19 @@ def move_replica(
     *,
     severity: Severity = "info",
     calls: Sequence[dict[str, Any]] = (),
+    events: Sequence[Event] = (),
+    notes: Sequence[Note] = (),
     **values: Any,
 ) -> None:
     """Make one move of the transition table, with its event row.
 
-    `calls` are those to EC2 that it took, as `sef.cloud.timing` tells them.
+    `calls` are those to EC2 that it took, as `sef.cloud.timing` tells them. `events` and `notes`
+    are written with its own event.
 
     Raises:
         IllegalTransition: the table does not have it.
         Stale: the replica has moved since it was read.
     """
-    event = moved(
-        connection, replica, status, reason, now, severity=severity, calls=calls, **values
-    )
-    write_events(connection, [event], now)
-
-
-def moved(
-    connection: Connection,
-    replica: Replica,
-    status: Status,
-    reason: str,
-    now: datetime,
-    *,
-    severity: Severity = "info",
-    calls: Sequence[dict[str, Any]] = (),
-    **values: Any,
-) -> Event:
-    """As `move_replica`, but its event is left for the caller to write, with others."""
     check_transition(replica.status, status)
     if status in _STAMPS:
         values[_STAMPS[status]] = now
@@ -223,9 +209,10 @@ def moved(
     )
     instance = values.get("instance_id") or replica.instance_id or "without instance"
     message = f"{_WORDS[status].format(instance=instance)}: {reason}"
-    return _event(
+    event = _event(
         replica.agent_id, replica.id, replica.incident_id, status, message, severity, calls
     )
+    write_events(connection, [event, *events], now, notes)
 
 
 def change_replica(connection: Connection, replica: Replica, **values: Any) -> None:

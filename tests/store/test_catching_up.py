@@ -1,14 +1,19 @@
 """What was committed on another node of a cluster is waited for; tests/cluster has the nodes."""
 
+import pytest
 from sqlalchemy import text
 
+from sef.errors import AgentNotFound
 from sef.store.database import Database
+from sef.store.fleet import read_agent
 
 
 def test_a_session_is_as_it_was_after_it_has_waited(database_url: str) -> None:
     database = Database(database_url)
+    database.create_tables()
     try:
-        database.catch_up()
+        with pytest.raises(AgentNotFound):
+            database.read(lambda c: read_agent(c, "nobody"))
         if database.is_mysql:
             with database.engine.connect() as connection:
                 rows = connection.execute(text("SHOW SESSION VARIABLES LIKE '%_wait%'"))
