@@ -104,11 +104,14 @@ class Reconciler:
         the allowance does not let it terminate is, too; without one there is no end to it.
         """
         done: list[str] = []
-        for _ in range(STEPS):
+        rests = False
+        for step in range(STEPS):
             try:
                 seen = seen or self.database.read(lambda c: self._see(c, agent_id))
+                if step == 0:
+                    rests = seen.agent.is_postponed(self.clock())
                 said, is_all = self._decide(seen, is_first=not done)
-                said = said or self._act(seen, allowance or Allowance(0))
+                said = said or self._act(seen, allowance or Allowance(0), rests=rests)
             except CloudError as error:
                 self._postpone(agent_id, error)
                 return [*done, f"EC2 could not say: {error}"]
@@ -283,13 +286,19 @@ class Reconciler:
             return str(error)
         return None
 
-    def _act(self, seen: Snapshot, allowance: Allowance) -> str | None:
+    def _act(self, seen: Snapshot, allowance: Allowance, *, rests: bool) -> str | None:
+        """Do one thing that takes calls to EC2.
+
+        A launch that is put off in this cycle holds nothing else up in it: the old primary is
+        still terminated. When EC2 is to be left alone since an earlier one, the cycle `rests`.
+        """
         agent, standby = seen.agent, seen.standby
         # What serves goes before what stands by, and waits for no launch that is put off.
         said = self.cutovers.advance(agent.id)
-        if said is not None or agent.is_postponed(self.clock()):
+        if said is not None or rests:
             return said
-        if standby is not None and standby.status is Status.LAUNCHING:
+        is_launching = standby is not None and standby.status is Status.LAUNCHING
+        if standby is not None and is_launching and not agent.is_postponed(self.clock()):
             said = self.launcher.advance(agent, standby, seen.incident)
             if said is not None:
                 return said

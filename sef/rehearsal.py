@@ -56,6 +56,15 @@ class Outlook:
 
 
 @dataclass(frozen=True, slots=True)
+class Before:
+    """What the rows said before the rehearsal added its own."""
+
+    retirements: Mapping[str, datetime]
+    failovers: Sequence[float]
+    """How long those have taken so far, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rehearsed:
     answer: Answer
     course: Answer
@@ -145,7 +154,10 @@ class Rehearsals:
         outlook: Outlook,
     ) -> Rehearsed:
         now = self.clock()
-        before = replicas.planned_retirements(connection, agent_id)
+        before = Before(
+            replicas.planned_retirements(connection, agent_id),
+            durations.promotions(connection, now),
+        )
         begun = begin(connection)
         plan: list[PlanStep] = []
         if isinstance(begun, Promotion):
@@ -258,18 +270,16 @@ class Rehearsals:
         agent_id: str,
         promotion: Promotion,
         reason: str,
-        before: Mapping[str, datetime],
+        before: Before,
     ) -> list[PlanStep]:
         now = self.clock()
         new, old = promotion.new_instance_id, promotion.old_instance_id
-        took, basis = usually(
-            durations.promotions(connection, now), "failovers to a standby that was ready"
-        )
+        took, basis = usually(before.failovers, "failovers to a standby that was ready")
         said = f"{_name(new)} becomes the primary"
         steps = [PlanStep("promote", said, reason, _id(new), None, took, basis)]
         steps += self._cutover(connection, agent_id, promotion, now)
         due = replicas.planned_retirements(connection, agent_id)
-        if old in due and old not in before:
+        if old in due and old not in before.retirements:
             wait = max(0.0, (due[old] - now).total_seconds())
             said = f"{old} is terminated, {wait:.0f} s from then"
             if any(step.step == "cutover" for step in steps):

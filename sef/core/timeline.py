@@ -87,6 +87,8 @@ def summary(course: Course) -> str:
         return f"{course.old} cannot be replaced without help: {why}{_left(course)}"
     if course.status is Outcome.OPEN:
         return f"{course.old} is {_DOING[course.goal]}: {course.reason}{_left(course)}"
+    if course.status is Outcome.DONE:
+        return f"{course.old} needed no failover: {course.reason}"
     return f"nothing was done about {course.old}: {course.reason}"
 
 

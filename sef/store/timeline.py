@@ -153,7 +153,8 @@ def _signals(connection: Connection, incident: Incident) -> Iterator[Entry]:
                 "times_received": row.times_received,
                 "last_received_at": iso(row.last_received_at),
             },
-            order=(0, row.id),
+            _on_its_way(row.signalled_at, row.detected_at),
+            (0, row.id),
         )
 
 
@@ -265,6 +266,13 @@ def _details(event: Row[Any]) -> dict[str, Any]:
 
 def _milliseconds(span: timedelta) -> int:
     return round(span / timedelta(milliseconds=1))
+
+
+def _on_its_way(signalled_at: datetime | None, detected_at: datetime) -> int | None:
+    """Unknown when AWS's clock is ahead of ours."""
+    if signalled_at is None or signalled_at > detected_at:
+        return None
+    return _milliseconds(detected_at - signalled_at)
 
 
 def _shown(entry: Entry) -> dict[str, Any]:

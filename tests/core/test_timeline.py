@@ -84,6 +84,11 @@ STORIES = [
         "nothing was done about i-old: because",
         id="released",
     ),
+    pytest.param(
+        {"new": None, "reason": "a standby was taken, and replaced"},
+        "i-old needed no failover: a standby was taken, and replaced",
+        id="a-standby-was-replaced",
+    ),
 ]
 
 

@@ -331,6 +331,23 @@ def test_a_switch_while_the_periodic_job_looks_at_the_agent_retires_the_old_prim
 
 
 @ONCE
+def test_the_old_primary_is_terminated_though_no_next_standby_can_be_had(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    for pool in world.simulation.pools():
+        world.simulation.set_pool(pool.pool, capacity=False)
+    answer = sef.execute_manual_switch("a")
+    assert answer["replica"] is None
+    assert world.state(primary) == "terminated"
+    former = world.agent().instance_id
+    for _ in range(3):
+        world.settle(sef, 61)
+    assert world.state(former) == "running"
+    world.check()
+
+
+@ONCE
 def test_the_old_primary_is_terminated_later_when_ec2_cannot_now(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)

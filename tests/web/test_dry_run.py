@@ -270,6 +270,13 @@ def test_a_standby_that_does_not_run_any_more_is_not_planned_with(
     assert steps(answer) == ["launch", "promote", "leave"]
 
 
+def test_a_plan_does_not_count_the_failover_that_it_plays(stage: Stage) -> None:
+    with_standby(stage)
+    answer = stage.signal(TERMINATION, "?dry_run=true", instance_id=stage.primary())
+    [promote] = [step for step in answer["plan"] if step["step"] == "promote"]
+    assert promote["basis"] == "no failovers to a standby that was ready so far"
+
+
 def test_the_budget_rests_on_how_long_it_took_before(stage: Stage) -> None:
     fresh = stage.signal(TERMINATION, "?dry_run=true")
     [launch, promote, _] = fresh["plan"]

@@ -76,6 +76,8 @@ def test_an_incident_from_recommendation_to_promotion(agent: FlaskClient) -> Non
         ("outcome", "failover_completed"),
     ]
     entries = {entry["type"]: entry for entry in found["timeline"]}
+    assert 0 <= entries[REBALANCE]["latency_ms"] < 60_000
+    assert entries[TERMINATION]["latency_ms"] is None, "announced by a clock ahead of ours"
     decision = entries["rebalance_recommendation"]["details"]
     assert (decision["goal_before"], decision["goal"]) == ("monitor", "standby")
     assert (decision["threshold"], decision["mode"]) == (0.3, "emergency_only")
