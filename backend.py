@@ -42,6 +42,7 @@ from sef.web.agents import agents_blueprint
 from sef.web.errors import answer_everything_else
 from sef.web.health import health_blueprint
 from sef.web.schemas import MAX_BODY
+from sef.web.shortcut import ReportsShortcut
 from smart_emergency_fallback import SmartEmergencyFallback, integrate_with_backend
 
 log = logging.getLogger("sef")
@@ -74,6 +75,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     origins = config.comma_separated(settings.cors_origins)
     if origins:
         CORS(app, resources={"/api/*": {"origins": list(origins)}})
+    app.wsgi_app = ReportsShortcut(app.wsgi_app, sef)  # type: ignore[method-assign]
     app.extensions["sef"] = sef
     if settings.jobs:
         app.extensions["sef_jobs"] = start_jobs(sef, settings)

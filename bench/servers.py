@@ -11,11 +11,12 @@ from pathlib import Path
 
 import requests
 
-from sef.config import Settings
 from tests.mariadb import MariaDB, find, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60
+PEER_THREADS = 32
+"""With SEF's 128, whose use is that reports wait together, the peers are a third slower."""
 NO_INFLUXDB = "absent: InfluxDB is not installed"
 
 INFLUXDB = """\
@@ -73,9 +74,9 @@ def sef(database_url: str, var: Path, *, workers: int, **settings: str) -> Itera
 
 @contextmanager
 def peer(database_url: str, *, workers: int) -> Iterator[Served]:
-    """`bench/peers.py` under the same server as SEF, with the same threads."""
+    """`bench/peers.py` under the same server as SEF."""
     granian = str(Path(sys.executable).parent / "granian")
-    threads = Settings.model_fields["threads"].default
+    threads = PEER_THREADS
     command = [granian, "--interface", "wsgi", "--factory", "--workers", str(workers)]
     command += ["--blocking-threads", str(threads), "--backpressure", str(4 * threads)]
     with _running([*command, "bench.peers:create_app"], {"BENCH_DATABASE_URL": database_url}) as at:

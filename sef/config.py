@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     port: int = Field(5000, ge=1, le=65535, description="Port to serve on.")
     workers: int = Field(1, ge=1, le=256, description="Worker processes.")
     threads: int = Field(
-        32, ge=1, le=1024, description="Requests that one worker works on at once."
+        128, ge=1, le=1024, description="Requests that one worker works on at once."
     )
     queue_limit: int = Field(
         256,

@@ -133,13 +133,16 @@ def parse_json(text: bytes, what: str = "body") -> Any:
         Refused: `invalid_json`.
     """
     try:
-        return json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
+        return _JSON.decode(text.decode(json.detect_encoding(text), "surrogatepass"))
     except (ValueError, RecursionError, ArithmeticError):
         raise Refused("invalid_json", f"The {what} must be JSON.") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_JSON = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant)
 
 
 def parse_object(payload: object) -> Mapping[str, Any]:

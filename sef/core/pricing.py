@@ -9,7 +9,7 @@ Times are aware datetimes in UTC with microseconds; prices are US dollars per ho
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from enum import StrEnum
@@ -346,13 +346,13 @@ def _new_head(
     observed = max(arrival.at for arrival in arrivals)
     if head is None:
         return Head(first.at, latest.at, latest.price, observed)
-    head = replace(head, latest_observed_at=max(head.latest_observed_at, observed))
+    first_at, latest_at, latest_price = head.first_at, head.latest_at, head.latest_price
     # An end moves inwards when a lone replica's point becomes a pair at its primary's time.
-    if first.at < head.first_at or (was and was[0].at == head.first_at):
-        head = replace(head, first_at=first.at)
-    if latest.at > head.latest_at or (was and was[-1].at == head.latest_at):
-        head = replace(head, latest_at=latest.at, latest_price=latest.price)
-    return head
+    if first.at < first_at or (was and was[0].at == first_at):
+        first_at = first.at
+    if latest.at > latest_at or (was and was[-1].at == latest_at):
+        latest_at, latest_price = latest.at, latest.price
+    return Head(first_at, latest_at, latest_price, max(head.latest_observed_at, observed))
 
 
 def new_wide_gaps(
@@ -373,6 +373,9 @@ def new_wide_gaps(
         ends = {head.first_at, head.latest_at}
         after |= ends - before  # what was not read has not changed
         before |= ends
+    opened = _wide_gaps(after, rules)
+    if not opened:
+        return []
     known = _wide_gaps(before, rules)
     starts = [gap.start for gap in known]
 
@@ -384,7 +387,7 @@ def new_wide_gaps(
             for old in known[max(last - 1, 0) : last + 1]
         )
 
-    return [gap for gap in _wide_gaps(after, rules) if not is_known(gap)]
+    return [gap for gap in opened if not is_known(gap)]
 
 
 def _wide_gaps(times: Iterable[datetime], rules: Rules) -> list[Gap]:

@@ -71,7 +71,8 @@ def select_rows(
 ) -> list[Values]:
     """The wanted columns of the rows of a table in which the columns `by` are as in one of `keys`.
 
-    Rows are looked up, and locked, in the order of the keys. `also` joins a further table.
+    Rows are looked up, and locked, in the order of the keys. `also` joins further tables to
+    `present`, each by `{join}` if it is to be read after those before it.
     """
     sql = _select(wanted, by, lock, also, is_sqlite(connection))
     return decoded(_execute(connection, sql, keys), wanted)
@@ -157,7 +158,7 @@ def _select(
         given = f"(SELECT * FROM {given}) AS given"
     return (
         f"SELECT {', '.join(names)} FROM {given} {join} {table.name} AS present{hint} "
-        f"ON {_matching(by)}{also}{' FOR UPDATE' if lock and not sqlite else ''}"
+        f"ON {_matching(by)}{also.format(join=join)}{' FOR UPDATE' if lock and not sqlite else ''}"
     )
 
 

@@ -37,6 +37,7 @@ DUPLICATE_ATTEMPTS = 3
 
 ATTEMPTS = 10
 AFTER_COMMIT = "sef_after_commit"
+ATTEMPT = "sef_attempt"
 
 
 _WAIT_FOR_OTHERS = (
@@ -103,7 +104,7 @@ class Database:
         for attempt in range(ATTEMPTS):
             try:
                 with self._exclusive, _unavailable_when_away():
-                    return self._transaction(work)
+                    return self._transaction(work, attempt)
             except LostBeforeCommit as lost:
                 # Most often a pooled connection that the server closed long ago.
                 if reconnected:
@@ -137,9 +138,10 @@ class Database:
             result: T = done.result
             return result
 
-    def _transaction(self, work: Callable[[Connection], T]) -> T:
+    def _transaction(self, work: Callable[[Connection], T], attempt: int) -> T:
         with self.engine.connect() as connection:
             connection.info.pop(AFTER_COMMIT, None)
+            connection.info[ATTEMPT] = attempt
             try:
                 transaction = connection.begin()
                 if not self.is_mysql:
@@ -282,6 +284,11 @@ def _roll_back(connection: Connection) -> None:
 def after_commit(connection: Connection, action: Callable[[], None]) -> None:
     """Have something done once the transaction of `Database.write` is committed, or not at all."""
     connection.info.setdefault(AFTER_COMMIT, []).append(action)
+
+
+def is_repeated(connection: Connection) -> bool:
+    """Whether this transaction of `Database.write` is not the first one for its work."""
+    return bool(connection.info[ATTEMPT])
 
 
 def _is_lost_race(error: DBAPIError, attempt: int) -> bool:

@@ -35,8 +35,8 @@ IDLE_SECONDS = 10
 """After which MariaDB ends a transaction that nobody goes on with: that of a process which is
 frozen, whose rows all others would wait for, the lease of a job among them."""
 ISOLATION = "READ COMMITTED"
-"""Each statement sees what is committed: rows are read after the lock on their series, and a
-snapshot taken before it would show them as they were."""
+"""Each statement sees what is committed: rows are read after a lock that may have been waited for,
+and a snapshot taken before it would show them as they were."""
 
 
 def engine_of(source: Source) -> Engine:

@@ -1,8 +1,7 @@
 """Writing price series: one transaction takes reports of any number of series.
 
-For all series together: lock their rows, read the neighbourhoods where the pure core needs them,
-plan, write the differences, and move the rows' versions on. The version is what makes it safe;
-the lock only saves the loser of a race its work.
+For all series together: read their rows, and the neighbourhoods where the pure core needs them,
+plan, write the differences, and move the rows' versions on. The version is what makes it safe.
 """
 
 from collections import Counter, defaultdict
@@ -21,10 +20,9 @@ from sef.store.series_rows import (
     Reporter,
     Series,
     SeriesKey,
-    lock_series,
     move_on,
     read_points,
-    read_reporters,
+    read_series,
     read_waiting,
     write_points,
     write_waiting,
@@ -57,13 +55,12 @@ def write_reports(
     for report in reports:
         places.append((report.series, len(arrivals[report.series])))
         arrivals[report.series].append(report.observation)
-    found = lock_series(connection, arrivals)
+    found = read_series(connection, arrivals)
     if len(found) < len(arrivals):
         _register(connection, [key for key in arrivals if key not in found], now)
-        found = lock_series(connection, arrivals)
-    told = read_reporters(connection, {agent_id for agent_id, _ in found})
-    _adopt(connection, told, reports, now)
-    plans = _write(connection, found, told, arrivals, now=now, rules=rules, window=window)
+        found = read_series(connection, arrivals)
+    _adopt(connection, found, reports, now)
+    plans = _write(connection, found, arrivals, now=now, rules=rules, window=window)
     return Written(
         outcomes=[plans[key].outcomes[place] for key, place in places],
         interpolated={key: made.interpolated for key, made in plans.items()},
@@ -85,7 +82,7 @@ def write_each(
         rounds[seen[report.series]].append(place)
         seen[report.series] += 1
     became = {}
-    # Of each series one report in a round. The first round locks all there are.
+    # Of each series one report in a round.
     for places in rounds.values():
         some = [reports[place] for place in places]
         written = write_reports(connection, some, now=now, rules=rules, window=window)
@@ -108,10 +105,9 @@ def release_buffered(
     keys = [(row.agent_id, row.pool_id) for row in connection.execute(overdue)]
     if not keys:
         return 0
-    found = lock_series(connection, keys)
-    told = read_reporters(connection, {agent_id for agent_id, _ in keys})
+    found = read_series(connection, keys)
     nothing: dict[SeriesKey, Sequence[Observation]] = dict.fromkeys(keys, ())
-    _write(connection, found, told, nothing, now=now, rules=rules, window=window)
+    _write(connection, found, nothing, now=now, rules=rules, window=window)
     return len(keys)
 
 
@@ -136,7 +132,7 @@ def _register(connection: Connection, keys: Sequence[SeriesKey], now: datetime) 
 
 def _adopt(
     connection: Connection,
-    told: Mapping[str, Reporter],
+    found: Mapping[SeriesKey, tuple[Series, Reporter]],
     reports: Iterable[Report],
     now: datetime,
 ) -> None:
@@ -148,40 +144,42 @@ def _adopt(
     for report in reports:
         if report.observation.source is not Source.PRIMARY:
             continue
-        row = told[report.agent_id]
+        _, reporter = found[report.series]
         for column, known, value in (
-            (agents.c.instance_id, row.instance_id, report.instance_id),
-            (agents.c.pool_id, row.pool_id, report.pool_id),
+            (agents.c.instance_id, reporter.instance_id, report.instance_id),
+            (agents.c.pool_id, reporter.pool_id, report.pool_id),
         ):
-            if known is None and value is not None and (row.id, column.name) not in taken:
-                taken.add((row.id, column.name))
+            adopted = (report.agent_id, column.name)
+            if known is None and value is not None and adopted not in taken:
+                taken.add(adopted)
                 connection.execute(
                     update(agents)
-                    .where(agents.c.id == row.id, column.is_(None))
+                    .where(agents.c.id == report.agent_id, column.is_(None))
                     .values({column: value, "version": agents.c.version + 1, "updated_at": now})
                 )
 
 
 def _write(
     connection: Connection,
-    found: Mapping[SeriesKey, Series],
-    told: Mapping[str, Reporter],
+    found: Mapping[SeriesKey, tuple[Series, Reporter]],
     arrivals: Mapping[SeriesKey, Sequence[Observation]],
     *,
     now: datetime,
     rules: Rules,
     window: timedelta,
 ) -> dict[SeriesKey, Plan]:
-    waiting = read_waiting(connection, [key for key, series in found.items() if series.waiting])
+    waiting = read_waiting(
+        connection, [key for key, (series, _) in found.items() if series.waiting]
+    )
     stored = read_points(
         connection,
         {
             key: to_read(series.head, waiting[key], arrivals[key], rules)
-            for key, series in found.items()
+            for key, (series, _) in found.items()
         },
     )
     plans, become = {}, {}
-    for key, series in found.items():
+    for key, (series, reporter) in found.items():
         sources = {seen.source for seen in arrivals[key]}
         primary_heard_at = now if Source.PRIMARY in sources else series.primary_heard_at
         replica_heard_at = now if Source.REPLICA in sources else series.replica_heard_at
@@ -190,7 +188,7 @@ def _write(
             stored[key],
             waiting[key],
             arrivals[key],
-            replica_expected=replica_is_expected(told[key[0]].ready_at, replica_heard_at, now),
+            replica_expected=replica_is_expected(reporter.ready_at, replica_heard_at, now),
             now=now,
             window=window,
             rules=rules,

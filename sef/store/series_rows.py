@@ -24,7 +24,7 @@ from sef.store.bulk import (
     update_versions,
     upsert_rows,
 )
-from sef.store.database import Stale
+from sef.store.database import Stale, is_repeated
 from sef.store.tables import (
     agents,
     buffered_observations,
@@ -75,14 +75,10 @@ _BUFFERED = (
     _waiting.received_at,
 )
 _BUFFERED_NAMES = tuple(column.name for column in _BUFFERED)
-_REPORTER = (
-    agents.c.id,
-    agents.c.instance_id,
-    agents.c.pool_id,
-    replica_instances.c.ready_at,
-)
-_READY_STANDBY = (
-    " LEFT JOIN replica_instances ON replica_instances.live_agent_id = present.id "
+_REPORTER = (agents.c.instance_id, agents.c.pool_id, replica_instances.c.ready_at)
+_WITH_REPORTER = (
+    " {join} agents ON agents.id = present.agent_id "
+    "LEFT JOIN replica_instances ON replica_instances.live_agent_id = agents.id "
     f"AND replica_instances.status = '{Status.READY}'"
 )
 
@@ -102,27 +98,41 @@ class Series:
 class Reporter(NamedTuple):
     """What reports need of their agent: instance, pool, and since when a standby is ready."""
 
-    id: str
     instance_id: str | None
     pool_id: str | None
     ready_at: datetime | None
 
 
-def lock_series(connection: Connection, keys: Iterable[SeriesKey]) -> dict[SeriesKey, Series]:
-    """The series that there are of those named; nobody else writes them until the end.
+def read_series(
+    connection: Connection, keys: Iterable[SeriesKey]
+) -> dict[SeriesKey, tuple[Series, Reporter]]:
+    """The series that there are of those named, in the order of their keys, and who reports them.
 
-    All writers lock in one order, so that they wait for each other instead of deadlocking.
+    Races for a series are few, and their loser finds out by its version. It waits for its turn
+    then: the second time, nobody else writes these series until the end. All writers lock and
+    write in one order, so that they wait for each other instead of deadlocking.
     """
+    named = sorted(keys)
+    if is_repeated(connection):
+        select_rows(connection, _SERIES_KEY, _SERIES_KEY, named, lock=True)
     found = {}
-    rows = select_rows(connection, _SERIES, _SERIES_KEY, sorted(keys), lock=True)
-    for agent_id, pool_id, version, waiting, primary, replica, received, first, *latest in rows:
-        head = None if first is None else Head(first, *latest)
-        found[agent_id, pool_id] = Series(version, head, waiting, primary, replica, received)
+    for row in select_rows(
+        connection, (*_SERIES, *_REPORTER), _SERIES_KEY, named, also=_WITH_REPORTER
+    ):
+        agent_id, pool_id, version, waiting, primary, replica, received, first, *rest = row
+        at, price_then, observed_at, *reporter = rest
+        head = None if first is None else Head(first, at, price_then, observed_at)
+        found[agent_id, pool_id] = (
+            Series(version, head, waiting, primary, replica, received),
+            Reporter(*reporter),
+        )
     return found
 
 
 def move_on(
-    connection: Connection, read: Mapping[SeriesKey, Series], become: Mapping[SeriesKey, Series]
+    connection: Connection,
+    read: Mapping[SeriesKey, tuple[Series, Reporter]],
+    become: Mapping[SeriesKey, Series],
 ) -> None:
     """Write what series have become, each with its version moved on.
 
@@ -132,7 +142,7 @@ def move_on(
     rows = [
         (
             *key,
-            read[key].version,
+            read[key][0].version,
             series.waiting,
             instant(series.primary_heard_at),
             instant(series.replica_heard_at),
@@ -154,17 +164,6 @@ def _head_values(connection: Connection, head: Head | None) -> Sequence[Any]:
         price(connection, head.latest_price),
         instant(head.latest_observed_at),
     )
-
-
-def read_reporters(connection: Connection, ids: Collection[str]) -> dict[str, Reporter]:
-    rows = select_rows(
-        connection,
-        _REPORTER,
-        (agents.c.id,),
-        [(agent_id,) for agent_id in sorted(ids)],
-        also=_READY_STANDBY,
-    )
-    return {row[0]: Reporter(*row) for row in rows}
 
 
 def read_points(

@@ -25,8 +25,8 @@ from sef.web.schemas import (
     refuse_arguments,
     signal_body,
 )
+from sef.web.shortcut import FAILED, report_answer
 
-WAITING = "Waiting for replica data"
 PARTS_OF_AN_AGENT = frozenset(
     {
         "disable",
@@ -49,16 +49,12 @@ def agents_blueprint(sef: Facade) -> Blueprint:
 
     @routes.post("/agents/<agent_id:agent_id>/pricing")
     def report_price(agent_id: str) -> Any:
+        if FAILED in request.environ:
+            raise request.environ[FAILED]
         record = sef.process_incoming_data(agent_id, "pricing", json_body())
         if record["status"] == "rejected":
             return error_answer(400, record["reason"], record["message"])
-        if record["status"] == "buffered":
-            return {"status": "buffered", "message": WAITING}
-        return {
-            "status": "success",
-            "data_quality": record["data_quality_flag"],
-            "interpolated": record["interpolated"],
-        }
+        return report_answer(record)
 
     @routes.post("/pricing/batch")
     def report_prices() -> Any:

@@ -178,7 +178,7 @@ def test_a_connection_that_breaks_before_the_commit_is_nobodys_loss(
     write = sef._database._transaction
     is_broken = []
 
-    def transaction_that_breaks(work: Any) -> Any:
+    def transaction_that_breaks(work: Any, attempt: int) -> Any:
         def broken(connection: Any) -> Any:
             result = work(connection)
             if not is_broken:
@@ -187,7 +187,7 @@ def test_a_connection_that_breaks_before_the_commit_is_nobodys_loss(
                 connection.execute(text("SELECT 1"))
             return result
 
-        return write(broken)
+        return write(broken, attempt)
 
     sef.process_incoming_data("a", "pricing", report(0))
     sef._database._transaction = transaction_that_breaks  # type: ignore[method-assign]
