@@ -207,7 +207,7 @@ def move_replica(
         live_agent_id=replica.agent_id if status in LIVE else None,
         **values,
     )
-    instance = values.get("instance_id") or replica.instance_id or "without instance"
+    instance = values.get("instance_id") or replica.instance_id or "that was not launched"
     message = f"{_WORDS[status].format(instance=instance)}: {reason}"
     event = _event(
         replica.agent_id, replica.id, replica.incident_id, status, message, severity, calls

@@ -4,10 +4,16 @@ import logging
 import re
 
 from flask import Blueprint, Flask, Response, jsonify, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.exceptions import (
+    HTTPException,
+    MethodNotAllowed,
+    NotFound,
+    RequestEntityTooLarge,
+)
 
 from sef.core.inputs import Refused
 from sef.errors import SefError
+from sef.web.schemas import MAX_BODY
 
 log = logging.getLogger("sef")
 
@@ -53,6 +59,13 @@ def answer_everything_else(app: Flask) -> None:
             if "/" in request.path.removeprefix("/api/agents/"):
                 return no_such_path(NotFound())
             error.description = f"PUT changes an agent; GET {request.path}/sef-status shows it."
+        return http(error)
+
+    @app.errorhandler(RequestEntityTooLarge)
+    def too_large(error: RequestEntityTooLarge) -> Response:
+        error.description = (
+            f"A body has at most {MAX_BODY // 2**20} MiB; a batch as NDJSON may have any length."
+        )
         return http(error)
 
     @app.errorhandler(HTTPException)

@@ -235,6 +235,7 @@ def test_a_body_of_ten_megabytes_is_refused(refusing: FlaskClient, path: str) ->
     body = REPORT[:-1] + f', "padding": "{"x" * 10_000_000}"' + "}"
     answer = refusing.post(path, data=body)
     assert_refused(answer, 413, "request_entity_too_large")
+    assert "at most 8 MiB" in answer.json["message"]
 
 
 @pytest.mark.parametrize(
