@@ -60,7 +60,7 @@ def failover(world: World, late: Server, quick: Server, agent_id: str, fault: An
     told = {"instance_id": primary, "pool_id": "m5.large.us-east-1a"}
     assert requests.put(quick.url + url, json=told, timeout=10).ok
     world.simulation.clear_faults()  # one of the story before may be left
-    world.simulation.add_fault(count=2, delay_seconds=1, **fault)
+    world.simulation.add_fault(count=2, delay_seconds=2, **fault)
     notice = {"signal_type": TERMINATION, "timestamp": time.time(), "instance_id": primary}
     quick.freeze()  # or its job might be at EC2 first
     with ThreadPoolExecutor(1) as threads:
