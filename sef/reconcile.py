@@ -105,10 +105,10 @@ class Reconciler:
         """
         done: list[str] = []
         rests = False
-        for step in range(STEPS):
+        for _ in range(STEPS):
             try:
                 seen = seen or self.database.read(lambda c: self._see(c, agent_id))
-                if step == 0:
+                if not done:
                     rests = seen.agent.is_postponed(self.clock())
                 said, is_all = self._decide(seen, is_first=not done)
                 said = said or self._act(seen, allowance or Allowance(0), rests=rests)

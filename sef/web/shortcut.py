@@ -21,6 +21,7 @@ FAILED = "sef.failed"
 
 LONGEST = 64 * 1024
 _PATH = re.compile(rf"/api/agents/([A-Za-z0-9._:@-]{{1,{AGENT_ID_LENGTH}}})/pricing")
+_LENGTH = re.compile("[0-9]{1,5}")
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -47,14 +48,13 @@ class ReportsShortcut:
         path = _PATH.fullmatch(environ["PATH_INFO"])
         if path is None or environ["REQUEST_METHOD"] != "POST" or "HTTP_ORIGIN" in environ:
             return None
-        length = environ.get("CONTENT_LENGTH") or ""
-        if not (length.isascii() and length.isdigit() and len(length) < 6):
+        said = environ.get("CONTENT_LENGTH") or ""
+        length = int(said) if _LENGTH.fullmatch(said) else 0
+        if not 0 < length <= LONGEST:
             return None
-        if not 0 < int(length) <= LONGEST:
-            return None
-        body = environ["wsgi.input"].read(int(length))
+        body = environ["wsgi.input"].read(length)
         try:
-            if len(body) == int(length):
+            if len(body) == length:
                 record = self._sef.process_incoming_data(path[1], "pricing", parse_json(body))
                 if record["status"] != "rejected":
                     return report_answer(record)
