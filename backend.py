@@ -239,6 +239,8 @@ def import_(
         tally = import_file(file, sef.process_batch, defaults=given, checkpoint=checkpoint)
     except SefError as error:
         raise click.ClickException(f"{error.message} Start it again to go on.") from error
+    except KeyboardInterrupt:
+        raise click.ClickException("Stopped. Start it again to go on.") from None
     finally:
         sef.close()
     tell(tally)

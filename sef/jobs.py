@@ -101,6 +101,7 @@ class Jobs:
             "interval",
             seconds=seconds,
             id=job_id,
+            name=job_id,
             coalesce=True,
             max_instances=1,
             misfire_grace_time=max(1, int(seconds)),

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -131,9 +132,10 @@ def test_of_a_damaged_file_the_whole_lines_before_are_stored(
     assert stored > 0
 
 
-@pytest.fixture
-def killed(environment: dict[str, str], tmp_path: Path, database_url: str) -> Path:
-    """A file of 12,000 reports, of whose import the process was killed in the middle."""
+def stop_in_the_middle(
+    environment: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> tuple[Path, str]:
+    """A file of 12,000 reports, whose import was sent a signal in the middle, and what it said."""
     file = tmp_path / "reports.ndjson.gz"
     rows = (report(number // 10, f"a{number % 10}") for number in range(12_000))
     file.write_bytes(gzip.compress(ndjson(*rows).encode(), compresslevel=1))
@@ -141,17 +143,33 @@ def killed(environment: dict[str, str], tmp_path: Path, database_url: str) -> Pa
         [sys.executable, "backend.py", "import", str(file)],
         cwd=ROOT,
         env=environment,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 60
     while not list((tmp_path / "var/imports").glob("*.json")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.kill()
-    process.wait()
+    process.send_signal(number)
+    return file, process.communicate(timeout=60)[1]
+
+
+@pytest.fixture
+def killed(environment: dict[str, str], tmp_path: Path, database_url: str) -> Path:
+    file, _ = stop_in_the_middle(environment, tmp_path, signal.SIGKILL)
     assert 0 < row_counts(database_url)["pricing_reports"] < 12_000
     return file
+
+
+@ONCE
+def test_one_that_is_stopped_by_ctrl_c_says_how_to_go_on(
+    environment: dict[str, str], tmp_path: Path, run: Run
+) -> None:
+    file, said = stop_in_the_middle(environment, tmp_path, signal.SIGINT)
+    assert said.endswith("Stopped. Start it again to go on.\n")
+    assert "Traceback" not in said
+    assert run(file).returncode == 0
 
 
 def test_an_import_that_was_killed_goes_on_where_it_was(

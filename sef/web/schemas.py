@@ -37,11 +37,12 @@ def json_body() -> Any:
     """The body as JSON, with exact numbers, whatever its content type says.
 
     Raises:
-        Refused: `invalid_json`.
+        Refused: `invalid_json`, or `body_cut_off`.
     """
     body = request.get_data(cache=False)
     if len(body) >= MAX_BODY:
         raise RequestEntityTooLarge  # in chunks, it is cut at the limit without a word
+    _refuse_if_cut_off(len(body))
     return parse_json(body)
 
 
@@ -65,6 +66,11 @@ def _pieces() -> Iterator[bytes]:
     while piece := request.stream.read(PIECE):
         received += len(piece)
         yield piece
+    _refuse_if_cut_off(received)
+
+
+def _refuse_if_cut_off(received: int) -> None:
+    # Under Granian, which says that it ends bodies itself, Werkzeug leaves this to us.
     if request.content_length is not None and received < request.content_length:
         raise Refused("body_cut_off", "The body ended before its Content-Length.")
 

@@ -270,11 +270,13 @@ def test_a_signal_that_cannot_be_read_is_refused(
     assert_refused(refusing.post("/api/agents/a/interruption", json=body), 400, reason)
 
 
-def ask(server: Server, request: bytes) -> tuple[int, Any]:
+def ask(server: Server, request: bytes, *, hang_up: bool = False) -> tuple[int, Any]:
     """Send bytes that no client library would, and read the answer to its end."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         with suppress(ConnectionError):  # it may hang up on what is too long
             connection.sendall(request)
+            if hang_up:
+                connection.shutdown(socket.SHUT_WR)
         told = b""
         while part := connection.recv(65536):
             told += part
@@ -334,4 +336,13 @@ def test_a_real_server_refuses_the_same(
 ) -> None:
     before = row_counts(module_database)
     assert_is_refused(*ask(server, request_bytes), status, reason)
+    assert row_counts(module_database) == before
+
+
+def test_a_real_server_refuses_a_body_that_breaks_off_where_it_could_end(
+    server: Server, module_database: str
+) -> None:
+    before = row_counts(module_database)
+    request = post_bytes("/api/agents/a/pricing", REPORT.encode(), "Content-Length: 500")
+    assert_is_refused(*ask(server, request, hang_up=True), 400, "body_cut_off")
     assert row_counts(module_database) == before
