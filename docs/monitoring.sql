@@ -1,4 +1,7 @@
--- Data quality per day, of the last 30 days that have points: how points came about, and their share of the day.
+-- For operators who monitor SEF with SQL. All times are UTC.
+
+-- Data quality per day: the number of points with each quality flag, and their share of the day's points.
+-- Covers the last 30 days that have points.
 SELECT
   DATE(p.timestamp) AS day,
   p.data_quality_flag,
@@ -15,7 +18,7 @@ JOIN (
 GROUP BY DATE(p.timestamp), p.data_quality_flag, d.points
 ORDER BY day DESC, p.data_quality_flag;
 
--- Replica operations, by kind: how many, how long until ready, and what became of them.
+-- Replica operations by type: the number of replicas, the average time until ready, and the numbers promoted and failed.
 SELECT
   replica_type,
   COUNT(*) AS replicas,
@@ -26,7 +29,7 @@ FROM replica_instances
 GROUP BY replica_type
 ORDER BY replica_type;
 
--- Failover performance, by the signal that was received: how many, how many led to a promotion, and how fast.
+-- Failover performance by signal type: the number of signals, the number that led to a promotion, and the failover time.
 SELECT
   signal_type,
   COUNT(*) AS signals,
@@ -37,8 +40,8 @@ FROM spot_interruption_events
 GROUP BY signal_type
 ORDER BY signal_type;
 
--- Cutovers, by their status: how many, how many were hurried, how long until the new primary had everything, and the
--- steps that fail.
+-- Cutovers by status: the number of cutovers, the number that had less than 30 seconds (hurried), the average time
+-- until all targets had moved to the new primary, and the number of failed steps.
 SELECT
   c.status,
   COUNT(*) AS cutovers,
