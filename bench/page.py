@@ -1,4 +1,4 @@
-"""The tables and charts of docs/benchmarks.md, rendered from the stored results."""
+"""Render the tables and charts of docs/benchmarks.md from the stored results."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +10,15 @@ from bench.results import ROOT, STORED, Comparison, Result, read_all, shown
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 CHARTS = ROOT / "docs" / "charts"
-HEAD = ("| what | SEF | against | its figure | ratio | aim |", "|---|---|---|---|---|---|")
+HEAD = (
+    "| workload | SEF | compared with | its figure | ratio | aim |",
+    "|---|---|---|---|---|---|",
+)
 _PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render(stored: Path = STORED) -> None:
-    """Bring the page and the charts up to what is stored."""
+    """Write the page and the charts anew from the stored results."""
     results = read_all(stored)
     PAGE.write_text(rendered(PAGE.read_text(), results))
     CHARTS.mkdir(exist_ok=True)
@@ -24,7 +27,7 @@ def render(stored: Path = STORED) -> None:
 
 
 def rendered(page: str, results: Mapping[str, Result]) -> str:
-    """The page with the figures of these results in their places."""
+    """Return the page with its figures replaced by those of `results`."""
 
     def figures(place: re.Match[str]) -> str:
         result = results.get(place[2])
@@ -35,17 +38,17 @@ def rendered(page: str, results: Mapping[str, Result]) -> str:
 
 
 def places(page: str) -> list[str]:
-    """The parts that the page has a place for."""
+    """List the parts that the page has a place for."""
     return [found[2] for found in _PLACE.finditer(page)]
 
 
 def charts(results: Mapping[str, Result]) -> dict[str, str]:
-    """The charts by file name."""
+    """Draw a chart of each part, by file name."""
     return {f"{part}.svg": chart(result) for part, result in results.items()}
 
 
 def table(comparisons: Sequence[Comparison]) -> list[str]:
-    """A line for each figure: the median of the rounds, and in brackets the least to the most."""
+    """Return a row per figure: the median of its rounds, with minimum and maximum in brackets."""
     return [*HEAD, *map(_row, comparisons)]
 
 
@@ -56,7 +59,7 @@ def _told(result: Result) -> Iterator[str]:
         yield f"- {note}"
     yield f"- {_when(result)}"
     yield ""
-    yield f"![the figures of {result.part} as bars](charts/{result.part}.svg)"
+    yield f"![bar chart of {result.part}](charts/{result.part}.svg)"
 
 
 def _when(result: Result) -> str:

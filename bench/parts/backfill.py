@@ -9,8 +9,8 @@ from bench.results import Aim, Comparison
 from bench.rounds import Run
 
 PANDAS, DUCKDB = "pandas", "DuckDB, two threads"
-MISSING = "absent: it is not installed (pip install -r bench/requirements.txt)"
-SAME = "All three give the same rows, which is checked first."
+MISSING = "absent: not installed (pip install -r bench/requirements.txt)"
+SAME = "The benchmark first checks that all three produce the same rows."
 
 
 def measure(run: Run) -> Sequence[Comparison]:

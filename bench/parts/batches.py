@@ -27,7 +27,7 @@ SHAPES = {"of 1,000 agents": 1000, "of one agent": 1}
 BEGIN = START - 400_000_000
 """So that a year in which one agent sends thousands of batches lies in the past."""
 
-BARE = "a bare INSERT of many rows, same driver and table"
+BARE = "a plain multi-row INSERT, same driver and table"
 INFLUXDB = "InfluxDB, batches of 1,000, fsync"
 INSERT = (
     "INSERT INTO pricing_reports (agent_id, pool_id, timestamp, spot_price, data_quality_flag, "

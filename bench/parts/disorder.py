@@ -19,8 +19,8 @@ AGENTS = 2000
 SIZE, SENDERS = 1000, 4
 AGENTS_OF_A_SENDER = 100
 IN_TURN, MIXED = "in order", "in disorder"
-IN_ORDER = "the same, all in order and from one source"
-WHAT = "of ten reports one late and one twice, half of the agents with two sources"
+IN_ORDER = "the same work, in order and from one source"
+WHAT = "1 in 10 reports late, 1 in 10 repeated, half of the agents with two sources"
 
 
 def measure(run: Run) -> Sequence[Comparison]:
@@ -51,7 +51,7 @@ def measure(run: Run) -> Sequence[Comparison]:
                 start = START + LATER * number
                 greet(sef, names, start - EVERY, twice=duals(names) if order != IN_TURN else ())
                 reports = stream(names, start)
-                with run.watched(sef.pid, f"one report in each POST, {order}"):
+                with run.watched(sef.pid, f"one report per POST, {order}"):
                     return send_singles(run, sef, reports, CONNECTIONS, seconds)
 
             def by_batch(
@@ -62,7 +62,7 @@ def measure(run: Run) -> Sequence[Comparison]:
                     taken, _ = send_all(sef, shares, check=_none_rejected)
                 return SIZE * batches / taken
 
-            contestants["one report in each POST", order] = by_wrk
+            contestants["one report per POST", order] = by_wrk
             contestants["batches of 1,000", order] = by_batch
         figures = run.in_turns(contestants, warm_up=True)
     return [

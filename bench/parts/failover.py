@@ -29,14 +29,15 @@ def measure(run: Run) -> Sequence[Comparison]:
 
 def comparisons(figures: Mapping[str, Any]) -> Iterator[Comparison]:
     for case, of_case in figures.items():
-        at_once = case.partition(" ")[0]
+        at_once, _, condition = case.partition(" ")
         limit = LIMITS.get(at_once, LIMITS["100"])
-        named = f"{case} at once" if at_once != "1" else f"one at a time{case[1:]}"
+        pace = "one at a time" if at_once == "1" else f"{at_once} at once"
+        named = f"{pace} {condition}" if condition else pace
         for moment in ("answer", "promotion", "cutover"):
             for share in (50, 99) if moment in of_case else ():
                 is_limited = moment != "cutover" and share == 99
                 yield Comparison(
-                    f"{named}, to the {moment}, p{share}",
+                    f"{named}, time to {moment}, p{share}",
                     "ms",
                     [of_case[moment][f"p{share}"]],
                     "the limit" if is_limited else "",
@@ -45,8 +46,8 @@ def comparisons(figures: Mapping[str, Any]) -> Iterator[Comparison]:
                 )
         if "cpu_ms" in of_case:
             yield Comparison(
-                f"{named}, CPU of one failover",
+                f"{named}, CPU per failover",
                 "ms",
                 [round(sum(of_case["cpu_ms"].values()), 1)],
-                note="CPU is that of SEF, MariaDB, the simulated EC2 and the client together.",
+                note="CPU is the total of SEF, MariaDB, the simulated EC2 and the client.",
             )

@@ -20,9 +20,9 @@ from sef.cloud.simulation import ensure_running
 from tests.mariadb import free_port
 
 AGENTS, CONNECTIONS = 2000, 64
-IDLE, LOADED = "right after its start", "after some seconds of reports on 64 connections"
-BESIDE = "with its database and EC2 there"
-ALONE = "with nothing: SQLite, and the simulated EC2 started too"
+IDLE, LOADED = "right after start", "after a few seconds of reports on 64 connections"
+BESIDE = "database and simulated EC2 already running"
+ALONE = "SQLite, starting the simulated EC2 too"
 POLL_SECONDS = 0.005
 PATIENCE = 60
 
@@ -61,19 +61,19 @@ def measure(run: Run) -> Sequence[Comparison]:
             "the limit",
             [150.0] * len(figures[LOADED]),
             Aim(at_most=1),
-            note="Memory is what the kernel counts as resident, with what is shared; of two "
-            "workers, that of the larger.",
+            note="Memory is the resident set size that the kernel reports, including shared pages; "
+            "of the two workers, the larger value counts.",
         ),
         Comparison(f"memory of a worker {IDLE}", "MiB", [round(m, 1) for m in memory[IDLE]]),
         Comparison(
-            f"from the start to the first answer, {BESIDE}",
+            f"from start to first response, {BESIDE}",
             "s",
             figures[BESIDE],
             "the limit",
             [2.0] * len(figures[BESIDE]),
             Aim(at_most=1),
         ),
-        Comparison(f"from the start to the first answer, {ALONE}", "s", figures[ALONE]),
+        Comparison(f"from start to first response, {ALONE}", "s", figures[ALONE]),
     ]
 
 

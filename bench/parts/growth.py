@@ -21,8 +21,8 @@ REFILLED = 100_000
 """Tables up to so many points have that many again before each measurement."""
 CONNECTIONS = 32
 SIZE, SENDERS = 1000, 4
-SINGLES, BATCHES = "one report in each POST", "batches of 1,000 reports"
-EMPTY = "the same, the table empty"
+SINGLES, BATCHES = "one report per POST", "batches of 1,000 reports"
+EMPTY = "the same work with an empty table"
 
 
 def measure(run: Run) -> Sequence[Comparison]:

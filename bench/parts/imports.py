@@ -30,9 +30,9 @@ CREATE TABLE plain_points (
 INSERT = "INSERT INTO plain_points VALUES (%s, %s, %s, %s, %s)"
 AT_ONCE = 1000
 NOTE = (
-    f"{SAME} Only SEF can be given the same file again, or be stopped and go on: it commits every "
-    "1,000 lines, and stores with each point what it was made of. The others write once, into a "
-    "table without that."
+    f"{SAME} Only SEF can import the same file again, or resume after it was stopped: it commits "
+    "every 1,000 lines and stores with each point the observations behind it. pandas and DuckDB "
+    "write once, into a table without these columns."
 )
 
 

@@ -18,7 +18,7 @@ FEW, MANY = 100, 100_000
 POINTS = 24
 PAGE = 50
 CONNECTIONS = 4
-PAGES = ("sef-status of any agent", f"the fleet, {PAGE} agents from anywhere in it")
+PAGES = ("sef-status of a random agent", f"a random fleet page of {PAGE} agents")
 MOST_A_SECOND = 5_000
 
 

@@ -19,9 +19,9 @@ LATER = 1_000_000
 """Seconds from one measurement's reports to the next one's: none is a repeat."""
 
 SEF_PATH = "/api/agents/{}/pricing"
-JSON_ROUTE = "a JSON route that validates and answers, same server"
-BEFORE = "one INSERT and COMMIT for each request, same server"
-INFLUXDB = "InfluxDB, a write for each point, fsync"
+JSON_ROUTE = "a JSON route that validates and responds, same server"
+BEFORE = "one INSERT and COMMIT per request, same server"
+INFLUXDB = "InfluxDB, one write per point, fsync"
 AIMS = {JSON_ROUTE: 0.6, BEFORE: 3, INFLUXDB: 0.6}
 
 
@@ -43,7 +43,7 @@ def measure(run: Run) -> Sequence[Comparison]:
                 start = next(starts)
                 greet(sef, names, start - EVERY)
                 reports = in_order(names, start)
-                with run.watched(sef.pid, f"one report in each POST, {connections} connections"):
+                with run.watched(sef.pid, f"one report per POST, {connections} connections"):
                     return send_singles(run, sef, reports, connections, seconds(number))
 
             return once
@@ -69,7 +69,7 @@ def measure(run: Run) -> Sequence[Comparison]:
         figures = run.in_turns(contestants, warm_up=True)
     return [
         Comparison(
-            f"one report in each POST, {connections} connections",
+            f"one report per POST, {connections} connections",
             "reports/s",
             figures["SEF", connections],
             against,

@@ -41,7 +41,7 @@ RECOMMENDED = timedelta(minutes=3)
 PATIENCE = 300
 
 CEILING = 5.0
-NTH = "node-termination-handler's design: ten messages every two seconds and replica"
+NTH = "node-termination-handler's design: ten messages per replica every two seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def measure(run: Run) -> Sequence[Comparison]:
                 Aim(at_least=500, of_value=True),
             ),
             Comparison(
-                f"a storm of {size:,} signals: decided before the announced end",
+                f"a storm of {size:,} signals: decided before the announced termination",
                 "%",
                 rounded([storm.in_time for storm in some]),
                 aim=Aim(at_least=100, of_value=True),
