@@ -22,7 +22,7 @@ test: .setup-dev .mariadb ## Run the tests (ARGS="-k pairing" for some of them)
 
 test-mysql: .setup-dev ## Run the tests of the store and the stories on MySQL 9, unpacked into var/
 	@$(PY) -m tests.mysql
-	@$(PY) -m pytest $(WORKERS) --mysql tests/store tests/flows $(ARGS)
+	@$(PY) -m pytest $(WORKERS) --mysql tests/db tests/prices tests/failover tests/operators $(ARGS)
 
 soak: .setup-dev .mariadb ## Play random stories (HOURS=8 for a night; SEED=1 DATABASE=sqlite again)
 	@exec $(PY) -m tests.soak $(if $(HOURS),--hours $(HOURS)) $(if $(SEED),--seed $(SEED)) \

@@ -26,23 +26,24 @@ from granian.server import Server
 from sqlalchemy.exc import DBAPIError
 
 from sef import config, failpoints
-from sef.channels import channels
 from sef.cloud.connect import check_cloud, on_demand_prices
-from sef.cloud.simulation import SimulationError, running_for_a_server
-from sef.config import ConfigurationError, Settings
-from sef.core.words import counted
-from sef.errors import SefError, Unavailable
-from sef.import_file import STDIN, Checkpoint, import_file, tell
+from sef.commands.import_file import STDIN, Checkpoint, import_file, print_result
+from sef.commands.simulate import simulate
+from sef.config import Settings
+from sef.db.connections import driver_is_slow
+from sef.db.database import Database, SchemaMismatch
+from sef.db.leases import deployment_name
+from sef.errors import ConfigurationError, SefError, Unavailable
 from sef.jobs import start_jobs
-from sef.simulate import simulate
-from sef.store.database import Database, SchemaMismatch
-from sef.store.deployment import deployment_name
-from sef.store.driver import driver_is_slow
-from sef.web.agents import agents_blueprint
-from sef.web.errors import answer_everything_else
+from sef.notifications.channels import channels
+from sef.simulator.client import SimulationError
+from sef.simulator.process import simulator_for_server
+from sef.terms import plural
+from sef.web.errors import register_fallback_handlers
+from sef.web.fast_path import ReportFastPath
+from sef.web.fleet import agents_blueprint
 from sef.web.health import health_blueprint
-from sef.web.schemas import MAX_BODY
-from sef.web.shortcut import ReportsShortcut
+from sef.web.request_parsing import MAX_BODY
 from smart_emergency_fallback import SmartEmergencyFallback, integrate_with_backend
 
 log = logging.getLogger("sef")
@@ -68,14 +69,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.url_map.merge_slashes = False  # an id may have them
-    answer_everything_else(app)
+    register_fallback_handlers(app)
     app.register_blueprint(agents_blueprint(sef))
     app.register_blueprint(health_blueprint(sef, lambda: _check_jobs(app)))
     integrate_with_backend(app, sef)
     origins = config.comma_separated(settings.cors_origins)
     if origins:
         CORS(app, resources={"/api/*": {"origins": list(origins)}})
-    app.wsgi_app = ReportsShortcut(app.wsgi_app, sef)  # type: ignore[method-assign]
+    app.wsgi_app = ReportFastPath(app.wsgi_app, sef)  # type: ignore[method-assign]
     app.extensions["sef"] = sef
     if settings.jobs:
         app.extensions["sef_jobs"] = start_jobs(sef, settings)
@@ -98,7 +99,7 @@ def create_worker_app() -> Flask:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    failpoints.switch_on_if_told()
+    failpoints.enable_from_env()
     app = create_app()
     gc.freeze()  # what is there now stays: a collection need not look at it each time
     return app
@@ -141,7 +142,7 @@ def serve(**options: Any) -> None:
     channels(settings)
     on_demand_prices(settings)
     with _cloud(settings):
-        _say_hello(settings, created)
+        _print_banner(settings, created)
         Server(
             "backend:create_worker_app",
             factory=True,
@@ -243,7 +244,7 @@ def import_(
         raise click.ClickException("Stopped. Start it again to go on.") from None
     finally:
         sef.close()
-    tell(tally)
+    print_result(tally)
     if tally.rejected_total:
         sys.exit(1)
 
@@ -255,15 +256,15 @@ def _cloud(settings: Settings) -> AbstractContextManager[None]:
     """The simulated EC2 while it is needed, if it is to be used."""
     if settings.cloud != "simulated":
         return nullcontext()
-    return running_for_a_server(settings.var, pending_seconds=settings.simulated_pending)
+    return simulator_for_server(settings.var, pending_seconds=settings.simulated_pending)
 
 
-def _say_hello(settings: Settings, created: list[str]) -> None:
+def _print_banner(settings: Settings, created: list[str]) -> None:
     cloud = "Amazon EC2" if settings.cloud == "aws" else f"a simulated EC2 in {settings.var}/"
     base = settings.base_url
     click.echo(f"SEF serves on {base}, with {settings.shown_database} and {cloud}.")
     if created:
-        click.echo(f"Created {counted(len(created), 'table')}.")
+        click.echo(f"Created {plural(len(created), 'table')}.")
     if driver_is_slow() and not settings.is_embedded:
         click.echo("mysql-connector-python runs without its C extension, at half the speed.")
     python = os.path.relpath(sys.executable)

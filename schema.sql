@@ -1,6 +1,6 @@
--- The tables of SEF, for MySQL 8+ and MariaDB 10.6+. Rendered from sef/store/tables.py, which says
+-- The tables of SEF, for MySQL 8+ and MariaDB 10.6+. Rendered from sef/db/tables, which says
 -- more about each; `python backend.py init-db` creates the same. Do not edit:
---     python -m sef.store.schema > schema.sql
+--     python -m sef.db.schema > schema.sql
 
 CREATE TABLE agents (
   id VARCHAR(64) NOT NULL,
@@ -111,7 +111,7 @@ CREATE TABLE replica_instances (
   replica_type VARCHAR(24) NOT NULL,
   pool_id VARCHAR(128),
   market VARCHAR(12),
-  status VARCHAR(12) NOT NULL COMMENT 'transitions: sef/core/replica.py',
+  status VARCHAR(12) NOT NULL COMMENT 'launching, ready, promoted, releasing, terminated or failed',
   reason TEXT NOT NULL,
   incident_id VARCHAR(40),
   live_agent_id VARCHAR(64) COMMENT 'the agent while launching or ready, else NULL: one live standby per agent',
@@ -231,7 +231,7 @@ CREATE TABLE incidents (
   id VARCHAR(40) NOT NULL,
   agent_id VARCHAR(64) NOT NULL,
   subject VARCHAR(80) NOT NULL COMMENT 'the instance, or epoch-N for an agent whose instance is not known',
-  kind VARCHAR(16) NOT NULL COMMENT 'what it is about: sef/core/policy.py' DEFAULT 'interruption',
+  kind VARCHAR(16) NOT NULL COMMENT 'interruption, loss, drill or return-to-spot' DEFAULT 'interruption',
   instance_id VARCHAR(64),
   pool_id VARCHAR(128),
   status VARCHAR(16) NOT NULL COMMENT 'open or needs_operator, then done or released; or ignored',
@@ -361,7 +361,7 @@ CREATE TABLE limit_episodes (
 CREATE TABLE notifications (
   id BIGINT NOT NULL AUTO_INCREMENT,
   thread VARCHAR(160) NOT NULL COMMENT 'the incident; without one, type, agent and hour',
-  moment VARCHAR(16) NOT NULL COMMENT 'sef/core/notices.py',
+  moment VARCHAR(16) NOT NULL COMMENT 'event that the notification reports',
   incident_id VARCHAR(40),
   agent_id VARCHAR(64),
   urgency VARCHAR(8) NOT NULL,

@@ -22,24 +22,29 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
 from sef import config
-from sef.channels import channels
 from sef.clock import Clock, utc_now
 from sef.cloud.clients import Clients
 from sef.cloud.connect import check_cloud, connect, on_demand_prices
 from sef.cloud.ec2 import Ec2
 from sef.config import Settings
-from sef.core.inputs import Refused, Signal, SignalType, parse_agent_id, parse_dry_run, parse_signal
-from sef.core.pricing import Rules
-from sef.errors import SefError
-from sef.notifying import Notifier
-from sef.operations import Operations
-from sef.orphans import sweep_orphans
-from sef.reports import Reports
-from sef.retention import delete_old_prices, forget
-from sef.store import deployment, notifications, reads, timeline
-from sef.store.database import Database
-from sef.switchovers import Switchovers
+from sef.db import leases
+from sef.db.database import Database
+from sef.errors import Refused, SefError
+from sef.failover.explain import timeline
+from sef.failover.incidents import pool_history
+from sef.failover.incidents.switchovers import Switchovers
+from sef.failover.instances.orphans import sweep_orphans
+from sef.notifications import outbox
+from sef.notifications.channels import channels
+from sef.notifications.deliver import Notifier
+from sef.operators import fleet, status
+from sef.parsing import parse_agent_id, parse_dry_run, parse_signal
+from sef.prices.reports import Reports
+from sef.prices.retention import delete_old_prices, forget
+from sef.prices.series import CleaningRules
+from sef.terms import Signal, SignalType
 from sef.web.operators import operators_blueprint
+from sef.wiring import Services
 
 __all__ = ["Refused", "SefError", "SmartEmergencyFallback", "integrate_with_backend"]
 
@@ -117,7 +122,7 @@ class SmartEmergencyFallback:
         self._reports.rules = replace(self.rules, interpolation_max_gap=timedelta(seconds=seconds))
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> CleaningRules:
         """What a clean series is, as it is in force for this object."""
         return self._reports.rules
 
@@ -259,19 +264,19 @@ class SmartEmergencyFallback:
     def get_agent_status(self, agent_id: str) -> dict[str, Any]:
         """What `sef-status` answers: agent, mode, standby, data quality, open incident."""
         now, ttl = self._clock(), timedelta(seconds=self.settings.standby_ttl)
-        status = self._database.read(lambda c: reads.agent_status(c, agent_id, now, ttl))
-        return {"status": "success", **status}
+        shown = self._database.read(lambda c: status.agent_status(c, agent_id, now, ttl))
+        return {"status": "success", **shown}
 
     def list_agents(self, *, after: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """A page of the fleet, in order of the ids."""
-        return self._database.read(lambda c: reads.fleet_page(c, after=after, limit=limit))
+        return self._database.read(lambda c: fleet.fleet_page(c, after=after, limit=limit))
 
     def agent_events(
         self, agent_id: str, *, before: int | None = None, limit: int = 100
     ) -> list[dict[str, Any]]:
         """A page of an agent's history, newest first."""
         return self._database.read(
-            lambda c: reads.events_page(c, agent_id, before=before, limit=limit)
+            lambda c: fleet.events_page(c, agent_id, before=before, limit=limit)
         )
 
     def agent_incidents(
@@ -292,7 +297,9 @@ class SmartEmergencyFallback:
     def list_pools(self) -> list[dict[str, Any]]:
         """What is known of each pool: its past, its risk, and whether it is left alone now."""
         settled_after = timedelta(seconds=self.settings.standby_ttl)
-        return self._database.read(lambda c: reads.pool_entries(c, self._clock(), settled_after))
+        return self._database.read(
+            lambda c: pool_history.pool_entries(c, self._clock(), settled_after)
+        )
 
     # Periodic work
 
@@ -334,20 +341,18 @@ class SmartEmergencyFallback:
 
     def outbox(self) -> dict[str, Any]:
         """How many messages are `pending`, `sent` and `failed`, and the last that failed."""
-        return self._database.read(
-            lambda c: {**notifications.counts(c), "last_failed": notifications.failed(c)}
-        )
+        return self._database.read(lambda c: {**outbox.counts(c), "last_failed": outbox.failed(c)})
 
     def holds_lease(self, name: str, duration: timedelta) -> bool:
         """Whether this object is the one, of all on its database, to do a periodic job now."""
         now = self._clock()
         return self._database.write(
-            lambda c: deployment.take_lease(c, name, self._holder, now, duration)
+            lambda c: leases.take_lease(c, name, self._holder, now, duration)
         )
 
     def check_ready(self) -> None:
         """Raises Unavailable unless a table of the database can be read."""
-        self._database.read(reads.answers)
+        self._database.read(leases.ping)
 
     def close(self) -> None:
         """Give the database connections back; messages that are being sent may still go."""
@@ -362,13 +367,13 @@ class SmartEmergencyFallback:
         return self._given_clients or self._connected[1]
 
     @cached_property
-    def _operations(self) -> Operations:
+    def _operations(self) -> Services:
         """Built when it is needed first: an application that only stores prices has no EC2."""
         settings, cloud = self.settings, self._given_cloud
         if cloud is None:
             settings, clients = self._connected
             cloud = Ec2(clients.ec2)
-        return Operations.on(
+        return Services.on(
             self._database, cloud, self._clients, settings, self._clock, self._on_demand_prices
         )
 

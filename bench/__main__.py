@@ -21,11 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
-from bench import page
-from bench.machine import flush_milliseconds, machine, versions
+from bench import report
+from bench.host_info import flush_milliseconds, machine, versions
 from bench.profiles import Profiler
 from bench.results import ROOT, STORED, Result, changes, read_all
-from bench.rounds import Run
+from bench.schedule import Run
 
 PARTS = (
     "reports",
@@ -50,7 +50,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["compare"]:
         return compare(arguments[1:])
     if arguments == ["page"]:
-        page.render()
+        report.render()
         return 0
     return measure(arguments)
 
@@ -88,7 +88,7 @@ def measure(arguments: Sequence[str]) -> int:
             said = f"{type(error).__name__}: {error}"[:LONGEST]
             print(f"\n{part}: failed: {said}", file=sys.stderr, flush=True)
     if into == STORED and len(failed) < len(options.parts or PARTS):
-        page.render()
+        report.render()
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -118,7 +118,7 @@ def run_part(part: str, options: argparse.Namespace, into: Path, profiles: Path)
         comparisons=comparisons,
         details=run.details,
     )
-    for line in page.table(comparisons):
+    for line in report.table(comparisons):
         print(f"  {line}")
     stored = into / f"{part}.json"
     if stored.exists():

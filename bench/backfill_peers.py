@@ -1,4 +1,4 @@
-"""The rules of a clean series (sef/core/pricing.py) for pandas and for DuckDB, to measure against.
+"""The rules of a clean series (sef/prices/series.py) for pandas and for DuckDB, to measure against.
 
 Both take observations as columns of integers: series, source (0 the primary, 1 a replica), ts in
 seconds, price in units of 1e-8 USD, in the order in which they came; and give series, ts, price in

@@ -23,16 +23,17 @@ from typing import Any
 import requests
 from sqlalchemy import Engine, create_engine, select
 
+from bench import instances, servers
+from bench.clients import Answer, Post, send_all
+from bench.host_info import cpu_milliseconds
+from bench.prices import POOL
+from sef.cloud.ec2 import AGENT_TAG
+from sef.db.tables import cutovers, spot_interruption_events
+from sef.simulator.client import Simulation
+from sef.simulator.process import ensure_running
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-
-from bench import instances, servers  # noqa: E402
-from bench.clients import Answer, Post, send_all  # noqa: E402
-from bench.machine import cpu_milliseconds  # noqa: E402
-from bench.prices import POOL  # noqa: E402
-from sef.cloud.ec2 import AGENT_TAG  # noqa: E402
-from sef.cloud.simulation import Simulation, ensure_running  # noqa: E402
-from sef.store.tables import cutovers, spot_interruption_events  # noqa: E402
 
 PATIENCE = 120
 LIMITS = {1: 100, 100: 1000}

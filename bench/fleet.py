@@ -14,10 +14,9 @@ from sqlalchemy import Connection, Engine, create_engine, insert, text
 
 from bench.prices import POOL, prices
 from bench.workload import EVERY
-from sef.core.policy import Goal, Kind, Outcome
-from sef.core.replica import Market, ReplicaType, Status
-from sef.store import tables
-from sef.store.database import Database
+from sef.db import tables
+from sef.db.database import Database
+from sef.terms import Goal, IncidentKind, IncidentStatus, Market, ReplicaStatus, ReplicaType
 
 ROWS = 500_000
 """Points of one statement."""
@@ -72,7 +71,7 @@ def give_standbys(
             "replica_type": ReplicaType.REBALANCE,
             "pool_id": STANDBY_POOL,
             "market": Market.SPOT,
-            "status": Status.READY,
+            "status": ReplicaStatus.READY,
             "reason": "a rebalance was recommended",
             "incident_id": incident,
             "live_agent_id": name,
@@ -101,8 +100,8 @@ def open_incidents(
             | {
                 "id": incident,
                 "subject": instance,
-                "kind": Kind.INTERRUPTION,
-                "status": Outcome.OPEN,
+                "kind": IncidentKind.INTERRUPTION,
+                "status": IncidentStatus.OPEN,
                 "open_agent_id": name,
                 "goal": Goal.STANDBY,
                 "reason": "risk 0.50 is at or above 0.30",

@@ -4,8 +4,8 @@ from typing import Any
 
 from botocore.config import Config
 
-from sef.cloud.simulation import Simulation
-from tests.flows.world import client_of
+from sef.simulator.client import Simulation
+from tests.harness import client_of
 
 LAUNCHED_AT_ONCE = 500
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from bench.prices import POOL, prices
 from bench.workload import BEHIND, EVERY, START
-from sef.core.pricing import Flag, Observation, Point, Rules, Source, clean_series
+from sef.prices.series import CleaningRules, Observation, Point, clean_series
+from sef.terms import Flag, Source
 
 SERIES = 10
 """Every other one is reported by two sources."""
@@ -81,7 +82,7 @@ class Ours:
         self._made: list[list[Point]] = []
 
     def work(self) -> None:
-        self._made = [clean_series(given, Rules()) for given in self._given]
+        self._made = [clean_series(given, CleaningRules()) for given in self._given]
 
     def rows(self) -> list[Row]:
         if not self._made:

@@ -11,7 +11,7 @@ from typing import Any
 from flask import Flask, request
 from sqlalchemy import create_engine, text
 
-from sef.core.inputs import parse_report
+from sef.prices.parse import parse_report
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS plain_reports (

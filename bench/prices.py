@@ -5,7 +5,7 @@ from decimal import Decimal
 from functools import cache
 
 from bench.results import ROOT
-from sef.cloud.simulated.prices import Prices
+from sef.simulator.server.prices import Prices
 
 REAL = ROOT.parent / "shared" / "data" / "spot_prices_us-east-1.csv"
 POOL = "m5.large.us-east-1a"

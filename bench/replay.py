@@ -5,7 +5,7 @@
 The file has the columns Timestamp, Region, SpotPrice: AWS price changes of one instance type, all
 zones of a region mixed. They are sent as the reports of one agent about one pool, over several
 connections at once, so that no two runs arrive in the same order. Then the series is read back
-and compared, point by point, with the pure function that defines it (sef.core.pricing).
+and compared, point by point, with the pure function that defines it (sef.prices.series).
 
 Every change is in the file twice; the second is sent too, as the repeat that it is. And since the
 zones are mixed, some instants have several different prices. Sent as they are, each would correct
@@ -36,15 +36,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sef.core.pricing import (
-    MICROSECOND,
-    PRICE_STEP,
-    STORED_STEP,
-    Observation,
-    Rules,
-    Source,
-    clean_series,
-)
+from sef.prices.series import MICROSECOND, CleaningRules, Observation, clean_series
+from sef.terms import PRICE_STEP, STORED_STEP, Source
 
 ORDERS = ("file", "shuffled", "doubled", "dual")
 PAGE = 10_000
@@ -239,7 +232,7 @@ def replay(given: argparse.Namespace) -> int:
     observations = {seen for part in parts for seen in part}
     expected = [
         (point.at, point.price.quantize(STORED_STEP), point.flag.value)
-        for point in clean_series(observations, Rules())
+        for point in clean_series(observations, CleaningRules())
     ]
     told = difference(expected, list(stored_series(given.url, agent, given.pool)))
     print(told or f"identical: {len(expected)} points")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import requests
 
-from tests.mariadb import MariaDB, find, free_port
+from tests.mariadb import MariaDB, find
+from tests.private_server import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60

@@ -10,23 +10,18 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import make_url
 
 from sef import failpoints
-from sef.core.notices import Urgency
-from sef.core.pools import parse_pool
-from sef.core.pricing import Interpolation, Rules
+from sef.db.url import check_database_url
+from sef.errors import ConfigurationError
+from sef.prices.series import CleaningRules
+from sef.terms import Interpolation, NotificationSeverity, parse_pool
 
 PREFIX = "SEF_"
-MYSQL_PORT = 3306
-Host = tuple[str, int]
+
 LONGEST_SPAN = 31_536_000
 """Seconds: a year."""
-
-
-class ConfigurationError(ValueError):
-    """A setting that cannot be used; the message is one line that names it."""
 
 
 class Settings(BaseSettings):
@@ -236,8 +231,8 @@ class Settings(BaseSettings):
         description="Whom to notify: Apprise URLs, separated by white space or commas. "
         "Empty: nobody. See [Notifications](notifications.md).",
     )
-    notify_severity: Urgency = Field(
-        Urgency.WARNING,
+    notify_severity: NotificationSeverity = Field(
+        NotificationSeverity.WARNING,
         description="The least severity that a thread of messages begins with: `info`, `warning` "
         "or `error`.",
     )
@@ -317,8 +312,8 @@ class Settings(BaseSettings):
         return tuple(ip_network(network) for network in comma_separated(self.webhook_networks))
 
     @property
-    def rules(self) -> Rules:
-        return Rules(
+    def rules(self) -> CleaningRules:
+        return CleaningRules(
             pairing_tolerance=timedelta(seconds=self.pairing_tolerance),
             divergence_limit=Decimal(str(self.divergence_limit)),
             gap_detection_threshold=timedelta(seconds=self.gap_detection_threshold),
@@ -326,43 +321,6 @@ class Settings(BaseSettings):
             interpolation_step=timedelta(seconds=self.interpolation_step),
             interpolation_method=self.interpolation_method,
         )
-
-
-def check_database_url(url: str) -> None:
-    """Raise ValueError with one sentence unless SEF can use such a database."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):  # the latter for a port that is none
-        raise ValueError(
-            "not a database URL; one looks like mysql+mysqlconnector://user:password@host/sef, "
-            "with several hosts like mysql+mysqlconnector://user:password@/sef?host=a:3306&host=b"
-        ) from None
-    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "mysql+mysqlconnector"):
-        raise ValueError(
-            f"{parsed.drivername} is not supported; use mysql+mysqlconnector:// or sqlite:///"
-        )
-    if hosts_of(parsed) and parsed.host:
-        raise ValueError("the hosts are listed either before the / or as ?host=, not both")
-
-
-def hosts_of(url: URL) -> list[Host]:
-    """The hosts that a URL lists as `?host=a:3306&host=b`; empty where it lists none.
-
-    Raises:
-        ValueError: one of them cannot be read; the message says which.
-    """
-    listed = url.query.get("host", ())
-    return [_parsed_host(text) for text in ([listed] if isinstance(listed, str) else listed)]
-
-
-def _parsed_host(text: str) -> Host:
-    name, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        name, port = text, str(MYSQL_PORT)
-    name = name.removeprefix("[").removesuffix("]")
-    if not name or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"{text!r} is no host; one looks like db-1.example:3306")
-    return name, int(port)
 
 
 def comma_separated(value: str) -> tuple[str, ...]:

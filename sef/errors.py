@@ -28,7 +28,7 @@ class ModeConflict(SefError):
         super().__init__(403, reason, message)
 
 
-class NotPossibleNow(SefError):
+class Conflict(SefError):
     """The call is right, but the agent's state does not allow it."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -67,7 +67,7 @@ class Overloaded(SefError):
         super().__init__(503, "overloaded", "Too many reports wait to be written; try again.")
 
 
-class JobsStopped(SefError):
+class JobsNotRunning(SefError):
     """The periodic jobs of this process do not run any more: it has to be started again."""
 
     def __init__(self, told: str) -> None:
@@ -89,3 +89,16 @@ class ConnectionInUse(SefError):
         super().__init__(
             409, "connection_in_use", "The connection has an unread result: fetch it first."
         )
+
+
+class ConfigurationError(ValueError):
+    """A setting that cannot be used; the message is one line that names it."""
+
+
+class Refused(ValueError):
+    """Input that is not taken. `reason` is for programs, `message` is a sentence for people."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message

@@ -41,7 +41,7 @@ def name_of_code(code: CodeType, names: Mapping[str, Any]) -> str:
     return f"{name}.{called}"
 
 
-def watched(client: T) -> T:
+def instrument(client: T) -> T:
     """A client of boto3 whose calls are failpoints, as `RunInstances:before-call`, if they are on.
 
     After a call: EC2's answer, be it a refusal, is there and nobody has looked at it yet.
@@ -64,7 +64,7 @@ def _after_call(model: Any, **_: Any) -> None:
 
 
 @contextmanager
-def around(name: str) -> Iterator[None]:
+def failpoint(name: str) -> Iterator[None]:
     """The points of a call that boto3 does not make, such as `Webhook:before-call`.
 
     After a call: it has been answered, or has failed, and nobody has looked at that yet.
@@ -78,7 +78,7 @@ def around(name: str) -> Iterator[None]:
             reached(f"{name}:after-call")
 
 
-def switch_on_if_told() -> None:
+def enable_from_env() -> None:
     """Switch them on for this process if the environment says so; once, at its start."""
     global reached
     file = os.environ.get(VARIABLE)

@@ -12,7 +12,7 @@ from apscheduler.job import Job
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from sef.config import Settings
-from sef.errors import JobsStopped, SefError
+from sef.errors import JobsNotRunning, SefError
 
 log = logging.getLogger("sef")
 
@@ -112,10 +112,10 @@ class Jobs:
         now = self._clock()
         silent = now - self._beaten_at
         if silent > SILENT_SECONDS:
-            raise JobsStopped(f"the ticker has been silent for {silent:.0f} s")
+            raise JobsNotRunning(f"the ticker has been silent for {silent:.0f} s")
         for job_id, since in list(self._running_since.items()):
             if now - since > STUCK_SECONDS:
-                raise JobsStopped(f"{job_id} has been running for {now - since:.0f} s")
+                raise JobsNotRunning(f"{job_id} has been running for {now - since:.0f} s")
 
     def shutdown(self, wait: bool = True) -> None:
         """Start no more runs, and wait for those that are under way."""

@@ -4,23 +4,26 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import botocore.endpoint
 import pytest
 from hypothesis import settings
 
 from sef.clock import Clock, utc_now
-from sef.cloud.simulation import Simulation, ensure_running
 from sef.config import Settings
-from sef.store.database import Database
+from sef.db.database import Database
+from sef.simulator.client import Simulation
+from sef.simulator.process import ensure_running
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests import mariadb as mariadb_server
 from tests import mysql as mysql_server
-from tests.flows.world import restore
+from tests.db.rows import empty
+from tests.harness import World, restore
 from tests.mariadb import MariaDB
 from tests.mysql import MySQL
 from tests.private_server import PrivateServer
-from tests.store.rows import empty
 
 ON_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 CLUSTER = Path(__file__).parent / "cluster"
@@ -149,12 +152,18 @@ def sef_settings(shared_simulation: tuple[Path, Simulation], database_url: str) 
 def make_sef(
     sef_settings: Settings, simulation: Simulation
 ) -> Iterator[Callable[..., SmartEmergencyFallback]]:
-    """Build façades on one database: `make_sef(clock=..., standby_ttl=...)`."""
+    """Build façades: `make_sef(clock=..., standby_ttl=...)`, each with connections of its own.
+
+    They use the test's database unless another source is given: `make_sef(connection)`.
+    """
     made: list[SmartEmergencyFallback] = []
 
-    def make(clock: Clock = utc_now, **changes: Any) -> SmartEmergencyFallback:
+    def make(
+        source: Any = None, *, clock: Clock = utc_now, **changes: Any
+    ) -> SmartEmergencyFallback:
         settings = sef_settings.model_copy(update=changes)
-        made.append(SmartEmergencyFallback(settings.database, settings=settings, clock=clock))
+        source = source or settings.database
+        made.append(SmartEmergencyFallback(source, settings=settings, clock=clock))
         return made[-1]
 
     yield make
@@ -165,6 +174,22 @@ def make_sef(
 @pytest.fixture
 def sef(make_sef: Callable[..., SmartEmergencyFallback]) -> SmartEmergencyFallback:
     return make_sef()
+
+
+@pytest.fixture(autouse=True)
+def _boto3_retries_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(botocore.endpoint, "time", SimpleNamespace(sleep=lambda _: None))
+
+
+@pytest.fixture
+def world(simulation: Simulation, sef_settings: Settings) -> Iterator[World]:
+    """A story's clock, simulated EC2 and rows, and the invariants that hold at its end."""
+    world = World(simulation, sef_settings)
+    yield world
+    world.close()
+    simulation.set_options(
+        visible_after_seconds=0, refuse_token_of_terminated=True, healthy_after_seconds=0
+    )
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, select
 
-from bench import __main__ as bench
-from bench import fleet, page
+from bench import __main__, fleet, report
 from bench.observations import Ours, observations
 from bench.parts.backfill import MISSING, peers_are_there
 from bench.parts.reports import LATER
 from bench.profiles import Profiler
 from bench.results import STORED, Aim, Comparison, Result, changes, read_all
 from bench.workload import EVERY, START, agents, duals, in_disorder, in_order
-from sef.store.tables import price_series, pricing_reports
+from sef.db.tables import price_series, pricing_reports
 from smart_emergency_fallback import SmartEmergencyFallback
-from tests.flows.world import ONCE
+from tests.harness import ONCE
 
 
 def a_result(*comparisons: Comparison, date: str = "2026-01-01") -> Result:
@@ -42,14 +41,14 @@ def test_the_reports_of_a_whole_run_are_none_of_the_future() -> None:
 
 
 def test_the_page_shows_the_stored_results_and_every_part_has_a_place() -> None:
-    text = page.PAGE.read_text()
-    assert page.places(text) == list(bench.PARTS)
-    assert page.rendered(text, read_all(STORED)) == text, "run: python -m bench page"
+    text = report.PAGE.read_text()
+    assert report.places(text) == list(__main__.PARTS)
+    assert report.rendered(text, read_all(STORED)) == text, "run: python -m bench page"
 
 
 def test_the_charts_are_those_of_the_stored_results() -> None:
-    drawn = {path.name: path.read_text() for path in page.CHARTS.glob("*.svg")}
-    assert drawn == page.charts(read_all(STORED)), "run: python -m bench page"
+    drawn = {path.name: path.read_text() for path in report.CHARTS.glob("*.svg")}
+    assert drawn == report.charts(read_all(STORED)), "run: python -m bench page"
 
 
 def test_no_quick_figures_are_stored() -> None:
@@ -96,14 +95,16 @@ def test_an_aim_is_judged_by_the_median_over_the_rounds(
 
 
 def test_a_row_has_the_median_and_in_brackets_the_least_and_the_most() -> None:
-    row = page.table([a_comparison([1000, 3000, 2000], theirs=[1000] * 3, aim=Aim(at_least=3))])[2]
+    row = report.table([a_comparison([1000, 3000, 2000], theirs=[1000] * 3, aim=Aim(at_least=3))])[
+        2
+    ]
     assert row == "| work | 2,000 (1,000 to 3,000) reports/s | a peer | 1,000 | 2 (1 to 3) | " + (
         "≥ 3 x: missed |"
     )
 
 
 def test_a_peer_that_is_not_there_is_called_absent() -> None:
-    row = page.table([a_comparison([5], absent="absent: not installed", aim=Aim(at_least=1))])[2]
+    row = report.table([a_comparison([5], absent="absent: not installed", aim=Aim(at_least=1))])[2]
     assert "absent: not installed" in row
     assert "not measured" in row
 
@@ -139,21 +140,21 @@ def test_what_is_new_or_measured_no_more_is_said() -> None:
 def test_a_part_in_its_quick_form_leaves_results_elsewhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = page.PAGE.read_text()
-    assert bench.main(["--quick", "--into", str(tmp_path), "backfill"]) == 0
+    before = report.PAGE.read_text()
+    assert __main__.main(["--quick", "--into", str(tmp_path), "backfill"]) == 0
     result = read_all(tmp_path)["backfill"]
     assert result.is_quick
     for one in result.comparisons:
         assert len(one.ours) == 1
         assert one.absent == ("" if peers_are_there() else MISSING)
     assert result.machine["cores"] >= 1
-    assert page.PAGE.read_text() == before
+    assert report.PAGE.read_text() == before
     assert "backfill: A million" in capsys.readouterr().out
 
 
 def test_a_part_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        bench.main(["repots"])
+        __main__.main(["repots"])
     assert "repots is no part; there are reports, batches" in capsys.readouterr().err
 
 
@@ -162,18 +163,18 @@ def test_two_folders_of_results_are_compared(
 ) -> None:
     a_result(a_comparison([1], theirs=[1])).write(tmp_path / "old")
     a_result(a_comparison([2], theirs=[1])).write(tmp_path / "new")
-    assert bench.main(["compare", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
+    assert __main__.main(["compare", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
     assert "1 → 2, +100%" in capsys.readouterr().out
 
 
 def test_a_profile_is_told_by_function_and_by_library(tmp_path: Path) -> None:
     profiler = Profiler(tmp_path, "reports")
-    stack = "process 7;_run (threading.py:1);write (sef/store/prices.py:5);dumps (json/a.py:2)"
+    stack = "process 7;_run (threading.py:1);write (sef/prices/write.py:5);dumps (json/a.py:2)"
     profiler._stacks["work"] = Counter({stack: 3, "_run (threading.py:1)": 1})
     path = profiler.write()
     assert path is not None
     lines = [line.split() for line in path.read_text().splitlines()]
-    assert ["75.0%", "sef/store"] in lines
+    assert ["75.0%", "sef/prices"] in lines
     assert ["75.0%", "dumps", "(json/a.py)"] in lines
     assert ["100.0%", "_run", "(threading.py)"] in lines
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from enum import StrEnum
@@ -19,16 +18,14 @@ import pytest
 
 import backend
 from sef import failpoints
-from sef.cloud.simulation import ensure_running, find_running
 from sef.config import Settings, variable
-from sef.core.inputs import SignalType
-from sef.core.pricing import Flag
-from sef.core.replica import TRANSITIONS, Status
-from sef.interruptions import Action
-from sef.store.tables import metadata
+from sef.db.tables import metadata
+from sef.failover.signals import Action
+from sef.simulator.process import ensure_running, find_running
+from sef.terms import TRANSITIONS, Flag, ReplicaStatus, SignalType
 from smart_emergency_fallback import SmartEmergencyFallback
-from tests.flows.world import client_of
-from tests.mariadb import free_port
+from tests.harness import client_of
+from tests.private_server import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_OURS = {"var", "node_modules"}
@@ -164,7 +161,7 @@ def test_every_route_is_in_the_api_page_and_no_other(app: Any) -> None:
 MAKES_A_REASON = {
     "Refused": (0, ""),
     "ModeConflict": (0, ""),
-    "NotPossibleNow": (0, ""),
+    "Conflict": (0, ""),
     "__init__": (1, ""),
     "error_answer": (1, ""),
     "parse_identifier": (1, "invalid_"),
@@ -238,7 +235,7 @@ def test_the_api_page_has_every_action_flag_and_event() -> None:
     events = set(first_cells(section(API, "### `GET /api/agents/<id>/events`")))
     text = "\n".join(source.read_text() for source in SOURCES)
     literal = set(re.findall(r"Event\(\s*\"(\w+)\"", text))
-    made = {f"replica_{status.value}" for status in Status}
+    made = {f"replica_{status.value}" for status in ReplicaStatus}
     made |= {signal_type.value.replace("-", "_") for signal_type in SignalType}
     chosen = {"switchover_completed", "failover_completed", "signal_ignored"}
     assert all(f'"{name}"' in text for name in chosen)

@@ -15,17 +15,17 @@ import pytest
 from sqlalchemy import Connection, insert
 
 from sef import failpoints
-from sef.channels import NotSent, channels
 from sef.cloud.ec2 import Ec2
 from sef.cloud.errors import CloudError
-from sef.cloud.simulation import Simulation
 from sef.config import Settings
-from sef.core.notices import Moment, Urgency
-from sef.outbound import Outbound, OutboundFailed
-from sef.store.database import Database
-from sef.store.tables import leases
-from tests.receiver import Receiver
-from tests.store.rows import row_counts
+from sef.db.database import Database
+from sef.db.tables import leases
+from sef.notifications.channels import DeliveryFailed, channels
+from sef.notifications.outbound import Outbound, TransientHttpError
+from sef.simulator.client import Simulation
+from sef.terms import NotificationKind, NotificationSeverity
+from tests.db.rows import row_counts
+from tests.webhook_receiver import Receiver
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -122,7 +122,7 @@ def test_a_webhook_has_two_also_when_it_is_refused(status: int, reached: list[st
     receiver = Receiver()
     receiver.answers = lambda request: _note(reached, request, status)
     try:
-        with nullcontext() if status == 200 else pytest.raises(OutboundFailed):
+        with nullcontext() if status == 200 else pytest.raises(TransientHttpError):
             Outbound(LOCAL).post_json(receiver.url, {})
     finally:
         receiver.stop()
@@ -136,8 +136,10 @@ def test_a_message_has_two_also_when_it_is_refused(status: int, reached: list[st
     settings = Settings(notify=f"json://127.0.0.1:{receiver.port}", webhook_networks="127.0.0.0/8")
     [channel] = channels(settings)
     try:
-        with nullcontext() if status == 200 else pytest.raises(NotSent):
-            channel.send("thread", Moment.ALERT, Urgency.WARNING, "a title", "a body")
+        with nullcontext() if status == 200 else pytest.raises(DeliveryFailed):
+            channel.send(
+                "thread", NotificationKind.ALERT, NotificationSeverity.WARNING, "a title", "a body"
+            )
     finally:
         receiver.stop()
     assert reached == ["Message:before-call", "it is there", "Message:after-call"]
@@ -156,7 +158,7 @@ def test_in_normal_use_no_client_is_watched(simulation: Simulation) -> None:
     class Client:
         """One that has no events to register at."""
 
-    assert isinstance(failpoints.watched(Client()), Client)
+    assert isinstance(failpoints.instrument(Client()), Client)
 
 
 PROGRAM = """

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from bench.observations import Ours, check_equal, observations
 from bench.results import Aim, Comparison
-from bench.rounds import Run
+from bench.schedule import Run
 
 PANDAS, DUCKDB = "pandas", "DuckDB, two threads"
 MISSING = "absent: not installed (pip install -r bench/requirements.txt)"

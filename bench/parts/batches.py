@@ -13,10 +13,10 @@ from bench import servers
 from bench.clients import Answer, Post, send_all
 from bench.prices import POOL
 from bench.results import Aim, Comparison
-from bench.rounds import Run
+from bench.schedule import Run
 from bench.workload import START, Report, agents, as_batches, as_writes, in_order
 from sef.config import Settings
-from sef.store import tables
+from sef.db import tables
 from smart_emergency_fallback import SmartEmergencyFallback
 
 SIZE = 1000

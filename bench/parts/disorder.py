@@ -11,7 +11,7 @@ from bench import fleet, servers
 from bench.clients import Answer, send_all
 from bench.parts.reports import LATER, WORKERS, greet, send_singles
 from bench.results import Aim, Comparison
-from bench.rounds import Run
+from bench.schedule import Run
 from bench.workload import EVERY, START, Report, agents, as_batches, duals, in_disorder, in_order
 
 CONNECTIONS = 32

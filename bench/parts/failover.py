@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.results import ROOT, Aim, Comparison
-from bench.rounds import Run
+from bench.schedule import Run
 
 LIMITS = {"1": 100.0, "100": 1000.0}
 """Milliseconds for 99 of 100, by how many come at once."""

@@ -11,13 +11,13 @@ from pathlib import Path
 import requests
 
 from bench import servers
-from bench.machine import children
+from bench.host_info import children
 from bench.parts.reports import LATER, WORKERS, greet, send_singles
 from bench.results import Aim, Comparison
-from bench.rounds import Run
+from bench.schedule import Run
 from bench.workload import EVERY, START, agents, in_order
-from sef.cloud.simulation import ensure_running
-from tests.mariadb import free_port
+from sef.simulator.process import ensure_running
+from tests.private_server import free_port
 
 AGENTS, CONNECTIONS = 2000, 64
 IDLE, LOADED = "right after start", "after a few seconds of reports on 64 connections"

@@ -11,7 +11,7 @@ from bench.clients import send_all
 from bench.parts.batches import all_taken
 from bench.parts.reports import LATER, WORKERS, greet, send_singles
 from bench.results import Aim, Comparison
-from bench.rounds import Run
+from bench.schedule import Run
 from bench.workload import EVERY, START, agents, as_batches, in_order
 
 AGENTS = 2000

@@ -13,11 +13,11 @@ from bench.observations import FLAGS, Ours, Row, check_equal, observations, writ
 from bench.parts.backfill import DUCKDB, PANDAS, SAME, compared, peers_are_there, timed
 from bench.prices import POOL
 from bench.results import Comparison
-from bench.rounds import Run
+from bench.schedule import Run
+from sef.commands.import_file import import_file
 from sef.config import Settings
-from sef.core.pricing import Flag
-from sef.import_file import import_file
-from sef.store import tables
+from sef.db import tables
+from sef.terms import Flag
 from smart_emergency_fallback import SmartEmergencyFallback
 
 PLAIN = """

@@ -10,9 +10,9 @@ from sqlalchemy import Engine
 from bench import fleet, servers, wrk
 from bench.parts.reports import WORKERS
 from bench.results import Aim, Comparison
-from bench.rounds import Run
+from bench.schedule import Run
 from bench.workload import EVERY, agents
-from sef.store.events import Event, write_events
+from sef.notifications.events import Event, write_events
 
 FEW, MANY = 100, 100_000
 POINTS = 24

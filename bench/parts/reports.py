@@ -8,7 +8,7 @@ from itertools import islice
 from bench import servers, wrk
 from bench.clients import send_all
 from bench.results import Aim, Comparison
-from bench.rounds import Run
+from bench.schedule import Run
 from bench.workload import EVERY, INFLUX_PATH, START, Report, agents, as_batches, in_order
 
 WORKERS = 2

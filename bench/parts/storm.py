@@ -25,10 +25,11 @@ from bench.clients import Answer, Post, send_all
 from bench.parts.reports import WORKERS
 from bench.prices import POOL
 from bench.results import Aim, Comparison, rounded
-from bench.rounds import Run
+from bench.schedule import Run
 from bench.workload import agents
-from sef.cloud.simulation import Simulation, ensure_running
-from sef.store import tables
+from sef.db import tables
+from sef.simulator.client import Simulation
+from sef.simulator.process import ensure_running
 
 ROUNDS = {100: 5, 1000: 3, 5000: 1, 15_000: 1}
 """How often each size: the sizes are those of Karpenter's benchmark of interruptions."""

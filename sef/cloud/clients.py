@@ -100,7 +100,7 @@ class Clients:
                 )
             if service == "ec2":
                 client.meta.events.register_first("needs-retry.ec2.RunInstances", _as_final)
-            return failpoints.watched(client)
+            return failpoints.instrument(client)
         except BotoCoreError as error:
             raise translate(error) from error
 

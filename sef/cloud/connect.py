@@ -7,8 +7,9 @@ from decimal import Decimal
 import boto3
 
 from sef.cloud.clients import Clients
-from sef.cloud.simulation import ensure_running
-from sef.config import ConfigurationError, Settings, variable
+from sef.config import Settings, variable
+from sef.errors import ConfigurationError
+from sef.simulator.process import ensure_running
 
 SIMULATED_REGION = "us-east-1"
 SIMULATED_TEMPLATE = "sef-default"

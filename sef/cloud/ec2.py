@@ -1,15 +1,16 @@
 """EC2, by boto3: the few calls that SEF makes, in its own terms."""
 
+import time
 from base64 import b64decode
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sef.cloud.clients import Clients
 from sef.cloud.errors import NOT_FOUND, CloudError, translated
-from sef.core.pools import Pool
+from sef.terms import Pool
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
@@ -56,7 +57,7 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
-class LaunchSource:
+class LaunchConfiguration:
     """What a new instance is made like: parameters of RunInstances without place and market."""
 
     described_as: str
@@ -150,7 +151,7 @@ class Ec2:
                 Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
             )
 
-    def like_instance(self, instance_id: str) -> LaunchSource | None:
+    def like_instance(self, instance_id: str) -> LaunchConfiguration | None:
         """A source like a running instance; None when EC2 does not show it."""
         instance = next(self._found([{"Name": "instance-id", "Values": [instance_id]}]), None)
         if instance is None:
@@ -161,7 +162,7 @@ class Ec2:
             )
             return self._source(instance, user_data["UserData"].get("Value"))
 
-    def _source(self, instance: "InstanceTypeDef", user_data: str | None) -> LaunchSource:
+    def _source(self, instance: "InstanceTypeDef", user_data: str | None) -> LaunchConfiguration:
         # One that is ending has lost these. From one that runs they are not to be missing: its
         # successor would come up in another network.
         for name in ("VpcId", "SecurityGroups") if instance["State"]["Name"] in ALIVE else ():
@@ -182,7 +183,7 @@ class Ec2:
             "TagSpecifications": [{"ResourceType": "instance", "Tags": tags}] if tags else None,
         }
         vpc = instance.get("VpcId")
-        return LaunchSource(
+        return LaunchConfiguration(
             f"instance {instance['InstanceId']}",
             {"ImageId": instance["ImageId"]} | {k: v for k, v in optional.items() if v},
             instance["InstanceType"],
@@ -190,7 +191,7 @@ class Ec2:
             Pool(instance["InstanceType"], instance["Placement"]["AvailabilityZone"]),
         )
 
-    def like_template(self, template: str, vpc_of: str | None = None) -> LaunchSource:
+    def like_template(self, template: str, vpc_of: str | None = None) -> LaunchConfiguration:
         """A source like a launch template, given as id or name and optionally `:version`.
 
         Args:
@@ -207,7 +208,7 @@ class Ec2:
             )
             data = versions["LaunchTemplateVersions"][0]["LaunchTemplateData"]
         like = None if vpc_of is None else self.like_instance(vpc_of)
-        return LaunchSource(
+        return LaunchConfiguration(
             f"launch template {template}",
             {"LaunchTemplate": by | {"Version": version or "$Default"}},
             data.get("InstanceType") or (like.instance_type if like else None),
@@ -272,3 +273,26 @@ class Ec2:
             for found in reservation.get("Instances", []):
                 if "InstanceId" in found:
                     yield found
+
+
+T = TypeVar("T")
+Calls = list[dict[str, Any]]
+
+
+def timed(calls: Calls, operation: str, instance_id: str, call: Callable[[], T]) -> T:
+    """Make the call; add to `calls` what it was, how many milliseconds it took, and its error.
+
+    Raises:
+        CloudError: with the same in its `call`.
+    """
+    began = time.monotonic()
+    told: dict[str, Any] = {"operation": operation, "instance_id": instance_id, "error": None}
+    calls.append(told)
+    try:
+        return call()
+    except CloudError as error:
+        error.call = told
+        told["error"] = error.code
+        raise
+    finally:
+        told["ms"] = round((time.monotonic() - began) * 1000)

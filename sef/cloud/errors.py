@@ -11,7 +11,7 @@ from botocore.parsers import ResponseParserError
 from sef.errors import CloudUnavailable
 
 
-class Response(StrEnum):
+class Remedy(StrEnum):
     """What to do after an error."""
 
     NEXT_POOL = "next pool"
@@ -67,7 +67,7 @@ NOT_FOUND = frozenset({"InvalidInstanceID.NotFound", "InvalidInstanceID.Malforme
 class CloudError(CloudUnavailable):
     """A call to EC2 that did not succeed, or of which that is not known."""
 
-    def __init__(self, code: str, message: str, response: Response) -> None:
+    def __init__(self, code: str, message: str, response: Remedy) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.response = response
@@ -88,9 +88,9 @@ def translate(error: ClientError | BotoCoreError) -> CloudError:
         details = error.response.get("Error", {})
         code = str(details.get("Code", "Unknown"))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return CloudError(code, str(details.get("Message", "")), _response(code, status))
+        return CloudError(code, str(details.get("Message", "")), _remedy(code, status))
     is_connection = isinstance(error, ConnectionError | HTTPClientError)
-    response = Response.WAIT if is_connection else Response.OPERATOR
+    response = Remedy.WAIT if is_connection else Remedy.OPERATOR
     return CloudError(type(error).__name__, str(error), response)
 
 
@@ -103,16 +103,16 @@ def translated() -> Iterator[None]:
         raise translate(error) from error
     except (LookupError, ResponseParserError) as error:
         # The call may have been done: what came of it is not known.
-        raise CloudError("IncompleteAnswer", f"it lacks {error}", Response.WAIT) from error
+        raise CloudError("IncompleteAnswer", f"it lacks {error}", Remedy.WAIT) from error
 
 
-def _response(code: str, status: int) -> Response:
+def _remedy(code: str, status: int) -> Remedy:
     if code in NO_CAPACITY or code in ON_DEMAND_QUOTA:
-        return Response.NEXT_POOL
+        return Remedy.NEXT_POOL
     if code in SPOT_QUOTA:
-        return Response.ON_DEMAND
+        return Remedy.ON_DEMAND
     if code in SPENT_TOKEN:
-        return Response.NEW_TOKEN
+        return Remedy.NEW_TOKEN
     if code in TRANSIENT or status >= 500:
-        return Response.WAIT
-    return Response.OPERATOR
+        return Remedy.WAIT
+    return Remedy.OPERATOR

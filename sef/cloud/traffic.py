@@ -9,9 +9,9 @@ undone by `sef.cutover`.
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+from sef.cloud.attachments import Impossible, NotReady, PlannedChange
 from sef.cloud.clients import Clients
 from sef.cloud.errors import translated
-from sef.cloud.moves import CannotMove, Move, NotYet
 
 if TYPE_CHECKING:
     from mypy_boto3_elbv2.type_defs import TargetDescriptionTypeDef
@@ -20,7 +20,7 @@ DEFAULT_TTL = 60
 """Of a record that is not there yet, in seconds."""
 
 
-class Traffic:
+class TrafficRouting:
     """Every look returns None when there is nothing to do any more, and raises as those of `Moves`.
 
     A target group's targets are instances.
@@ -30,7 +30,7 @@ class Traffic:
         self._clients = clients
 
     @translated()
-    def registered(self, arn: str, port: int | None, instance_id: str) -> Move | None:
+    def registered(self, arn: str, port: int | None, instance_id: str) -> PlannedChange | None:
         for target in self._targets(arn):
             if _is(target, instance_id, port) and _state(target) != "draining":
                 return None
@@ -38,22 +38,22 @@ class Traffic:
         def make() -> None:
             self.register(arn, port, instance_id)
 
-        return Move(f"{instance_id} registered in {_name(arn)}", make)
+        return PlannedChange(f"{instance_id} registered in {_name(arn)}", make)
 
     @translated()
     def healthy(self, arn: str, port: int | None, instance_id: str) -> None:
         """Raises NotYet until the target group reports the instance healthy."""
         mine = [target for target in self._targets(arn) if _is(target, instance_id, port)]
         if not mine:
-            raise NotYet(f"{instance_id} is not registered in {_name(arn)}")
+            raise NotReady(f"{instance_id} is not registered in {_name(arn)}")
         health = mine[0]["TargetHealth"]
         if health["State"] == "healthy" or health.get("Reason") == "Target.NotInUse":
             return  # where no load balancer uses the group, nobody looks at the health
         why = health.get("Reason") or health.get("Description") or "no reason given"
-        raise NotYet(f"{instance_id} is {health['State']} in {_name(arn)}: {why}")
+        raise NotReady(f"{instance_id} is {health['State']} in {_name(arn)}: {why}")
 
     @translated()
-    def deregistered(self, arn: str, instance_ids: Collection[str]) -> Move | None:
+    def deregistered(self, arn: str, instance_ids: Collection[str]) -> PlannedChange | None:
         # With their ports: one that was registered with a port of its own is known by both.
         leaving: list[TargetDescriptionTypeDef] = [
             {"Id": target["Target"]["Id"], "Port": target["Target"]["Port"]}
@@ -68,7 +68,7 @@ class Traffic:
             self._clients().elbv2.deregister_targets(TargetGroupArn=arn, Targets=leaving)
 
         named = ", ".join(sorted({target["Id"] for target in leaving}))
-        return Move(f"{named} deregistered from {_name(arn)}", make)
+        return PlannedChange(f"{named} deregistered from {_name(arn)}", make)
 
     @translated()
     def register(self, arn: str, port: int | None, instance_id: str) -> None:
@@ -80,7 +80,7 @@ class Traffic:
     @translated()
     def record(
         self, zone_id: str, name: str, kind: str, address: str, ttl: int | None
-    ) -> Move | None:
+    ) -> PlannedChange | None:
         """Let a record of its own, neither an alias nor one of several, say this address."""
         current = self._record(zone_id, name, kind)
         wanted: dict[str, Any] = {"Name": name, "Type": kind, **(current or {})} | {
@@ -99,7 +99,7 @@ class Traffic:
                 HostedZoneId=zone_id, ChangeBatch={"Changes": changes}
             )
 
-        return Move(f"{name} says {address}", make)
+        return PlannedChange(f"{name} says {address}", make)
 
     @translated()
     def check_group(self, arn: str) -> None:
@@ -109,7 +109,7 @@ class Traffic:
             "TargetGroups"
         ]
         if group["TargetType"] != "instance":
-            raise CannotMove(f"the targets of {_name(arn)} are of type {group['TargetType']}")
+            raise Impossible(f"the targets of {_name(arn)} are of type {group['TargetType']}")
 
     @translated()
     def check_record(self, zone_id: str, name: str, kind: str) -> None:
@@ -118,7 +118,7 @@ class Traffic:
         zone = self._clients().route53.get_hosted_zone(Id=zone_id)["HostedZone"]["Name"]
         domain = zone.rstrip(".").lower()
         if name != domain and not name.endswith(f".{domain}"):
-            raise CannotMove(f"{name} is not in the zone {zone_id}, {domain}")
+            raise Impossible(f"{name} is not in the zone {zone_id}, {domain}")
         self._record(zone_id, name, kind)
 
     def _record(self, zone_id: str, name: str, kind: str) -> dict[str, Any] | None:
@@ -134,9 +134,9 @@ class Traffic:
             if record["Name"].rstrip(".").lower() == name and record["Type"] == kind
         ]
         if any("SetIdentifier" in record for record in found):
-            raise CannotMove(f"{name} has several records with a routing policy")
+            raise Impossible(f"{name} has several records with a routing policy")
         if any("AliasTarget" in record for record in found):
-            raise CannotMove(f"{name} is an alias")
+            raise Impossible(f"{name} is an alias")
         return found[0] if found else None
 
     def _targets(self, arn: str) -> list[Any]:

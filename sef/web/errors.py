@@ -4,16 +4,10 @@ import logging
 import re
 
 from flask import Blueprint, Flask, Response, jsonify, request
-from werkzeug.exceptions import (
-    HTTPException,
-    MethodNotAllowed,
-    NotFound,
-    RequestEntityTooLarge,
-)
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
-from sef.core.inputs import Refused
-from sef.errors import SefError
-from sef.web.schemas import MAX_BODY
+from sef.errors import Refused, SefError
+from sef.web.request_parsing import MAX_BODY
 
 log = logging.getLogger("sef")
 
@@ -28,7 +22,7 @@ def error_answer(status: int, reason: str, message: str) -> Response:
     return answer
 
 
-def answer_refusals(routes: Blueprint | Flask) -> None:
+def register_error_handlers(routes: Blueprint | Flask) -> None:
     """Answer what SEF itself refuses; on a blueprint this touches no other route of the app."""
 
     @routes.errorhandler(Refused)
@@ -40,7 +34,7 @@ def answer_refusals(routes: Blueprint | Flask) -> None:
         return error_answer(error.status, error.reason, error.message)
 
 
-def answer_everything_else(app: Flask) -> None:
+def register_fallback_handlers(app: Flask) -> None:
     """Answer unknown paths, wrong methods, bodies that are too large, and defects."""
 
     @app.errorhandler(NotFound)

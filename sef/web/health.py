@@ -5,14 +5,14 @@ from typing import Any
 
 from flask import Blueprint
 
-from sef.web.errors import answer_refusals
+from sef.web.errors import register_error_handlers
 from sef.web.facade import Facade
 
 
 def health_blueprint(sef: Facade, check_jobs: Callable[[], None]) -> Blueprint:
     """`check_jobs` raises when the periodic jobs of this process have stopped."""
     routes = Blueprint("sef_health", __name__)
-    answer_refusals(routes)
+    register_error_handlers(routes)
 
     @routes.get("/healthz")
     def alive() -> Any:

@@ -4,33 +4,33 @@ from typing import Any
 
 from flask import Blueprint
 
-from sef.core.inputs import parse_agent_id
-from sef.web.errors import answer_refusals
+from sef.parsing import parse_agent_id
+from sef.web.errors import register_error_handlers
 from sef.web.facade import Facade
-from sef.web.routing import take_agent_ids
-from sef.web.schemas import (
+from sef.web.request_parsing import (
     dry_run_argument,
     dry_run_field,
     idempotency_key,
-    refuse_arguments,
+    register_agent_id_converter,
+    reject_unknown_params,
 )
 
 
 def operators_blueprint(sef: Facade) -> Blueprint:
     routes = Blueprint("sef_operators", __name__, url_prefix="/api/agents/<agent_id:agent_id>")
-    take_agent_ids(routes)
-    answer_refusals(routes)
+    register_agent_id_converter(routes)
+    register_error_handlers(routes)
 
     @routes.post("/manual-replica/enable")
     def enable(agent_id: str) -> Any:
-        refuse_arguments()
+        reject_unknown_params()
         return sef.enable_manual_replica_mode(
             parse_agent_id(agent_id), idempotency_key=idempotency_key()
         )
 
     @routes.post("/manual-replica/disable")
     def disable(agent_id: str) -> Any:
-        refuse_arguments()
+        reject_unknown_params()
         return sef.disable_manual_replica_mode(
             parse_agent_id(agent_id), idempotency_key=idempotency_key()
         )

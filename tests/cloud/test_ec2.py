@@ -10,18 +10,18 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from sef.cloud.ec2 import ATTEMPT_TAG, MANAGED_TAG, Ec2, LaunchSource
-from sef.cloud.errors import CloudError, Response
-from sef.cloud.parameters import launch_parameters
-from sef.cloud.simulation import Simulation
-from sef.core.pools import Pool
+from sef.cloud.ec2 import ATTEMPT_TAG, MANAGED_TAG, Ec2, LaunchConfiguration
+from sef.cloud.errors import CloudError, Remedy
+from sef.cloud.launch_parameters import launch_parameters
+from sef.simulator.client import Simulation
+from sef.terms import Pool
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
 
 HERE = Pool("m5.large", "us-east-1a")
 TEMPLATE = {"LaunchTemplate": {"LaunchTemplateName": "sef-default", "Version": "$Default"}}
-SOURCE = LaunchSource("the default template", TEMPLATE, "m5.large")
+SOURCE = LaunchConfiguration("the default template", TEMPLATE, "m5.large")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,9 @@ class TestLaunchParameters:
     def test_place_and_market(
         self, spot: bool, subnets: dict[str, str], place: dict[str, Any]
     ) -> None:
-        source = LaunchSource("it", {"ImageId": "ami-1", "KeyName": "k"}, "c5.large", subnets)
+        source = LaunchConfiguration(
+            "it", {"ImageId": "ami-1", "KeyName": "k"}, "c5.large", subnets
+        )
         parameters = launch_parameters(source, HERE, spot=spot, tags={"sef:agent": "a"})
         market = {
             "InstanceMarketOptions": {
@@ -113,7 +115,9 @@ class TestLaunchParameters:
 
     def test_the_tags_of_the_source_are_kept_and_the_source_is_not_changed(self) -> None:
         spec = [{"ResourceType": "instance", "Tags": [{"Key": "team", "Value": "web"}]}]
-        source = LaunchSource("it", {"ImageId": "ami-1", "TagSpecifications": spec}, "m5.large")
+        source = LaunchConfiguration(
+            "it", {"ImageId": "ami-1", "TagSpecifications": spec}, "m5.large"
+        )
         for _ in range(2):
             made = launch_parameters(source, HERE, spot=True, tags={"sef:agent": "a"})
             assert tags_of(made) == [("team", "web"), ("sef:agent", "a")]
@@ -122,7 +126,9 @@ class TestLaunchParameters:
     def test_a_tag_is_given_once_and_then_it_is_ours(self) -> None:
         """EC2 refuses a launch in which a key is there twice."""
         spec = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "by hand"}]}]
-        source = LaunchSource("it", {"ImageId": "ami-1", "TagSpecifications": spec}, "m5.large")
+        source = LaunchConfiguration(
+            "it", {"ImageId": "ami-1", "TagSpecifications": spec}, "m5.large"
+        )
         made = launch_parameters(source, HERE, spot=True, tags={"Name": "sef a"})
         assert [key for key, _ in tags_of(made)] == ["Name"]
 
@@ -149,7 +155,7 @@ class TestRunning:
         simulation.add_fault("RunInstances", count=2, lose_reply=True)
         with pytest.raises(CloudError) as caught:
             ec2.run(parameters, token)
-        assert caught.value.response is Response.WAIT
+        assert caught.value.response is Remedy.WAIT
         made = [i.id for i in simulation.instances() if i.client_token == token]
         assert [ec2.run(parameters, token)] == made
 
@@ -158,7 +164,7 @@ class TestRunning:
         with pytest.raises(CloudError) as caught:
             launch(ec2)
         assert caught.value.code == "InsufficientInstanceCapacity"
-        assert caught.value.response is Response.NEXT_POOL
+        assert caught.value.response is Remedy.NEXT_POOL
         assert launch(ec2, spot=False)
 
     @pytest.mark.parametrize(
@@ -206,7 +212,7 @@ class TestRunning:
         simulation.add_fault("TerminateInstances", error_code="UnauthorizedOperation")
         with pytest.raises(CloudError) as caught:
             ec2.terminate(made)
-        assert caught.value.response is Response.OPERATOR
+        assert caught.value.response is Remedy.OPERATOR
 
 
 class TestLooking:
@@ -394,14 +400,14 @@ class TestLikeATemplate:
     def test_one_that_is_not_there_needs_a_person(self, ec2: Ec2, named: str) -> None:
         with pytest.raises(CloudError) as caught:
             ec2.like_template(named)
-        assert caught.value.response is Response.OPERATOR
+        assert caught.value.response is Remedy.OPERATOR
 
 
 def test_ec2_that_is_away_is_unknown_for_every_call() -> None:
     away = Ec2.connect(region="us-east-1", endpoint="http://127.0.0.1:9", simulated=True)
     with pytest.raises(CloudError) as caught:
         away.zones()
-    assert caught.value.response is Response.WAIT
+    assert caught.value.response is Remedy.WAIT
 
 
 def test_no_region_is_said_as_such(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from sef.cloud.errors import NOT_FOUND, CloudError, Response, translate
+from sef.cloud.errors import NOT_FOUND, CloudError, Remedy, translate
 
 AT = "http://127.0.0.1:9"
 
@@ -29,45 +29,45 @@ def refusal(code: str, status: int = 400, message: str = "so it is") -> ClientEr
     ("code", "status", "response"),
     [
         # This pool cannot serve now. EC2 sends some of them as a 500: the code decides.
-        ("InsufficientInstanceCapacity", 500, Response.NEXT_POOL),
-        ("InsufficientInstanceCapacity", 400, Response.NEXT_POOL),
-        ("InsufficientHostCapacity", 500, Response.NEXT_POOL),
-        ("InsufficientReservedInstanceCapacity", 400, Response.NEXT_POOL),
-        ("UnfulfillableCapacity", 400, Response.NEXT_POOL),
-        ("SpotMaxPriceTooLow", 400, Response.NEXT_POOL),
-        ("Unsupported", 400, Response.NEXT_POOL),
-        ("InsufficientFreeAddressesInSubnet", 400, Response.NEXT_POOL),
-        ("InstanceLimitExceeded", 400, Response.NEXT_POOL),
-        ("VcpuLimitExceeded", 400, Response.NEXT_POOL),
+        ("InsufficientInstanceCapacity", 500, Remedy.NEXT_POOL),
+        ("InsufficientInstanceCapacity", 400, Remedy.NEXT_POOL),
+        ("InsufficientHostCapacity", 500, Remedy.NEXT_POOL),
+        ("InsufficientReservedInstanceCapacity", 400, Remedy.NEXT_POOL),
+        ("UnfulfillableCapacity", 400, Remedy.NEXT_POOL),
+        ("SpotMaxPriceTooLow", 400, Remedy.NEXT_POOL),
+        ("Unsupported", 400, Remedy.NEXT_POOL),
+        ("InsufficientFreeAddressesInSubnet", 400, Remedy.NEXT_POOL),
+        ("InstanceLimitExceeded", 400, Remedy.NEXT_POOL),
+        ("VcpuLimitExceeded", 400, Remedy.NEXT_POOL),
         # No spot pool will.
-        ("MaxSpotInstanceCountExceeded", 400, Response.ON_DEMAND),
+        ("MaxSpotInstanceCountExceeded", 400, Remedy.ON_DEMAND),
         # The token is spent.
-        ("IdempotentParameterMismatch", 400, Response.NEW_TOKEN),
-        ("IdempotentInstanceTerminated", 400, Response.NEW_TOKEN),
+        ("IdempotentParameterMismatch", 400, Remedy.NEW_TOKEN),
+        ("IdempotentInstanceTerminated", 400, Remedy.NEW_TOKEN),
         # EC2 could not say.
-        ("RequestLimitExceeded", 503, Response.WAIT),
-        ("Throttling", 400, Response.WAIT),
-        ("ThrottlingException", 400, Response.WAIT),
-        ("EC2ThrottledException", 400, Response.WAIT),
-        ("InternalError", 500, Response.WAIT),
-        ("InternalFailure", 500, Response.WAIT),
-        ("ServiceUnavailable", 503, Response.WAIT),
-        ("Unavailable", 503, Response.WAIT),
-        ("RequestTimeout", 400, Response.WAIT),
-        ("NeverHeardOf", 500, Response.WAIT),
-        ("502", 502, Response.WAIT),
+        ("RequestLimitExceeded", 503, Remedy.WAIT),
+        ("Throttling", 400, Remedy.WAIT),
+        ("ThrottlingException", 400, Remedy.WAIT),
+        ("EC2ThrottledException", 400, Remedy.WAIT),
+        ("InternalError", 500, Remedy.WAIT),
+        ("InternalFailure", 500, Remedy.WAIT),
+        ("ServiceUnavailable", 503, Remedy.WAIT),
+        ("Unavailable", 503, Remedy.WAIT),
+        ("RequestTimeout", 400, Remedy.WAIT),
+        ("NeverHeardOf", 500, Remedy.WAIT),
+        ("502", 502, Remedy.WAIT),
         # A person has to look.
-        ("UnauthorizedOperation", 403, Response.OPERATOR),
-        ("AuthFailure", 401, Response.OPERATOR),
-        ("InvalidParameterValue", 400, Response.OPERATOR),
-        ("InvalidAMIID.NotFound", 400, Response.OPERATOR),
-        ("InvalidLaunchTemplateName.NotFoundException", 400, Response.OPERATOR),
-        ("PendingVerification", 400, Response.OPERATOR),
-        ("OptInRequired", 401, Response.OPERATOR),
-        ("NeverHeardOf", 400, Response.OPERATOR),
+        ("UnauthorizedOperation", 403, Remedy.OPERATOR),
+        ("AuthFailure", 401, Remedy.OPERATOR),
+        ("InvalidParameterValue", 400, Remedy.OPERATOR),
+        ("InvalidAMIID.NotFound", 400, Remedy.OPERATOR),
+        ("InvalidLaunchTemplateName.NotFoundException", 400, Remedy.OPERATOR),
+        ("PendingVerification", 400, Remedy.OPERATOR),
+        ("OptInRequired", 401, Remedy.OPERATOR),
+        ("NeverHeardOf", 400, Remedy.OPERATOR),
     ],
 )
-def test_every_code_has_its_response(code: str, status: int, response: Response) -> None:
+def test_every_code_has_its_response(code: str, status: int, response: Remedy) -> None:
     error = translate(refusal(code, status))
     assert error.response is response
     assert error.code == code
@@ -87,7 +87,7 @@ def test_every_code_has_its_response(code: str, status: int, response: Response)
 )
 def test_no_answer_means_unknown_never_failed(error: BotoCoreError) -> None:
     translated = translate(error)
-    assert translated.response is Response.WAIT
+    assert translated.response is Remedy.WAIT
     assert translated.code == type(error).__name__
 
 
@@ -97,12 +97,12 @@ def test_no_answer_means_unknown_never_failed(error: BotoCoreError) -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_what_repeating_does_not_cure_needs_a_person(error: BotoCoreError) -> None:
-    assert translate(error).response is Response.OPERATOR
+    assert translate(error).response is Remedy.OPERATOR
 
 
 def test_an_answer_without_a_code_is_no_crash() -> None:
     assert translate(ClientError({}, "RunInstances")).code == "Unknown"
-    assert translate(ClientError({}, "RunInstances")).response is Response.OPERATOR
+    assert translate(ClientError({}, "RunInstances")).response is Remedy.OPERATOR
 
 
 def test_an_instance_that_is_not_found_is_known_as_such() -> None:

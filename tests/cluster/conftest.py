@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sef.cloud.simulation import Simulation, ensure_running
+from sef.simulator.client import Simulation
+from sef.simulator.process import ensure_running
 from tests.cluster import galera
 from tests.cluster.galera import Node
-from tests.cluster.stage import DATABASE, Stage
+from tests.cluster.harness import DATABASE, Stage
 from tests.conftest import ON_CI
 
 NO_GALERA = "there is no Galera on this machine (sudo apt install galera-4 mariadb-server-core)"

@@ -13,7 +13,7 @@ from typing import Any
 
 import mysql.connector
 
-from tests import mariadb
+from tests import mariadb as mariadb_server
 from tests.mariadb import MariaDB
 from tests.private_server import free_port
 
@@ -23,7 +23,7 @@ SYNCED_SECONDS = 60
 
 def find() -> str | None:
     """Galera's library, if it and the server are installed."""
-    if mariadb.find() is None:
+    if mariadb_server.find() is None:
         return None
     return next((path for path in PROVIDERS if Path(path).exists()), None)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.cluster.stage import Stage
+from tests.cluster.harness import Stage
 
 AWAY_SECONDS = 12
 """Longer than the others wait for a silent node (5 s) before they go on without it."""

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from sef.cloud.simulation import Simulation
 from sef.config import Settings
-from sef.store.database import Database
-from tests.crash.nursery import Nursery
-from tests.crash.stage import Stage
-from tests.flows.world import World
+from sef.db.database import Database
+from sef.simulator.client import Simulation
+from tests.crash.fork_server import Nursery
+from tests.crash.harness import Stage
+from tests.harness import World
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,13 @@ from sqlalchemy import delete, update
 
 from sef.clock import utc_now
 from sef.cloud.ec2 import AGENT_TAG
-from sef.store import tables
-from sef.store.statements import upsert
-from tests.crash.stage import DAY, HOUR, Story
-from tests.flows.belongings import ALL, SAME_ZONE, Belongings
-from tests.flows.world import OTHERS, POOL, REBALANCE, TERMINATION
-from tests.mariadb import free_port
-from tests.receiver import Receiver
+from sef.db import tables
+from sef.db.statements import upsert
+from tests.crash.harness import DAY, HOUR, Story
+from tests.failover.cutover.cutover_targets import ALL, SAME_ZONE, Belongings
+from tests.harness import OTHERS, POOL, REBALANCE, TERMINATION
+from tests.private_server import free_port
+from tests.webhook_receiver import Receiver
 
 PORT = free_port()
 """Where webhooks and messages go."""

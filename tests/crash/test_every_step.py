@@ -12,9 +12,9 @@ from zlib import crc32
 
 import pytest
 
-from tests.crash.points import in_the_code
+from tests.crash.failpoints import in_the_code
+from tests.crash.harness import NotReached, Stage, Story
 from tests.crash.scenarios import SCENARIOS, Scenario
-from tests.crash.stage import NotReached, Stage, Story
 
 NAMES = {scenario.name: scenario for scenario in SCENARIOS}
 

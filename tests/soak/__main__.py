@@ -9,8 +9,8 @@ import time
 from collections import Counter
 from contextlib import suppress
 
+from tests.soak.harness import Ground
 from tests.soak.run import Broken, play, replay
-from tests.soak.stage import Ground
 
 DATABASES = ("mariadb", "sqlite")
 EVERY = 10.0

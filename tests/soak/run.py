@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis.reporting import with_reporter
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.soak.stage import Ground
-from tests.soak.story import Story
+from tests.soak.harness import Ground
+from tests.soak.state_machine import Story
 
 STORIES = 12
 STEPS = 100

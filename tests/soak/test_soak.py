@@ -7,9 +7,9 @@ import pytest
 
 from tests.conftest import NO_SERVER, ON_CI
 from tests.mariadb import find
-from tests.soak import promises
+from tests.soak import invariants
+from tests.soak.harness import Ground
 from tests.soak.run import Broken, play, replay
-from tests.soak.stage import Ground
 
 SEED = 20_260_101
 STORIES = 2
@@ -35,7 +35,7 @@ def test_a_broken_promise_is_told_with_the_steps_to_it(monkeypatch: pytest.Monke
         assert tally["steps"] < 4, "a promise is broken"
 
     tally: Counter[str] = Counter()
-    monkeypatch.setattr(promises, "at_any_time", breaks)
+    monkeypatch.setattr(invariants, "at_any_time", breaks)
     ground = Ground("sqlite")
     try:
         with pytest.raises(Broken) as broken:

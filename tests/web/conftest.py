@@ -11,7 +11,8 @@ from flask.testing import FlaskClient
 
 from backend import create_app
 from sef import config
-from sef.cloud.simulation import Simulation, ensure_running
+from sef.simulator.client import Simulation
+from sef.simulator.process import ensure_running
 from tests.web.server import Server
 
 # For what needs no EC2: where nobody answers, should it be called all the same.

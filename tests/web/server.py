@@ -13,7 +13,7 @@ from typing import IO, Any, Protocol
 
 import requests
 
-from tests.mariadb import free_port
+from tests.private_server import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 60

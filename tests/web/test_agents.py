@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.store.rows import add_ready_standby, events, row_counts
+from tests.db.rows import add_ready_standby, events, row_counts
 
 IDS = ["B", "a", "a/1", "a1", "a:2", "b", "web-1", "web-10", "web-2"]
 """In the order of their bytes, which is the order of the fleet."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.store.rows import events
+from tests.db.rows import events
 
 AUTO = ["auto-switch", "auto-terminate"]
 FLAGS = ["auto_switch_enabled", "auto_terminate_enabled", "manual_replica_enabled"]

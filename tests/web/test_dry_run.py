@@ -11,9 +11,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import insert, select
 
-from sef.cloud.simulation import Simulation
-from sef.store.tables import incidents, metadata, replica_instances
-from tests.store.rows import transaction
+from sef.db.tables import incidents, metadata, replica_instances
+from sef.simulator.client import Simulation
+from tests.db.rows import transaction
 
 POOL = "m5.large.us-east-1a"
 REBALANCE = "rebalance-recommendation"

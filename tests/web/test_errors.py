@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.store.rows import row_counts
+from tests.db.rows import row_counts
 from tests.web.server import Server
 
 T = 1637500000

@@ -4,7 +4,7 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from tests.store.rows import transaction
+from tests.db.rows import transaction
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])

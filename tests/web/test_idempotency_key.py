@@ -6,7 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.store.rows import events
+from tests.db.rows import events
 
 KEY = "6fd0b2a2-6a0f-4d5e-9b9e-3d1a5f0f7c11"
 FLIPS = [

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from sef.cloud.simulation import Simulation
+from sef.simulator.client import Simulation
 
 POOL = "m5.large.us-east-1a"
 REBALANCE = "rebalance-recommendation"

@@ -13,9 +13,10 @@ from flask.testing import FlaskClient
 from sqlalchemy import select, update
 from sqlalchemy.exc import DBAPIError
 
-from sef.cloud.simulation import Simulation, ensure_running
-from sef.store.tables import agents, replica_instances
-from tests.store.rows import stored_points, transaction
+from sef.db.tables import agents, replica_instances
+from sef.simulator.client import Simulation
+from sef.simulator.process import ensure_running
+from tests.db.rows import stored_points, transaction
 from tests.web.server import Server
 
 T = 1637500000

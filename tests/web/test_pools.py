@@ -8,8 +8,8 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import insert
 
-from sef.store.tables import incidents, spot_interruption_events, unavailable_pools
-from tests.store.rows import transaction
+from sef.db.tables import incidents, spot_interruption_events, unavailable_pools
+from tests.db.rows import transaction
 
 NOW = datetime.now(UTC)
 TTL = timedelta(hours=2)

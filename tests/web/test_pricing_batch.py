@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from flask.testing import FlaskClient
 
-from tests.store.rows import add_ready_standby, row_counts, stored_points
+from tests.db.rows import add_ready_standby, row_counts, stored_points
 
 T = 1637500000
 

@@ -13,10 +13,10 @@ import requests
 from flask import Flask
 from flask.testing import FlaskClient
 
-from sef.core.lines import LONGEST_LINE
 from sef.errors import Unavailable
-from sef.loading import SHOWN
-from tests.store.rows import stored_points
+from sef.prices.parse import LONGEST_LINE
+from sef.prices.reports import MAX_SHOWN
+from tests.db.rows import stored_points
 from tests.web.conftest import NO_CLOUD
 from tests.web.server import Server
 
@@ -86,9 +86,9 @@ def test_a_bad_line_is_refused_alone_and_told_by_its_number(
 
 def test_of_very_many_refused_lines_the_first_are_told(module_client: FlaskClient) -> None:
     agent = uuid4().hex
-    told = post(module_client, ["{"] * (SHOWN + 500) + [line(0, agent)])
-    assert (told["accepted"], told["rejected_total"]) == (1, SHOWN + 500)
-    assert [one["line"] for one in told["rejected"]] == list(range(1, SHOWN + 1))
+    told = post(module_client, ["{"] * (MAX_SHOWN + 500) + [line(0, agent)])
+    assert (told["accepted"], told["rejected_total"]) == (1, MAX_SHOWN + 500)
+    assert [one["line"] for one in told["rejected"]] == list(range(1, MAX_SHOWN + 1))
 
 
 def test_what_was_stored_before_the_database_went_away_stays_and_may_be_sent_again(

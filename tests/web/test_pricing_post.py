@@ -12,9 +12,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from sef.core.pricing import Flag, Point
-from tests.store.rows import add_ready_standby, events, row_counts, stored_points, waiting_sources
-from tests.store.test_reports_written_together import HeldDatabase
+from sef.prices.series import Point
+from sef.terms import Flag
+from tests.db.rows import add_ready_standby, events, row_counts, stored_points, waiting_sources
+from tests.prices.test_reports_written_together import HeldDatabase
 from tests.web.conftest import NO_CLOUD
 
 T = 1637500000

@@ -14,11 +14,11 @@ import pytest
 from flask import Flask
 from sqlalchemy import Engine, Table, event, insert, text
 
-from sef.cloud.simulation import Simulation
-from sef.store import tables
+from sef.db import tables
+from sef.simulator.client import Simulation
 from smart_emergency_fallback import SmartEmergencyFallback
+from tests.db.rows import transaction
 from tests.private_server import PrivateServer
-from tests.store.rows import transaction
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 AGENTS = 2_000

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from flask import Flask
 
-from sef.core.replica import Status
-from sef.store import fleet, replicas
-from sef.store.replicas import Replica
+from sef.agents import read_agent
+from sef.failover.standbys.rows import Replica, live_standby
+from sef.terms import ReplicaStatus
 
 
 def test_a_standby_that_another_request_has_just_launched_is_looked_at_again(
@@ -22,21 +22,21 @@ def test_a_standby_that_another_request_has_just_launched_is_looked_at_again(
     assert client.post("/api/agents/a/manual-replica/enable").status_code == 200
 
     def read_standby() -> Replica | None:
-        return sef._database.read(lambda c: replicas.live_standby(c, "a"))
+        return sef._database.read(lambda c: live_standby(c, "a"))
 
     standby = read_standby()
     assert standby is not None
     assert standby.instance_id is not None
     read_before = replace(
         standby,
-        status=Status.LAUNCHING,
+        status=ReplicaStatus.LAUNCHING,
         instance_id=None,
         launched_at=None,
         ready_at=None,
         version=standby.version - 2,
     )
 
-    agent = sef._database.read(lambda c: fleet.read_agent(c, "a"))
+    agent = sef._database.read(lambda c: read_agent(c, "a"))
     sef._operations.reconciler.launcher.advance(agent, read_before, None)
 
     assert read_standby() == standby

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.store.rows import add_ready_standby
+from tests.db.rows import add_ready_standby
 
 T = 1637500000
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import requests
 
-from sef.core.pricing import Observation, Rules, Source, clean_series
-from sef.store.events import iso
-from tests.store.test_series_laws_on_databases import PRICES, STEPS
+from sef.clock import iso
+from sef.prices.series import CleaningRules, Observation, clean_series
+from sef.terms import Source
+from tests.prices.test_series_laws_on_databases import PRICES, STEPS
 from tests.web.server import Server
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -74,5 +75,5 @@ def test_any_order_repetition_and_split_over_clients_ends_in_the_clean_series(
         for point in got.json()["points"]
     ] == [
         (iso(point.at), float(point.price), point.flag.value)
-        for point in clean_series(seen, Rules())
+        for point in clean_series(seen, CleaningRules())
     ]

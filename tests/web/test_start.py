@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mariadb import MariaDB, free_port
+from tests.mariadb import MariaDB
+from tests.private_server import free_port
 from tests.web.server import ROOT
 
 

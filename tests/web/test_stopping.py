@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from sef.cloud.simulation import ensure_running, find_running
-from tests.mariadb import free_port
+from sef.simulator.process import ensure_running, find_running
+from tests.private_server import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -48,7 +48,7 @@ def serve(tmp_path: Path, port: int) -> Iterator[Callable[[], subprocess.Popen[s
     for process in started:
         subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=False)
         process.wait()
-    subprocess.run(["pkill", "-f", f"sef.cloud.simulated --state {tmp_path}"], check=False)
+    subprocess.run(["pkill", "-f", f"sef.simulator.server --state {tmp_path}"], check=False)
 
 
 @pytest.fixture

@@ -1,0 +1,194 @@
+"""What of an agent has to follow its primary: the cutover targets, and why they are refused."""
+
+import re
+from collections.abc import Callable, Mapping
+from ipaddress import AddressValueError, IPv4Address
+from typing import Any
+from urllib.parse import urlsplit
+
+from sef.errors import Refused
+
+Targets = Mapping[str, Any]
+"""Cutover targets as they are stored: read by `parse_targets`, with nothing left to check."""
+
+MAX_TARGETS = 10
+"""Target groups, or volumes, of one agent."""
+LONGEST_URL = 2048
+LONGEST_TTL = 2_147_483_647
+
+_ALLOCATION = re.compile(r"eipalloc-[0-9a-f]{8,17}")
+_INTERFACE = re.compile(r"eni-[0-9a-f]{8,17}")
+_VOLUME = re.compile(r"vol-[0-9a-f]{8,17}")
+_TARGET_GROUP = re.compile(
+    r"arn:aws[a-z-]*:elasticloadbalancing:[a-z0-9-]+:\d{12}:targetgroup/[A-Za-z0-9-]+/[0-9a-f]+"
+)
+_ZONE = re.compile(r"[A-Z0-9]{1,32}")
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_DEVICE = re.compile(r"/dev/(?:sd|xvd)[b-z]{1,2}[0-9]{0,2}")
+
+Reader = Callable[[object, str], Any]
+
+
+def parse_targets(value: object) -> dict[str, Any]:
+    """Read cutover targets; what was read once is read again as the same.
+
+    Raises:
+        Refused: `invalid_cutover`, with a sentence that names the field.
+    """
+    targets = _object(value, "cutover", _TARGETS)
+    if not targets:
+        raise _refused("cutover", "names no target; null takes all of them away")
+    dns = targets.get("dns")
+    if dns is not None and dns["address"] == "public" and "elastic_ip" in targets:
+        raise _refused(
+            "cutover.dns.address",
+            "cannot be public beside elastic_ip: a record of an Elastic IP never has to change",
+        )
+    return targets
+
+
+def _refused(field: str, why: str) -> Refused:
+    return Refused("invalid_cutover", f"{field} {why}.")
+
+
+def _object(
+    value: object, field: str, readers: Mapping[str, Reader], *required: str, **defaults: Any
+) -> dict[str, Any]:
+    """Read an object; a field that is null is as one that is not there."""
+    if not isinstance(value, Mapping):
+        raise _refused(field, "must be an object")
+    unknown = sorted(str(name) for name in value if name not in readers)
+    if unknown:
+        raise _refused(field, f"has the fields {', '.join(readers)}, and not {unknown[0][:40]}")
+    given = {
+        name: readers[name](value[name], f"{field}.{name}")
+        for name in readers
+        if value.get(name) is not None
+    }
+    for name in required:
+        if name not in given:
+            raise _refused(f"{field}.{name}", "is required")
+    return defaults | given
+
+
+def _matching(pattern: re.Pattern[str], example: str) -> Reader:
+    def read(value: object, field: str) -> str:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise _refused(field, f"must look like {example}")
+        return value
+
+    return read
+
+
+def _one_of(*choices: str) -> Reader:
+    def read(value: object, field: str) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise _refused(field, f"must be {' or '.join(choices)}")
+        return value
+
+    return read
+
+
+def _whole_number(least: int, most: int) -> Reader:
+    def read(value: object, field: str) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise _refused(field, f"must be a whole number from {least} to {most}")
+        return value
+
+    return read
+
+
+def _list(read_one: Reader, *distinct: str) -> Reader:
+    """A list of objects, no two of which have the same in any of the fields `distinct`."""
+
+    def read(value: object, field: str) -> list[Any]:
+        if not isinstance(value, list) or not 1 <= len(value) <= MAX_TARGETS:
+            raise _refused(field, f"must be a list of 1 to {MAX_TARGETS}")
+        found = [read_one(entry, f"{field}[{number}]") for number, entry in enumerate(value)]
+        for name in distinct:
+            if len({entry[name] for entry in found}) < len(found):
+                raise _refused(field, f"must not have one {name} twice")
+        return found
+
+    return read
+
+
+def _domain_name(value: object, field: str) -> str:
+    name = value.lower().removesuffix(".") if isinstance(value, str) else ""
+    labels = name.split(".")
+    if len(name) > 253 or len(labels) < 2 or not all(_LABEL.fullmatch(each) for each in labels):
+        raise _refused(field, "must be a domain name, such as web.example.com")
+    return name
+
+
+def _address(value: object, field: str) -> str:
+    try:
+        return str(IPv4Address(value)) if isinstance(value, str) else _not_an_address(field)
+    except AddressValueError:
+        return _not_an_address(field)
+
+
+def _not_an_address(field: str) -> str:
+    raise _refused(field, "must be an IPv4 address, such as 10.0.0.9")
+
+
+def _url(value: object, field: str) -> str:
+    try:
+        url = urlsplit(value) if isinstance(value, str) else None
+        is_one = url is not None and url.scheme in ("http", "https") and bool(url.hostname)
+        has_login = url is not None and (url.username or url.password) is not None
+        _ = url and url.port
+    except ValueError:
+        is_one = False
+    if not is_one or len(str(value)) > LONGEST_URL or re.search(r"[\s\x00-\x1f]", str(value)):
+        raise _refused(field, f"must be an http or https URL of {LONGEST_URL} characters at most")
+    if has_login:
+        raise _refused(field, "must not have a user name or password in it")
+    return str(value)
+
+
+def _target_group(value: object, field: str) -> dict[str, Any]:
+    arn = _matching(_TARGET_GROUP, "arn:aws:elasticloadbalancing:…:targetgroup/web/0123abcd")
+    return _object(value, field, {"arn": arn, "port": _whole_number(1, 65535)}, "arn")
+
+
+def _dns(value: object, field: str) -> dict[str, Any]:
+    readers: dict[str, Reader] = {
+        "zone_id": _matching(_ZONE, "Z0123456789ABCDEFGHIJ"),
+        "name": _domain_name,
+        "type": _one_of("A"),
+        "ttl": _whole_number(0, LONGEST_TTL),
+        "address": _one_of("private", "public"),
+    }
+    return _object(value, field, readers, "zone_id", "name", type="A", address="private")
+
+
+def _interface(value: object, field: str) -> dict[str, Any]:
+    readers = {"id": _matching(_INTERFACE, "eni-0abc1234"), "device_index": _whole_number(1, 31)}
+    return _object(value, field, readers, "id", device_index=1)
+
+
+def _volume(value: object, field: str) -> dict[str, Any]:
+    readers = {
+        "id": _matching(_VOLUME, "vol-0abc1234"),
+        "device": _matching(_DEVICE, "/dev/sdf"),
+    }
+    return _object(value, field, readers, "id", "device")
+
+
+def _webhooks(value: object, field: str) -> dict[str, Any]:
+    hooks = _object(value, field, {"before": _url, "after": _url})
+    if not hooks:
+        raise _refused(field, "must have before or after")
+    return hooks
+
+
+_TARGETS: Mapping[str, Reader] = {
+    "elastic_ip": _matching(_ALLOCATION, "eipalloc-0abc1234"),
+    "target_groups": _list(_target_group, "arn"),
+    "dns": _dns,
+    "private_ip": _address,
+    "network_interface": _interface,
+    "volumes": _list(_volume, "id", "device"),
+    "webhooks": _webhooks,
+}

@@ -1,0 +1,324 @@
+"""Incidents and the signals under them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Connection, CursorResult, Row, and_, bindparam, func, or_, select
+
+from sef.agents import Agent
+from sef.db.database import VersionConflict
+from sef.db.statements import change, insert_rows, rows_where, swap
+from sef.db.tables import incidents, spot_interruption_events
+from sef.failover.policy import IncidentState
+from sef.terms import OPEN_INCIDENTS, Goal, IncidentKind, IncidentStatus, Signal, SignalType
+
+PLANNED = [kind for kind in IncidentKind if kind.is_planned]
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    id: str
+    agent_id: str
+    subject: str
+    kind: IncidentKind
+    instance_id: str | None
+    pool_id: str | None
+    status: IncidentStatus
+    open_agent_id: str | None
+    goal: Goal
+    reason: str
+    obstacle: str | None
+    """Why it needs an operator, while it does."""
+    risk_score: float | None
+    inputs: dict[str, Any] | None
+    rebalance_at: datetime | None
+    termination_at: datetime | None
+    deadline: datetime | None
+    opened_at: datetime
+    closed_at: datetime | None
+    replica_id: str | None
+    new_instance_id: str | None
+    failover_time_ms: int | None
+    version: int
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in OPEN_INCIDENTS
+
+    @property
+    def is_emergency(self) -> bool:
+        """Whether an instance is being lost, or is lost, and has to be replaced."""
+        return self.goal is Goal.SWITCH and not self.kind.is_planned
+
+    @property
+    def caused_by(self) -> SignalType:
+        """The signal that a promotion under this incident answers."""
+        if self.kind is IncidentKind.LOSS:
+            return SignalType.LOSS
+        return SignalType.TERMINATION if self.goal is Goal.SWITCH else SignalType.REBALANCE
+
+    def state(self, agent: Agent) -> IncidentState:
+        return IncidentState(
+            self.goal,
+            self.rebalance_at,
+            concerns_primary=self.subject == agent.subject,
+            is_planned=self.kind.is_planned,
+            had_standby=self.replica_id is not None,
+        )
+
+
+def open_incident(connection: Connection, agent_id: str) -> Incident | None:
+    return _only(rows_where(connection, incidents, {"open_agent_id": agent_id}))
+
+
+_OF_SUBJECT = (
+    select(incidents)
+    .where(
+        incidents.c.agent_id == bindparam("agent"),
+        incidents.c.subject == bindparam("lost"),
+        incidents.c.kind.not_in(PLANNED),
+    )
+    .order_by(incidents.c.opened_at.desc())
+    .limit(1)
+)
+
+
+def latest_incident(connection: Connection, agent_id: str, subject: str) -> Incident | None:
+    """The last one about an instance being lost; planned switchovers do not count."""
+    return _only(connection.execute(_OF_SUBJECT, {"agent": agent_id, "lost": subject}))
+
+
+def read_incident(connection: Connection, incident_id: str) -> Incident:
+    found = find_incident(connection, incident_id)
+    if found is None:
+        raise LookupError(incident_id)
+    return found
+
+
+def find_incident(connection: Connection, incident_id: str) -> Incident | None:
+    return _only(rows_where(connection, incidents, {"id": incident_id}))
+
+
+def incidents_before(
+    connection: Connection, agent_id: str, before: Incident | None, limit: int
+) -> Sequence[Incident]:
+    """An agent's incidents, newest first, from behind `before` on."""
+    columns = incidents.c
+    statement = select(incidents).where(columns.agent_id == agent_id)
+    if before is not None:
+        as_old = and_(columns.opened_at == before.opened_at, columns.id < before.id)
+        statement = statement.where(or_(columns.opened_at < before.opened_at, as_old))
+    newest = statement.order_by(columns.opened_at.desc(), columns.id.desc()).limit(limit)
+    return [_incident(row) for row in connection.execute(newest)]
+
+
+def create_incident(
+    connection: Connection,
+    agent: Agent,
+    subject: str,
+    *,
+    instance_id: str | None,
+    pool_id: str | None,
+    now: datetime,
+    status: IncidentStatus = IncidentStatus.OPEN,
+    kind: IncidentKind = IncidentKind.INTERRUPTION,
+    goal: Goal = Goal.MONITOR,
+    reason: str = "",
+) -> Incident:
+    incident_id = f"incident-{uuid4().hex[:16]}"
+    row = {
+        "id": incident_id,
+        "agent_id": agent.id,
+        "subject": subject,
+        "kind": kind,
+        "instance_id": instance_id,
+        "pool_id": pool_id,
+        "status": status,
+        "open_agent_id": agent.id if status in OPEN_INCIDENTS else None,
+        "goal": goal,
+        "reason": reason,
+        "opened_at": now,
+        "closed_at": None if status in OPEN_INCIDENTS else now,
+    }
+    insert_rows(connection, incidents, row)
+    return read_incident(connection, incident_id)
+
+
+def open_incident_of_primary(
+    connection: Connection,
+    agent: Agent,
+    now: datetime,
+    *,
+    kind: IncidentKind = IncidentKind.INTERRUPTION,
+    goal: Goal = Goal.MONITOR,
+    reason: str = "",
+) -> Incident:
+    """Open an incident about the agent's primary; there must be no other open one."""
+    return create_incident(
+        connection,
+        agent,
+        agent.subject,
+        instance_id=agent.instance_id,
+        pool_id=agent.pool_id,
+        now=now,
+        kind=kind,
+        goal=goal,
+        reason=reason,
+    )
+
+
+def update_incident(connection: Connection, incident: Incident, **values: Any) -> Incident:
+    """Change an incident that was read, and return it changed; Stale if it has changed since."""
+    if "status" in values:
+        is_open = values["status"] in OPEN_INCIDENTS
+        values["open_agent_id"] = incident.agent_id if is_open else None
+        values.setdefault("obstacle", None)
+    swap(connection, incidents, {"id": incident.id}, version=incident.version, **values)
+    return replace(incident, version=incident.version + 1, **values)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalUpdate:
+    is_first: bool
+    """The incident has had no signal of this kind before."""
+    is_news: bool
+    """It has not had this announcement, nor a later one of its kind, by AWS's time."""
+
+
+def record_signal(
+    connection: Connection, incident: Incident, signal: Signal, now: datetime
+) -> SignalUpdate:
+    """Put a signal under its incident, one row for each kind.
+
+    `detected_at` stays that of the first, from which the failover time is counted.
+    """
+    of_its_kind = {"incident_id": incident.id, "signal_type": signal.type}
+    known = rows_where(connection, spot_interruption_events, of_its_kind).one_or_none()
+    values: dict[str, Any] = {"last_received_at": now}
+    if signal.terminates_at is not None:
+        values["termination_time"] = signal.terminates_at
+    if known is None:
+        row = {
+            **of_its_kind,
+            "agent_id": incident.agent_id,
+            "instance_id": incident.instance_id,
+            "pool_id": incident.pool_id,
+            "detected_at": now,
+            "signalled_at": signal.signalled_at,
+            **values,
+        }
+        insert_rows(connection, spot_interruption_events, row)
+        return SignalUpdate(is_first=True, is_news=True)
+    changed = change(
+        connection,
+        spot_interruption_events,
+        {"id": known.id, "times_received": known.times_received},
+        times_received=known.times_received + 1,
+        signalled_at=max(known.signalled_at, signal.signalled_at),
+        **values,
+    )
+    if changed.rowcount != 1:
+        raise VersionConflict
+    return SignalUpdate(is_first=False, is_news=known.signalled_at < signal.signalled_at)
+
+
+def signal_was_received(connection: Connection, incident: Incident, signal: Signal) -> bool:
+    """Whether the incident has had this announcement, or a later one of its kind, by AWS's time."""
+    columns = spot_interruption_events.c
+    known = connection.scalar(
+        select(columns.id).where(
+            columns.incident_id == incident.id,
+            columns.signal_type == signal.type,
+            columns.signalled_at >= signal.signalled_at,
+        )
+    )
+    return known is not None
+
+
+def incident_of_signal(connection: Connection, agent_id: str, signal: Signal) -> Incident | None:
+    """The incident under which this very announcement is recorded, by kind and AWS's time."""
+    columns = spot_interruption_events.c
+    recorded = select(columns.incident_id).where(
+        columns.agent_id == agent_id,
+        columns.signal_type == signal.type,
+        columns.signalled_at == signal.signalled_at,
+    )
+    return _newest(connection, incidents.c.id.in_(recorded))
+
+
+def latest_failover(connection: Connection, agent_id: str) -> Incident | None:
+    """The last incident that ended with another primary."""
+    return _newest(
+        connection, incidents.c.agent_id == agent_id, incidents.c.new_instance_id.is_not(None)
+    )
+
+
+def complete_failover(
+    connection: Connection,
+    incident: Incident,
+    signal_type: SignalType,
+    replica_id: str,
+    now: datetime,
+) -> int:
+    """Mark the signal that caused a promotion; return the milliseconds since its arrival.
+
+    A planned switchover has no signal: there it is the time since it was begun.
+    """
+    of_its_kind = {"incident_id": incident.id, "signal_type": signal_type}
+    caused = rows_where(connection, spot_interruption_events, of_its_kind).one_or_none()
+    if caused is None:
+        return _milliseconds(incident.opened_at, now)
+    milliseconds = _milliseconds(caused.detected_at, now)
+    change(
+        connection,
+        spot_interruption_events,
+        {"id": caused.id},
+        failover_completed=True,
+        failover_time_ms=milliseconds,
+        replica_id=replica_id,
+    )
+    return milliseconds
+
+
+def _milliseconds(since: datetime, now: datetime) -> int:
+    return round((now - since) / timedelta(milliseconds=1))
+
+
+def _newest(connection: Connection, *conditions: Any) -> Incident | None:
+    newest_first = select(incidents).where(*conditions).order_by(incidents.c.opened_at.desc())
+    return _only(connection.execute(newest_first.limit(1)))
+
+
+def _only(rows: CursorResult[Any]) -> Incident | None:
+    row = rows.one_or_none()
+    return None if row is None else _incident(row)
+
+
+def _incident(row: Row[Any]) -> Incident:
+    return Incident(
+        **{
+            **row._mapping,
+            "goal": Goal(row.goal),
+            "kind": IncidentKind(row.kind),
+            "status": IncidentStatus(row.status),
+        }
+    )
+
+
+def returns_since(connection: Connection, agent_id: str, since: datetime) -> int:
+    """How often an agent has returned from on-demand to spot."""
+    columns = incidents.c
+    return (
+        connection.scalar(
+            select(func.count()).where(
+                columns.agent_id == agent_id,
+                columns.kind == IncidentKind.RETURN,
+                columns.status == IncidentStatus.DONE,
+                columns.opened_at > since,
+            )
+        )
+        or 0
+    )

@@ -1,0 +1,228 @@
+"""Replicas, retirements, and the pools that have no capacity."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Connection, Row, bindparam, select
+
+from sef.db.statements import insert_rows, rows_where, swap
+from sef.db.tables import agents, replica_instances, retirements
+from sef.notifications.events import Event, Severity, write_events
+from sef.notifications.outbox import Notification
+from sef.terms import LIVE, Market, NotificationKind, ReplicaStatus, ReplicaType, check_transition
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    id: str
+    agent_id: str
+    instance_id: str | None
+    replica_type: ReplicaType
+    pool_id: str | None
+    market: Market | None
+    status: ReplicaStatus
+    reason: str
+    incident_id: str | None
+    live_agent_id: str | None
+    created_at: datetime
+    launched_at: datetime | None
+    ready_at: datetime | None
+    checked_at: datetime | None
+    misses: int
+    promoted_at: datetime | None
+    terminated_at: datetime | None
+    version: int
+
+
+def live_standby(connection: Connection, agent_id: str) -> Replica | None:
+    return _one(connection, live_agent_id=agent_id)
+
+
+def read_replica(connection: Connection, replica_id: str) -> Replica | None:
+    return _one(connection, id=replica_id)
+
+
+def replica_of_instance(connection: Connection, instance_id: str) -> Replica | None:
+    return _one(connection, instance_id=instance_id)
+
+
+def missing_replicas(connection: Connection, instance_ids: Collection[str]) -> Sequence[Replica]:
+    """Those of the instances' replicas that the last look at EC2 did not find."""
+    columns = replica_instances.c
+    statement = select(replica_instances).where(
+        columns.instance_id.in_(sorted(instance_ids)), columns.misses > 0
+    )
+    return _replicas(connection.execute(statement))
+
+
+def pools_of(connection: Connection, instance_ids: Collection[str]) -> dict[str, str | None]:
+    """By instance that SEF launched, its pool."""
+    columns = replica_instances.c
+    rows = connection.execute(
+        select(columns.instance_id, columns.pool_id).where(columns.instance_id.in_(instance_ids))
+    )
+    return {row.instance_id: row.pool_id for row in rows}
+
+
+def latest_failed_replica(connection: Connection, agent_id: str) -> Replica | None:
+    """The last standby that failed; its `reason` says why."""
+    return _one(connection, newest_by="created_at", agent_id=agent_id, status=ReplicaStatus.FAILED)
+
+
+_CURRENT = select(replica_instances).where(
+    replica_instances.c.agent_id == bindparam("agent"),
+    replica_instances.c.status.not_in([ReplicaStatus.TERMINATED, ReplicaStatus.FAILED]),
+)
+
+
+def current_replicas(connection: Connection, agent_id: str) -> Sequence[Replica]:
+    """The replicas of an agent that are not over: a standby, those that end, primaries."""
+    return _replicas(connection.execute(_CURRENT, {"agent": agent_id}))
+
+
+def create_replica(
+    connection: Connection,
+    agent_id: str,
+    replica_type: ReplicaType,
+    reason: str,
+    incident_id: str | None,
+    now: datetime,
+) -> str:
+    """Write down that an agent shall have a standby. The UNIQUE key refuses a second live one."""
+    replica_id = f"replica-{uuid4().hex[:16]}"
+    row = {
+        "id": replica_id,
+        "agent_id": agent_id,
+        "replica_type": replica_type,
+        "status": ReplicaStatus.LAUNCHING,
+        "reason": reason,
+        "incident_id": incident_id,
+        "live_agent_id": agent_id,
+        "created_at": now,
+    }
+    insert_rows(connection, replica_instances, row)
+    said = f"launching a standby: {reason}"
+    event = _event(agent_id, replica_id, incident_id, ReplicaStatus.LAUNCHING, said)
+    write_events(connection, [event], now)
+    return replica_id
+
+
+_STAMPS = {
+    ReplicaStatus.READY: "ready_at",
+    ReplicaStatus.PROMOTED: "promoted_at",
+    ReplicaStatus.TERMINATED: "terminated_at",
+}
+
+_WORDS = {
+    ReplicaStatus.READY: "standby {instance} is ready",
+    ReplicaStatus.PROMOTED: "{instance} is promoted",
+    ReplicaStatus.RELEASING: "standby {instance} is released",
+    ReplicaStatus.TERMINATED: "{instance} is terminated",
+    ReplicaStatus.FAILED: "standby {instance} failed",
+}
+
+
+def move_replica(
+    connection: Connection,
+    replica: Replica,
+    status: ReplicaStatus,
+    reason: str,
+    now: datetime,
+    *,
+    severity: Severity = "info",
+    calls: Sequence[dict[str, Any]] = (),
+    events: Sequence[Event] = (),
+    notes: Sequence[Notification] = (),
+    **values: Any,
+) -> None:
+    """Make one move of the transition table, with its event row.
+
+    `calls` are those to EC2 that it took, as `sef.cloud.timing` tells them. `events` and `notes`
+    are written with its own event.
+
+    Raises:
+        IllegalTransition: the table does not have it.
+        Stale: the replica has moved since it was read.
+    """
+    check_transition(replica.status, status)
+    if status in _STAMPS:
+        values[_STAMPS[status]] = now
+    if status is ReplicaStatus.FAILED:
+        values["reason"] = reason
+    change_replica(
+        connection,
+        replica,
+        status=status,
+        live_agent_id=replica.agent_id if status in LIVE else None,
+        **values,
+    )
+    instance = values.get("instance_id") or replica.instance_id or "that was not launched"
+    message = f"{_WORDS[status].format(instance=instance)}: {reason}"
+    event = _event(
+        replica.agent_id, replica.id, replica.incident_id, status, message, severity, calls
+    )
+    write_events(connection, [event, *events], now, notes)
+
+
+def change_replica(connection: Connection, replica: Replica, **values: Any) -> None:
+    """Change columns of a replica that was read; Stale if it has moved since."""
+    key = {"id": replica.id, "status": replica.status}
+    swap(connection, replica_instances, key, version=replica.version, **values)
+
+
+def claimed_instances(connection: Connection, ids: Collection[str]) -> set[str]:
+    """Those of the instances that some row still has a use for, or is about to terminate."""
+    wanted = sorted(ids)
+    over = [ReplicaStatus.TERMINATED, ReplicaStatus.FAILED]
+    replica, retirement = replica_instances.c, retirements.c
+    statements = (
+        select(agents.c.instance_id).where(agents.c.instance_id.in_(wanted)),
+        select(replica.instance_id).where(
+            replica.instance_id.in_(wanted), replica.status.not_in(over)
+        ),
+        select(retirement.instance_id).where(
+            retirement.instance_id.in_(wanted), retirement.terminated_at.is_(None)
+        ),
+    )
+    return {found for statement in statements for found in connection.scalars(statement)}
+
+
+def _one(connection: Connection, *, newest_by: str | None = None, **key: Any) -> Replica | None:
+    rows = rows_where(connection, replica_instances, key, newest_by=newest_by)
+    return next(iter(_replicas(rows)), None)
+
+
+def _replicas(rows: Iterable[Row[Any]]) -> Sequence[Replica]:
+    return [
+        Replica(
+            **{
+                **row._mapping,
+                "replica_type": ReplicaType(row.replica_type),
+                "status": ReplicaStatus(row.status),
+                "market": row.market and Market(row.market),
+            }
+        )
+        for row in rows
+    ]
+
+
+def _event(
+    agent_id: str,
+    replica_id: str,
+    incident_id: str | None,
+    status: ReplicaStatus,
+    message: str,
+    severity: Severity = "info",
+    calls: Sequence[dict[str, Any]] = (),
+) -> Event:
+    details: dict[str, Any] = {"replica_id": replica_id, "status": status}
+    if calls:
+        details["calls"] = list(calls)
+    # Of a standby that belongs to no incident nobody would hear otherwise.
+    moment = (
+        NotificationKind.ALERT if status is ReplicaStatus.FAILED and incident_id is None else None
+    )
+    return Event(f"replica_{status}", message, agent_id, severity, details, incident_id, moment)

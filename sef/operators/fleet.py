@@ -1,0 +1,79 @@
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, select
+
+from sef.agents import Agent, read_agent
+from sef.clock import iso
+from sef.db import tables
+from sef.db.tables import agents, price_series, replica_instances, system_events
+from sef.operators.status import agent_fields
+
+
+def fleet_page(connection: Connection, *, after: str | None, limit: int) -> list[dict[str, Any]]:
+    """Agents in order of their ids, from behind `after` on, each with its standby and incident."""
+    replica, incident, cutover = replica_instances.c, tables.incidents.c, tables.cutovers.c
+    statement = (
+        select(
+            agents,
+            replica.id.label("replica_id"),
+            replica.status.label("replica_status"),
+            incident.id.label("incident_id"),
+            cutover.status.label("cutover_status"),
+        )
+        .outerjoin(replica_instances, replica.live_agent_id == agents.c.id)
+        .outerjoin(tables.cutovers, cutover.open_agent_id == agents.c.id)
+        .outerjoin(tables.incidents, incident.open_agent_id == agents.c.id)
+    )
+    if after is not None:
+        statement = statement.where(agents.c.id > after)
+    rows = connection.execute(statement.order_by(agents.c.id).limit(limit)).all()
+    reported = _last_reports(connection, [row.id for row in rows])
+    return [_fleet_entry(row, reported.get(row.id)) for row in rows]
+
+
+def _fleet_entry(row: Row[Any], reported_at: datetime | None) -> dict[str, Any]:
+    columns = {column.key for column in agents.columns}
+    agent = Agent(**{key: value for key, value in row._mapping.items() if key in columns})
+    return agent_fields(agent) | {
+        "mode": agent.mode,
+        "replica_id": row.replica_id,
+        "replica_status": row.replica_status,
+        "incident_id": row.incident_id,
+        "cutover_status": row.cutover_status,
+        "reported_at": iso(reported_at),
+    }
+
+
+def _last_reports(connection: Connection, ids: Sequence[str]) -> dict[str, datetime]:
+    columns = price_series.c
+    rows = connection.execute(
+        select(columns.agent_id, func.max(columns.received_at))
+        .where(columns.agent_id.in_(ids))
+        .group_by(columns.agent_id)
+    )
+    return {row.agent_id: row[1] for row in rows}
+
+
+def events_page(
+    connection: Connection, agent_id: str, *, before: int | None, limit: int
+) -> list[dict[str, Any]]:
+    """An agent's history, newest first, from before the event `before` on."""
+    read_agent(connection, agent_id)
+    columns = system_events.c
+    statement: Select[Any] = select(system_events).where(columns.agent_id == agent_id)
+    if before is not None:
+        statement = statement.where(columns.id < before)
+    return [
+        {
+            "id": row.id,
+            "event_type": row.event_type,
+            "severity": row.severity,
+            "message": row.message,
+            "incident_id": row.incident_id,
+            "metadata": row.details,
+            "created_at": iso(row.created_at),
+        }
+        for row in connection.execute(statement.order_by(columns.id.desc()).limit(limit))
+    ]

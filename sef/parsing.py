@@ -1,0 +1,152 @@
+"""What reports and signals must look like to be taken, and why they are refused."""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from typing import Any, NoReturn
+
+from sef.errors import Refused
+from sef.terms import (
+    AGENT_ID_LENGTH,
+    ANNOUNCED,
+    IDEMPOTENCY_KEY_LENGTH,
+    INSTANCE_ID_LENGTH,
+    Signal,
+    SignalType,
+)
+
+BELIEVED_AHEAD = timedelta(hours=1)
+"""What a signal says of times later than this is left out; AWS gives two minutes."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_YEAR_10000 = Decimal(253402300800)
+_IDENTIFIER = re.compile(r"[A-Za-z0-9._:/@-]+")
+_PRINTABLE = re.compile(r"[ -~]+")
+
+
+def parse_signal(payload: object, now: datetime) -> Signal:
+    """Read an interruption signal.
+
+    Raises:
+        Refused: `unknown_signal_type`, or the reason for which another field is not believable.
+    """
+    fields = parse_object(payload)
+    named = fields.get("signal_type")
+    if not isinstance(named, str) or named not in ANNOUNCED:
+        known = " or ".join(ANNOUNCED)
+        raise Refused("unknown_signal_type", f"signal_type must be {known}.")
+    signalled_at = parse_instant(_required(fields, "timestamp"), "timestamp")
+    announced = fields.get("termination_time")
+    terminates_at = None if announced is None else parse_instant(announced, "termination_time")
+    # A wrong clock is no reason to let an instance die unprotected: no signal is refused for it.
+    if signalled_at > now + BELIEVED_AHEAD:
+        signalled_at = now
+    if terminates_at is not None and terminates_at > now + BELIEVED_AHEAD:
+        terminates_at = None
+    return Signal(SignalType(named), signalled_at, terminates_at, _instance(fields))
+
+
+def parse_dry_run(value: object) -> bool:
+    """Whether a call is to say only what it would do; None is no."""
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise Refused("invalid_dry_run", "dry_run must be true or false.")
+
+
+def parse_json(text: bytes, what: str = "body") -> Any:
+    """JSON with exact numbers.
+
+    Raises:
+        Refused: `invalid_json`.
+    """
+    try:
+        return _JSON.decode(text.decode(json.detect_encoding(text), "surrogatepass"))
+    except (ValueError, RecursionError, ArithmeticError):
+        raise Refused("invalid_json", f"The {what} must be JSON.") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_JSON = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant)
+
+
+def parse_object(payload: object) -> Mapping[str, Any]:
+    if not isinstance(payload, Mapping):
+        raise Refused("invalid_body", "The body must be a JSON object.")
+    return payload
+
+
+def parse_agent_id(value: object) -> str:
+    return parse_identifier(value, "agent_id", AGENT_ID_LENGTH)
+
+
+def parse_idempotency_key(value: object) -> str | None:
+    """Read an idempotency key; None is none."""
+    if value is None:
+        return None
+    if (
+        not isinstance(value, str)
+        or not _PRINTABLE.fullmatch(value)
+        or len(value) > IDEMPOTENCY_KEY_LENGTH
+    ):
+        raise Refused(
+            "invalid_idempotency_key",
+            f"Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_LENGTH} printable ASCII characters.",
+        )
+    return value
+
+
+def parse_identifier(value: object, field: str, length: int) -> str:
+    if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value) or len(value) > length:
+        raise Refused(
+            f"invalid_{field}",
+            f"{field} must be 1 to {length} characters of A-Z a-z 0-9 and . _ : / @ - only.",
+        )
+    return value
+
+
+def parse_instant(value: object, field: str) -> datetime:
+    """Epoch seconds, whole or fractional, or ISO 8601 with an offset, as UTC."""
+    try:
+        if isinstance(value, str):
+            at = datetime.fromisoformat(value)
+            if at.tzinfo is None:
+                raise Refused(f"invalid_{field}", f"{field} needs an offset, such as Z or +02:00.")
+            return at.astimezone(UTC)
+        seconds = parse_decimal(value)
+        if seconds is not None and seconds >= _YEAR_10000 - 1:
+            raise Refused(
+                f"invalid_{field}", f"{field} is too large: seconds are expected, not milliseconds."
+            )
+        if seconds is not None and 0 <= seconds < _YEAR_10000 - 1:
+            micros = (seconds * 1_000_000).to_integral_value(ROUND_HALF_EVEN)
+            return _EPOCH + timedelta(microseconds=int(micros))
+    except (ValueError, OverflowError) as error:
+        if isinstance(error, Refused):
+            raise
+    raise Refused(f"invalid_{field}", f"{field} must be epoch seconds or ISO 8601 with an offset.")
+
+
+def _required(fields: Mapping[str, Any], name: str) -> object:
+    if fields.get(name) is None:
+        raise Refused(f"missing_{name}", f"{name} is required.")
+    return fields[name]
+
+
+def _instance(fields: Mapping[str, Any]) -> str | None:
+    value = fields.get("instance_id")
+    return None if value is None else parse_identifier(value, "instance_id", INSTANCE_ID_LENGTH)
+
+
+def parse_decimal(value: object) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    try:
+        number = Decimal(repr(float(value))) if isinstance(value, float) else Decimal(value)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None

@@ -1,0 +1,191 @@
+"""Clean price series: pairing, divergence, gap fill, and merging arrivals into what is stored.
+
+A series is one (agent, pool). Its rows are a function of the set of observations alone, so any
+arrival order, repetition or split over workers ends in the same rows (`clean_series`). The
+other two ways in, `append` and `merge`, reach those rows by touching only a neighbourhood.
+
+Times are aware datetimes in UTC with microseconds; prices are US dollars per hour.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Decimal
+from itertools import pairwise
+
+from sef.terms import STORED_STEP, Flag, Interpolation, Source
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class CleaningRules:
+    """The thresholds of a clean series. All spans are closed at the end that the name suggests:
+    a gap of exactly `interpolation_max_gap` is filled, one of `gap_detection_threshold` is not."""
+
+    pairing_tolerance: timedelta = timedelta(seconds=30)
+    divergence_limit: Decimal = Decimal("0.05")
+    gap_detection_threshold: timedelta = timedelta(seconds=600)
+    interpolation_max_gap: timedelta = timedelta(seconds=1800)
+    interpolation_step: timedelta = timedelta(seconds=300)
+    interpolation_method: Interpolation = Interpolation.LINEAR
+
+    @property
+    def reach(self) -> timedelta:
+        """How far from an arrival a row can matter: a fillable gap, and the pairings at its end.
+
+        An arrival changes pairings within 2 tolerances of itself. Judging those takes the
+        observations within 4, which lie in rows within 5, a pair being stored at its primary.
+        """
+        return self.interpolation_max_gap + 5 * self.pairing_tolerance
+
+
+Instant = tuple[Source, datetime]
+"""What identifies an observation within its series."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    source: Source
+    at: datetime
+    price: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One row of a clean series.
+
+    A real point carries the one or two observations that it was made of; an interpolated one
+    carries none.
+    """
+
+    at: datetime
+    price: Decimal
+    flag: Flag
+    primary: Decimal | None = None
+    replica: Decimal | None = None
+    replica_at: datetime | None = None
+
+    @property
+    def is_real(self) -> bool:
+        return self.flag is not Flag.INTERPOLATED
+
+    def observations(self) -> Iterable[Observation]:
+        if self.primary is not None:
+            yield Observation(Source.PRIMARY, self.at, self.primary)
+        if self.replica is not None and self.replica_at is not None:
+            yield Observation(Source.REPLICA, self.replica_at, self.replica)
+
+    def instants(self) -> frozenset[Instant]:
+        return frozenset((seen.source, seen.at) for seen in self.observations())
+
+
+def pairs(
+    observations: Iterable[Observation], tolerance: timedelta
+) -> list[tuple[Observation | None, Observation | None]]:
+    """Every observation once, as (primary, replica), (primary, None) or (None, replica).
+
+    Two are a pair when each is the other's nearest from the opposite source and they are at most
+    `tolerance` apart; of two equally near, the earlier is the nearest.
+    """
+    by_source: dict[Source, list[Observation]] = {Source.PRIMARY: [], Source.REPLICA: []}
+    for observation in observations:
+        by_source[observation.source].append(observation)
+    for side in by_source.values():
+        side.sort(key=lambda observation: observation.at)
+    primaries, replicas = by_source[Source.PRIMARY], by_source[Source.REPLICA]
+    primary_times = [observation.at for observation in primaries]
+    replica_times = [observation.at for observation in replicas]
+
+    paired: set[int] = set()
+    result: list[tuple[Observation | None, Observation | None]] = []
+    for index, primary in enumerate(primaries):
+        nearest = _nearest(replica_times, primary.at)
+        if (
+            nearest is not None
+            and abs(replica_times[nearest] - primary.at) <= tolerance
+            and _nearest(primary_times, replica_times[nearest]) == index
+        ):
+            paired.add(nearest)
+            result.append((primary, replicas[nearest]))
+        else:
+            result.append((primary, None))
+    result.extend((None, replica) for i, replica in enumerate(replicas) if i not in paired)
+    return result
+
+
+def _nearest(times: Sequence[datetime], at: datetime) -> int | None:
+    after = bisect_left(times, at)
+    if after == len(times):
+        return after - 1 if times else None
+    if after == 0 or times[after] - at < at - times[after - 1]:
+        return after
+    return after - 1
+
+
+def points(observations: Iterable[Observation], rules: CleaningRules) -> list[Point]:
+    """The real points that a set of observations makes, in order of time.
+
+    Of several observations by one source at one instant, the last one given stands.
+    """
+    unique = {(observation.source, observation.at): observation for observation in observations}
+    made = [
+        _point(primary, replica, rules)
+        for primary, replica in pairs(unique.values(), rules.pairing_tolerance)
+    ]
+    return sorted(made, key=lambda point: point.at)
+
+
+def _point(primary: Observation | None, replica: Observation | None, rules: CleaningRules) -> Point:
+    if primary is None:
+        assert replica is not None
+        return Point(
+            replica.at, replica.price, Flag.NORMAL, replica=replica.price, replica_at=replica.at
+        )
+    if replica is None:
+        return Point(primary.at, primary.price, Flag.NORMAL, primary=primary.price)
+    mean = (primary.price + replica.price) / 2
+    diverges = abs(primary.price - replica.price) > rules.divergence_limit * mean
+    return Point(
+        primary.at,
+        primary.price if diverges else mean,
+        Flag.DIVERGENT if diverges else Flag.AVERAGED,
+        primary=primary.price,
+        replica=replica.price,
+        replica_at=replica.at,
+    )
+
+
+def fill(
+    start: datetime, start_price: Decimal, end: datetime, end_price: Decimal, rules: CleaningRules
+) -> list[Point]:
+    """The interpolated points between two neighbouring real points, ends excluded."""
+    width = end - start
+    if not rules.gap_detection_threshold < width <= rules.interpolation_max_gap:
+        return []
+    filled = []
+    at = start + rules.interpolation_step
+    while at < end:
+        price = start_price
+        if rules.interpolation_method is Interpolation.LINEAR:
+            run, whole = (at - start) // MICROSECOND, width // MICROSECOND
+            price = (start_price + (end_price - start_price) * run / whole).quantize(
+                STORED_STEP, ROUND_HALF_EVEN
+            )
+        filled.append(Point(at, price, Flag.INTERPOLATED))
+        at += rules.interpolation_step
+    return filled
+
+
+def _with_fills(real: Sequence[Point], rules: CleaningRules) -> list[Point]:
+    rows = list(real[:1])
+    for before, after in pairwise(real):
+        rows += fill(before.at, before.price, after.at, after.price, rules)
+        rows.append(after)
+    return rows
+
+
+def clean_series(observations: Iterable[Observation], rules: CleaningRules) -> list[Point]:
+    """The whole series that a set of observations makes: the definition of a clean series."""
+    return _with_fills(points(observations, rules), rules)

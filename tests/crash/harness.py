@@ -1,0 +1,372 @@
+"""A real backend that dies where it is told, is started again, and is asked what became of it."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import requests
+from sqlalchemy import delete, update
+
+from sef import failpoints
+from sef.clock import utc_now
+from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG
+from sef.db import tables
+from sef.db.statements import upsert
+from sef.jobs import RECONCILE
+from tests.crash.fork_server import Nursery
+from tests.harness import ALIVE, POOL, World, restore
+from tests.web.server import Server
+
+SECONDS = 30
+"""Within which everything has to have come right; a loaded machine is slow."""
+KEPT = ("deployment", "leases")
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+
+class NotReached(Exception):
+    """The point was not reached so often this time: jobs and requests took the steps otherwise."""
+
+
+class Stage:
+    """One database, one simulated EC2 and the backend on them, over many crashes.
+
+    The processes are real and so is SIGKILL. Only the waiting is cut short: the lease of a killed
+    process is taken away, which otherwise ends some seconds later, and `Story.later` puts times
+    in the rows back.
+    """
+
+    def __init__(self, world: World, nursery: Nursery, database_url: str, folder: Path) -> None:
+        self.world = world
+        self._nursery = nursery
+        self._database_url = database_url
+        self._folder = folder
+        self._armed = folder / "armed"
+        self._armed.write_text("")
+        self._environment: Mapping[str, str] = {}
+        self._server: Server | None = None
+        self.crashes = 0
+
+    def prepare(self, environment: Mapping[str, str]) -> None:
+        """Get ready for a story: nothing of the one before is left, and the backend runs."""
+        restore(self.world.simulation)
+        with self.world.connect() as connection, connection.begin():
+            for table in tables.metadata.sorted_tables:
+                if table.name not in KEPT:
+                    connection.execute(delete(table))
+        for instance in self.world.simulation.instances():
+            if instance.state in ALIVE:
+                self.world.simulation.terminate(instance.id)
+        if environment != self._environment:
+            self.close()
+            self._environment = environment
+        self.crashes = 0
+        if self._server is None:
+            self._start()
+
+    def arm(self, point: str) -> None:
+        self._reached.unlink(missing_ok=True)
+        self._armed.write_text(point)
+
+    def disarm(self) -> None:
+        self._armed.write_text("")
+
+    @property
+    def reached(self) -> Sequence[str]:
+        """The points that were reached since `arm`."""
+        return self._reached.read_text().split() if self._reached.exists() else []
+
+    @property
+    def _reached(self) -> Path:
+        return self._armed.with_suffix(".reached")
+
+    def request(self, method: str, path: str, **more: Any) -> requests.Response | None:
+        """None when the backend was killed before it answered; another runs by then."""
+        assert self._server is not None
+        try:
+            return requests.request(method, self._server.url + path, timeout=SECONDS, **more)
+        except requests.RequestException:
+            self.revive()
+            return None
+
+    def revive(self) -> None:
+        """Start the backend again if it was killed; its requests may notice before its parent."""
+        assert self._server is not None
+        if self._server.ended(within=5):
+            self.crashes += 1
+            self.disarm()
+            self._start()
+
+    def hold_jobs(self) -> None:
+        """Let the requests do the work alone, so that it is the same steps each time."""
+        until = utc_now() + timedelta(seconds=30)
+        row = {"name": RECONCILE, "holder": "the test", "expires_at": until, "version": 1}
+        with self.world.connect() as connection, connection.begin():
+            upsert(connection, tables.leases, [row])
+
+    def free_jobs(self) -> None:
+        self.world.write(delete(tables.leases).where(tables.leases.c.name == RECONCILE))
+
+    def is_dead(self) -> bool:
+        return self._server is not None and self._server.ended()
+
+    def _start(self) -> None:
+        self.world.write(delete(tables.leases))
+        self._server = Server(
+            self._folder,
+            self._database_url,
+            start=self._nursery.start,
+            **{
+                "SEF_CLOUD": "aws",
+                "SEF_VAR": str(self.world.simulation.health()["state"]),
+                "SEF_EC2_ENDPOINT": self.world.simulation.endpoint,
+                "AWS_ACCESS_KEY_ID": "simulated",
+                "AWS_SECRET_ACCESS_KEY": "simulated",
+                "SEF_LAUNCH_TEMPLATE": "sef-default",
+                "SEF_JOBS": "true",
+                "SEF_RECONCILE_INTERVAL": "0.25",
+                "SEF_STANDBY_CHECK_INTERVAL": "2",
+                "SEF_DRAIN": "0",
+                failpoints.VARIABLE: str(self._armed),
+                **self._environment,
+            },
+        )
+
+    def log(self) -> str:
+        return (self._folder / "server.log").read_text()[-3000:]
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+
+class Story:
+    """One agent's way through a scenario, with at most one crash at `point`."""
+
+    def __init__(self, stage: Stage, name: str, point: str) -> None:
+        self.stage = stage
+        self.world = stage.world
+        self.agent_id = f"{name}-{uuid4().hex[:8]}"
+        self._point = point
+        self._url = f"/api/agents/{self.agent_id}"
+        self._began = time.time()
+        self._repeats: list[Mapping[str, Any]] = []
+        self.gone: set[str] = set()
+
+    @property
+    def agent(self) -> Any:
+        return self.world.agent(self.agent_id)
+
+    @property
+    def epoch(self) -> int:
+        return int(self.agent.epoch)
+
+    @property
+    def standby(self) -> Any:
+        return self.world.standby(self.agent_id)
+
+    def rows(self, table: str) -> list[Any]:
+        return self.world.rows(table, self.agent_id)
+
+    def fleet_events(self, event_type: str) -> list[Any]:
+        """Those that are of no agent."""
+        told = self.world.rows("system_events", None)
+        return [e for e in told if e.event_type == event_type and e.agent_id is None]
+
+    def standby_is(self, status: str) -> Any:
+        """The standby, if it has that status."""
+        standby = self.standby
+        return standby if standby is not None and standby.status == status else None
+
+    def launched(self) -> Any:
+        """The standby, if it has an instance."""
+        standby = self.standby
+        return standby if standby is not None and standby.instance_id else None
+
+    def has_another_than(self, replica: Any) -> bool:
+        standby = self.standby
+        return standby is None or standby.id != replica.id
+
+    def with_others(self, count: int) -> list["Story"]:
+        """This one and others beside it, of agents of their own."""
+        return [self, *(Story(self.stage, f"another-{n}", "") for n in range(count))]
+
+    # Before the crash
+
+    def primary(self, **fields: Any) -> str:
+        """An instance, registered as the agent's."""
+        instance_id = self.world.launch()
+        self.put(instance_id=instance_id, pool_id=POOL, **fields)
+        return instance_id
+
+    def arm(self) -> None:
+        """From here on the backend may die. Until `later`, its jobs leave the work to requests."""
+        self.stage.hold_jobs()
+        self.stage.arm(self._point)
+
+    # What is asked of the backend: once, and again only if the first time left nothing
+
+    def put(self, **fields: Any) -> None:
+        self._ask("PUT", "", lambda: False, json=fields)
+
+    def signal(self, signal_type: str, instance_id: str | None = None) -> None:
+        told = {"signal_type": signal_type, "timestamp": time.time()}
+        if instance_id is not None:
+            told["instance_id"] = instance_id
+        known = len(self.world.rows("spot_interruption_events", self.agent_id))
+        self._ask(
+            "POST",
+            "/interruption",
+            lambda: len(self.world.rows("spot_interruption_events", self.agent_id)) > known,
+            json=told,
+        )
+        self._repeats.append(told)
+
+    def operate(self, call: str, had_effect: Callable[[], bool]) -> None:
+        self._ask("POST", f"/{call}", had_effect)
+
+    def repeatedly(self, call: str, refused: str | None = None) -> None:
+        """As a client does that has no answer yet: again and again, under one key."""
+        key = {"Idempotency-Key": uuid4().hex}
+        while True:
+            answer = self.stage.request("POST", f"{self._url}/{call}", headers=key)
+            if answer is None:
+                self.later("idempotency_keys", claimed_until=HOUR)
+                continue
+            if refused is None:
+                assert answer.status_code == 200, answer.text
+            else:
+                assert answer.json()["reason"] == refused
+            return
+
+    def report(self, seconds_ago: float) -> None:
+        self._ask("POST", "/pricing", lambda: False, json=self._report(seconds_ago))
+
+    def report_in_a_batch(self, seconds_ago: float) -> None:
+        batch = {"reports": [{"agent_id": self.agent_id, **self._report(seconds_ago)}]}
+        while True:
+            answer = self.stage.request("POST", "/api/pricing/batch", json=batch)
+            if answer is not None:
+                assert answer.json()["rejected"] == []
+                return
+
+    def _report(self, seconds_ago: float) -> Mapping[str, Any]:
+        return {"spot_price": 0.05, "pool_id": POOL, "timestamp": self._began - seconds_ago}
+
+    def forgotten(self, count: int) -> list[str]:
+        """Instances that SEF launched long ago, as their tags say, and that no row knows."""
+        [deployment] = self.world.rows("deployment", None)
+        forgotten = [self.world.launch() for _ in range(count)]
+        for instance_id in forgotten:
+            self.world.simulation.age(instance_id, 600)
+        tags = {MANAGED_TAG: deployment.name, AGENT_TAG: self.agent_id, ATTEMPT_TAG: "forgotten-1"}
+        told: Any = [{"Key": key, "Value": value} for key, value in tags.items()]
+        # In one call, so that no sweep finds a part of them.
+        self.world.client.create_tags(Resources=forgotten, Tags=told)
+        return forgotten
+
+    def _ask(self, method: str, path: str, had_effect: Callable[[], bool], **more: Any) -> None:
+        while True:
+            answer = self.stage.request(method, self._url + path, **more)
+            if answer is not None:
+                assert answer.status_code == 200, answer.text
+                return
+            if had_effect():
+                return  # from here on the backend's own jobs must do the rest
+
+    # Time, and what it brings
+
+    def later(self, table: str, **columns: timedelta | None) -> None:
+        """Let time pass: put columns of the agent's rows back, or clear them."""
+        source = tables.metadata.tables[table]
+        key = source.c.id if table == "agents" else source.c.agent_id
+        for row in self.world.rows(table, self.agent_id):
+            values = {
+                name: None if back is None else (getattr(row, name) or utc_now()) - back
+                for name, back in columns.items()
+            }
+            self.world.write(update(source).where(key == self.agent_id).values(values))
+        self.stage.free_jobs()
+
+    def until(self, holds: Callable[[], Any]) -> Any:
+        """Wait for something to be so, over a crash if need be, and return it."""
+        deadline = time.monotonic() + SECONDS
+        while not (found := holds()):
+            assert time.monotonic() < deadline, "it does not come right by itself"
+            if self.stage.is_dead():
+                self.stage.revive()
+            time.sleep(0.02)
+        return found
+
+    # What must have become of it
+
+    def settled(self, *, epoch: int, standbys: int = 0) -> None:
+        """The promises hold, at the latest when all that the backend has to do is done."""
+        last: list[AssertionError] = []
+
+        def holds() -> bool:
+            try:
+                self._check(epoch, standbys)
+            except AssertionError as error:
+                last[:] = [error]
+                return False
+            return True
+
+        try:
+            self.until(holds)
+        except AssertionError:
+            raise last[0] from None
+
+    def _check(self, epoch: int, standbys: int) -> None:
+        world, agent_id = self.world, self.agent_id
+        world.check(agent_id, gone=self.gone)
+        agent = world.agent(agent_id)
+        assert agent.epoch == epoch
+        told = [event.details["epoch"] for event in world.promotions(agent_id)]
+        assert sorted(told) == list(range(2, epoch + 1)), "one promotion for each epoch"
+        if agent.instance_id not in self.gone:
+            assert world.state(agent.instance_id) == "running", "there is a primary that serves"
+        assert all(a.status != "open" for a in world.attempts(agent_id)), "no launch is unknown"
+        unfinished = world.replicas(agent_id, "launching", "releasing")
+        assert not unfinished
+        assert len(world.replicas(agent_id, "ready")) == standbys
+        closed = {incident.status for incident in world.rows("incidents", agent_id)}
+        assert closed <= {"done", "released", "ignored"}
+        assert all(r.terminated_at or r.obstacle for r in world.rows("retirements", agent_id))
+
+    def terminated_as_an_orphan(self, instance_id: str) -> None:
+        """SEF terminates it, and says so once."""
+        [event] = self.until(lambda: self.world.events("orphan_terminated", self.agent_id))
+        assert event.details["instance_id"] == instance_id
+        assert self.world.state(instance_id) == "terminated"
+
+    def crashed(self) -> None:
+        """Raises NotReached. What it has committed is seen before it dies of it: wait a moment."""
+        deadline = time.monotonic() + 5
+        while self._point and not self.stage.crashes:
+            if time.monotonic() > deadline:
+                raise NotReached
+            if self.stage.is_dead():
+                self.stage.revive()
+            time.sleep(0.02)
+
+    def repeat(self) -> None:
+        """What was told is told again, and changes nothing."""
+        before = self._effects()
+        for told in self._repeats:
+            self._ask("POST", "/interruption", lambda: False, json=told)
+        after = self._effects()
+        assert after == before, f"{self.agent_id}: a repeat had an effect: {before} -> {after}"
+
+    def _effects(self) -> Any:
+        world, agent_id = self.world, self.agent_id
+        return (
+            world.agent(agent_id).epoch,
+            {(i.id, i.state) for i in world.tagged(agent_id)},
+            {(i.id, i.status) for i in world.rows("incidents", agent_id)},
+            {(r.id, r.status) for r in world.replicas(agent_id)},
+        )

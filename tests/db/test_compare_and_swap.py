@@ -1,0 +1,60 @@
+"""Of two that have read the same version of a row, one changes it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
+
+from sef.agents import insert_agent, read_agent
+from sef.db.database import Database, VersionConflict
+from sef.db.statements import swap
+from sef.db.tables import agents
+from smart_emergency_fallback import SmartEmergencyFallback
+from tests.db.rows import stored_points
+from tests.private_server import PrivateServer
+
+NOW = datetime(2024, 3, 1, tzinfo=UTC)
+
+
+def test_the_second_of_two_changes_to_one_version_is_stale(database_url: str) -> None:
+    database = Database(database_url)
+    try:
+        database.create_tables()
+        database.write(lambda c: insert_agent(c, "a", NOW))
+        read = database.read(lambda c: read_agent(c, "a"))
+        with database.engine.begin() as connection:
+            swap(connection, agents, {"id": "a"}, version=read.version, pool_id="first")
+            with pytest.raises(VersionConflict):
+                swap(connection, agents, {"id": "a"}, version=read.version, pool_id="second")
+        changed = database.read(lambda c: read_agent(c, "a"))
+        assert (changed.pool_id, changed.version) == ("first", read.version + 1)
+    finally:
+        database.dispose()
+
+
+def test_who_lost_a_race_for_a_series_has_it_locked_the_next_time(
+    mariadb: PrivateServer, mariadb_url: str
+) -> None:
+    sef = SmartEmergencyFallback(mariadb_url)
+    report = {"spot_price": 0.05, "pool_id": "p", "timestamp": NOW.timestamp()}
+    sef.process_incoming_data("a", "pricing", report)
+    sent: list[str] = []
+
+    def overtake(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO price_series") and statement not in sent:
+            other = mariadb.connect(str(make_url(mariadb_url).database))
+            with other.cursor() as its:
+                its.execute("UPDATE price_series SET version = version + 1")
+            other.commit()
+            other.close()
+        sent.append(statement)
+
+    event.listen(sef._database.engine, "before_cursor_execute", overtake)
+    later = {**report, "timestamp": NOW.timestamp() + 300}
+    assert sef.process_incoming_data("a", "pricing", later)["status"] == "success"
+    assert len(stored_points(mariadb_url, "a", "p")) == 2
+    locks = ["FOR UPDATE" in statement for statement in sent if "price_series" in statement]
+    assert locks == [False, False, True, False, False]
+    sef.close()

@@ -1,0 +1,34 @@
+"""A process that is frozen in the middle of a transaction does not hold its rows for ever."""
+
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from sef.db import engines
+from sef.db.database import Database
+from sef.db.tables import agents
+
+NOW = datetime(2024, 3, 1, tzinfo=UTC)
+
+
+def test_the_server_ends_a_transaction_that_nobody_goes_on_with(
+    mariadb_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "IDLE_SECONDS", 1)
+    frozen, other = Database(mariadb_url), Database(mariadb_url)
+    if "MariaDB" not in str(other.read(lambda c: c.scalar(select(func.version())))):
+        pytest.skip("MySQL has no limit for transactions that are idle")
+    frozen.create_tables()
+    row = {"id": "a", "created_at": NOW, "updated_at": NOW}
+    frozen.write(lambda c: c.execute(insert(agents), row))
+    with frozen.engine.connect() as connection:
+        connection.execute(update(agents).values(instance_id="i-late"))
+        other.write(lambda c: c.execute(update(agents).values(instance_id="i-quick")))
+        with pytest.raises(DBAPIError) as raised:
+            connection.execute(select(agents.c.id))
+        assert raised.value.connection_invalidated
+    assert other.read(lambda c: c.scalar(select(agents.c.instance_id))) == "i-quick"
+    for database in (frozen, other):
+        database.dispose()

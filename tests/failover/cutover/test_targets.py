@@ -1,0 +1,110 @@
+"""What cutover targets must look like, and what is said of those that do not."""
+
+from typing import Any
+
+import pytest
+
+from sef.errors import Refused
+from sef.failover.cutover.targets import parse_targets
+
+ARN = "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/web/0123456789abcdef"
+DNS = {"zone_id": "Z0123456789ABC", "name": "web.example.com"}
+WHOLE: dict[str, Any] = {
+    "elastic_ip": "eipalloc-0abc1234",
+    "target_groups": [{"arn": ARN, "port": 8080}, {"arn": ARN.replace("/web/", "/api/")}],
+    "dns": {**DNS, "type": "A", "ttl": 30, "address": "private"},
+    "private_ip": "10.0.0.9",
+    "network_interface": {"id": "eni-0abc1234", "device_index": 1},
+    "volumes": [{"id": "vol-0abc1234", "device": "/dev/sdf"}],
+    "webhooks": {"before": "https://hooks.example/b", "after": "http://hooks.example:8080/a?x=1"},
+}
+
+
+def test_targets_are_read_and_read_again_as_the_same() -> None:
+    assert parse_targets(WHOLE) == WHOLE
+    assert parse_targets(parse_targets(WHOLE)) == WHOLE
+
+
+def test_what_is_not_said_has_its_default() -> None:
+    told = parse_targets(
+        {"dns": {**DNS, "name": "Web.Example.com."}, "network_interface": {"id": "eni-0abc1234"}}
+    )
+    assert told == {
+        "dns": {**DNS, "type": "A", "address": "private"},
+        "network_interface": {"id": "eni-0abc1234", "device_index": 1},
+    }
+
+
+def test_a_field_that_is_null_is_as_one_that_is_not_there() -> None:
+    told = parse_targets({"elastic_ip": "eipalloc-0abc1234", "dns": None, "volumes": None})
+    assert told == {"elastic_ip": "eipalloc-0abc1234"}
+
+
+VOLUME = {"id": "vol-0abc1234", "device": "/dev/sdf"}
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ([], "cutover must"),
+        ("eipalloc-0abc1234", "cutover must"),
+        ({}, "cutover names no target"),
+        ({"dns": None}, "cutover names no target"),
+        ({"elastic_ips": "eipalloc-0abc1234"}, "cutover has the fields"),
+        ({"elastic_ip": "1.2.3.4"}, "cutover.elastic_ip"),
+        ({"elastic_ip": "eipalloc-0ABC1234"}, "cutover.elastic_ip"),
+        ({"elastic_ip": 7}, "cutover.elastic_ip"),
+        ({"target_groups": {}}, "cutover.target_groups must"),
+        ({"target_groups": []}, "cutover.target_groups must"),
+        ({"target_groups": [{"arn": ARN}] * 11}, "cutover.target_groups must"),
+        ({"target_groups": [{"arn": ARN}, {"arn": ARN, "port": 1}]}, "cutover.target_groups must"),
+        ({"target_groups": [ARN]}, "cutover.target_groups[0] must be an object"),
+        ({"target_groups": [{"port": 80}]}, "cutover.target_groups[0].arn is required"),
+        ({"target_groups": [{"arn": "web"}]}, "cutover.target_groups[0].arn must"),
+        ({"target_groups": [{"arn": ARN, "port": 0}]}, "cutover.target_groups[0].port must"),
+        ({"target_groups": [{"arn": ARN, "port": True}]}, "cutover.target_groups[0].port must"),
+        ({"target_groups": [{"arn": ARN, "prt": 80}]}, "cutover.target_groups[0] has the fields"),
+        ({"dns": "web.example.com"}, "cutover.dns must be an object"),
+        ({"dns": {"name": "web.example.com"}}, "cutover.dns.zone_id is required"),
+        ({"dns": {"zone_id": "Z1"}}, "cutover.dns.name is required"),
+        ({"dns": {**DNS, "zone_id": "/hostedzone/Z1"}}, "cutover.dns.zone_id must"),
+        ({"dns": {**DNS, "name": "web"}}, "cutover.dns.name must"),
+        ({"dns": {**DNS, "name": "*.example.com"}}, "cutover.dns.name must"),
+        ({"dns": {**DNS, "name": "a" * 64 + ".example.com"}}, "cutover.dns.name must"),
+        ({"dns": {**DNS, "name": ("a" * 50 + ".") * 6 + "com"}}, "cutover.dns.name must"),
+        ({"dns": {**DNS, "type": "CNAME"}}, "cutover.dns.type must be A"),
+        ({"dns": {**DNS, "ttl": -1}}, "cutover.dns.ttl must"),
+        ({"dns": {**DNS, "address": "elastic"}}, "cutover.dns.address must be private or public"),
+        (
+            {"dns": {**DNS, "address": "public"}, "elastic_ip": "eipalloc-0abc1234"},
+            "cutover.dns.address cannot be public beside elastic_ip",
+        ),
+        ({"private_ip": "10.0.0"}, "cutover.private_ip must"),
+        ({"private_ip": "::1"}, "cutover.private_ip must"),
+        ({"private_ip": 167772169}, "cutover.private_ip must"),
+        ({"network_interface": {"id": "eni-1"}}, "cutover.network_interface.id must"),
+        (
+            {"network_interface": {"id": "eni-0abc1234", "device_index": 0}},
+            "cutover.network_interface.device_index must",
+        ),
+        ({"volumes": [{"id": "vol-0abc1234"}]}, "cutover.volumes[0].device is required"),
+        ({"volumes": [{**VOLUME, "device": "/dev/sda"}]}, "cutover.volumes[0].device must"),
+        ({"volumes": [{**VOLUME, "device": "sdf"}]}, "cutover.volumes[0].device must"),
+        ({"volumes": [VOLUME, {**VOLUME, "device": "/dev/sdg"}]}, "cutover.volumes must not"),
+        ({"volumes": [VOLUME, {**VOLUME, "id": "vol-0abc1235"}]}, "cutover.volumes must not"),
+        ({"webhooks": {}}, "cutover.webhooks must have before or after"),
+        ({"webhooks": {"during": "https://x.example"}}, "cutover.webhooks has the fields"),
+        ({"webhooks": {"after": "ftp://x.example"}}, "cutover.webhooks.after must"),
+        ({"webhooks": {"after": "https:///path"}}, "cutover.webhooks.after must"),
+        ({"webhooks": {"after": "https://x.example:99999/"}}, "cutover.webhooks.after must"),
+        ({"webhooks": {"after": "https://x.example/a b"}}, "cutover.webhooks.after must"),
+        ({"webhooks": {"after": "https://x.example/" + "a" * 2048}}, "cutover.webhooks.after must"),
+        ({"webhooks": {"after": "https://u:p@x.example/"}}, "cutover.webhooks.after must not have"),
+    ],
+)
+def test_what_is_wrong_is_named(given: Any, field: str) -> None:
+    with pytest.raises(Refused) as refused:
+        parse_targets(given)
+    assert refused.value.reason == "invalid_cutover"
+    assert refused.value.message.startswith(field)
+    assert refused.value.message.endswith(".")

@@ -1,0 +1,166 @@
+"""A dry run in the middle of something, and on what can fail."""
+
+from typing import Any
+
+import pytest
+
+from tests.failover.cutover.cutover_targets import SAME_ZONE, Belongings
+from tests.harness import ONCE, OTHERS, REBALANCE, TERMINATION, World
+
+
+def steps(answer: dict[str, Any]) -> list[str]:
+    return [step["step"] for step in answer["plan"]]
+
+
+@ONCE
+def test_a_standby_on_its_way_is_awaited_for_the_rest_of_the_usual_time(world: World) -> None:
+    sef = world.sef()
+    world.primary(sef, "b")
+    sef.enable_manual_replica_mode("b")
+    sef = world.sef(simulated_pending=600)
+    world.primary(sef)
+    assert world.signal(sef, REBALANCE)["action"] == "replica_launching"
+    standby = world.standby().instance_id
+    answer = world.signal(sef, TERMINATION, dry_run=True)
+    assert steps(answer) == ["await", "promote", "leave"]
+    assert answer["plan"][0]["instance_id"] == standby
+    assert answer["plan"][0]["expected_seconds"] == 0
+    assert answer["action"] == "replica_launching"
+
+
+@ONCE
+def test_a_launch_whose_answer_is_unknown_is_repeated_and_no_other_is_planned(
+    world: World,
+) -> None:
+    sef = world.sef()
+    world.primary(sef)
+    world.simulation.add_fault("RunInstances", error_code="RequestLimitExceeded")
+    world.signal(sef, REBALANCE)
+    world.simulation.clear_faults()
+    [attempt] = world.attempts()
+    assert attempt.status == "open"
+    world.clock.advance(60)
+    answer = world.signal(sef, TERMINATION, dry_run=True)
+    assert steps(answer) == ["await", "promote", "leave"]
+    assert attempt.pool_id in answer["plan"][0]["sentence"]
+    assert world.attempts() == [attempt]
+
+
+@ONCE
+def test_where_no_pool_has_capacity_the_plan_ends_with_its_problem(world: World) -> None:
+    sef = world.sef(pools=",".join(OTHERS))
+    world.primary(sef)
+    for pool in OTHERS:
+        world.simulation.set_pool(pool, capacity=False)
+    assert world.signal(sef, REBALANCE)["action"] == "waiting"
+    world.clock.advance(61)
+    answer = world.signal(sef, REBALANCE, dry_run=True)
+    [launch] = answer["plan"]
+    assert (launch["candidates"], launch["step"]) == ([], "launch")
+    assert "no pool has capacity" in launch["problem"]
+    assert answer["budget"]["expected_seconds"] is None
+
+
+def at_its_limit(world: World) -> Any:
+    sef = world.sef(launches_per_hour=1, interrupted_pool_cooldown=0, probation=0)
+    world.signal(sef, TERMINATION, instance_id=world.primary(sef))
+    world.settle(sef, 30)
+    return sef
+
+
+def without_capacity(world: World) -> Any:
+    sef = world.sef(pools=",".join(OTHERS))
+    world.primary(sef)
+    world.simulation.add_fault("RunInstances", error_code="InsufficientInstanceCapacity")
+    sef.enable_manual_replica_mode("a")
+    sef.disable_manual_replica_mode("a")
+    world.clock.advance(61)
+    return sef
+
+
+def with_nothing_to_launch_like(world: World) -> Any:
+    sef = world.sef(launch_template="")
+    sef.register_agent("a", {"pool_id": OTHERS[0]})
+    return sef
+
+
+def forbidden(world: World) -> Any:
+    sef = world.sef()
+    world.primary(sef)
+    world.simulation.add_fault("DescribeInstances", error_code="UnauthorizedOperation")
+    return sef
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "signal"),
+    [
+        (at_its_limit, REBALANCE),
+        (at_its_limit, TERMINATION),
+        # In an emergency EC2 is asked all the same, which a dry run does not do.
+        (without_capacity, REBALANCE),
+        (with_nothing_to_launch_like, TERMINATION),
+        (forbidden, REBALANCE),
+    ],
+)
+@ONCE
+def test_what_nothing_can_be_launched_for_is_answered_as_the_call_itself(
+    world: World, obstacle: Any, signal: str
+) -> None:
+    sef = obstacle(world)
+    primary = world.agent().instance_id
+    named = {} if primary is None else {"instance_id": primary}
+    rehearsed = world.signal(sef, signal, dry_run=True, **named)
+    real = world.signal(sef, signal, **named)
+    assert real["action"] == "waiting"
+    assert (rehearsed["action"], rehearsed["message"]) == (real["action"], real["message"])
+    assert rehearsed["plan"][-1]["problem"] is not None
+
+
+@ONCE
+def test_a_launch_that_is_put_off_is_told_with_its_cause(world: World) -> None:
+    sef = at_its_limit(world)
+    told = {"at": world.clock(), "instance_id": world.agent().instance_id}
+    assert world.signal(sef, TERMINATION, **told)["action"] == "waiting"
+    [wait] = world.signal(sef, TERMINATION, **told, dry_run=True)["plan"]
+    assert wait["step"] == "wait"
+    assert "SEF_LAUNCHES_PER_HOUR" in wait["reason"]
+
+
+@ONCE
+def test_without_anything_to_launch_like_the_plan_says_what_is_missing(world: World) -> None:
+    sef = world.sef(launch_template="")
+    sef.register_agent("a", {"pool_id": OTHERS[0]})
+    [launch] = world.signal(sef, TERMINATION, dry_run=True)["plan"]
+    assert "launch template" in launch["problem"]
+
+
+@pytest.mark.parametrize("left", [120, 20])
+@ONCE
+def test_with_seconds_left_the_plan_says_what_the_cutover_leaves_out(
+    world: World, left: int
+) -> None:
+    sef = world.sef(pools=",".join(SAME_ZONE))
+    primary = world.primary(sef)
+    sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
+    end = world.clock().timestamp() + left
+    answer = world.signal(sef, TERMINATION, termination_time=end, dry_run=True)
+    assert ("skip" in steps(answer)) == (left == 20)
+    assert answer["budget"]["seconds_left"] == pytest.approx(left)
+
+
+@ONCE
+def test_a_plan_with_an_auto_switch_terminates_the_old_primary_once_all_has_followed(
+    world: World,
+) -> None:
+    sef = world.sef(pools=",".join(SAME_ZONE), drain=90.0)
+    primary = world.primary(sef)
+    sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
+    sef.set_auto_mode("a", "auto-switch", enabled=True)
+    sef.set_auto_mode("a", "auto-terminate", enabled=True)
+    last = world.signal(sef, REBALANCE, dry_run=True)["plan"][-1]
+    assert (last["step"], last["instance_id"], last["expected_seconds"]) == (
+        "terminate",
+        primary,
+        90,
+    )
+    assert last["sentence"].endswith("once all that belongs to the agent has followed")

@@ -1,0 +1,204 @@
+"""What an incident's timeline says of what went wrong, or was planned."""
+
+from typing import Any
+
+import pytest
+
+from tests.failover.cutover.cutover_targets import ALL, SAME_ZONE, Belongings
+from tests.harness import ALIVE, ONCE, REBALANCE, TERMINATION, Crash, World
+from tests.webhook_receiver import Receiver
+
+
+def told(sef: Any, incident_id: str) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+    """The incident, the types of its entries in order, and its entries by type."""
+    story = sef.get_incident(incident_id)
+    types = [entry["type"] for entry in story["timeline"]]
+    return story["incident"], types, {entry["type"]: entry for entry in story["timeline"]}
+
+
+@ONCE
+def test_a_drill_tells_its_seconds_and_the_calls_that_ended_the_old_primary(world: World) -> None:
+    sef = world.sef(simulated_pending=30)
+    old = world.primary(sef)
+    sef.register_agent("a", {"drill_interval": 86_400})
+    world.clock.advance(86_400)
+    assert sef.plan_switchovers() == 1
+    world.settle(sef, 0)
+    world.simulation.set_options(pending_seconds=0)
+    world.settle(sef, 12.5)
+    world.settle(sef, 61)
+    [row] = world.rows("incidents")
+
+    incident, types, entries = told(sef, row.id)
+
+    assert incident["kind"] == "drill"
+    assert incident["failover_time_ms"] == 12_500
+    assert incident["summary"] == (
+        f"a drill: {incident['new_instance_id']} in {incident['new_pool_id']} replaced {old} "
+        "in 12.500 s"
+    )
+    assert " in 12.500 s: a planned switchover" in entries["failover_completed"]["sentence"]
+    assert types[0] == "switchover_planned"
+    assert types[-3:] == ["CreateTags", "TerminateInstances", "primary_retired"]
+    assert entries["TerminateInstances"]["details"]["instance_id"] == old
+    assert entries["TerminateInstances"]["details"]["error"] is None
+    assert entries["replica_ready"]["latency_ms"] == 12_500
+    assert sef.get_incident(row.id)["budget"] is None, "nobody set a deadline"
+
+
+@ONCE
+def test_a_loss_tells_what_was_found_out(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    world.client.terminate_instances(InstanceIds=[primary])
+    world.clock.advance(1000)
+    assert sef.detect_losses() == 1
+    world.settle(sef, 3)
+    [row] = world.rows("incidents")
+    incident, types, entries = told(sef, row.id)
+    assert types[:2] == ["unannounced-loss", "unannounced_loss"]
+    assert entries["unannounced_loss"]["kind"] == "decision"
+    assert entries["unannounced_loss"]["details"]["ec2_state"] in ("shutting-down", "terminated")
+    assert incident["summary"].startswith("an instance was lost without a notice: ")
+
+
+@ONCE
+def test_a_standby_that_was_promoted_unseen_is_told(world: World) -> None:
+    sef = world.sef()
+    world.primary(sef)
+    world.signal(sef, REBALANCE)
+    world.simulation.add_fault("DescribeInstances", error_code="RequestLimitExceeded")
+    answer = world.signal(sef, TERMINATION)
+    world.simulation.clear_faults()
+    assert answer["action"] == "promoted"
+    _, _, entries = told(sef, answer["incident_id"])
+    assert "RequestLimitExceeded" in entries["failover_completed"]["details"]["unseen"]
+
+
+@ONCE
+def test_a_call_that_ec2_did_not_answer_is_part_of_the_incident(world: World) -> None:
+    sef = world.sef()
+    world.primary(sef)
+    world.simulation.add_fault("RunInstances", error_code="RequestLimitExceeded")
+    answer = world.signal(sef, TERMINATION)
+    world.simulation.clear_faults()
+    _, types, entries = told(sef, answer["incident_id"])
+    assert entries["cloud_unavailable"]["details"]["code"] == "RequestLimitExceeded"
+    assert entries["RunInstances"]["latency_ms"] is None
+    assert entries["RunInstances"]["sentence"].endswith("not answered yet")
+    world.settle(sef, 60)
+    _, types, entries = told(sef, answer["incident_id"])
+    assert entries["RunInstances"]["latency_ms"] == 60_000
+    assert types.count("RunInstances") == 1
+
+
+@ONCE
+def test_a_decision_that_a_later_recommendation_changed_is_told_with_its_inputs(
+    world: World,
+) -> None:
+    sef = world.sef()
+    world.primary(sef)
+    world.past(20, 0)
+    first = world.signal(sef, REBALANCE)
+    assert first["action"] == "monitor"
+    world.clock.advance(60)
+    again = world.signal(world.sef(rebalance_risk_threshold=0.05), REBALANCE)
+    assert again["incident_id"] == first["incident_id"]
+    assert again["action"] == "standby_ready"
+    decisions = [
+        entry["details"]
+        for entry in sef.get_incident(first["incident_id"])["timeline"]
+        if entry["type"] == "rebalance_recommendation"
+    ]
+    assert [(d["goal_before"], d["goal"], d["threshold"]) for d in decisions] == [
+        ("monitor", "monitor", 0.3),
+        ("monitor", "standby", 0.05),
+    ]
+
+
+@ONCE
+def test_a_story_that_was_cut_off_by_a_crash_goes_on_in_the_same_timeline(world: World) -> None:
+    def crash(**_: Any) -> None:
+        raise Crash
+
+    sef = world.sef()
+    world.primary(sef)
+    dying = world.sef(world.cloud("after-call.ec2.RunInstances", crash))
+    with pytest.raises(Crash):
+        world.signal(dying, TERMINATION)
+    [row] = world.rows("incidents")
+    incident, types, _ = told(sef, row.id)
+    assert incident["status"] == "open"
+    assert types[-1] == "RunInstances"
+    world.settle(sef, 5)
+    incident, types, _ = told(sef, row.id)
+    assert incident["status"] == "done"
+    assert types.count("RunInstances") == types.count("failover_completed") == 1
+
+
+@ONCE
+def test_the_steps_of_a_cutover_are_planned_and_then_told_with_their_time(world: World) -> None:
+    sef = world.sef(pools=",".join(SAME_ZONE))
+    primary = world.primary(sef)
+    sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
+    planned = world.signal(sef, TERMINATION, instance_id=primary, dry_run=True)
+    assert not world.rows("cutovers")
+    answer = world.signal(sef, TERMINATION, instance_id=primary)
+    assert answer["action"] == "promoted"
+    story = sef.get_incident(answer["incident_id"])
+    told = [entry for entry in story["timeline"] if entry["type"] == "cutover_step"]
+    assert all(entry["latency_ms"] is not None for entry in told)
+    expected = [step["sentence"] for step in planned["plan"] if step["step"] == "cutover"]
+    assert len(expected) >= len(ALL)
+    carried_out = [entry["sentence"].partition(": ")[0] for entry in told]
+    assert sorted(carried_out) == sorted(expected)
+
+
+@ONCE
+def test_what_a_manual_switch_ends_is_not_told_under_the_incident_that_launched_it(
+    world: World,
+) -> None:
+    sef = world.sef()
+    answer = world.signal(sef, TERMINATION, instance_id=world.primary(sef))
+    sef.enable_manual_replica_mode("a")
+    _, before, _ = told(sef, answer["incident_id"])
+    sef.execute_manual_switch("a")
+    assert world.state(answer["new_instance_id"]) not in ALIVE
+    assert told(sef, answer["incident_id"])[1] == before
+    [end] = world.events("replica_terminated")
+    assert (end.incident_id, end.details["replica_id"]) == (None, answer["replica_id"])
+
+
+@ONCE
+def test_what_an_incident_ends_is_told_without_how_it_was_launched_once(world: World) -> None:
+    """A primary that SEF launched is lost in its turn: its launch is another incident's."""
+    sef = world.sef(probation=0, interrupted_pool_cooldown=0)
+    first = world.signal(sef, TERMINATION, instance_id=world.primary(sef))
+    lost = first["new_instance_id"]
+    second = world.signal(sef, TERMINATION, instance_id=lost)
+    _, before, _ = told(sef, first["incident_id"])
+    world.simulation.terminate(lost)
+    world.settle(sef, 40)
+    assert told(sef, first["incident_id"])[1] == before
+    _, types, entries = told(sef, second["incident_id"])
+    assert lost in entries["replica_terminated"]["sentence"]
+    assert types.count("RunInstances") == 1
+
+
+@ONCE
+def test_who_was_told_is_told(world: World) -> None:
+    receiver = Receiver("of-the-timeline")
+    try:
+        sef = world.sef(notify=receiver.url.replace("http", "json"), webhook_networks="127.0.0.0/8")
+        world.primary(sef)
+        answer = world.signal(sef, TERMINATION)
+        story = sef.get_incident(answer["incident_id"])
+        assert not [entry for entry in story["timeline"] if entry["kind"] == "notice"]
+        sef.deliver_notifications()
+    finally:
+        receiver.stop()
+    story = sef.get_incident(answer["incident_id"])
+    notices = [entry for entry in story["timeline"] if entry["kind"] == "notice"]
+    assert [entry["type"] for entry in notices] == ["detection", "switch", "outcome"]
+    assert all(" was told: " in entry["sentence"] for entry in notices)
+    assert all(entry["details"]["status"] == "sent" for entry in notices)

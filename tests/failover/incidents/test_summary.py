@@ -1,0 +1,132 @@
+"""The sentence of an incident, and the order of its entries."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sef.failover.incidents.summary import (
+    EntryKind,
+    IncidentSummary,
+    TimelineEntry,
+    in_order,
+    summary,
+)
+from sef.terms import Goal, IncidentKind, IncidentStatus
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def course(**changes):
+    given_ = {
+        "kind": IncidentKind.INTERRUPTION,
+        "status": IncidentStatus.DONE,
+        "goal": Goal.SWITCH,
+        "reason": "because",
+        "obstacle": None,
+        "old": "i-old",
+        "new": "i-new",
+        "new_pool": "m5.large.us-east-1b",
+        "failover_ms": 812,
+        "seconds_left": 118.25,
+    }
+    return IncidentSummary(**given_ | changes)
+
+
+STORIES = [
+    pytest.param(
+        {},
+        "i-new in m5.large.us-east-1b replaced i-old in 0.812 s, 118.2 s before the deadline",
+        id="replaced-in-time",
+    ),
+    pytest.param(
+        {"seconds_left": -3.5, "failover_ms": 123_500},
+        "i-new in m5.large.us-east-1b replaced i-old in 123.500 s, 3.5 s after the deadline",
+        id="replaced-too-late",
+    ),
+    pytest.param(
+        {"new_pool": None, "seconds_left": None, "goal": Goal.STANDBY},
+        "i-new replaced i-old in 0.812 s",
+        id="replaced-for-a-recommendation",
+    ),
+    pytest.param(
+        {"kind": IncidentKind.DRILL, "new_pool": None, "seconds_left": None},
+        "a drill: i-new replaced i-old in 0.812 s",
+        id="drill",
+    ),
+    pytest.param(
+        {"kind": IncidentKind.RETURN, "new_pool": None, "seconds_left": None},
+        "back to spot: i-new replaced i-old in 0.812 s",
+        id="return",
+    ),
+    pytest.param(
+        {"kind": IncidentKind.LOSS, "new_pool": None, "seconds_left": None},
+        "an instance was lost without a notice: i-new replaced i-old in 0.812 s",
+        id="loss",
+    ),
+    pytest.param(
+        {"status": IncidentStatus.OPEN, "new": None},
+        "i-old is being replaced: because, 118.2 s before the deadline",
+        id="open",
+    ),
+    pytest.param(
+        {"status": IncidentStatus.OPEN, "new": None, "goal": Goal.MONITOR, "seconds_left": None},
+        "i-old is watched: because",
+        id="monitored",
+    ),
+    pytest.param(
+        {"status": IncidentStatus.NEEDS_OPERATOR, "new": None, "seconds_left": -60.0},
+        "i-old cannot be replaced without help: because, 60.0 s after the deadline",
+        id="stuck",
+    ),
+    pytest.param(
+        {"status": IncidentStatus.NEEDS_OPERATOR, "new": None, "obstacle": "a limit"},
+        "i-old cannot be replaced without help: a limit, 118.2 s before the deadline",
+        id="stuck-with-an-obstacle",
+    ),
+    pytest.param(
+        {"status": IncidentStatus.RELEASED, "new": None, "seconds_left": None},
+        "nothing was done about i-old: because",
+        id="released",
+    ),
+    pytest.param(
+        {"new": None, "reason": "a standby was taken, and replaced"},
+        "i-old needed no failover: a standby was taken, and replaced",
+        id="a-standby-was-replaced",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), STORIES)
+def test_an_incident_is_told_in_a_sentence(changes, sentence):
+    assert summary(course(**changes)) == sentence
+
+
+@given(
+    st.builds(
+        course,
+        kind=st.sampled_from(IncidentKind),
+        status=st.sampled_from(IncidentStatus),
+        goal=st.sampled_from(Goal),
+        new=st.none() | st.just("i-new"),
+        seconds_left=st.none() | st.floats(-1e6, 1e6),
+        failover_ms=st.none() | st.integers(0, 10**9),
+    )
+)
+def test_every_incident_has_a_sentence_that_names_its_instances(told):
+    said = summary(told)
+    assert told.old in said
+    assert (told.new or "i-old") in said
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))), st.randoms())
+def test_entries_come_in_one_order_however_they_were_read(marks, random):
+    entries = [
+        TimelineEntry(NOW + timedelta(seconds=at), EntryKind.STEP, "", str(mark), order=mark)
+        for at, *rest in marks
+        for mark in [tuple(rest)]
+    ]
+    shuffled = random.sample(entries, len(entries))
+    keys = [(entry.at, entry.order) for entry in in_order(shuffled)]
+    assert keys == sorted((entry.at, entry.order) for entry in entries)

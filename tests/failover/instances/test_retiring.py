@@ -1,0 +1,73 @@
+"""Former primaries are terminated, but nothing that is not SEF's by its tags."""
+
+from typing import Any
+
+import pytest
+
+from tests.harness import ALIVE, ONCE, World
+
+
+def tagged(world: World, **tags: str) -> str:
+    told = [{"Key": key.replace("_", ":"), "Value": value} for key, value in tags.items()]
+    return world.launch(TagSpecifications=[{"ResourceType": "instance", "Tags": told}])
+
+
+def switched(world: World, old: str) -> Any:
+    sef = world.sef()
+    sef.register_agent("a", {"instance_id": old, "pool_id": world.pool_of(old)})
+    sef.enable_manual_replica_mode("a")
+    sef.execute_manual_switch("a")
+    return sef
+
+
+def tags_of(world: World, instance_id: str) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in world.described(instance_id).get("Tags", [])}
+
+
+def test_a_registered_instance_is_tagged_before_it_is_terminated(world: World) -> None:
+    old = tagged(world, Name="web")
+    switched(world, old)
+    assert world.state(old) not in ALIVE
+    [name] = [row.name for row in world.rows("deployment", None)]
+    told = tags_of(world, old)
+    assert (told["sef:managed"], told["sef:agent"], told["Name"]) == (name, "a", "web")
+    world.check()
+
+
+@ONCE
+@pytest.mark.parametrize(
+    "tags", [{"sef_managed": "sef-of-others"}, {"sef_agent": "web-7"}], ids=["sef", "agent"]
+)
+def test_one_that_is_anothers_by_its_tags_is_left_running(
+    world: World, tags: dict[str, str]
+) -> None:
+    old = tagged(world, **tags)
+    sef = switched(world, old)
+    world.settle(sef, 3600)
+    assert world.state(old) == "running"
+    [event] = world.events("primary_retired")
+    assert event.severity == "warning"
+    assert "left running: its tag sef:" in event.message
+    world.check()
+
+
+@ONCE
+def test_one_that_ec2_does_not_let_sef_tag_is_left_running(world: World) -> None:
+    old = world.launch()
+    world.simulation.add_fault("CreateTags", error_code="UnauthorizedOperation")
+    switched(world, old)
+    assert world.state(old) == "running"
+    [event] = world.events("primary_retired")
+    assert "UnauthorizedOperation" in event.message
+
+
+@ONCE
+def test_a_throttled_tagging_is_tried_again(world: World) -> None:
+    old = world.launch()
+    world.simulation.throttle("CreateTags", count=4)
+    sef = switched(world, old)
+    assert world.state(old) == "running"
+    for _ in range(5):
+        world.settle(sef, 10)
+    assert world.state(old) not in ALIVE
+    world.check()

@@ -1,0 +1,212 @@
+"""An instance is gone without a word: noticed by two witnesses, and failed over."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from sef.cloud.errors import CloudError
+from tests.harness import ALIVE, ONCE, POOL, REBALANCE, TERMINATION, World
+
+SILENCE = 420
+
+
+def report(world: World, sef: Any, agent_id: str = "a", **fields: Any) -> None:
+    payload = {"spot_price": 0.05, "pool_id": POOL, "timestamp": world.clock().timestamp()}
+    assert sef.process_incoming_data(agent_id, "pricing", payload | fields)["status"] != "rejected"
+
+
+def look(world: World, sef: Any) -> int:
+    found: int = sef.detect_losses()
+    sef.reconcile()
+    return found
+
+
+def test_one_that_is_gone_and_silent_is_replaced(world: World) -> None:
+    sef = world.sef()
+    lost = world.primary(sef)
+    report(world, sef)
+    world.simulation.terminate(lost)
+    world.clock.advance(SILENCE + 1)
+    assert look(world, sef) == 1
+
+    new = world.agent().instance_id
+    assert new != lost
+    assert world.state(new) == "running"
+    assert world.pool_of(new) != POOL
+    [incident] = world.rows("incidents")
+    assert (incident.kind, incident.status) == ("loss", "done")
+    assert incident.new_instance_id == new
+    [signal] = world.rows("spot_interruption_events")
+    assert signal.signal_type == "unannounced-loss"
+    assert signal.failover_completed
+    assert signal.failover_time_ms >= 0
+    [event] = world.events("unannounced_loss")
+    assert event.severity == "error"
+    assert "terminated" in event.message
+    assert look(world, sef) == 0
+    world.check(gone={lost})
+
+
+@ONCE
+def test_an_agent_that_is_silent_while_its_instance_runs_is_left_alone(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    report(world, sef)
+    world.clock.advance(86_400)
+    assert look(world, sef) == 0
+    assert world.agent().instance_id == primary
+    assert not world.rows("incidents")
+
+
+@ONCE
+def test_an_instance_that_is_gone_while_its_agent_reports_is_left_alone(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    world.simulation.terminate(primary)
+    for _ in range(5):
+        world.clock.advance(SILENCE - 1)
+        report(world, sef)
+        assert look(world, sef) == 0
+    assert world.agent().instance_id == primary
+
+
+@ONCE
+def test_what_the_standby_reports_is_no_word_of_the_primary(world: World) -> None:
+    sef = world.sef()
+    lost = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    report(world, sef)
+    world.simulation.terminate(lost)
+    world.clock.advance(SILENCE - 10)
+    report(world, sef, is_replica=True, pool_id="m5.large.us-east-1b")
+    world.clock.advance(11)
+    standby = world.standby().instance_id
+    assert look(world, sef) == 1
+    assert world.agent().instance_id == standby
+    world.check(gone={lost})
+
+
+@ONCE
+def test_a_fresh_primary_is_given_the_time_to_report(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    world.simulation.terminate(primary)
+    world.clock.advance(SILENCE - 1)
+    assert look(world, sef) == 0
+    world.clock.advance(2)
+    assert look(world, sef) == 1
+
+
+@ONCE
+def test_a_former_standby_that_ec2_has_forgotten_is_lost(world: World) -> None:
+    """EC2 shows an instance for about an hour after its end; what SEF launched did exist."""
+    sef = world.sef()
+    world.primary(sef)
+    world.signal(sef, TERMINATION)
+    promoted = world.agent().instance_id
+    world.clock.advance(SILENCE + 1)
+    world.simulation.set_options(visible_after_seconds=10**6)
+    for _ in range(9):
+        assert sef.detect_losses() == 0
+        assert sef.detect_losses() == 0  # the looks of a moment count as one
+        world.clock.advance(31)
+    assert sef.detect_losses() == 1
+    world.simulation.set_options(visible_after_seconds=0)
+    [loss] = [i for i in world.rows("incidents") if i.kind == "loss"]
+    assert loss.instance_id == promoted
+
+
+@ONCE
+def test_an_instance_that_ec2_never_knew_is_no_loss(world: World) -> None:
+    sef = world.sef()
+    sef.register_agent("a", {"instance_id": "i-0123456789abcdef0", "pool_id": POOL})
+    world.clock.advance(86_400)
+    assert look(world, sef) == 0
+    assert not world.rows("incidents")
+
+
+@ONCE
+def test_an_agent_without_an_instance_is_not_asked_for(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    sef.register_agent("a", {"instance_id": None})
+    world.simulation.terminate(primary)
+    world.clock.advance(86_400)
+    assert look(world, sef) == 0
+
+
+@ONCE
+def test_nothing_is_concluded_while_ec2_cannot_be_read(world: World) -> None:
+    sef = world.sef()
+    lost = world.primary(sef)
+    world.simulation.terminate(lost)
+    world.clock.advance(SILENCE + 1)
+    world.simulation.throttle("DescribeInstances")
+    with pytest.raises(CloudError):
+        sef.detect_losses()
+    assert not world.rows("incidents")
+    world.simulation.clear_faults()
+    assert look(world, sef) == 1
+    world.check(gone={lost})
+
+
+@ONCE
+def test_a_recommendation_that_ends_in_a_loss_is_one_incident(world: World) -> None:
+    sef = world.sef()
+    lost = world.primary(sef)
+    answer = world.signal(sef, REBALANCE)
+    standby = world.standby().instance_id
+    world.simulation.terminate(lost)
+    world.clock.advance(SILENCE + 1)
+    assert look(world, sef) == 1
+    assert world.agent().instance_id == standby
+    [incident] = world.rows("incidents")
+    assert incident.id == answer["incident_id"]
+    assert (incident.kind, incident.status) == ("loss", "done")
+    world.check(gone={lost})
+
+
+@ONCE
+def test_a_notice_that_comes_after_the_loss_changes_nothing(world: World) -> None:
+    sef = world.sef()
+    lost = world.primary(sef)
+    world.simulation.terminate(lost)
+    world.clock.advance(SILENCE + 1)
+    look(world, sef)
+    new = world.agent().instance_id
+    answer = world.signal(sef, TERMINATION, instance_id=lost)
+    assert answer["action"] == "promoted"
+    assert world.agent().instance_id == new
+    assert len(world.promotions()) == 1
+    world.check(gone={lost})
+
+
+@ONCE
+def test_two_workers_find_one_loss(world: World) -> None:
+    one, other = world.sef(), world.sef()
+    lost = world.primary(one)
+    world.simulation.terminate(lost)
+    world.clock.advance(SILENCE + 1)
+    assert [one.detect_losses(), other.detect_losses()] == [1, 0]
+    one.reconcile()
+    other.reconcile()
+    assert len(world.promotions()) == 1
+    assert [i.state for i in world.tagged()].count("running") == 1
+    assert world.state(lost) not in ALIVE
+
+
+@ONCE
+def test_a_loss_is_noticed_though_the_agents_row_changes_all_the_time(world: World) -> None:
+    sef = world.sef()
+    lost = world.primary(sef)
+    world.simulation.add_fault("RunInstances", error_code="InsufficientInstanceCapacity")
+    sef.enable_manual_replica_mode("a")
+    world.simulation.terminate(lost)
+    for _ in range(8):
+        world.settle(sef, 61)
+    assert world.agent().updated_at > world.clock() - timedelta(seconds=SILENCE)
+    assert look(world, sef) == 1
+    world.simulation.clear_faults()
+    world.settle(sef, 61)
+    assert world.agent().instance_id != lost

@@ -1,0 +1,229 @@
+"""Switchovers that nobody is forced to: drills, and the way back from on-demand to spot."""
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.harness import ALIVE, ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World
+
+DAY = 86_400
+STAY = 1800
+
+
+def drilled(world: World, **settings: Any) -> tuple[Any, str]:
+    sef = world.sef(**settings)
+    primary = world.primary(sef)
+    sef.register_agent("a", {"drill_interval": DAY})
+    return sef, primary
+
+
+def tick(world: World, sef: Any) -> int:
+    begun: int = sef.plan_switchovers()
+    sef.reconcile()
+    return begun
+
+
+# Drills
+
+
+def test_a_drill_is_a_real_switchover_and_says_how_long_it_took(world: World) -> None:
+    sef, old = drilled(world)
+    world.clock.advance(DAY - 60)
+    assert tick(world, sef) == 0
+    world.clock.advance(60)
+    assert tick(world, sef) == 1
+    new = world.agent().instance_id
+    assert new != old
+    [incident] = world.rows("incidents")
+    assert (incident.kind, incident.status, incident.new_instance_id) == ("drill", "done", new)
+    assert incident.failover_time_ms >= 0
+    [event] = world.promotions()
+    assert re.search(r" in \d+\.\d{3} s: a planned switchover", event.message)
+    assert world.state(old) in ALIVE
+    world.settle(sef, 61)
+    assert world.state(old) not in ALIVE, "a drill leaves nothing behind"
+    assert tick(world, sef) == 0
+    world.check()
+    world.clock.advance(DAY)
+    assert tick(world, sef) == 1
+    world.check()
+
+
+@ONCE
+def test_nobody_is_drilled_unless_asked(world: World) -> None:
+    sef = world.sef()
+    world.primary(sef)
+    world.clock.advance(365 * DAY)
+    assert tick(world, sef) == 0
+
+
+@ONCE
+def test_a_drill_in_manual_mode_uses_the_standby_and_leaves_the_next(world: World) -> None:
+    sef, old = drilled(world)
+    sef.enable_manual_replica_mode("a")
+    standby = world.standby().instance_id
+    world.clock.advance(DAY)
+    assert tick(world, sef) == 1
+    assert world.agent().instance_id == standby
+    assert world.standby().status == "ready"
+    world.settle(sef, 61)
+    assert world.state(old) not in ALIVE
+    world.check()
+
+
+@ONCE
+def test_a_drill_that_finds_no_standby_is_told_and_not_repeated_at_once(world: World) -> None:
+    sef, old = drilled(world)
+    for pool in world.simulation.pools():
+        world.simulation.set_pool(pool.pool, capacity=False)
+    world.clock.advance(DAY)
+    assert tick(world, sef) == 1
+    world.settle(sef, 120)
+    [incident] = world.rows("incidents")
+    assert (incident.kind, incident.status) == ("drill", "released")
+    [event] = world.events("incident_closed")
+    assert event.severity == "error"
+    assert world.agent().instance_id == old
+    assert tick(world, sef) == 0
+    assert not world.alive()
+    world.check()
+
+
+@ONCE
+@pytest.mark.parametrize("announced", [REBALANCE, TERMINATION])
+def test_what_aws_announces_overtakes_a_drill(world: World, announced: str) -> None:
+    sef, old = drilled(world, simulated_pending=30)
+    world.clock.advance(DAY)
+    assert tick(world, sef) == 1
+    standby = world.standby()
+    assert standby.status == "launching"
+    world.clock.advance(1)
+    world.signal(sef, announced, instance_id=old)
+    drill, incident = sorted(world.rows("incidents"), key=lambda i: i.opened_at)
+    assert (drill.kind, drill.status) == ("drill", "released")
+    assert (incident.kind, incident.status) == ("interruption", "open")
+    assert world.standby().id == standby.id, "never a second launch"
+    world.simulation.set_options(pending_seconds=0)
+    world.settle(sef, 5)
+    is_termination = announced == TERMINATION
+    assert (world.agent().instance_id == standby.instance_id) == is_termination
+    assert (world.standby() is None) == is_termination
+    world.check()
+
+
+@ONCE
+def test_an_open_incident_is_not_disturbed_by_a_drill(world: World) -> None:
+    sef, old = drilled(world)
+    world.clock.advance(DAY - 60)
+    world.signal(sef, REBALANCE)
+    world.clock.advance(120)
+    assert tick(world, sef) == 0
+    assert world.agent().instance_id == old
+
+
+# On-demand and back
+
+
+def on_demand(world: World, **settings: Any) -> tuple[Any, str]:
+    """An agent whose primary had to be launched on-demand."""
+    sef = world.sef(pools=",".join(OTHERS), interrupted_pool_cooldown=0, **settings)
+    world.primary(sef)
+    for pool in OTHERS:
+        world.simulation.set_pool(pool, capacity=False)
+    world.signal(sef, TERMINATION)
+    primary = world.agent().instance_id
+    assert world.described(primary).get("InstanceLifecycle") is None
+    return sef, primary
+
+
+def capacity(world: World) -> None:
+    for pool in OTHERS:
+        world.simulation.set_pool(pool, capacity=True)
+
+
+def test_an_on_demand_primary_is_replaced_by_spot_when_there_is_some(world: World) -> None:
+    sef, expensive = on_demand(world)
+    capacity(world)
+    world.clock.advance(STAY - 1)
+    assert tick(world, sef) == 0, "it stays a minimum"
+    world.clock.advance(2)
+    assert tick(world, sef) == 1
+    new = world.agent().instance_id
+    assert new != expensive
+    assert world.described(new)["InstanceLifecycle"] == "spot"
+    world.settle(sef, 61)
+    assert world.state(expensive) not in ALIVE
+    world.clock.advance(10 * STAY)
+    assert tick(world, sef) == 0
+    world.check()
+
+
+@ONCE
+def test_it_stays_while_there_is_no_spot_and_tries_again_later(world: World) -> None:
+    sef, expensive = on_demand(world, on_demand_allowed=True)
+    world.clock.advance(STAY + 1)
+    assert tick(world, sef) == 1
+    world.settle(sef, 120)
+    [attempt] = [i for i in world.rows("incidents") if i.kind == "return-to-spot"]
+    assert attempt.status == "released"
+    assert world.agent().instance_id == expensive
+    assert not world.standby(), "on-demand is not replaced by on-demand"
+    assert tick(world, sef) == 0, "not at once again"
+    capacity(world)
+    world.clock.advance(STAY)
+    assert tick(world, sef) == 1
+    assert world.agent().instance_id != expensive
+    world.settle(sef, 61)
+    world.check()
+
+
+@ONCE
+def test_it_does_not_go_back_and_forth_all_day(world: World) -> None:
+    sef, _ = on_demand(world, returns_per_day=2)
+    for returned in range(3):
+        capacity(world)
+        world.clock.advance(STAY + 1)
+        assert tick(world, sef) == (returned < 2)
+        world.settle(sef, 61)
+        if returned == 2:
+            break
+        for pool in OTHERS:
+            world.simulation.set_pool(pool, capacity=False)
+        world.clock.advance(600)
+        world.signal(sef, TERMINATION, instance_id=world.agent().instance_id)
+    world.clock.advance(DAY)
+    capacity(world)
+    assert tick(world, sef) == 1
+
+
+@ONCE
+def test_a_pool_with_a_bad_past_is_no_reason_to_return(world: World) -> None:
+    sef, expensive = on_demand(world)
+    for pool in OTHERS:
+        world.past(10, 9, pool=pool)
+    capacity(world)
+    world.clock.advance(STAY + 1)
+    assert tick(world, sef) == 1
+    world.settle(sef, 120)
+    assert world.agent().instance_id == expensive
+
+
+@ONCE
+def test_in_manual_mode_the_operator_decides(world: World) -> None:
+    sef, expensive = on_demand(world)
+    sef.enable_manual_replica_mode("a")
+    capacity(world)
+    world.clock.advance(STAY + 1)
+    assert tick(world, sef) == 0
+    assert world.agent().instance_id == expensive
+
+
+@ONCE
+def test_a_primary_that_an_operator_launched_on_demand_stays(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef, InstanceMarketOptions={})
+    world.clock.advance(DAY)
+    assert tick(world, sef) == 0
+    assert world.agent().instance_id == primary
+    assert world.pool_of(primary) == POOL

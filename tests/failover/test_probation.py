@@ -1,0 +1,104 @@
+"""A fresh primary in a pool that is known to be risky has a standby of its own for a while."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.harness import ONCE, OTHERS, REBALANCE, TERMINATION, World
+
+RISKY = OTHERS[0]
+
+
+def failed_over(world: World, past: tuple[int, int] | None = None, **settings: Any) -> Any:
+    """An agent that has just been failed over to the one pool there is."""
+    sef = world.sef(pools=RISKY, **settings)
+    if past:
+        world.past(*past, pool=RISKY)
+    world.primary(sef)
+    world.signal(sef, TERMINATION)
+    assert world.pool_of(world.agent().instance_id) == RISKY
+    return sef
+
+
+def test_in_a_risky_pool_it_has_a_standby_until_its_probation_is_over(world: World) -> None:
+    sef = failed_over(world, (10, 9), on_demand_allowed=True)
+    fresh = world.agent().instance_id
+    world.settle(sef, 5)
+    standby = world.standby()
+    assert standby is not None
+    assert standby.replica_type == "automatic-rebalance"
+    assert standby.status == "ready"
+    world.settle(sef, 1700)
+    assert world.standby().id == standby.id
+    world.settle(sef, 130)
+    world.settle(sef, 30)
+    assert world.standby() is None
+    assert world.agent().instance_id == fresh
+    world.check()
+
+
+@ONCE
+def test_its_standby_is_promoted_when_the_fresh_primary_is_taken_too(world: World) -> None:
+    sef = failed_over(world, (10, 9), on_demand_allowed=True)
+    world.settle(sef, 5)
+    standby = world.standby().instance_id
+    world.signal(sef, TERMINATION, instance_id=world.agent().instance_id)
+    assert world.agent().instance_id == standby
+    world.check()
+
+
+@ONCE
+@pytest.mark.parametrize("past", [None, (30, 0), (30, 2)])
+def test_elsewhere_it_has_none(world: World, past: tuple[int, int] | None) -> None:
+    sef = failed_over(world, past)
+    world.settle(sef, 5)
+    assert world.standby() is None
+    assert world.agent().probation_until is None
+    world.check()
+
+
+@ONCE
+def test_none_when_it_is_turned_off(world: World) -> None:
+    sef = failed_over(world, (10, 9), probation=0, on_demand_allowed=True)
+    world.settle(sef, 5)
+    assert world.standby() is None
+
+
+@ONCE
+def test_a_pool_that_was_interrupted_is_avoided_for_a_while(world: World) -> None:
+    sef = world.sef(pools=",".join(OTHERS))
+    world.past(1, 1, OTHERS[1], unannounced=True)  # once it is over, the price decides
+    world.primary(sef, "a", pool=OTHERS[0])
+    world.primary(sef, "b", pool="m5.large.us-east-1a")
+    world.signal(sef, TERMINATION, "a")
+    world.signal(sef, REBALANCE, "b")
+    assert world.standby("b").pool_id == OTHERS[1]
+    sef.register_agent("c", {"instance_id": world.launch(), "pool_id": "m5.large.us-east-1a"})
+    world.simulation.set_pool(OTHERS[0], price=0.001)
+    try:
+        world.settle(sef, 3500)
+        world.signal(sef, REBALANCE, "c")
+        assert world.standby("c").pool_id == OTHERS[1]
+        sef.register_agent("d", {"instance_id": world.launch(), "pool_id": "m5.large.us-east-1a"})
+        world.settle(sef, 200)
+        world.signal(sef, REBALANCE, "d")
+        assert world.standby("d").pool_id == OTHERS[0]
+    finally:
+        world.simulation.set_pool(OTHERS[0], price=0.0404)
+
+
+@ONCE
+def test_the_notices_of_a_storm_do_not_wait_for_the_one_row_of_their_pool(world: World) -> None:
+    sef = world.sef(pools=",".join(OTHERS), interrupted_pool_cooldown=3600)
+    agents = ("a", "b", "c")
+    for agent_id in agents:
+        world.primary(sef, agent_id, pool=OTHERS[0])
+    avoided_until = []
+    for agent_id, later in zip(agents, (0, 300, 600), strict=True):
+        world.clock.advance(later)
+        world.signal(sef, TERMINATION, agent_id)
+        [avoided] = world.rows("unavailable_pools", None)
+        avoided_until.append(avoided.until)
+    assert avoided_until[1] == avoided_until[0]  # what is nearly said is not said again
+    assert avoided_until[2] == world.clock() + timedelta(seconds=3600)

@@ -1,0 +1,314 @@
+"""Two workers come to one step of a saga at the same moment: it is done once, or one of them loses.
+
+Each test names the transactions, or the call to EC2, at which the two wait for each other.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+import pytest
+
+from sef import failpoints
+from sef.cloud.ec2 import Ec2
+from sef.db.database import Database
+from sef.errors import Conflict, ModeConflict
+from smart_emergency_fallback import SmartEmergencyFallback
+from tests.db.rows import stored_points
+from tests.failover.test_races import together
+from tests.harness import ALIVE, ONCE, POOL, REBALANCE, TERMINATION, World
+
+T = TypeVar("T")
+
+ROUNDS = 3
+DECIDE = "reconcile.Reconciler._decide.apply"
+OPEN = "launching.Launcher._plan.decide_launch"
+ANSWER = "launch_calls.LaunchCalls.make._launched"
+READY = "launching.Launcher._await_running.take_ready"
+SWITCH = "modes.Modes.switch"
+SIGNAL = "interruptions.Interruptions.receive._record"
+MANUAL = "modes.Modes.enable_manual._set_manual"
+AUTO = "modes.Modes.set_auto"
+CLEANUP = "reports.Reports.release_overdue.release_buffered"
+REPORT = "reports.Reports._write_each.write_each"
+
+
+class Meeting:
+    """Two threads wait for each other, each at the first of its points that it comes to."""
+
+    def __init__(self) -> None:
+        self._barrier = threading.Barrier(2)
+        self._been: set[int] = set()
+        self.took_place = False
+
+    def wait(self, **_: Any) -> None:
+        thread = threading.get_ident()
+        if thread in self._been:
+            return
+        self._been.add(thread)
+        # One that does not come, since the other has done its work already, is not waited for.
+        with suppress(threading.BrokenBarrierError):
+            self._barrier.wait(timeout=30)
+            self.took_place = True
+
+    def of(self, first: Callable[[], object], second: Callable[[], object]) -> None:
+        """The second sets out when the first has come to its point: who makes a call notes it
+        first, and of two that note the same one only one goes on."""
+        with ThreadPoolExecutor(1) as threads:
+            done = threads.submit(first)
+            while not (self._barrier.n_waiting or done.done()):
+                time.sleep(0.005)
+            second()
+            done.result()
+
+
+@contextmanager
+def meeting(monkeypatch: pytest.MonkeyPatch, *points: str) -> Iterator[Meeting]:
+    """Two threads meet just before the first of these transactions that each of them begins."""
+    met = Meeting()
+    write = Database.write
+
+    def held(self: Database, work: Callable[..., T], **options: Any) -> T:
+        if failpoints.name_of(work) in points:
+            met.wait()
+        return write(self, work, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "write", held)
+        yield met
+    assert met.took_place, f"the two did not meet at {points}"
+
+
+def calling(world: World, on: str, met: Meeting) -> Ec2:
+    return world.cloud(on, met.wait)
+
+
+def interrupted(world: World, sef: SmartEmergencyFallback, agent_id: str) -> str:
+    """An agent with a primary that is being lost; nothing is done about it yet."""
+    primary = world.primary(sef, agent_id)
+    world.simulation.add_fault("*", error_code="UnknownOutage", http_status=500)
+    world.signal(sef, TERMINATION, agent_id, instance_id=primary)
+    world.simulation.clear_faults()
+    world.clock.advance(7)
+    return primary
+
+
+def failed_over_once(world: World, sef: SmartEmergencyFallback, agent_id: str) -> None:
+    for _ in range(2):
+        world.settle(sef, 7)
+    assert len(world.tagged(agent_id)) == 1
+    assert len(world.promotions(agent_id)) == 1
+    assert world.agent(agent_id).epoch == 2
+    world.check(agent_id)
+
+
+@ONCE
+@pytest.mark.parametrize("point", [DECIDE, OPEN, ANSWER, READY])
+def test_a_step_that_two_workers_take_at_once_is_taken_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    one, two = world.sef(), world.sef()
+    for number in range(ROUNDS):
+        agent_id = f"agent-{number}"
+        interrupted(world, one, agent_id)
+        came_as_far_as(world, one, point)
+        with meeting(monkeypatch, point) as met:
+            met.of(one.reconcile, two.reconcile)
+        failed_over_once(world, two, agent_id)
+
+
+def came_as_far_as(world: World, sef: SmartEmergencyFallback, point: str) -> None:
+    """Stop an agent that is to have a standby just before this step."""
+    if point == DECIDE:
+        world.simulation.add_fault("RunInstances", error_code="UnauthorizedOperation", count=1)
+        sef.reconcile()
+        world.clock.advance(301)
+    elif point == ANSWER:
+        world.simulation.throttle("RunInstances", count=2)  # boto3 tries once more by itself
+        sef.reconcile()
+        world.clock.advance(7)
+    elif point == READY:
+        world.simulation.set_options(pending_seconds=10**6)
+        sef.reconcile()
+        world.simulation.set_options(pending_seconds=0)
+
+
+@ONCE
+@pytest.mark.parametrize("moment", ["before-call", "after-call"])
+def test_two_workers_make_the_same_call_at_once(world: World, moment: str) -> None:
+    for number in range(ROUNDS):
+        met = Meeting()
+        one, two = (world.sef(calling(world, f"{moment}.ec2.RunInstances", met)) for _ in range(2))
+        agent_id = f"agent-{number}"
+        interrupted(world, one, agent_id)
+        came_as_far_as(world, world.sef(), ANSWER)
+        met.of(one.reconcile, two.reconcile)
+        assert met.took_place
+        failed_over_once(world, two, agent_id)
+
+
+@ONCE
+def test_two_workers_promote_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = world.sef(), world.sef()
+    for number in range(ROUNDS):
+        agent_id = f"agent-{number}"
+        primary = world.primary(one, agent_id)
+        world.signal(one, REBALANCE, agent_id, instance_id=primary)
+        notices = [
+            partial(world.signal, sef, TERMINATION, agent_id, instance_id=primary)
+            for sef in (one, two)
+        ]
+        with meeting(monkeypatch, DECIDE):
+            answers = together(*notices)
+        assert {a["action"] for a in answers} == {"promoted"}
+        assert len({a["new_instance_id"] for a in answers}) == 1
+        failed_over_once(world, one, agent_id)
+
+
+@ONCE
+def test_an_operator_switches_while_a_worker_promotes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = world.sef(), world.sef()
+    for number in range(ROUNDS):
+        agent_id = f"agent-{number}"
+        primary = world.primary(one, agent_id)
+        one.enable_manual_replica_mode(agent_id)
+        standby = world.standby(agent_id).instance_id
+
+        def switch(agent_id: str = agent_id) -> None:
+            with suppress(Conflict):
+                two.execute_manual_switch(agent_id)
+
+        with meeting(monkeypatch, DECIDE, SWITCH):
+            notice = partial(world.signal, one, TERMINATION, agent_id, instance_id=primary)
+            together(notice, switch)
+        for _ in range(2):
+            world.settle(one, 31)
+        first = world.promotions(agent_id)[0]
+        assert first.details["new_instance_id"] == standby
+        epochs = [p.details["epoch"] for p in world.promotions(agent_id)]
+        assert epochs == sorted(set(epochs))
+        assert world.standby(agent_id).status == "ready"
+        world.check(agent_id)
+
+
+@ONCE
+@pytest.mark.parametrize("kind", [REBALANCE, TERMINATION])
+def test_a_signal_for_the_standby_comes_while_a_worker_promotes_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    one, two = world.sef(), world.sef()
+    for number in range(ROUNDS):
+        agent_id = f"agent-{number}"
+        primary = world.primary(one, agent_id)
+        world.signal(one, REBALANCE, agent_id, instance_id=primary)
+        doomed = world.standby(agent_id).instance_id
+        world.clock.advance(1)
+        with meeting(monkeypatch, DECIDE, SIGNAL):
+            together(
+                partial(world.signal, one, kind, agent_id, instance_id=doomed),
+                partial(world.signal, two, TERMINATION, agent_id, instance_id=primary),
+            )
+        for _ in range(3):
+            world.settle(two, 31)
+        serving = world.agent(agent_id).instance_id
+        assert serving != primary
+        # Promoted before its own notice came, it is replaced in its turn.
+        assert serving != doomed or kind == REBALANCE
+        world.check(agent_id)
+
+
+@ONCE
+def test_a_standby_is_released_while_a_notice_wants_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = world.sef(), world.sef()
+    for number in range(ROUNDS):
+        agent_id = f"agent-{number}"
+        primary = world.primary(one, agent_id)
+        one.enable_manual_replica_mode(agent_id)
+        with meeting(monkeypatch, DECIDE):
+            together(
+                partial(one.disable_manual_replica_mode, agent_id),
+                partial(world.signal, two, TERMINATION, agent_id, instance_id=primary),
+            )
+        for _ in range(2):
+            world.settle(two, 31)
+        assert len(world.promotions(agent_id)) == 1
+        assert world.state(world.agent(agent_id).instance_id) in ALIVE
+        assert world.standby(agent_id) is None
+        world.check(agent_id)
+
+
+@ONCE
+def test_orphans_are_swept_while_a_launch_is_answered(world: World) -> None:
+    """What is launched as the listing is made is in no row yet that says so."""
+    for number in range(ROUNDS):
+        met = Meeting()
+        launching = world.sef(calling(world, "after-call.ec2.RunInstances", met))
+        # An hour ahead: to this worker every instance is old.
+        sweeping = world.sef(calling(world, "before-call.ec2.DescribeInstances", met), ahead=3600)
+        agent_id = f"agent-{number}"
+        world.primary(launching, agent_id)
+        together(partial(world.signal, launching, REBALANCE, agent_id), sweeping.sweep_orphans)
+        assert met.took_place
+        world.settle(launching, 7)
+        assert world.standby(agent_id).status == "ready"
+        assert not world.events("orphan_terminated", agent_id)
+        world.check(agent_id)
+
+
+@ONCE
+def test_of_manual_and_auto_mode_one_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = world.sef(), world.sef()
+    for number in range(ROUNDS):
+        agent_id = f"agent-{number}"
+        world.primary(one, agent_id)
+
+        def refused(call: Callable[[], object]) -> bool:
+            try:
+                call()
+            except ModeConflict:
+                return True
+            return False
+
+        with meeting(monkeypatch, MANUAL, AUTO):
+            outcomes = together(
+                partial(refused, partial(one.enable_manual_replica_mode, agent_id)),
+                partial(refused, partial(two.set_auto_mode, agent_id, "auto-switch", enabled=True)),
+            )
+        assert sorted(outcomes) == [False, True]
+        agent = world.agent(agent_id)
+        assert agent.manual_replica_enabled != agent.auto_switch_enabled
+        world.check(agent_id)
+
+
+def test_the_other_half_comes_while_what_waits_is_released(
+    world: World, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    one, two = world.sef(), world.sef()
+    for number in range(ROUNDS):
+        agent_id = f"agent-{number}"
+        world.primary(one, agent_id)
+        one.enable_manual_replica_mode(agent_id)
+        report = {"pool_id": POOL, "timestamp": world.clock().timestamp()}
+        first = report | {"spot_price": 0.0456}
+        second = report | {"spot_price": 0.0458, "is_replica": True}
+        assert one.process_incoming_data(agent_id, "pricing", first)["status"] == "buffered"
+        world.clock.advance(301)
+        with meeting(monkeypatch, CLEANUP, REPORT):
+            together(
+                one.cleanup_old_buffers,
+                partial(two.process_incoming_data, agent_id, "pricing", second),
+            )
+        one.cleanup_old_buffers()
+        [point] = stored_points(database_url, agent_id, POOL)
+        assert (str(point.flag), float(point.price)) == ("averaged_dual_source", 0.0457)
+        world.check(agent_id)

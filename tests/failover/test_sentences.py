@@ -1,0 +1,44 @@
+"""What people read is a sentence: said once, in the right number, about somebody."""
+
+import logging
+import re
+
+import pytest
+
+from tests.failover.cutover.cutover_targets import SAME_ZONE, Belongings
+from tests.failover.instances.test_orphans import named, orphan
+from tests.harness import ONCE, TERMINATION, World
+
+UGLY = re.compile(r"\b1 (instances|launches|tables|tries|prices)\b|None|(\b\w+) is done: \2")
+
+
+@ONCE
+def test_no_sentence_of_a_failover_with_a_cutover_at_its_limit_is_ugly(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="sef")
+    sef = world.sef(pools=",".join(SAME_ZONE), launches_per_hour=1, interrupted_pool_cooldown=0)
+    primary = world.primary(sef)
+    sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
+    world.signal(sef, TERMINATION, instance_id=primary)
+    world.settle(sef, 5)
+    world.signal(sef, TERMINATION, instance_id=world.agent().instance_id)
+    messages = [row.message for row in world.rows("system_events", None)]
+    assert any("SEF_LAUNCHES_PER_HOUR" in message for message in messages)
+    assert any("running: " in message for message in messages)
+    ugly = [line for line in [*messages, *caplog.messages] if UGLY.search(line)]
+    assert not ugly
+
+
+@ONCE
+def test_what_is_about_no_agent_is_logged_without_one(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    named(world)
+    for _ in range(2):
+        orphan(world)
+    sef = world.sef(terminations_per_cycle=1)
+    world.clock.advance(600)
+    sef.sweep_orphans()
+    assert any("SEF_TERMINATIONS_PER_CYCLE" in line for line in caplog.messages)
+    assert not [line for line in caplog.messages if "(agent" in line]

@@ -1,0 +1,511 @@
+"""Who is told of an incident: once for each moment and channel, in order, whatever goes wrong."""
+
+from collections.abc import Iterator
+from threading import Barrier, Event, Thread
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from sef.db import tables
+from sef.db.database import VersionConflict
+from sef.notifications.events import Event as SystemEvent
+from sef.notifications.events import write_events
+from sef.notifications.messages import TRIES
+from sef.notifications.outbox import of_incident
+from sef.terms import NotificationKind
+from smart_emergency_fallback import SmartEmergencyFallback
+from tests.failover.cutover.cutover_targets import SAME_ZONE, Belongings
+from tests.harness import ONCE, REBALANCE, TERMINATION, Crash, World
+from tests.webhook_receiver import Receiver
+
+LOOPBACK = "127.0.0.0/8"
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver("first")
+    yield receiver
+    receiver.stop()
+
+
+@pytest.fixture
+def other() -> Iterator[Receiver]:
+    receiver = Receiver("second")
+    yield receiver
+    receiver.stop()
+
+
+def url(receiver: Receiver) -> str:
+    return receiver.url.replace("http", "json")
+
+
+def worker(world: World, *receivers: Receiver, **settings: Any) -> SmartEmergencyFallback:
+    notify = " ".join(url(receiver) for receiver in receivers)
+    return world.sef(**{"notify": notify, "webhook_networks": LOOPBACK} | settings)
+
+
+def alert(sef: SmartEmergencyFallback, world: World, name: str) -> None:
+    event = SystemEvent(name, f"{name} happened", moment=NotificationKind.ALERT)
+    sef._database.write(lambda c: write_events(c, [event], world.clock()))
+
+
+def told(receiver: Receiver) -> list[str]:
+    """The moments of the messages that a receiver has got, in order."""
+    lines = [line for _, _, body in receiver.got for line in body["message"].splitlines()]
+    return [line.removeprefix("moment: ") for line in lines if line.startswith("moment: ")]
+
+
+def deliveries(world: World) -> list[Any]:
+    return world.rows("notification_deliveries", None)
+
+
+def until_all_sent(world: World, sef: SmartEmergencyFallback, rounds: int = 30) -> None:
+    for _ in range(rounds):
+        sef.deliver_notifications()
+        if all(row.status != "pending" for row in deliveries(world)):
+            return
+        world.clock.advance(1000)
+    pytest.fail("messages are still pending")
+
+
+def test_an_interruption_is_told_at_detection_switch_and_outcome(
+    world: World, receiver: Receiver
+) -> None:
+    sef = worker(world, receiver)
+    old = world.primary(sef)
+    answer = world.signal(sef, TERMINATION)
+    assert sef.deliver_notifications() == 3
+    assert told(receiver) == ["detection", "switch", "outcome"]
+    bodies = [body for _, _, body in receiver.got]
+    assert {body["title"] for body in bodies} == {f"[SEF] a: {answer['incident_id']}"}
+    assert all(f"incident: {answer['incident_id']}" in body["message"] for body in bodies)
+    assert bodies[0]["message"].startswith(f"termination-notice for {old}: ")
+    assert f"{answer['new_instance_id']} replaces {old}" in bodies[1]["message"]
+    summary = sef.get_incident(answer["incident_id"])["incident"]["summary"]
+    ended = f"interruption is done: {summary}; {old} is left to AWS or its operator\n"
+    assert bodies[2]["message"].startswith(ended)
+    assert [body["type"] for body in bodies] == ["warning", "info", "success"]
+    assert sef.deliver_notifications() == 0
+    with world.connect() as connection:
+        rows = of_incident(connection, answer["incident_id"])
+    assert [(row["moment"], row["deliveries"][0]["status"]) for row in rows] == [
+        ("detection", "sent"),
+        ("switch", "sent"),
+        ("outcome", "sent"),
+    ]
+
+
+@ONCE
+def test_a_hundred_repeats_are_told_once(world: World, receiver: Receiver, other: Receiver) -> None:
+    sef = worker(world, receiver, other)
+    world.primary(sef)
+    at = world.clock()
+    for number in range(100):
+        world.signal(sef, (REBALANCE, TERMINATION)[number % 2], at=at)
+        if number % 10 == 0:
+            sef.deliver_notifications()
+    sef.deliver_notifications()
+    expected = ["detection", "switch", "outcome"]
+    assert (told(receiver), told(other)) == (expected, expected)
+
+
+@ONCE
+def test_messages_are_forgotten_once_they_went_and_their_incident_is_over(
+    world: World, receiver: Receiver
+) -> None:
+    sef = worker(world, receiver, notification_retention_days=2)
+    receiver.status = 500
+    alert(sef, world, "never_sent")
+    sef.deliver_notifications()
+    receiver.status = 200
+    over = world.signal(sef, TERMINATION, instance_id=world.primary(sef))
+    sef.deliver_notifications()
+    lost = world.primary(sef, "b")
+    world.simulation.add_fault("RunInstances", error_code="UnauthorizedOperation")
+    world.signal(sef, TERMINATION, "b", instance_id=lost)
+    sef.deliver_notifications()
+    kept = len(world.rows("notifications", None))
+    world.clock.advance(2 * 86_400 - 60)
+    sef.cleanup_old_buffers()
+    assert len(world.rows("notifications", None)) == kept
+    world.clock.advance(120)
+    world.sef(notification_retention_days=0).cleanup_old_buffers()
+    assert len(world.rows("notifications", None)) == kept
+    sef.cleanup_old_buffers()
+    left = world.rows("notifications", None)
+    assert {row.incident_id for row in left} == {None, world.rows("incidents", "b")[0].id}
+    assert over["incident_id"] not in {row.thread for row in deliveries(world)}
+    assert {row.notification_id for row in deliveries(world)} == {row.id for row in left}
+
+
+@ONCE
+def test_what_was_rolled_back_is_not_told(world: World, receiver: Receiver) -> None:
+    sef = worker(world, receiver)
+
+    def work(connection: Any) -> None:
+        event = SystemEvent("failover_completed", "it did not", "a", moment=NotificationKind.SWITCH)
+        write_events(connection, [event], world.clock())
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        sef._database.write(work)
+    sef.deliver_notifications()
+    assert (receiver.got, world.rows("notifications", None)) == ([], [])
+
+
+@ONCE
+def test_a_promotion_that_lost_a_race_is_told_once(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sef.failover import reconcile
+
+    lost: list[bool] = []
+    real = reconcile.promote
+
+    def promote(connection: Any, *arguments: Any, **named: Any) -> Any:
+        promotion = real(connection, *arguments, **named)
+        if not lost:
+            lost.append(True)
+            raise VersionConflict
+        return promotion
+
+    monkeypatch.setattr(reconcile, "promote", promote)
+    sef = worker(world, receiver)
+    world.primary(sef)
+    world.signal(sef, TERMINATION)
+    sef.deliver_notifications()
+    assert lost
+    assert told(receiver) == ["detection", "switch", "outcome"]
+
+
+@ONCE
+def test_a_recommendation_that_is_only_watched_wakes_nobody(
+    world: World, receiver: Receiver
+) -> None:
+    sef = worker(world, receiver, rebalance_risk_threshold=1.0)
+    world.primary(sef)
+    assert world.signal(sef, REBALANCE)["action"] == "monitor"
+    assert sef.deliver_notifications() == 0
+    assert world.signal(sef, TERMINATION)["action"] == "promoted"
+    sef.deliver_notifications()
+    assert told(receiver) == ["detection", "switch", "outcome"]
+
+
+@ONCE
+@pytest.mark.parametrize(
+    ("severity", "expected"),
+    [
+        ("info", ["recommendation", "detection", "switch", "outcome"]),
+        ("warning", ["detection", "switch", "outcome"]),
+        ("error", []),
+    ],
+)
+def test_the_setting_says_from_which_severity_on(
+    world: World, receiver: Receiver, severity: str, expected: list[str]
+) -> None:
+    sef = worker(world, receiver, rebalance_risk_threshold=1.0, notify_severity=severity)
+    world.primary(sef)
+    world.signal(sef, REBALANCE)
+    world.signal(sef, TERMINATION)
+    sef.deliver_notifications()
+    assert told(receiver) == expected
+
+
+@ONCE
+def test_a_released_standby_ends_the_thread(world: World, receiver: Receiver) -> None:
+    sef = worker(world, receiver)
+    world.primary(sef)
+    world.signal(sef, REBALANCE)
+    sef.deliver_notifications()
+    for _ in range(3):
+        world.settle(sef, 7300)
+    sef.deliver_notifications()
+    assert told(receiver) == ["detection", "outcome"]
+
+
+@ONCE
+def test_an_incident_that_needs_an_operator_says_so_once(world: World, receiver: Receiver) -> None:
+    sef = worker(world, receiver)
+    world.primary(sef)
+    world.simulation.add_fault("RunInstances", error_code="UnauthorizedOperation")
+    world.signal(sef, TERMINATION)
+    for _ in range(5):
+        world.settle(sef, 60)
+    sef.deliver_notifications()
+    assert told(receiver) == ["detection", "operator"]
+    world.simulation.clear_faults()
+    for _ in range(6):
+        world.settle(sef, 60)
+    sef.deliver_notifications()
+    assert told(receiver) == ["detection", "operator", "switch", "outcome"]
+
+
+@ONCE
+def test_two_workers_at_once_send_each_message_once(world: World, receiver: Receiver) -> None:
+    sefs = [worker(world, receiver) for _ in range(2)]
+    for number in range(10):
+        alert(sefs[0], world, f"alert_{number}")
+    together = Barrier(2)
+
+    def deliver(sef: SmartEmergencyFallback) -> None:
+        together.wait()
+        for _ in range(3):
+            sef.deliver_notifications()
+
+    threads = [Thread(target=deliver, args=(sef,)) for sef in sefs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(body["title"] for _, _, body in receiver.got) == sorted(
+        f"[SEF] alert {number}" for number in range(10)
+    )
+
+
+@ONCE
+def test_a_crash_after_sending_sends_at_most_once_more(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying, sef = worker(world, receiver), worker(world, receiver)
+    alert(sef, world, "first_alert")
+    alert(sef, world, "second_alert")
+
+    def crash(*arguments: Any, **named: Any) -> None:
+        raise Crash
+
+    with monkeypatch.context() as context:
+        context.setattr("sef.notifications.deliver.outbox.finish", crash)
+        with pytest.raises(Crash):
+            dying.deliver_notifications()
+    assert [body["title"] for _, _, body in receiver.got] == ["[SEF] first alert"]
+    # Nobody knows yet that it is dead: its message is left to it, the other goes.
+    sef.deliver_notifications()
+    assert [body["title"] for _, _, body in receiver.got][1:] == ["[SEF] second alert"]
+    world.clock.advance(121)
+    sef.deliver_notifications()
+    world.clock.advance(121)
+    sef.deliver_notifications()
+    assert [body["title"] for _, _, body in receiver.got][2:] == ["[SEF] first alert"]
+
+
+@ONCE
+def test_a_receiver_that_comes_back_gets_everything_in_order(
+    world: World, receiver: Receiver, other: Receiver
+) -> None:
+    sef = worker(world, receiver, other)
+    world.primary(sef)
+    receiver.status = 503
+    world.signal(sef, TERMINATION)
+    waits = []
+    for _ in range(8):
+        sef.deliver_notifications()
+        due = [row.next_at for row in deliveries(world) if row.error]
+        waits.append((min(due) - world.clock()).total_seconds())
+        world.clock.advance(waits[-1])
+    assert told(other) == ["detection", "switch", "outcome"], "one channel down, the other is not"
+    assert waits[0] >= 2.5
+    assert all(wait <= 900 for wait in waits)
+    receiver.status = 200
+    receiver.got.clear()
+    until_all_sent(world, sef)
+    assert told(receiver) == ["detection", "switch", "outcome"]
+    assert {row.status for row in deliveries(world)} == {"sent"}
+    assert {row.error for row in deliveries(world)} == {None}
+
+
+@ONCE
+def test_a_poison_message_holds_up_no_other(world: World, receiver: Receiver) -> None:
+    """It is refused whenever it is tried; what is behind it in its thread waits a moment only."""
+    sef = worker(world, receiver)
+    world.primary(sef)
+    incident = world.signal(sef, TERMINATION)["incident_id"]
+
+    def refuse_detection(handler: Any) -> None:
+        is_poison = "moment: detection" in receiver.got[-1][2]["message"]
+        handler.send_response(400 if is_poison else 200)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    receiver.answers = refuse_detection
+    alert(sef, world, "another")
+    sef.deliver_notifications()
+    assert "alert" in told(receiver), "another thread does not wait at all"
+    for _ in range(3):
+        world.clock.advance(60)
+        sef.deliver_notifications()
+    assert {"switch", "outcome"} <= set(told(receiver))
+    until_all_sent(world, sef)
+    with world.connect() as connection:
+        rows = of_incident(connection, incident)
+    assert [row["deliveries"][0]["status"] for row in rows] == ["failed", "sent", "sent"]
+    assert rows[0]["deliveries"][0]["attempts"] == TRIES
+    (event,) = world.events("notification_failed")
+    assert (event.severity, event.incident_id) == ("error", incident)
+    assert "400" in event.message
+    assert sef.outbox()["failed"] == 1
+
+
+@ONCE
+def test_a_channel_in_a_private_network_fails_alone_and_at_once(
+    world: World, receiver: Receiver
+) -> None:
+    sef = world.sef(
+        notify=f"json://169.254.169.254/x-secret {url(receiver)}", webhook_networks=LOOPBACK
+    )
+    world.primary(sef)
+    world.signal(sef, TERMINATION)
+    sef.deliver_notifications()
+    assert told(receiver) == ["detection", "switch", "outcome"]
+    by_channel = {row.channel: row for row in deliveries(world)}
+    assert by_channel["json://169.254.169.254"].status == "failed"
+    assert len(world.events("notification_failed")) == 3
+    everything = str(world.rows("system_events", None) + deliveries(world))
+    assert "SEF_WEBHOOK_NETWORKS" in everything
+    assert "x-secret" not in everything
+
+
+@ONCE
+def test_a_plugin_that_raises_stops_no_other(
+    world: World, receiver: Receiver, other: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apprise.plugins.custom_json import NotifyJSON
+
+    real = NotifyJSON.send
+
+    def send(self: Any, *arguments: Any, **named: Any) -> Any:
+        if self.port == receiver.port:
+            raise ZeroDivisionError("a defect of the plugin's")
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(NotifyJSON, "send", send)
+    sef = worker(world, receiver, other)
+    alert(sef, world, "something")
+    sef.deliver_notifications()
+    assert told(other) == ["alert"]
+    error = next(row.error for row in deliveries(world) if row.status == "pending")
+    assert error == "ZeroDivisionError: a defect of the plugin's"
+
+
+@ONCE
+def test_a_slow_channel_holds_up_no_other(
+    world: World, receiver: Receiver, other: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sef.notifications.deliver.PATIENCE", 0.5)
+    go_on = Event()
+
+    def wait(handler: Any) -> None:
+        go_on.wait(30)
+        handler.send_response(200)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    receiver.answers = wait
+    sef = worker(world, receiver, other)
+    for name in ("first", "second"):
+        alert(sef, world, name)
+        sef.deliver_notifications()
+    assert len(other.got) == 2
+    assert len(receiver.got) == 1, "the slow one is asked for one thing at a time"
+    go_on.set()
+    until_all_sent(world, sef)
+    assert len(receiver.got) == 2
+
+
+@ONCE
+def test_a_failover_does_not_wait_for_its_messages(world: World) -> None:
+    """Nothing is sent while a signal is worked on."""
+    sef = world.sef(notify="json://203.0.113.1/x")
+    world.primary(sef)
+    assert world.signal(sef, TERMINATION)["action"] == "promoted"
+    assert deliveries(world) == []
+    assert len(world.rows("notifications", None)) == 3
+
+
+@ONCE
+def test_without_channels_nothing_piles_up(world: World, receiver: Receiver) -> None:
+    """Who configures a channel later is not told of last month."""
+    sef = world.sef()
+    alert(sef, world, "long_ago")
+    assert sef.deliver_notifications() == 0
+    assert worker(world, receiver).deliver_notifications() == 0
+    assert receiver.got == []
+
+
+@ONCE
+def test_a_channel_that_is_configured_no_more_fails_after_a_day(
+    world: World, receiver: Receiver, other: Receiver
+) -> None:
+    receiver.status = 503
+    alert(worker(world, receiver), world, "something")
+    worker(world, receiver).deliver_notifications()
+    sef = worker(world, other)
+    sef.deliver_notifications()
+    assert [row.status for row in deliveries(world)] == ["pending"]
+    world.clock.advance(2 * 86400)
+    sef.deliver_notifications()
+    assert [row.status for row in deliveries(world)] == ["failed"]
+    events = [e for e in world.rows("system_events", None) if e.event_type == "notification_failed"]
+    assert len(events) == 1
+    assert sef.outbox()["last_failed"][0]["channel"] == f"json://127.0.0.1:{receiver.port}"
+
+
+@ONCE
+def test_an_alert_of_no_incident_is_told_once_an_hour(world: World, receiver: Receiver) -> None:
+    sef = worker(world, receiver)
+    for _ in range(5):
+        alert(sef, world, "launch_limit_reached")
+    sef.deliver_notifications()
+    assert [body["title"] for _, _, body in receiver.got] == ["[SEF] launch limit reached"]
+    world.clock.advance(3600)
+    alert(sef, world, "launch_limit_reached")
+    sef.deliver_notifications()
+    assert len(receiver.got) == 2
+
+
+@ONCE
+def test_a_claim_from_far_ahead_is_not_believed(world: World, receiver: Receiver) -> None:
+    """A worker whose clock was wrong by years died while it was sending."""
+    sef = worker(world, receiver)
+    alert(sef, world, "something")
+    receiver.status = 503
+    sef.deliver_notifications()
+    receiver.status = 200
+    far = world.clock().replace(year=world.clock().year + 5)
+    world.write(update(tables.notification_deliveries).values(claimed_until=far))
+    world.clock.advance(1000)
+    sef.deliver_notifications()
+    assert [row.status for row in deliveries(world)] == ["sent"]
+
+
+@ONCE
+def test_a_drill_is_told_at_its_end_if_asked(world: World, receiver: Receiver) -> None:
+    sef = worker(world, receiver, notify_severity="info")
+    world.primary(sef)
+    sef.register_agent("a", {"drill_interval": 86400})
+    world.clock.advance(86401)
+    sef.plan_switchovers()
+    world.settle(sef)
+    sef.deliver_notifications()
+    assert told(receiver) == ["outcome"]
+
+
+@ONCE
+def test_the_outcome_waits_for_what_follows_the_new_primary(
+    world: World, receiver: Receiver
+) -> None:
+    sef = worker(world, receiver, pools=",".join(SAME_ZONE))
+    primary = world.primary(sef)
+    sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
+    world.simulation.add_fault("AssociateAddress", error_code="UnauthorizedOperation")
+    world.signal(sef, TERMINATION, instance_id=primary)
+    for _ in range(5):
+        world.settle(sef, 60)
+    sef.deliver_notifications()
+    assert told(receiver) == ["detection", "switch", "cutover"]
+    world.simulation.clear_faults()
+    for _ in range(5):
+        world.settle(sef, 120)
+    sef.deliver_notifications()
+    assert told(receiver) == ["detection", "switch", "cutover", "outcome"]
+    assert "has taken over from" in receiver.got[-1][2]["message"]

@@ -1,0 +1,393 @@
+"""An operator keeps a standby, switches to it, and takes the agent out of manual mode again."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from sef.errors import CloudUnavailable, Conflict, ModeConflict, SefError
+from smart_emergency_fallback import SmartEmergencyFallback
+from tests.harness import ALIVE, ONCE, POOL, REBALANCE, World, meanwhile
+
+
+def refused(call: Callable[[], Any]) -> tuple[int, str]:
+    with pytest.raises(SefError) as caught:
+        call()
+    return caught.value.status, caught.value.reason
+
+
+def test_enabling_answers_with_a_ready_standby(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    answer = sef.enable_manual_replica_mode("a")
+    standby = world.standby()
+    assert answer["replica"]["status"] == "ready"
+    assert answer["replica"]["instance_id"] == standby.instance_id
+    assert standby.instance_id in answer["message"]
+    assert standby.replica_type == "manual"
+    assert standby.pool_id != POOL
+    assert sef.get_agent_status("a")["mode"] == "manual"
+    assert world.agent().instance_id == primary
+    world.check()
+
+
+@ONCE
+def test_enabling_waits_no_longer_than_it_may(world: World) -> None:
+    sef = world.sef(enable_wait=0.6, simulated_pending=60)
+    world.primary(sef)
+    began = time.monotonic()
+    answer = sef.enable_manual_replica_mode("a")
+    assert 0.6 <= time.monotonic() - began < 30
+    assert answer["replica"]["status"] == "launching"
+    assert "still launching" in answer["message"]
+    world.check()
+
+
+@ONCE
+def test_enabling_waits_until_the_standby_runs(world: World) -> None:
+    sef = world.sef(enable_wait=10, simulated_pending=1)
+    world.primary(sef)
+    answer = sef.enable_manual_replica_mode("a")
+    assert answer["replica"]["status"] == "ready"
+    world.check()
+
+
+@ONCE
+def test_enabling_twice_keeps_one_standby(world: World) -> None:
+    sef = world.sef()
+    world.primary(sef)
+    first = sef.enable_manual_replica_mode("a")
+    again = sef.enable_manual_replica_mode("a")
+    assert again["replica"]["id"] == first["replica"]["id"]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: sef.enable_manual_replica_mode("a"), range(8)))
+    assert len(world.replicas()) == 1
+    assert len(world.tagged()) == 1
+    assert len(world.events("mode_changed")) == 1
+    world.check()
+
+
+@ONCE
+def test_enabled_from_four_threads_at_once_there_is_one_standby(world: World) -> None:
+    sef = world.sef()
+    world.primary(sef)
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda _: sef.enable_manual_replica_mode("a"), range(4)))
+    assert len({a["replica"]["id"] for a in answers}) == 1
+    assert len(world.tagged()) == 1
+    world.check()
+
+
+def test_a_switch_promotes_terminates_the_old_primary_and_launches_the_next(
+    world: World,
+) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    standby = world.standby()
+    answer = sef.execute_manual_switch("a")
+
+    assert answer["old_instance_id"] == primary
+    assert answer["new_instance_id"] == standby.instance_id
+    assert answer["epoch"] == 2
+    agent = world.agent()
+    assert (agent.instance_id, agent.pool_id) == (standby.instance_id, standby.pool_id)
+    assert world.state(primary) == "terminated"
+    following = world.standby()
+    assert following.status == "ready"
+    assert following.pool_id != agent.pool_id
+    assert answer["replica"]["id"] == following.id
+    assert len(world.events("switchover_completed")) == 1
+    assert len(world.events("primary_retired")) == 1
+    world.check()
+
+    # And once more: a former standby is retired like any primary.
+    again = sef.execute_manual_switch("a")
+    assert again["old_instance_id"] == standby.instance_id
+    assert world.state(standby.instance_id) == "terminated"
+    assert {r.id: r.status for r in world.replicas()}[standby.id] == "terminated"
+    assert len(world.alive()) == 2
+    world.check()
+
+
+@ONCE
+def test_a_switch_that_is_not_possible_changes_nothing(world: World) -> None:
+    sef = world.sef(simulated_pending=60)
+    primary = world.primary(sef)
+    refusals = [refused(lambda: sef.execute_manual_switch("a"))]
+    assert world.replicas() == []
+    sef.enable_manual_replica_mode("a")
+    before = rows(world)
+    refusals.append(refused(lambda: sef.execute_manual_switch("a")))
+    assert rows(world) == before
+    assert refusals == [(409, "manual_mode_not_enabled"), (409, "replica_not_ready")]
+    assert world.agent().instance_id == primary
+    world.check()
+
+
+def rows(world: World) -> list[Any]:
+    tables = ("agents", "replica_instances", "retirements", "incidents", "system_events")
+    return [world.rows(table) for table in tables]
+
+
+@ONCE
+def test_a_switch_without_any_standby_is_refused(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    world.simulation.add_fault("RunInstances", error_code="UnauthorizedOperation")
+    answer = sef.enable_manual_replica_mode("a")
+    assert answer["replica"] is None
+    assert "no standby can be had now" in answer["message"]
+    before = rows(world)
+    assert refused(lambda: sef.execute_manual_switch("a")) == (409, "no_replica")
+    assert rows(world) == before
+    assert world.agent().instance_id == primary
+    world.check()
+
+
+@ONCE
+def test_a_standby_that_vanishes_is_noticed_and_replaced(world: World) -> None:
+    sef = world.sef()
+    world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    first = world.standby()
+    world.simulation.terminate(first.instance_id)
+    world.settle(sef, 29)
+    assert world.standby().id == first.id
+    world.settle(sef, 1)
+    world.settle(sef, 1)
+    assert world.standby().id != first.id
+    assert world.standby().status == "ready"
+    assert {r.id: r.status for r in world.replicas()}[first.id] == "failed"
+    world.check()
+
+
+@ONCE
+def test_a_standby_that_vanished_just_before_is_not_switched_to(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    world.simulation.terminate(world.standby().instance_id)
+    assert refused(lambda: sef.execute_manual_switch("a")) == (409, "no_replica")
+    assert world.agent().instance_id == primary
+    assert world.state(primary) in ALIVE
+    world.settle(sef, 1)
+    sef.execute_manual_switch("a")
+    assert world.state(primary) == "terminated"
+    world.check()
+
+
+@ONCE
+def test_what_cannot_be_looked_at_is_not_switched_to(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    world.simulation.add_fault("DescribeInstances", error_code="ServiceUnavailable")
+    with pytest.raises(CloudUnavailable) as caught:
+        sef.execute_manual_switch("a")
+    assert (caught.value.status, caught.value.reason) == (503, "cloud_unavailable")
+    assert world.agent().instance_id == primary
+    world.check()
+
+
+@ONCE
+def test_disabling_terminates_the_standby_and_can_be_repeated(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    standby = world.standby()
+    for _ in range(3):
+        assert sef.disable_manual_replica_mode("a")["status"] == "success"
+    assert world.standby() is None
+    assert world.state(standby.instance_id) == "terminated"
+    assert world.state(primary) in ALIVE
+    assert sef.get_agent_status("a")["mode"] == "emergency_only"
+    assert len(world.events("mode_changed")) == 2
+    assert len(world.events("replica_terminated")) == 1
+    world.check()
+
+
+@ONCE
+def test_disabling_leaves_the_standby_that_an_incident_wants(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    standby = world.standby()
+    world.signal(sef, REBALANCE, instance_id=primary)
+    sef.disable_manual_replica_mode("a")
+    assert world.standby().id == standby.id
+    assert world.state(standby.instance_id) == "running"
+    world.settle(sef, 7201)
+    assert world.standby() is None
+    world.check()
+
+
+@ONCE
+def test_manual_and_auto_modes_exclude_each_other(world: World) -> None:
+    sef = world.sef()
+    world.primary(sef)
+    for mode in ("auto-switch", "auto-terminate"):
+        sef.set_auto_mode("a", mode, enabled=True)
+        with pytest.raises(ModeConflict) as caught:
+            sef.enable_manual_replica_mode("a")
+        assert (caught.value.status, caught.value.reason) == (403, "auto_mode_active")
+        assert caught.value.message == "Cannot enable manual mode while auto mode is active"
+        assert not world.agent().manual_replica_enabled
+        assert world.replicas() == []
+        sef.set_auto_mode("a", mode, enabled=False)
+
+    sef.enable_manual_replica_mode("a")
+    standby = world.standby()
+    for mode in ("auto-switch", "auto-terminate"):
+        with pytest.raises(ModeConflict) as caught:
+            sef.set_auto_mode("a", mode, enabled=True)
+        assert (caught.value.status, caught.value.reason) == (403, "manual_mode_active")
+        message = f"Cannot enable {mode} while manual replica mode is active"
+        assert caught.value.message == message
+        sef.set_auto_mode("a", mode, enabled=False)  # off is no conflict
+    agent = world.agent()
+    assert agent.manual_replica_enabled
+    assert (agent.auto_switch_enabled, agent.auto_terminate_enabled) == (False, False)
+    assert world.standby().id == standby.id
+    world.check()
+
+
+@ONCE
+def test_modes_turned_on_at_once_from_two_threads_leave_one(world: World) -> None:
+    sef = world.sef()
+    for number in range(5):
+        agent_id = f"agent-{number}"
+        world.primary(sef, agent_id)
+
+        def attempt(call: Callable[[], Any]) -> str:
+            try:
+                call()
+            except ModeConflict as conflict:
+                return conflict.reason
+            return "done"
+
+        calls: list[Callable[[], Any]] = [
+            lambda agent_id=agent_id: sef.enable_manual_replica_mode(agent_id),
+            lambda agent_id=agent_id: sef.set_auto_mode(agent_id, "auto-switch", enabled=True),
+        ]
+        with ThreadPoolExecutor(2) as threads:
+            said = list(threads.map(attempt, calls))
+        assert said in (["done", "manual_mode_active"], ["auto_mode_active", "done"])
+        agent = world.agent(agent_id)
+        assert agent.manual_replica_enabled != agent.auto_switch_enabled
+        world.check(agent_id)
+
+
+def test_switches_from_eight_threads_are_each_an_epoch_of_their_own(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+
+    def switch(_: int) -> dict[str, Any] | None:
+        try:
+            return sef.execute_manual_switch("a")
+        except Conflict:
+            return None
+
+    with ThreadPoolExecutor(8) as threads:
+        done = [answer for answer in threads.map(switch, range(8)) if answer]
+    assert done
+    epochs = sorted(answer["epoch"] for answer in done)
+    assert epochs == list(range(2, 2 + len(done)))
+    assert world.agent().epoch == 1 + len(done)
+    olds = {answer["old_instance_id"] for answer in done}
+    assert len(olds) == len(done)
+    assert primary in olds
+
+    for _ in range(3):
+        world.settle(sef, 31)
+    assert {world.state(old) for old in olds} == {"terminated"}
+    assert len(world.alive()) == 2
+    world.check()
+
+
+@ONCE
+def test_a_switch_while_the_periodic_job_looks_at_the_agent_retires_the_old_primary(
+    world: World,
+) -> None:
+    sef, other = world.sef(), world.sef()
+    primary = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    world.simulation.throttle("TerminateInstances", count=2)  # one call of ours, as boto3 makes it
+    world.clock.advance(31)
+
+    def switch() -> None:
+        other.execute_manual_switch("a")
+
+    # Between reading the agent and reading which former primaries are to be retired.
+    with meanwhile("retirements.agent_id = ", switch):
+        sef._operations.reconciler.reconcile("a")  # in this thread, which `meanwhile` watches
+    for _ in range(3):
+        world.settle(sef, 31)
+    assert world.state(primary) == "terminated"
+    world.check()
+
+
+@ONCE
+def test_the_old_primary_is_terminated_though_no_next_standby_can_be_had(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    for pool in world.simulation.pools():
+        world.simulation.set_pool(pool.pool, capacity=False)
+    answer = sef.execute_manual_switch("a")
+    assert answer["replica"] is None
+    assert world.state(primary) == "terminated"
+    former = world.agent().instance_id
+    for _ in range(3):
+        world.settle(sef, 61)
+    assert world.state(former) == "running"
+    world.check()
+
+
+@ONCE
+def test_the_old_primary_is_terminated_later_when_ec2_cannot_now(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    world.simulation.add_fault("TerminateInstances", error_code="ServiceUnavailable")
+    sef.execute_manual_switch("a")
+    assert world.state(primary) == "running"
+    world.simulation.clear_faults()
+    world.settle(sef, 7)
+    assert world.state(primary) == "terminated"
+    assert len(world.events("primary_retired")) == 1
+    world.check()
+
+
+@ONCE
+def test_a_recommendation_in_manual_mode_uses_the_standby_that_is_kept(world: World) -> None:
+    sef = world.sef()
+    primary = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    standby = world.standby()
+    answer = world.signal(sef, REBALANCE, instance_id=primary)
+    assert answer["action"] == "standby_ready"
+    assert answer["replica_id"] == standby.id
+    assert world.agent().instance_id == primary
+    world.settle(sef, 7201)
+    assert world.standby().id == standby.id
+    assert len(world.tagged()) == 1
+    world.check()
+
+
+@ONCE
+def test_a_switch_by_hand_completes_the_incident_that_it_answers(world: World) -> None:
+    sef: SmartEmergencyFallback = world.sef()
+    primary = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    world.signal(sef, REBALANCE, instance_id=primary)
+    switched = sef.execute_manual_switch("a")
+    [incident] = world.rows("incidents")
+    assert incident.status == "done"
+    answer = world.signal(sef, REBALANCE, at=world.clock(), instance_id=primary)
+    assert answer["incident_id"] == incident.id
+    assert world.agent().instance_id == switched["new_instance_id"]
+    world.check()

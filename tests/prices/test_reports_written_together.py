@@ -1,0 +1,254 @@
+"""Reports that arrive at the same time share a transaction, and nobody can tell."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from sef.errors import Unavailable
+from sef.prices.series import CleaningRules, Observation, clean_series
+from sef.terms import Source
+from smart_emergency_fallback import SmartEmergencyFallback
+from tests.db.rows import stored_points, transaction
+from tests.harness import MakeSef
+from tests.prices.test_series_laws_on_databases import POOL, long_series, payload
+
+T = datetime(2024, 3, 1, tzinfo=UTC)
+
+
+def report(minute: float, **fields: Any) -> dict[str, Any]:
+    at = T + timedelta(minutes=minute)
+    return {"spot_price": 0.05, "pool_id": "p", "timestamp": at.isoformat()} | fields
+
+
+class HeldDatabase:
+    """The database of a façade, whose next write lasts until it is let go."""
+
+    def __init__(self, sef: SmartEmergencyFallback) -> None:
+        self._sef, self._write = sef, sef._database.write
+        self._is_held, self._go_on = threading.Event(), threading.Event()
+        sef._database.write = self._held  # type: ignore[method-assign]
+
+    def _held(self, work: Any, **options: Any) -> Any:
+        if not self._is_held.is_set():
+            self._is_held.set()
+            assert self._go_on.wait(30)
+        return self._write(work, **options)
+
+    def wait_for(self, waiting: int) -> None:
+        """Until one is being written and so many wait behind it."""
+        assert self._is_held.wait(30)
+        deadline = time.monotonic() + 30
+        while len(self._sef._reports._together._waiting) < waiting:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    def let_go(self) -> None:
+        self._go_on.set()
+        self._sef._database.write = self._write  # type: ignore[method-assign]
+
+
+def together(
+    sef: SmartEmergencyFallback, reports: Sequence[tuple[str, Mapping[str, Any]]]
+) -> list[Any]:
+    """What each is told (or its error), all of them written in one group and in this order."""
+
+    def send(entry: tuple[str, Mapping[str, Any]]) -> Any:
+        try:
+            return sef.process_incoming_data(entry[0], "pricing", entry[1])
+        except Exception as error:
+            return error
+
+    held = HeldDatabase(sef)
+    with ThreadPoolExecutor(len(reports) + 1) as threads:
+        first = threads.submit(send, ("first", report(0)))
+        futures = []
+        for number, entry in enumerate(reports):
+            held.wait_for(number)
+            futures.append(threads.submit(send, entry))
+        held.wait_for(len(reports))
+        held.let_go()
+        assert first.result()["status"] == "success"
+        return [future.result() for future in futures]
+
+
+CASES = [
+    pytest.param(
+        [("a", report(0)), ("a", report(20)), ("b", report(5)), ("a", report(10))],
+        id="a gap, and what falls into it",
+    ),
+    pytest.param(
+        [("a", report(0)), ("a", report(0.1, is_replica=True, spot_price=0.051))],
+        id="the two halves of a pair",
+    ),
+    pytest.param(
+        [("a", report(0)), ("a", report(0)), ("a", report(0, spot_price=0.06))],
+        id="a repeat and a correction",
+    ),
+    pytest.param(
+        [("a", report(0, instance_id="i-1")), ("a", report(1, pool_id="q", instance_id="i-2"))],
+        id="two pools of one agent",
+    ),
+]
+
+
+@pytest.mark.parametrize("reports", CASES)
+def test_each_is_told_what_it_would_be_told_alone(
+    make_sef: MakeSef, reports: list[tuple[str, dict[str, Any]]]
+) -> None:
+    sef = make_sef()
+    grouped = together(sef, reports)
+    alone = [
+        sef.process_incoming_data(f"{agent_id}-alone", "pricing", body)
+        for agent_id, body in reports
+    ]
+    assert grouped == [
+        told | {"agent_id": told["agent_id"].removesuffix("-alone")} for told in alone
+    ]
+    for agent_id in {agent_id for agent_id, _ in reports}:
+        assert sef.price_series(agent_id) == sef.price_series(f"{agent_id}-alone")
+        one, other = (
+            sef.get_agent_status(name)["agent"] for name in (agent_id, f"{agent_id}-alone")
+        )
+        assert (one["instance_id"], one["pool_id"]) == (other["instance_id"], other["pool_id"])
+
+
+POISON = {
+    "sqlite": "CREATE TRIGGER poison BEFORE INSERT ON pricing_reports WHEN NEW.spot_price = 666 "
+    "BEGIN SELECT RAISE(ABORT, 'poison'); END",
+    "mysql": "CREATE TRIGGER poison BEFORE INSERT ON pricing_reports FOR EACH ROW "
+    "IF NEW.spot_price = 666 THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'poison'; END IF",
+}
+
+
+@pytest.fixture
+def poison(database_url: str, make_sef: MakeSef) -> Iterator[None]:
+    """The database refuses one price, as a defect would."""
+    make_sef()
+    with transaction(database_url) as connection:
+        connection.execute(text(POISON[connection.dialect.name]))
+    yield
+    with transaction(database_url) as connection:
+        connection.execute(text("DROP TRIGGER poison"))
+
+
+@pytest.mark.usefixtures("poison")
+def test_a_report_that_cannot_be_written_fails_alone(
+    sef: SmartEmergencyFallback, database_url: str
+) -> None:
+    reports = [(f"a{number}", report(1)) for number in range(6)]
+    reports[3] = ("a3", report(1, spot_price=666))
+    told = together(sef, reports)
+    assert isinstance(told[3], DBAPIError)
+    assert "poison" in str(told[3])
+    assert [one["status"] for one in told[:3] + told[4:]] == ["success"] * 5
+    assert [len(stored_points(database_url, f"a{n}", "p")) for n in range(6)] == [1, 1, 1, 0, 1, 1]
+
+
+def test_reports_do_not_wait_for_a_series_that_somebody_holds(
+    make_sef: MakeSef, mariadb_url: str
+) -> None:
+    sef = make_sef(mariadb_url)
+    sef.process_incoming_data("held", "pricing", report(0))
+    with transaction(mariadb_url) as connection, ThreadPoolExecutor(1) as thread:
+        holds = "SELECT * FROM price_series WHERE agent_id = 'held' AND pool_id = 'p' FOR UPDATE"
+        connection.execute(text(holds)).all()
+        others = [("a", report(1)), ("held", report(1)), ("b", report(1))]
+        told = thread.submit(together, sef, others)
+        deadline = time.monotonic() + 60
+        while not (stored_points(mariadb_url, "a", "p") and stored_points(mariadb_url, "b", "p")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert not told.done()
+        connection.rollback()
+        assert [one["status"] for one in told.result(60)] == ["success"] * 3
+
+
+def test_a_connection_that_breaks_before_the_commit_is_nobodys_loss(
+    make_sef: MakeSef, mariadb: Any, mariadb_url: str
+) -> None:
+    sef = make_sef(mariadb_url)
+    write = sef._database._transaction
+    is_broken = []
+
+    def transaction_that_breaks(work: Any, attempt: int) -> Any:
+        def broken(connection: Any) -> Any:
+            result = work(connection)
+            if not is_broken:
+                is_broken.append(True)
+                mariadb.execute(f"KILL {connection.scalar(text('SELECT CONNECTION_ID()'))}")
+                connection.execute(text("SELECT 1"))
+            return result
+
+        return write(broken, attempt)
+
+    sef.process_incoming_data("a", "pricing", report(0))
+    sef._database._transaction = transaction_that_breaks  # type: ignore[method-assign]
+    told = together(sef, [(name, report(1)) for name in "abcd"])
+    assert [one["status"] for one in told] == ["success"] * 4
+
+
+@pytest.mark.parametrize("series", [1, 5])
+def test_many_threads_end_in_the_clean_series(
+    make_sef: MakeSef, database_url: str, series: int
+) -> None:
+    """Every thread has a share of its own and some of everybody else's, in an order of its own."""
+    threads, workers = 16, [make_sef(), make_sef()]
+    agents = [f"agent-{number}" for number in range(series)]
+    observations = {name: long_series(Random(name), 120 // series) for name in agents}
+    everything = [(name, seen) for name in agents for seen in observations[name]]
+
+    def send(number: int) -> None:
+        dice = Random(number)
+        mine = [one for place, one in enumerate(everything) if place % threads == number]
+        mine += dice.sample(everything, len(everything) // 8)
+        dice.shuffle(mine)
+        for agent_id, seen in mine:
+            patiently(workers[number % 2], agent_id, seen)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(send, range(threads)))
+    for name in agents:
+        assert stored_points(database_url, name, POOL) == clean_series(
+            observations[name], CleaningRules()
+        )
+
+
+def patiently(sef: SmartEmergencyFallback, agent_id: str, seen: Observation) -> None:
+    for _ in range(50):
+        try:
+            told = sef.process_incoming_data(agent_id, "pricing", payload(seen))
+        except Unavailable:
+            continue
+        assert told["status"] == "success", told
+        return
+    raise AssertionError("the database stayed too busy")
+
+
+def test_of_corrections_the_last_that_was_answered_stands(
+    sef: SmartEmergencyFallback, database_url: str
+) -> None:
+    """A client that waits for each answer finds its own order kept, whoever else reports."""
+
+    def correct(number: int) -> None:
+        for price in range(1, 16):
+            body = report(number, spot_price=price / 100)
+            assert sef.process_incoming_data("a", "pricing", body)["status"] == "success"
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(correct, range(8)))
+    assert stored_points(database_url, "a", "p") == clean_series(
+        [
+            Observation(Source.PRIMARY, T + timedelta(minutes=number), Decimal("0.15"))
+            for number in range(8)
+        ],
+        CleaningRules(),
+    )

@@ -1,0 +1,330 @@
+"""What the randomised test plays on: real databases, a real simulated EC2, and workers that die.
+
+One `Ground` serves many stories, each of which has empty tables; a `Stage` is for one story.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from botocore.config import Config
+
+from sef import failpoints
+from sef.cloud.clients import Clients
+from sef.cloud.ec2 import Ec2
+from sef.config import Settings, variable
+from sef.db.database import Database
+from sef.errors import Refused, SefError
+from sef.failover.instances.limits import MAY_RUN
+from sef.simulator.client import SimulatedInstance, Simulation, SimulationError
+from sef.simulator.process import ensure_running
+from sef.terms import NotificationSeverity
+from smart_emergency_fallback import SmartEmergencyFallback
+from tests.db.rows import empty
+from tests.harness import Crash, World, client_of
+from tests.mariadb import MariaDB
+from tests.webhook_receiver import Receiver
+
+log = logging.getLogger("sef")
+
+READ_SECONDS = 1.0
+DELAY_SECONDS = 1.2
+"""Longer than a client waits: the call is done when nobody expects it any more, as after 70 s."""
+
+STORIES_PER_SIMULATION = 30
+"""So many instances later it would take long to be started again."""
+
+
+class Ground:
+    """A database server and a folder for simulated EC2s."""
+
+    def __init__(self, database: str) -> None:
+        self.database = database
+        self.home = Path(tempfile.mkdtemp(prefix="sef-soak-"))
+        self.server: MariaDB | None = None
+        self.url = f"sqlite:///{self.home / 'sef.db'}"
+        if database == "mariadb":
+            self.server = MariaDB()
+            self.server.start()
+            self.server.execute("CREATE DATABASE soak CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+            self.url = self.server.url("soak")
+        tables = Database(self.url)
+        tables.create_tables()
+        tables.dispose()
+        self.receiver = Receiver()
+        self._stories = 0
+        self.simulation: Simulation | None = None
+
+    def begin(self) -> Simulation:
+        """Empty tables and an EC2 without faults."""
+        empty(self.url)
+        if self._stories % STORIES_PER_SIMULATION == 0:
+            self._stop_simulation()
+            self.simulation = self.run_simulation()
+        self._stories += 1
+        assert self.simulation is not None
+        clear(self.simulation)
+        self.receiver.got.clear()
+        self.receiver.taken.clear()
+        self.receiver.status = 200
+        return self.simulation
+
+    @property
+    def var(self) -> Path:
+        return self.home / f"ec2-{self._stories // STORIES_PER_SIMULATION}"
+
+    def run_simulation(self) -> Simulation:
+        return ensure_running(self.var, pending_seconds=0)
+
+    def _stop_simulation(self) -> None:
+        if self.simulation is not None:
+            with suppress(SimulationError):
+                self.simulation.stop()
+
+    def close(self) -> None:
+        self._stop_simulation()
+        self.receiver.stop()
+        if self.server is not None:
+            self.server.remove()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+class Stage(World):
+    """A story's world, with two workers that can die at any failpoint."""
+
+    def __init__(self, ground: Ground, ahead: Sequence[float], tally: Counter[str]) -> None:
+        simulation = ground.begin()
+        settings = Settings(
+            var=ground.var,
+            database_url=ground.url,
+            jobs=False,
+            simulated_pending=0,
+            enable_wait=0,
+            notify=f"json://127.0.0.1:{ground.receiver.port}",
+            notify_severity=NotificationSeverity.INFO,
+            webhook_networks="127.0.0.0/8",
+        )
+        super().__init__(simulation, settings)
+        self.ground = ground
+        self.url = ground.url
+        self.tally = tally
+        self.accident: str | None = None
+        self.is_delayed = False
+        self._dead: set[int] = set()
+        self.limits: dict[str, int] = {}
+        self.limited: list[Limited] = []
+        self._ahead = ahead
+        self._ice: _Ice | None = None
+        self._fuse: int | None = None
+        self._fuse_lock = threading.Lock()
+        failpoints.reached = self._reach
+        self._ec2 = Ec2(failpoints.instrument(_impatient(simulation.endpoint)))
+        self._clients = Clients("us-east-1", simulation.endpoint, simulated=True)
+        self._listener = _Listener(self)
+        log.addHandler(self._listener)
+        log.propagate = False  # nobody can read what thousands of steps say
+        self.workers = [self._worker(number) for number in range(len(ahead))]
+
+    def _worker(self, number: int) -> SmartEmergencyFallback:
+        return self.sef(self._ec2, clients=self._clients, ahead=self._ahead[number], **self.limits)
+
+    def restart(self, number: int) -> None:
+        self.workers[number].close()
+        self.workers[number] = self._worker(number)
+        self.tally["restarts"] += 1
+
+    def limit(self, **limits: int) -> None:
+        """From now on the workers have these limits; without any, the usual ones."""
+        self.limits = limits
+        self.tally["limits hit"] += sum(limited.was_hit for limited in self.limited)
+        self.limited = [Limited(name, most, self) for name, most in limits.items()]
+        for number in range(len(self.workers)):
+            self.restart(number)
+
+    @contextmanager
+    def frozen(
+        self, number: int, do: Callable[[SmartEmergencyFallback], Any], places: int
+    ) -> Iterator[Future[Any]]:
+        """A worker stands still at one of its next calls to AWS or COMMITs, and goes on at the end.
+
+        Not within a transaction: then all others would wait for it too. Where it stands still is
+        counted, not timed, so that it does so at the same place again; SIGSTOP, which is not, is in
+        tests/flows/test_frozen_worker.py.
+        """
+        self._ice = ice = _Ice(places)
+        with ThreadPoolExecutor(1) as threads:
+            late = threads.submit(self.attempt, number, do)
+            while not late.done() and not ice.is_frozen.wait(0.005):
+                pass
+            self._ice = None
+            self.tally["frozen"] += ice.is_frozen.is_set()
+            try:
+                yield late
+            finally:
+                ice.thaws.set()
+        self.bury()
+
+    def light(self, fuse: int | None) -> None:
+        """Let whatever reaches so many more failpoints die at the last one."""
+        with self._fuse_lock:
+            self._fuse = fuse
+
+    def _reach(self, name: str) -> None:
+        ice = self._ice
+        if ice is not None and not name.endswith(":before-commit"):
+            ice.touch()
+        with self._fuse_lock:
+            if self._fuse is None:
+                return
+            self._fuse -= 1
+            if self._fuse > 0:
+                return
+            self._fuse = None
+        self.tally["crashes"] += 1
+        raise Crash(name)
+
+    def attempt(self, number: int, do: Callable[[SmartEmergencyFallback], Any]) -> Any:
+        """What a worker answers; None when it refuses, cannot, or dies on the way.
+
+        One that has died is to be buried.
+        """
+        try:
+            return do(self.workers[number])
+        except Crash:
+            self._dead.add(number)
+        except (SefError, Refused):
+            self.tally["refusals"] += 1
+        return None
+
+    def bury(self) -> None:
+        """Start those again that have died; none of their threads may be at work any more."""
+        while self._dead:
+            self.restart(self._dead.pop())
+
+    def kill_ec2(self) -> None:
+        os.kill(self.simulation.health()["pid"], signal.SIGKILL)
+        while True:
+            with suppress(SimulationError):
+                self.simulation.health()
+                time.sleep(0.01)
+                continue
+            break
+        self.tally["EC2 killed"] += 1
+        self.simulation = self.ground.simulation = self.ground.run_simulation()
+
+    def forget_connections(self) -> None:
+        """Those of the test itself; SEF's workers are to notice by themselves."""
+        self._engine.dispose()
+
+    def instances(self) -> dict[str, SimulatedInstance]:
+        return {i.id: i for i in self.simulation.instances()}
+
+    def clear(self) -> None:
+        """Mend all; calls that were delayed are through by then."""
+        waits = any(fault["delay_seconds"] for fault in self.simulation.faults())
+        clear(self.simulation)
+        if self.is_delayed and not waits:
+            time.sleep(DELAY_SECONDS)
+        self.is_delayed = False
+
+    def close(self) -> None:
+        failpoints.reached = None
+        log.removeHandler(self._listener)
+        log.propagate = True
+        super().close()
+
+
+class Limited:
+    """A limit, and what there was of it when it was set."""
+
+    def __init__(self, name: str, most: int, stage: Stage) -> None:
+        self.name = name
+        self.was_hit = False
+        self._most = most
+        self._since = stage.clock()
+        self._before = self._running(stage)
+
+    def check(self, stage: Stage) -> None:
+        """It is kept, and whoever waits because of it is told of."""
+        told = {e.details["limit"] for e in stage.rows("system_events", None) if _is_limit(e)}
+        for agent in stage.rows("agents", None):
+            if variable(self.name) in (agent.put_off_because or ""):
+                assert variable(self.name) in told, f"{agent.id} waits, and nobody is told"
+                self.was_hit = True
+        if self.name == "max_instances":
+            assert self._running(stage) <= max(self._most, self._before), "too many instances"
+            return
+        since = max(self._since, stage.clock() - timedelta(hours=1))
+        agents = {r.id: r.agent_id for r in stage.rows("replica_instances", None)}
+        launched = Counter(
+            agents[attempt.replica_id]
+            for attempt in stage.rows("launch_attempts", None)
+            if attempt.created_at > since and attempt.status != "refused"
+        )
+        assert max(launched.values(), default=0) <= self._most, f"too many launches: {launched}"
+
+    @staticmethod
+    def _running(stage: Stage) -> int:
+        replicas = stage.rows("replica_instances", None)
+        known = [r for r in replicas if r.instance_id and r.status in MAY_RUN]
+        return len(known) + sum(a.status == "open" for a in stage.rows("launch_attempts", None))
+
+
+def _is_limit(event: Any) -> bool:
+    return bool(event.event_type == "limit_reached")
+
+
+class _Ice:
+    """Holds whoever touches it as one of the first so many."""
+
+    def __init__(self, places: int) -> None:
+        self.is_frozen, self.thaws = threading.Event(), threading.Event()
+        self._left = places
+        self._lock = threading.Lock()
+
+    def touch(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left != 0:
+                return
+        self.is_frozen.set()
+        assert self.thaws.wait(60)
+
+
+class _Listener(logging.Handler):
+    """A defect that a job catches and logs is one all the same."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(logging.ERROR)
+        self._stage = stage
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and not isinstance(record.exc_info[1], SefError):
+            self._stage.accident = logging.Formatter().format(record)
+
+
+def clear(simulation: Simulation) -> None:
+    simulation.clear_faults()
+    simulation.set_options(
+        pending_seconds=0, visible_after_seconds=0, refuse_token_of_terminated=True
+    )
+    for pool in simulation.pools():
+        if pool.room is not None:
+            simulation.set_pool(pool.pool, capacity=True)
+
+
+def _impatient(endpoint: str) -> Any:
+    """A client as SEF's own, that tries once and does not wait for long: the test has no time."""
+    config = Config(read_timeout=READ_SECONDS, retries={"total_max_attempts": 1})
+    return client_of(endpoint, config)
