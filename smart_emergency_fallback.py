@@ -264,20 +264,18 @@ class SmartEmergencyFallback:
     def get_agent_status(self, agent_id: str) -> dict[str, Any]:
         """What `sef-status` answers: agent, mode, standby, data quality, open incident."""
         now, ttl = self._clock(), timedelta(seconds=self.settings.standby_ttl)
-        shown = self._database.read(lambda c: status.agent_status(c, agent_id, now, ttl))
+        shown = self._database.read(status.agent_status, agent_id, now, ttl)
         return {"status": "success", **shown}
 
     def list_agents(self, *, after: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """A page of the fleet, in order of the ids."""
-        return self._database.read(lambda c: fleet.fleet_page(c, after=after, limit=limit))
+        return self._database.read(fleet.fleet_page, after=after, limit=limit)
 
     def agent_events(
         self, agent_id: str, *, before: int | None = None, limit: int = 100
     ) -> list[dict[str, Any]]:
         """A page of an agent's history, newest first."""
-        return self._database.read(
-            lambda c: fleet.events_page(c, agent_id, before=before, limit=limit)
-        )
+        return self._database.read(fleet.events_page, agent_id, before=before, limit=limit)
 
     def agent_incidents(
         self, agent_id: str, *, before: str | None = None, limit: int = 100
@@ -285,21 +283,19 @@ class SmartEmergencyFallback:
         """A page of an agent's incidents, newest first; `before` is the id of one."""
         now = self._clock()
         return self._database.read(
-            lambda c: timeline.incident_page(c, agent_id, before=before, limit=limit, now=now)
+            timeline.incident_page, agent_id, before=before, limit=limit, now=now
         )
 
     def get_incident(self, incident_id: str) -> dict[str, Any]:
         """What happened in an incident, in order."""
         now = self._clock()
-        story = self._database.read(lambda c: timeline.incident_story(c, incident_id, now))
+        story = self._database.read(timeline.incident_story, incident_id, now)
         return {"status": "success", **story}
 
     def list_pools(self) -> list[dict[str, Any]]:
         """What is known of each pool: its past, its risk, and whether it is left alone now."""
         settled_after = timedelta(seconds=self.settings.standby_ttl)
-        return self._database.read(
-            lambda c: pool_history.pool_entries(c, self._clock(), settled_after)
-        )
+        return self._database.read(pool_history.pool_entries, self._clock(), settled_after)
 
     # Periodic work
 
@@ -346,9 +342,7 @@ class SmartEmergencyFallback:
     def holds_lease(self, name: str, duration: timedelta) -> bool:
         """Whether this object is the one, of all on its database, to do a periodic job now."""
         now = self._clock()
-        return self._database.write(
-            lambda c: leases.take_lease(c, name, self._holder, now, duration)
-        )
+        return self._database.write(leases.take_lease, name, self._holder, now, duration)
 
     def check_ready(self) -> None:
         """Raises Unavailable unless a table of the database can be read."""

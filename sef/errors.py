@@ -11,7 +11,11 @@ class SefError(Exception):
         self.message = message
 
 
-class AgentNotFound(SefError):
+class NotHereYet(LookupError):
+    """A row is missing that another node of a database cluster may have committed just now."""
+
+
+class AgentNotFound(SefError, NotHereYet):
     def __init__(self, agent_id: str) -> None:
         super().__init__(404, "agent_not_found", f"There is no agent {agent_id}.")
 

@@ -8,11 +8,10 @@ is None, which each transaction asks twice, and clients of AWS are not watched a
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from types import CodeType, ModuleType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -26,19 +25,12 @@ reached: Callable[[str], None] | None = None
 
 
 def name_of(work: Callable[..., Any]) -> str:
-    """The name of a transaction's two points, without `:before-commit` or `:after-commit`."""
-    return name_of_code(work.__code__, work.__globals__)
+    """Return the name of a transaction, such as `failover.signals.record`.
 
-
-def name_of_code(code: CodeType, names: Mapping[str, Any]) -> str:
-    """`launch_calls.LaunchCalls.make._launched`: the function that writes and, where it hands over
-    a lambda, what that calls. `names` are those of its module."""
-    outer, _, inner = code.co_qualname.partition(".<locals>.")
-    name = f"{names['__name__'].removeprefix('sef.')}.{outer}"
-    if not inner.endswith("<lambda>"):
-        return name
-    called = next(n for n in code.co_names if not isinstance(names.get(n), ModuleType))
-    return f"{name}.{called}"
+    Its two points are named `failover.signals.record:before-commit` and `...:after-commit`.
+    """
+    name = f"{work.__module__}.{work.__qualname__}"
+    return name.removeprefix("sef.").replace(".<locals>", "")
 
 
 def instrument(client: T) -> T:

@@ -49,7 +49,7 @@ def take(connection: Connection, name: str) -> None:
 
 class Room:
     def by_lambda(self, database: Database) -> None:
-        database.write(lambda c: take(c, "one"))
+        database.write(take, "one")
 
     def by_function(self, database: Database) -> None:
         def write(connection: Connection) -> None:

@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Table, inspect
 from sqlalchemy.engine import URL
@@ -23,9 +23,10 @@ from sef.db.engines import (
     one_at_a_time,
 )
 from sef.db.tables import metadata
-from sef.errors import AgentNotFound, Unavailable
+from sef.errors import NotHereYet, Unavailable
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 RETRIED = frozenset({1213, 1205, 1020})
 """Deadlock (on Galera also a lost race, at COMMIT), lock wait over, row changed since read."""
@@ -59,14 +60,6 @@ class ConnectionLost(Exception):
     """The connection broke while a transaction was being prepared: it had no effect."""
 
 
-class _RolledBack(Exception):
-    """Rolls a rehearsal back, and carries its result."""
-
-    def __init__(self, result: Any) -> None:
-        super().__init__()
-        self.result = result
-
-
 class Database:
     """A database that SEF can use: an Engine, a URL, or an open mysql.connector connection.
 
@@ -83,62 +76,101 @@ class Database:
     def is_mysql(self) -> bool:
         return self.engine.dialect.name != "sqlite"
 
-    def write(self, work: Callable[[Connection], T], *, is_shared: bool = False) -> T:
-        """Run `work` in a transaction and return its result once COMMIT has returned.
+    def write(
+        self,
+        work: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run `work(connection, ...)` in a transaction; return its result once COMMIT has returned.
 
-        The whole of it is repeated when the database asks for that (deadlocks), when a race was
-        lost (a duplicate key, or `work` raises Stale), and once when the connection turns out to
-        be broken, so it must have no effects outside of its connection. An agent that is not there
-        may have been registered on another node of a cluster just now: it is looked for once more.
+        The transaction is repeated as a whole, so `work` must have no effect outside of its
+        connection. It is repeated
 
-        Args:
-            work: what is done in the transaction.
-            is_shared: it is the work of many, who are not all to wait again and again because one
-                of them needs a row that somebody holds: a lock wait that is over is an error.
+        - when the database asks for that: after a deadlock or an expired lock wait;
+        - when `work` lost a race: on a duplicate key, or when it raises VersionConflict;
+        - once when the connection turns out to be broken before COMMIT;
+        - once when `work` raises NotHereYet: the row may have been committed on another node of a
+          cluster a moment ago.
 
         Raises:
-            Unavailable: the database is away or stayed busy; nothing was committed, as far as
-                can be known.
+            Unavailable: the database is away or stayed busy; as far as can be known, nothing was
+                committed.
         """
+        return self._repeat(work, args, kwargs)
+
+    def write_shared(
+        self,
+        work: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a transaction that serves several callers, as `write` does.
+
+        An expired lock wait is an error and is not repeated, so that one contended row cannot
+        delay all of the callers.
+
+        Raises:
+            Unavailable: as `write`.
+            DBAPIError: a lock wait expired.
+        """
+        return self._repeat(work, args, kwargs, repeats_lock_wait=False)
+
+    def rehearse(
+        self,
+        work: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a transaction as `write` does, roll back whatever it wrote, and return its result.
+
+        Raises:
+            Unavailable: the database is away or stayed busy.
+        """
+        return self._repeat(work, args, kwargs, commit=False)
+
+    def _repeat(
+        self,
+        work: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        commit: bool = True,
+        repeats_lock_wait: bool = True,
+    ) -> T:
         reconnected = caught_up = False
         for attempt in range(ATTEMPTS):
             try:
                 with self._exclusive, _unavailable_when_away():
-                    return self._transaction(work, attempt)
+                    return self._transaction(work, args, kwargs, attempt, commit=commit)
             except ConnectionLost as lost:
                 # Most often a pooled connection that the server closed long ago.
                 if reconnected:
                     raise Unavailable from lost
                 reconnected = True
-            except AgentNotFound:
+            except NotHereYet:
                 if caught_up or not self._catch_up():
                     raise
                 caught_up = True
-            except (DBAPIError, VersionConflict) as error:
-                if isinstance(error, DBAPIError) and not _is_lost_race(error, attempt):
+            except VersionConflict:
+                _wait_after(attempt)
+            except DBAPIError as error:
+                if not _is_lost_race(error, attempt):
                     raise
-                if is_shared and isinstance(error, DBAPIError) and error_number(error) == LOCK_WAIT:
+                if error_number(error) == LOCK_WAIT and not repeats_lock_wait:
                     raise
                 _wait_after(attempt)
         raise Unavailable("The database is too busy; try again.")
 
-    def rehearse(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` as `write` does, and roll back whatever it wrote; return its result.
-
-        Raises:
-            Unavailable: the database is away or stayed busy.
-        """
-
-        def play(connection: Connection) -> T:
-            raise _RolledBack(work(connection))
-
-        try:
-            return self.write(play)
-        except _RolledBack as done:
-            result: T = done.result
-            return result
-
-    def _transaction(self, work: Callable[[Connection], T], attempt: int) -> T:
+    def _transaction(
+        self,
+        work: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        attempt: int,
+        *,
+        commit: bool,
+    ) -> T:
         with self.engine.connect() as connection:
             connection.info.pop(AFTER_COMMIT, None)
             connection.info[ATTEMPT] = attempt
@@ -146,7 +178,10 @@ class Database:
                 transaction = connection.begin()
                 if not self.is_mysql:
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
-                result = work(connection)
+                result = work(connection, *args, **kwargs)
+                if not commit:
+                    transaction.rollback()
+                    return result
                 if failpoints.reached is not None:
                     failpoints.reached(f"{failpoints.name_of(work)}:before-commit")
             except Exception as error:
@@ -166,35 +201,45 @@ class Database:
                 action()
             return result
 
-    def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work`, which only reads; an agent that is not there is looked for as by `write`.
+    def read(
+        self,
+        work: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run `work(connection, ...)`, which only reads; NotHereYet is repeated as by `write`.
 
         Raises:
             Unavailable: the database is away.
         """
         with self._exclusive, _unavailable_when_away():
             try:
-                return self._read(work)
+                return self._read(work, *args, **kwargs)
             except DBAPIError as error:
                 # Most often a pooled connection that the server closed long ago.
                 if not error.connection_invalidated:
                     raise
-            except AgentNotFound:
+            except NotHereYet:
                 if not self._catch_up():
                     raise
-            return self._read(work)
+            return self._read(work, *args, **kwargs)
 
-    def _read(self, work: Callable[[Connection], T]) -> T:
+    def _read(
+        self,
+        work: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         with self.engine.connect() as connection:
-            return work(connection)
+            return work(connection, *args, **kwargs)
 
     def _catch_up(self) -> bool:
-        """Wait until all that is committed by now on any node of a Galera cluster is here too.
+        """Wait until this node has all that is committed by now on any node of a Galera cluster.
 
-        A node applies what another one has committed a little later.
+        A node applies what another node has committed a little later.
 
         Returns:
-            Whether there can be other nodes.
+            False if there cannot be other nodes.
 
         Raises:
             Unavailable: the database is away, or does not catch up.

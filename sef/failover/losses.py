@@ -6,16 +6,13 @@ look after look (`sef.sightings`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, exists, func, literal, select
 
 from sef.agents import Agent, read_agent, update_agent
-from sef.clock import Clock
-from sef.cloud.ec2 import Ec2, Instance
-from sef.config import Settings
-from sef.db.database import Database
+from sef.cloud.ec2 import Instance
+from sef.context import Context
 from sef.db.tables import agents, incidents, price_series
 from sef.failover.incidents.rows import (
     open_incident,
@@ -34,116 +31,117 @@ PER_CALL = 200
 AGENTS_PER_RUN = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class Losses:
-    database: Database
-    cloud: Ec2
-    settings: Settings
-    clock: Clock
+def detect_losses(ctx: Context) -> int:
+    """Open an incident for each primary that is lost; returns for how many.
 
-    def detect(self) -> int:
-        """Open an incident for each primary that is lost; returns for how many.
+    Raises:
+        CloudError: EC2 cannot be read; nothing is concluded from that.
+    """
+    now = ctx.clock()
+    silent = ctx.database.read(silent_agents, _silent_since(ctx, now), limit=AGENTS_PER_RUN)
+    found = 0
+    for start in range(0, len(silent), PER_CALL):
+        found += _examine(ctx, silent[start : start + PER_CALL], now)
+    return found
 
-        Raises:
-            CloudError: EC2 cannot be read; nothing is concluded from that.
-        """
-        now = self.clock()
-        silent = self.database.read(
-            lambda c: silent_agents(c, self._silent_since(now), limit=AGENTS_PER_RUN)
+
+def _silent_since(ctx: Context, now: datetime) -> datetime:
+    return now - timedelta(seconds=ctx.settings.loss_silence)
+
+
+def _examine(ctx: Context, silent: Sequence[Agent], now: datetime) -> int:
+    told = ctx.ec2.instances([a.instance_id for a in silent if a.instance_id])
+    if ctx.database.read(missing_replicas, told):
+        ctx.database.write(_found_again, ctx, told, now)
+    lost = 0
+    for agent in silent:
+        instance = told.get(agent.instance_id or "")
+        if instance is not None and not instance.is_gone:
+            continue
+        lost += ctx.database.write(
+            _record_loss,
+            ctx,
+            agent,
+            instance,
+            now,
         )
-        found = 0
-        for start in range(0, len(silent), PER_CALL):
-            found += self._examine(silent[start : start + PER_CALL], now)
-        return found
+    return lost
 
-    def _silent_since(self, now: datetime) -> datetime:
-        return now - timedelta(seconds=self.settings.loss_silence)
 
-    def _examine(self, silent: Sequence[Agent], now: datetime) -> int:
-        told = self.cloud.instances([a.instance_id for a in silent if a.instance_id])
-        if self.database.read(lambda c: missing_replicas(c, told)):
-            self.database.write(lambda c: self._found_again(c, told, now))
-        lost = 0
-        for agent in silent:
-            instance = told.get(agent.instance_id or "")
-            if instance is not None and not instance.is_gone:
-                continue
-            lost += self.database.write(
-                lambda c, agent=agent, instance=instance: self._record(c, agent, instance, now)  # type: ignore[misc]
-            )
-        return lost
-
-    def _record(
-        self, connection: Connection, told: Agent, instance: Instance | None, now: datetime
-    ) -> bool:
-        agent = read_agent(connection, told.id, lock=True)
-        if agent != told or agent.instance_id is None:
-            return False  # it has another primary, or has moved on otherwise: look again
-        if heard_since(connection, agent.id, self._silent_since(now)):
-            return False
-        if instance is None and not self._is_forgotten(connection, agent.instance_id, now):
-            return False
-        incident = open_incident(connection, agent.id)
-        if incident is not None and incident.is_emergency:
-            return False
-        state = instance.ec2_state if instance else "not there"
-        reason = (
-            f"EC2 reports {agent.instance_id} {state}, and the agent has been silent for "
-            f"{self.settings.loss_silence:.0f} s or more"
-        )
-        inputs = {"ec2_state": state, "silent_for": self.settings.loss_silence}
-        if incident is not None and incident.kind.is_planned:
-            update_incident(
-                connection, incident, status=IncidentStatus.RELEASED, closed_at=now, reason=reason
-            )
-            incident = None
-        if incident is None:
-            incident = open_incident_of_primary(connection, agent, now)
-        record_signal(connection, incident, Signal(SignalType.LOSS, now), now)
+def _record_loss(
+    connection: Connection, ctx: Context, told: Agent, instance: Instance | None, now: datetime
+) -> bool:
+    agent = read_agent(connection, told.id, lock=True)
+    if agent != told or agent.instance_id is None:
+        return False  # it has another primary, or has moved on otherwise: look again
+    if heard_since(connection, agent.id, _silent_since(ctx, now)):
+        return False
+    if instance is None and not _is_forgotten(connection, ctx, agent.instance_id, now):
+        return False
+    incident = open_incident(connection, agent.id)
+    if incident is not None and incident.is_emergency:
+        return False
+    state = instance.ec2_state if instance else "not there"
+    reason = (
+        f"EC2 reports {agent.instance_id} {state}, and the agent has been silent for "
+        f"{ctx.settings.loss_silence:.0f} s or more"
+    )
+    inputs = {"ec2_state": state, "silent_for": ctx.settings.loss_silence}
+    if incident is not None and incident.kind.is_planned:
         update_incident(
-            connection,
-            incident,
-            kind=IncidentKind.LOSS,
-            goal=Goal.SWITCH,
-            reason=reason,
-            termination_at=now,
-            deadline=now,
-            inputs=inputs,
+            connection, incident, status=IncidentStatus.RELEASED, closed_at=now, reason=reason
         )
-        update_agent(connection, agent, now, not_before=None)
-        cool_down_interrupted_pool(connection, agent.pool_id, now, self.settings)
-        event = Event(
-            "unannounced_loss",
-            reason,
-            agent.id,
-            "error",
-            inputs,
-            incident.id,
-            moment=NotificationKind.DETECTION,
-        )
-        write_events(connection, [event], now)
-        return True
+        incident = None
+    if incident is None:
+        incident = open_incident_of_primary(connection, agent, now)
+    record_signal(connection, incident, Signal(SignalType.LOSS, now), now)
+    update_incident(
+        connection,
+        incident,
+        kind=IncidentKind.LOSS,
+        goal=Goal.SWITCH,
+        reason=reason,
+        termination_at=now,
+        deadline=now,
+        inputs=inputs,
+    )
+    update_agent(connection, agent, now, not_before=None)
+    cool_down_interrupted_pool(connection, agent.pool_id, now, ctx.settings)
+    event = Event(
+        "unannounced_loss",
+        reason,
+        agent.id,
+        "error",
+        inputs,
+        incident.id,
+        moment=NotificationKind.DETECTION,
+    )
+    write_events(connection, [event], now)
+    return True
 
-    def _is_forgotten(self, connection: Connection, instance_id: str, now: datetime) -> bool:
-        """Whether EC2 has missed a primary that SEF launched, look after look.
 
-        Another may never have existed, or not in this region: no evidence of a loss.
-        """
-        replica = replica_of_instance(connection, instance_id)
-        return replica is not None and self._note(connection, replica, Observed.MISSING, now)
+def _is_forgotten(connection: Connection, ctx: Context, instance_id: str, now: datetime) -> bool:
+    """Whether EC2 has missed a primary that SEF launched, look after look.
 
-    def _found_again(
-        self, connection: Connection, told: Mapping[str, Instance], now: datetime
-    ) -> None:
-        for replica in missing_replicas(connection, told):
-            self._note(connection, replica, Observed.RUNS, now)
+    Another may never have existed, or not in this region: no evidence of a loss.
+    """
+    replica = replica_of_instance(connection, instance_id)
+    return replica is not None and _record_check(connection, ctx, replica, Observed.MISSING, now)
 
-    def _note(
-        self, connection: Connection, replica: Replica, sight: Observed, now: datetime
-    ) -> bool:
-        every = timedelta(seconds=self.settings.loss_check_interval)
-        seen = record_check(connection, replica, sight, now, every=every, patience=MISSING_FOR)
-        return seen is Observed.GONE
+
+def _found_again(
+    connection: Connection, ctx: Context, told: Mapping[str, Instance], now: datetime
+) -> None:
+    for replica in missing_replicas(connection, told):
+        _record_check(connection, ctx, replica, Observed.RUNS, now)
+
+
+def _record_check(
+    connection: Connection, ctx: Context, replica: Replica, sight: Observed, now: datetime
+) -> bool:
+    every = timedelta(seconds=ctx.settings.loss_check_interval)
+    seen = record_check(connection, replica, sight, now, every=every, patience=MISSING_FOR)
+    return seen is Observed.GONE
 
 
 def heard_since(connection: Connection, agent_id: str, since: datetime) -> bool:

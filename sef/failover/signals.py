@@ -1,20 +1,16 @@
 """A signal of AWS: recorded under its incident, decided on, acted on, answered."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection
 
 from sef.agents import Agent, read_agent, update_agent
-from sef.clock import Clock
-from sef.config import Settings
-from sef.db.database import Database
+from sef.context import Context
 from sef.failover.cutover.rows import set_cutover_deadline
-from sef.failover.explain.dry_run import DryRun
+from sef.failover.explain.dry_run import dry_run
 from sef.failover.incidents import pool_history, risk
 from sef.failover.incidents.risk import Risk
 from sef.failover.incidents.rows import (
@@ -32,7 +28,7 @@ from sef.failover.incidents.rows import (
     update_incident,
 )
 from sef.failover.policy import goal_for, higher_goal
-from sef.failover.reconcile import Reconciler, Snapshot
+from sef.failover.reconcile import Snapshot, reconcile_agent
 from sef.failover.standbys.backoff import cool_down_interrupted_pool, cool_down_pool_of
 from sef.failover.standbys.rows import (
     Replica,
@@ -81,224 +77,219 @@ class RecordedSignal:
     """What the transaction has read and written of the agent, if that is all there is to know."""
 
 
-@dataclass(frozen=True, slots=True)
-class Interruptions:
-    database: Database
-    reconciler: Reconciler
-    rehearsals: DryRun
-    settings: Settings
-    clock: Clock
-    on_demand_prices: Mapping[str, Decimal]
+def receive_signal(ctx: Context, agent_id: str, signal: Signal) -> dict[str, Any]:
+    """Take a signal; it is committed before anything is done about it.
 
-    def receive(self, agent_id: str, signal: Signal) -> dict[str, Any]:
-        """Take a signal; it is committed before anything is done about it.
+    A repeat changes nothing and is answered with what became of the incident.
 
-        A repeat changes nothing and is answered with what became of the incident.
+    Raises:
+        AgentNotFound: an interruption registers nobody.
+    """
+    now = ctx.clock()
+    received = ctx.database.write(record, ctx, agent_id, signal, now)
+    if not received.is_settled:
+        reconcile_agent(ctx, agent_id, seen=received.seen)
+    return ctx.database.read(_answer, received)
 
-        Raises:
-            AgentNotFound: an interruption registers nobody.
-        """
-        now = self.clock()
-        received = self.database.write(lambda c: self._record(c, agent_id, signal, now))
-        if not received.is_settled:
-            self.reconciler.reconcile(agent_id, seen=received.seen)
-        return self.database.read(lambda c: _answer(c, received))
 
-    def rehearse(self, agent_id: str, signal: Signal) -> dict[str, Any]:
-        """What `receive` would answer and do; nothing is changed.
+def dry_run_signal(ctx: Context, agent_id: str, signal: Signal) -> dict[str, Any]:
+    """What `receive` would answer and do; nothing is changed.
 
-        Raises:
-            AgentNotFound: as `receive`.
-        """
-        now = self.clock()
-        found = self.rehearsals.rehearse(
-            agent_id,
-            lambda c: self._record(c, agent_id, signal, now),
-            _rehearsed,
-        )
-        answer = found.answer
-        told = self.database.read(lambda c: find_incident(c, answer["incident_id"]))
-        return answer | {
-            "incident_id": told.id if told else None,  # it would be opened
-            **found.course,
-        }
+    Raises:
+        AgentNotFound: as `receive`.
+    """
+    now = ctx.clock()
+    found = dry_run(
+        ctx,
+        agent_id,
+        lambda c: record(c, ctx, agent_id, signal, now),
+        _rehearsed,
+    )
+    answer = found.answer
+    told = ctx.database.read(find_incident, answer["incident_id"])
+    return answer | {
+        "incident_id": told.id if told else None,  # it would be opened
+        **found.course,
+    }
 
-    def _record(
-        self, connection: Connection, agent_id: str, signal: Signal, now: datetime
-    ) -> RecordedSignal:
-        agent = read_agent(connection, agent_id, lock=True)
-        named = signal.instance_id
-        if (
-            agent.instance_id is None
-            and named is not None
-            and latest_incident(connection, agent_id, named) is None
-        ):
-            update_agent(connection, agent, now, instance_id=named)
-            agent = read_agent(connection, agent_id)
-        subject = signal.instance_id or _resolve_subject(connection, agent, signal, now)
-        if subject == agent.subject:
-            incident = self._incident_of_primary(connection, agent, signal, now)
+
+def record(
+    connection: Connection, ctx: Context, agent_id: str, signal: Signal, now: datetime
+) -> RecordedSignal:
+    agent = read_agent(connection, agent_id, lock=True)
+    named = signal.instance_id
+    if (
+        agent.instance_id is None
+        and named is not None
+        and latest_incident(connection, agent_id, named) is None
+    ):
+        update_agent(connection, agent, now, instance_id=named)
+        agent = read_agent(connection, agent_id)
+    subject = signal.instance_id or _resolve_subject(connection, agent, signal, now)
+    if subject == agent.subject:
+        incident = _incident_of_primary(connection, agent, signal, now)
+    else:
+        standby = live_standby(connection, agent_id)
+        if standby is not None and subject == standby.instance_id:
+            about = _signal_standby(connection, ctx, agent, standby, signal, now)
+            return RecordedSignal(about, about_standby=True)
+        incident = _incident_of_another(connection, agent, subject, signal, now)
+    noted = _note_signal(connection, ctx, agent, incident, signal, now)
+    seen = None
+    if noted.is_open and subject == agent.subject and agent.not_before is None:
+        seen = Snapshot(agent, current_replicas(connection, agent_id), noted)
+    has_changed = noted.version != incident.version
+    return RecordedSignal(incident.id, is_settled=not (noted.is_open or has_changed), seen=seen)
+
+
+def _incident_of_primary(
+    connection: Connection, agent: Agent, signal: Signal, now: datetime
+) -> Incident:
+    known = latest_incident(connection, agent.id, agent.subject)
+    # What was ignored came before the instance was registered, and counts when it is repeated.
+    if (
+        known is not None
+        and known.status != IncidentStatus.IGNORED
+        and (known.is_open or signal_was_received(connection, known, signal))
+    ):
+        return known
+    other = open_incident(connection, agent.id)
+    if other is not None:
+        if other.kind.is_planned:
+            outcome, why = IncidentStatus.RELEASED, f"overtaken by a {signal.type}"
         else:
-            standby = live_standby(connection, agent_id)
-            if standby is not None and subject == standby.instance_id:
-                about = self._signal_standby(connection, agent, standby, signal, now)
-                return RecordedSignal(about, about_standby=True)
-            incident = self._incident_of_another(connection, agent, subject, signal, now)
-        noted = self._note(connection, agent, incident, signal, now)
-        seen = None
-        if noted.is_open and subject == agent.subject and agent.not_before is None:
-            seen = Snapshot(agent, current_replicas(connection, agent_id), noted)
-        has_changed = noted.version != incident.version
-        return RecordedSignal(incident.id, is_settled=not (noted.is_open or has_changed), seen=seen)
-
-    def _incident_of_primary(
-        self, connection: Connection, agent: Agent, signal: Signal, now: datetime
-    ) -> Incident:
-        known = latest_incident(connection, agent.id, agent.subject)
-        # What was ignored came before the instance was registered, and counts when it is repeated.
-        if (
-            known is not None
-            and known.status != IncidentStatus.IGNORED
-            and (known.is_open or signal_was_received(connection, known, signal))
-        ):
-            return known
-        other = open_incident(connection, agent.id)
-        if other is not None:
-            if other.kind.is_planned:
-                outcome, why = IncidentStatus.RELEASED, f"overtaken by a {signal.type}"
-            else:
-                outcome, why = IncidentStatus.DONE, "the agent has another primary by now"
-            update_incident(connection, other, status=outcome, closed_at=now, reason=why)
-            said = f"incident is {outcome}: {why}"
-            _record_event(
-                connection,
-                agent,
-                other,
-                "incident_closed",
-                said,
-                now,
-                moment=NotificationKind.OUTCOME,
-            )
-        return open_incident_of_primary(connection, agent, now)
-
-    def _incident_of_another(
-        self, connection: Connection, agent: Agent, subject: str, signal: Signal, now: datetime
-    ) -> Incident:
-        """The incident of a former primary, or of an instance that is not this agent's."""
-        known = latest_incident(connection, agent.id, subject)
-        if known is not None:
-            return known
-        return create_incident(
+            outcome, why = IncidentStatus.DONE, "the agent has another primary by now"
+        update_incident(connection, other, status=outcome, closed_at=now, reason=why)
+        said = f"incident is {outcome}: {why}"
+        _record_event(
             connection,
             agent,
-            subject,
-            instance_id=signal.instance_id,
-            pool_id=None,
-            now=now,
-            status=IncidentStatus.IGNORED,
-            reason=f"{subject} is not the primary of {agent.id}",
+            other,
+            "incident_closed",
+            said,
+            now,
+            moment=NotificationKind.OUTCOME,
         )
+    return open_incident_of_primary(connection, agent, now)
 
-    def _signal_standby(
-        self,
-        connection: Connection,
-        agent: Agent,
-        standby: Replica,
-        signal: Signal,
-        now: datetime,
-    ) -> str:
-        """A standby that is being lost itself is never promoted: it makes way for another."""
-        reason = f"AWS announced a {signal.type} for the standby itself"
-        incident = create_incident(
-            connection,
-            agent,
-            str(standby.instance_id),
-            instance_id=standby.instance_id,
-            pool_id=standby.pool_id,
-            now=now,
-            status=IncidentStatus.DONE,
-            reason=reason,
-        )
-        record_signal(connection, incident, signal, now)
-        update_incident(connection, incident, **_signal_columns(incident, signal, now))
-        cool_down_pool_of(connection, standby, signal.type, now, self.settings)
-        move_replica(connection, standby, ReplicaStatus.RELEASING, reason, now, severity="warning")
+
+def _incident_of_another(
+    connection: Connection, agent: Agent, subject: str, signal: Signal, now: datetime
+) -> Incident:
+    """The incident of a former primary, or of an instance that is not this agent's."""
+    known = latest_incident(connection, agent.id, subject)
+    if known is not None:
+        return known
+    return create_incident(
+        connection,
+        agent,
+        subject,
+        instance_id=signal.instance_id,
+        pool_id=None,
+        now=now,
+        status=IncidentStatus.IGNORED,
+        reason=f"{subject} is not the primary of {agent.id}",
+    )
+
+
+def _signal_standby(
+    connection: Connection,
+    ctx: Context,
+    agent: Agent,
+    standby: Replica,
+    signal: Signal,
+    now: datetime,
+) -> str:
+    """A standby that is being lost itself is never promoted: it makes way for another."""
+    reason = f"AWS announced a {signal.type} for the standby itself"
+    incident = create_incident(
+        connection,
+        agent,
+        str(standby.instance_id),
+        instance_id=standby.instance_id,
+        pool_id=standby.pool_id,
+        now=now,
+        status=IncidentStatus.DONE,
+        reason=reason,
+    )
+    record_signal(connection, incident, signal, now)
+    update_incident(connection, incident, **_signal_columns(incident, signal, now))
+    cool_down_pool_of(connection, standby, signal.type, now, ctx.settings)
+    move_replica(connection, standby, ReplicaStatus.RELEASING, reason, now, severity="warning")
+    update_agent(connection, agent, now, not_before=None)
+    return incident.id
+
+
+def _note_signal(
+    connection: Connection,
+    ctx: Context,
+    agent: Agent,
+    incident: Incident,
+    signal: Signal,
+    now: datetime,
+) -> Incident:
+    """Record the signal and, for a primary that is still to be replaced, decide.
+
+    Returns:
+        The incident as it is then.
+    """
+    recorded = record_signal(connection, incident, signal, now)
+    is_news = recorded.is_news
+    values = _signal_columns(incident, signal, now) if is_news else {}
+    lost = incident.instance_id
+    if lost is not None and lost != agent.instance_id and values.get("deadline"):
+        set_cutover_deadline(connection, agent.id, lost, values["deadline"], now)
+    if not incident.is_open:
+        if recorded.is_first:
+            said = f"{signal.type} for {incident.subject}: {_why_closed(incident)}"
+            _record_event(connection, agent, incident, "signal_ignored", said, now)
+        if not values:
+            return incident
+        return update_incident(connection, incident, **values)
+    if not is_news and incident.goal is not Goal.MONITOR:
+        return incident  # what a repeat could ask for is wanted already
+    score = _risk(connection, ctx, agent, now) if signal.type is SignalType.REBALANCE else None
+    decision = goal_for(signal.type, score, ctx.settings.rebalance_risk_threshold)
+    goal = higher_goal(incident.goal, decision.goal)
+    if goal is decision.goal:
+        values["reason"] = decision.reason
+    if score is not None:
+        values["risk_score"] = score.score
+    inputs = {
+        "signal": signal.type,
+        "mode": agent.mode,
+        "risk": asdict(score) if score else None,
+        "threshold": ctx.settings.rebalance_risk_threshold,
+    }
+    values |= {"goal": goal, "inputs": inputs}
+    noted = update_incident(connection, incident, **values)
+    if is_news and agent.not_before is not None:
+        # A new signal is a reason to try at once what was put off; a repeat is not.
         update_agent(connection, agent, now, not_before=None)
-        return incident.id
-
-    def _note(
-        self,
-        connection: Connection,
-        agent: Agent,
-        incident: Incident,
-        signal: Signal,
-        now: datetime,
-    ) -> Incident:
-        """Record the signal and, for a primary that is still to be replaced, decide.
-
-        Returns:
-            The incident as it is then.
-        """
-        recorded = record_signal(connection, incident, signal, now)
-        is_news = recorded.is_news
-        values = _signal_columns(incident, signal, now) if is_news else {}
-        lost = incident.instance_id
-        if lost is not None and lost != agent.instance_id and values.get("deadline"):
-            set_cutover_deadline(connection, agent.id, lost, values["deadline"], now)
-        if not incident.is_open:
-            if recorded.is_first:
-                said = f"{signal.type} for {incident.subject}: {_why_closed(incident)}"
-                _record_event(connection, agent, incident, "signal_ignored", said, now)
-            if not values:
-                return incident
-            return update_incident(connection, incident, **values)
-        if not is_news and incident.goal is not Goal.MONITOR:
-            return incident  # what a repeat could ask for is wanted already
-        score = self._risk(connection, agent, now) if signal.type is SignalType.REBALANCE else None
-        decision = goal_for(signal.type, score, self.settings.rebalance_risk_threshold)
-        goal = higher_goal(incident.goal, decision.goal)
-        if goal is decision.goal:
-            values["reason"] = decision.reason
-        if score is not None:
-            values["risk_score"] = score.score
-        inputs = {
-            "signal": signal.type,
-            "mode": agent.mode,
-            "risk": asdict(score) if score else None,
-            "threshold": self.settings.rebalance_risk_threshold,
-        }
-        values |= {"goal": goal, "inputs": inputs}
-        noted = update_incident(connection, incident, **values)
-        if is_news and agent.not_before is not None:
-            # A new signal is a reason to try at once what was put off; a repeat is not.
-            update_agent(connection, agent, now, not_before=None)
-        if recorded.is_first or goal is not incident.goal:
-            said = f"{signal.type} for {incident.subject}: {decision.reason}"
-            told = inputs | {"goal_before": incident.goal, "goal": goal}
-            kind = signal.type.replace("-", "_")
-            moment = (
-                NotificationKind.RECOMMENDATION
-                if goal is Goal.MONITOR
-                else NotificationKind.DETECTION
-            )
-            _record_event(connection, agent, incident, kind, said, now, told, moment)
-        if recorded.is_first and signal.type is SignalType.TERMINATION:
-            # Last, since all of a storm in this pool have that row in common.
-            cool_down_interrupted_pool(connection, agent.pool_id, now, self.settings)
-        return noted
-
-    def _risk(self, connection: Connection, agent: Agent, now: datetime) -> Risk:
-        settled_after = timedelta(seconds=self.settings.standby_ttl)
-        here, elsewhere = pool_history.history_and_fleet(
-            connection, agent.pool_id, now, settled_after
+    if recorded.is_first or goal is not incident.goal:
+        said = f"{signal.type} for {incident.subject}: {decision.reason}"
+        told = inputs | {"goal_before": incident.goal, "goal": goal}
+        kind = signal.type.replace("-", "_")
+        moment = (
+            NotificationKind.RECOMMENDATION if goal is Goal.MONITOR else NotificationKind.DETECTION
         )
-        pool = parse_pool(agent.pool_id)
-        return risk.assess(
-            here,
-            elsewhere,
-            pool_history.recent_prices(connection, agent.id, agent.pool_id, now - PRICES_LOOKED_AT),
-            self.on_demand_prices.get(pool.instance_type) if pool else None,
-        )
+        _record_event(connection, agent, incident, kind, said, now, told, moment)
+    if recorded.is_first and signal.type is SignalType.TERMINATION:
+        # Last, since all of a storm in this pool have that row in common.
+        cool_down_interrupted_pool(connection, agent.pool_id, now, ctx.settings)
+    return noted
+
+
+def _risk(connection: Connection, ctx: Context, agent: Agent, now: datetime) -> Risk:
+    settled_after = timedelta(seconds=ctx.settings.standby_ttl)
+    here, elsewhere = pool_history.history_and_fleet(connection, agent.pool_id, now, settled_after)
+    pool = parse_pool(agent.pool_id)
+    return risk.assess(
+        here,
+        elsewhere,
+        pool_history.recent_prices(connection, agent.id, agent.pool_id, now - PRICES_LOOKED_AT),
+        ctx.on_demand_prices.get(pool.instance_type) if pool else None,
+    )
 
 
 def _resolve_subject(connection: Connection, agent: Agent, signal: Signal, now: datetime) -> str:

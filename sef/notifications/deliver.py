@@ -84,7 +84,7 @@ class Notifier:
 
     def _serve(self, channel: Channel) -> int:
         now = self._clock()
-        due = self._database.read(lambda c: outbox.due_threads(c, channel.name, now))
+        due = self._database.read(outbox.due_threads, channel.name, now)
         return sum(self._serve_thread(channel, thread) for thread in due)
 
     def _serve_thread(self, channel: Channel, thread: str) -> int:
@@ -94,13 +94,15 @@ class Notifier:
         the message, not the channel. It still goes first whenever they are tried.
         """
         sent = 0
-        for delivery in self._database.read(lambda c: outbox.pending(c, channel.name, thread)):
+        for delivery in self._database.read(outbox.pending, channel.name, thread):
             now = self._clock()
             is_waiting = delivery.next_at > now and delivery.attempts < MAX_BLOCKING_ATTEMPTS
             if is_waiting or delivery.is_claimed(now):
                 break
             if not self._database.write(
-                lambda c, d=delivery, now=now: outbox.claim(c, d, now)  # type: ignore[misc]
+                outbox.claim,
+                delivery,
+                now,
             ):
                 break
             status = self._send(channel, delivery)
@@ -121,9 +123,9 @@ class Notifier:
             )
         except DeliveryFailed as error:
             told = error  # the name is unbound after the clause
-            return self._database.write(lambda c: self._put_off(c, delivery, told))
+            return self._database.write(self._put_off, delivery, told)
         now = self._clock()
-        self._database.write(lambda c: outbox.finish(c, delivery, "sent", error=None, sent_at=now))
+        self._database.write(outbox.finish, delivery, "sent", error=None, sent_at=now)
         return "sent"
 
     def _put_off(self, connection: Connection, delivery: Delivery, error: DeliveryFailed) -> str:

@@ -79,7 +79,7 @@ class Operators:
         if names_targets:
             changes = {**changes, "cutover": parse_targets(changes["cutover"])}
         registered = self.modes.register(agent_id, changes)
-        agent = self.database.read(lambda c: read_agent(c, agent_id))
+        agent = self.database.read(read_agent, agent_id)
         # Behind COMMIT: what AWS does not say, or says no to, keeps nobody from registering.
         found = self.checks.warnings(agent) if names_targets else []
         return {

@@ -39,17 +39,17 @@ class IdempotentCalls:
         if key is None:
             return work(lambda connection, answer: None)
         now = self.clock()
-        stored = self.database.write(lambda c: claim(c, key, agent_id, call, now))
+        stored = self.database.write(claim, key, agent_id, call, now)
         if stored is not None:
             return stored
         try:
             answer = work(lambda c, known: store(c, key, known))
         except (SefError, AlreadyAnswered):
-            stored = self.database.write(lambda c: release(c, key))
+            stored = self.database.write(release, key)
             if stored is None:
                 raise
             return stored
-        self.database.write(lambda c: complete(c, key, answer))
+        self.database.write(complete, key, answer)
         return answer
 
 

@@ -9,15 +9,15 @@ from typing import Any
 from sqlalchemy import Connection
 
 from sef.agents import Agent, insert_agent, read_agent, update_agent
-from sef.clock import Clock, iso
-from sef.config import Settings
-from sef.db.database import Database
+from sef.clock import iso
+from sef.context import Context
 from sef.errors import AgentNotFound, Conflict, ModeConflict
 from sef.failover.cutover.rows import Cutover, cutover_of_epoch, supersede_cutover
-from sef.failover.explain.dry_run import DryRun, DryRunResult
+from sef.failover.explain.dry_run import DryRunResult, dry_run
 from sef.failover.incidents.rows import open_incident
 from sef.failover.promotion import Promotion, promote
-from sef.failover.reconcile import Reconciler
+from sef.failover.reconcile import reconcile_agent
+from sef.failover.standbys import watch
 from sef.failover.standbys.rows import Replica, live_standby, replica_of_instance
 from sef.notifications.events import Event, write_events
 from sef.terms import NotificationKind, ReplicaStatus
@@ -46,169 +46,166 @@ class RegistrationResult:
     """Sentences about what the operator has to do now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Modes:
-    database: Database
-    reconciler: Reconciler
-    rehearsals: DryRun
-    settings: Settings
-    clock: Clock
+def enable_manual(ctx: Context, agent_id: str, also: Also) -> Replica | None:
+    """Turn manual replica mode on and return the standby, launching or ready.
 
-    def enable_manual(self, agent_id: str, also: Also) -> Replica | None:
-        """Turn manual replica mode on and return the standby, launching or ready.
-
-        Waits for `ready`, `enable_wait` seconds at most.
-        """
-        self.database.write(lambda c: self._set_manual(c, agent_id, also, enabled=True))
-        deadline = time.monotonic() + self.settings.enable_wait
-        while True:
-            self.reconciler.reconcile(agent_id)
-            agent, standby = self.database.read(
-                lambda c: (read_agent(c, agent_id), live_standby(c, agent_id))
-            )
-            left = deadline - time.monotonic()
-            is_settled = standby is None or standby.status is ReplicaStatus.READY
-            if (
-                is_settled
-                or left <= 0
-                or agent.is_postponed(self.clock() + timedelta(seconds=left))
-            ):
-                return standby
-            time.sleep(LOOK_EVERY)
-
-    def disable_manual(self, agent_id: str, also: Also) -> None:
-        """Turn manual replica mode off; the standby is released unless an incident wants it."""
-        self.database.write(lambda c: self._set_manual(c, agent_id, also, enabled=False))
-        self.reconciler.reconcile(agent_id)
-
-    def switch(
-        self, agent_id: str, also: Callable[[Connection, SwitchResult], None]
-    ) -> SwitchResult:
-        """Promote the standby, retire the old primary, launch the next standby.
-
-        Args:
-            also: done in the transaction of the promotion, with what there is by then.
-
-        Raises:
-            NotPossibleNow: manual mode is off, or the standby is not there or not ready.
-            CloudError: EC2 cannot say whether the standby still runs; nothing was changed.
-        """
-        standby = self.database.read(lambda c: _switchable(c, agent_id)[1])
-        # A planned switch has the time to make sure that there is something to switch to.
-        self.reconciler.watch.see_standby(standby)
-
-        def write(connection: Connection) -> Promotion:
-            promotion = self._switch(connection, agent_id)
-            cutover = cutover_of_epoch(connection, agent_id, promotion.epoch)
-            also(connection, SwitchResult(promotion, None, cutover))
-            return promotion
-
-        promotion = self.database.write(write)
-        self.reconciler.reconcile(agent_id)
-        return self.database.read(
-            lambda c: SwitchResult(
-                promotion,
-                live_standby(c, agent_id),
-                cutover_of_epoch(c, agent_id, promotion.epoch),
-            )
+    Waits for `ready`, `enable_wait` seconds at most.
+    """
+    ctx.database.write(_set_manual, ctx, agent_id, also, enabled=True)
+    deadline = time.monotonic() + ctx.settings.enable_wait
+    while True:
+        reconcile_agent(ctx, agent_id)
+        agent, standby = ctx.database.read(
+            lambda c: (read_agent(c, agent_id), live_standby(c, agent_id))
         )
+        left = deadline - time.monotonic()
+        is_settled = standby is None or standby.status is ReplicaStatus.READY
+        if is_settled or left <= 0 or agent.is_postponed(ctx.clock() + timedelta(seconds=left)):
+            return standby
+        time.sleep(LOOK_EVERY)
 
-    def rehearse_switch(self, agent_id: str) -> DryRunResult:
-        """What `switch` would do; nothing is changed. Raises what `switch` would."""
-        self.database.read(lambda c: _switchable(c, agent_id))
-        return self.rehearsals.rehearse(
-            agent_id,
-            lambda c: self._switch(c, agent_id),
-            lambda c, promotion: asdict(promotion),
-            must_run=True,
+
+def disable_manual(ctx: Context, agent_id: str, also: Also) -> None:
+    """Turn manual replica mode off; the standby is released unless an incident wants it."""
+    ctx.database.write(_set_manual, ctx, agent_id, also, enabled=False)
+    reconcile_agent(ctx, agent_id)
+
+
+def switch(
+    ctx: Context, agent_id: str, also: Callable[[Connection, SwitchResult], None]
+) -> SwitchResult:
+    """Promote the standby, retire the old primary, launch the next standby.
+
+    Args:
+        also: done in the transaction of the promotion, with what there is by then.
+
+    Raises:
+        NotPossibleNow: manual mode is off, or the standby is not there or not ready.
+        CloudError: EC2 cannot say whether the standby still runs; nothing was changed.
+    """
+    standby = ctx.database.read(lambda c: _switchable(c, agent_id)[1])
+    # A planned switch has the time to make sure that there is something to switch to.
+    watch.require_running(ctx, standby)
+
+    def write(connection: Connection) -> Promotion:
+        promotion = _switch(connection, ctx, agent_id)
+        cutover = cutover_of_epoch(connection, agent_id, promotion.epoch)
+        also(connection, SwitchResult(promotion, None, cutover))
+        return promotion
+
+    promotion = ctx.database.write(write)
+    reconcile_agent(ctx, agent_id)
+    return ctx.database.read(
+        lambda c: SwitchResult(
+            promotion,
+            live_standby(c, agent_id),
+            cutover_of_epoch(c, agent_id, promotion.epoch),
         )
+    )
 
-    def set_auto(self, agent_id: str, mode: str, also: Also, *, enabled: bool) -> None:
-        """Turn `auto-switch` or `auto-terminate` on or off."""
 
-        def write(connection: Connection) -> None:
-            agent = read_agent(connection, agent_id, lock=True)
-            if enabled and agent.manual_replica_enabled:
-                raise ModeConflict(
-                    "manual_mode_active",
-                    f"Cannot enable {mode} while manual replica mode is active",
-                )
-            if getattr(agent, AUTO_FLAGS[mode]) != enabled:
-                self._set_flag(connection, agent, AUTO_FLAGS[mode], mode, enabled)
-            also(connection)
+def dry_run_switch(ctx: Context, agent_id: str) -> DryRunResult:
+    """What `switch` would do; nothing is changed. Raises what `switch` would."""
+    ctx.database.read(_switchable, agent_id)
+    return dry_run(
+        ctx,
+        agent_id,
+        lambda c: _switch(c, ctx, agent_id),
+        lambda c, promotion: asdict(promotion),
+        must_run=True,
+    )
 
-        self.database.write(write)
-        self.reconciler.reconcile(agent_id)
 
-    def register(self, agent_id: str, changes: Mapping[str, Any]) -> RegistrationResult:
-        """Register an agent or change one.
+def set_auto(ctx: Context, agent_id: str, mode: str, also: Also, *, enabled: bool) -> None:
+    """Turn `auto-switch` or `auto-terminate` on or off."""
 
-        Another instance starts another epoch, like a promotion does. The former one, that SEF
-        launched, is its operator's from then on: who names the primary by hand knows best when
-        the other is not needed any more.
-
-        Raises:
-            NotPossibleNow: the instance is the agent's standby.
-        """
-
-        def write(connection: Connection) -> RegistrationResult:
-            now = self.clock()
-            try:
-                agent = read_agent(connection, agent_id, lock=True)
-            except AgentNotFound:
-                insert_agent(connection, agent_id, now, **changes)
-                event = Event("agent_registered", f"{agent_id} is registered", agent_id)
-                write_events(connection, [event], now)
-                return RegistrationResult(is_new=True, warnings=[])
-            values = dict(changes)
-            warnings = []
-            if changes.get("instance_id", agent.instance_id) != agent.instance_id:
-                _refuse_standby(connection, agent_id, changes["instance_id"])
-                values["epoch"] = agent.epoch + 1
-                supersede_cutover(connection, agent_id, "an operator named another primary", now)
-                warnings = _left_running(connection, agent, now)
-            update_agent(connection, agent, now, **values)
-            said = f"{agent_id} is changed: {', '.join(sorted(changes)) or 'nothing'}"
-            write_events(
-                connection, [Event("agent_changed", said, agent_id, details=dict(changes))], now
-            )
-            return RegistrationResult(is_new=False, warnings=warnings)
-
-        return self.database.write(write)
-
-    def _set_manual(
-        self, connection: Connection, agent_id: str, also: Also, *, enabled: bool
-    ) -> None:
+    def write(connection: Connection) -> None:
         agent = read_agent(connection, agent_id, lock=True)
-        if enabled and (agent.auto_switch_enabled or agent.auto_terminate_enabled):
+        if enabled and agent.manual_replica_enabled:
             raise ModeConflict(
-                "auto_mode_active", "Cannot enable manual mode while auto mode is active"
+                "manual_mode_active",
+                f"Cannot enable {mode} while manual replica mode is active",
             )
-        if agent.manual_replica_enabled != enabled:
-            self._set_flag(connection, agent, "manual_replica_enabled", "manual-replica", enabled)
+        if getattr(agent, AUTO_FLAGS[mode]) != enabled:
+            _set_flag(connection, ctx, agent, AUTO_FLAGS[mode], mode, enabled)
         also(connection)
 
-    def _set_flag(
-        self, connection: Connection, agent: Agent, flag: str, mode: str, enabled: bool
-    ) -> None:
-        now = self.clock()
-        # An operator's call is a reason to try at once what was put off.
-        update_agent(connection, agent, now, not_before=None, **{flag: enabled})
-        said = f"{mode} is {'enabled' if enabled else 'disabled'}"
-        write_events(connection, [Event("mode_changed", said, agent.id)], now)
+    ctx.database.write(write)
+    reconcile_agent(ctx, agent_id)
 
-    def _switch(self, connection: Connection, agent_id: str) -> Promotion:
-        agent, standby = _switchable(connection, agent_id, lock=True)
-        return promote(
-            connection,
-            agent,
-            standby,
-            open_incident(connection, agent_id),
-            "an operator switched",
-            self.clock,
-            retire_after=timedelta(0),
-            settings=self.settings,
+
+def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> RegistrationResult:
+    """Register an agent or change one.
+
+    Another instance starts another epoch, like a promotion does. The former one, that SEF
+    launched, is its operator's from then on: who names the primary by hand knows best when
+    the other is not needed any more.
+
+    Raises:
+        NotPossibleNow: the instance is the agent's standby.
+    """
+
+    def write(connection: Connection) -> RegistrationResult:
+        now = ctx.clock()
+        try:
+            agent = read_agent(connection, agent_id, lock=True)
+        except AgentNotFound:
+            insert_agent(connection, agent_id, now, **changes)
+            event = Event("agent_registered", f"{agent_id} is registered", agent_id)
+            write_events(connection, [event], now)
+            return RegistrationResult(is_new=True, warnings=[])
+        values = dict(changes)
+        warnings = []
+        if changes.get("instance_id", agent.instance_id) != agent.instance_id:
+            _refuse_standby(connection, agent_id, changes["instance_id"])
+            values["epoch"] = agent.epoch + 1
+            supersede_cutover(connection, agent_id, "an operator named another primary", now)
+            warnings = _left_running(connection, agent, now)
+        update_agent(connection, agent, now, **values)
+        said = f"{agent_id} is changed: {', '.join(sorted(changes)) or 'nothing'}"
+        write_events(
+            connection, [Event("agent_changed", said, agent_id, details=dict(changes))], now
         )
+        return RegistrationResult(is_new=False, warnings=warnings)
+
+    return ctx.database.write(write)
+
+
+def _set_manual(
+    connection: Connection, ctx: Context, agent_id: str, also: Also, *, enabled: bool
+) -> None:
+    agent = read_agent(connection, agent_id, lock=True)
+    if enabled and (agent.auto_switch_enabled or agent.auto_terminate_enabled):
+        raise ModeConflict(
+            "auto_mode_active", "Cannot enable manual mode while auto mode is active"
+        )
+    if agent.manual_replica_enabled != enabled:
+        _set_flag(connection, ctx, agent, "manual_replica_enabled", "manual-replica", enabled)
+    also(connection)
+
+
+def _set_flag(
+    connection: Connection, ctx: Context, agent: Agent, flag: str, mode: str, enabled: bool
+) -> None:
+    now = ctx.clock()
+    # An operator's call is a reason to try at once what was put off.
+    update_agent(connection, agent, now, not_before=None, **{flag: enabled})
+    said = f"{mode} is {'enabled' if enabled else 'disabled'}"
+    write_events(connection, [Event("mode_changed", said, agent.id)], now)
+
+
+def _switch(connection: Connection, ctx: Context, agent_id: str) -> Promotion:
+    agent, standby = _switchable(connection, agent_id, lock=True)
+    return promote(
+        connection,
+        agent,
+        standby,
+        open_incident(connection, agent_id),
+        "an operator switched",
+        ctx.clock,
+        retire_after=timedelta(0),
+        settings=ctx.settings,
+    )
 
 
 def _refuse_standby(connection: Connection, agent_id: str, instance_id: str | None) -> None:

@@ -75,9 +75,11 @@ class Reports:
         while True:
             now = self._clock()
             count = self._database.write(
-                lambda c, now=now: release_buffered(  # type: ignore[misc]
-                    c, now=now, rules=self.rules, window=self._window, limit=SERIES_PER_RELEASE
-                )
+                release_buffered,
+                now=now,
+                rules=self.rules,
+                window=self._window,
+                limit=SERIES_PER_RELEASE,
             )
             released += count
             if count < SERIES_PER_RELEASE:
@@ -109,14 +111,18 @@ class Reports:
     def _write_each(self, reports: Sequence[Report]) -> Sequence[tuple[ReportResult, int]]:
         now = self._clock()
         return self._database.write(
-            lambda c: write_one_by_one(c, reports, now=now, rules=self.rules, window=self._window),
+            write_one_by_one,
+            reports,
+            now=now,
+            rules=self.rules,
+            window=self._window,
             is_shared=len(reports) > 1,
         )
 
     def _write(self, reports: Sequence[Report]) -> WriteResult:
         now = self._clock()
         return self._database.write(
-            lambda c: write_reports(c, reports, now=now, rules=self.rules, window=self._window)
+            write_reports, reports, now=now, rules=self.rules, window=self._window
         )
 
 

@@ -29,11 +29,13 @@ def forget(database: Database, message_retention: timedelta | None, now: datetim
     Args:
         message_retention: None keeps them for ever.
     """
-    database.write(lambda c: idempotency.delete_expired(c, now - idempotency.RETENTION))
+    database.write(idempotency.delete_expired, now - idempotency.RETENTION)
     while message_retention is not None:
         before = now - message_retention
         count = database.write(
-            lambda c, before=before: outbox.delete_old(c, before, MESSAGES_PER_TRANSACTION)  # type: ignore[misc]
+            outbox.delete_old,
+            before,
+            MESSAGES_PER_TRANSACTION,
         )
         if count < MESSAGES_PER_TRANSACTION:
             return
@@ -48,10 +50,10 @@ def delete_old_prices(database: Database, retention: timedelta, now: datetime) -
     before = start_of(now - retention, DAY)
 
     def page_behind(after: SeriesKey) -> list[SeriesKey]:
-        return database.read(lambda c: series_with_old_prices(c, after, before, PAGE))
+        return database.read(series_with_old_prices, after, before, PAGE)
 
     def delete_one_day(key: SeriesKey) -> bool:
-        return database.write(lambda c: delete_oldest_day(c, key, before, now))
+        return database.write(delete_oldest_day, key, before, now)
 
     deleted = 0
     page = page_behind(("", ""))

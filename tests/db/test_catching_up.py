@@ -13,7 +13,7 @@ def test_a_session_is_as_it_was_after_it_has_waited(database_url: str) -> None:
     database.create_tables()
     try:
         with pytest.raises(AgentNotFound):
-            database.read(lambda c: read_agent(c, "nobody"))
+            database.read(read_agent, "nobody")
         if database.is_mysql:
             with database.engine.connect() as connection:
                 rows = connection.execute(text("SHOW SESSION VARIABLES LIKE '%_wait%'"))

@@ -22,13 +22,13 @@ def test_the_second_of_two_changes_to_one_version_is_stale(database_url: str) ->
     database = Database(database_url)
     try:
         database.create_tables()
-        database.write(lambda c: insert_agent(c, "a", NOW))
-        read = database.read(lambda c: read_agent(c, "a"))
+        database.write(insert_agent, "a", NOW)
+        read = database.read(read_agent, "a")
         with database.engine.begin() as connection:
             swap(connection, agents, {"id": "a"}, version=read.version, pool_id="first")
             with pytest.raises(VersionConflict):
                 swap(connection, agents, {"id": "a"}, version=read.version, pool_id="second")
-        changed = database.read(lambda c: read_agent(c, "a"))
+        changed = database.read(read_agent, "a")
         assert (changed.pool_id, changed.version) == ("first", read.version + 1)
     finally:
         database.dispose()

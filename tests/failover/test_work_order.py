@@ -55,7 +55,7 @@ def write(
 
 
 def due(database: Database) -> list[tuple[str, Lane]]:
-    found = database.read(lambda c: agents_with_work(c, NOW, checked_before=seconds(-30)))
+    found = database.read(agents_with_work, NOW, checked_before=seconds(-30))
     return [(item.agent_id, item.lane) for item in found]
 
 

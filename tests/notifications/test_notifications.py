@@ -47,7 +47,7 @@ def worker(world: World, *receivers: Receiver, **settings: Any) -> SmartEmergenc
 
 def alert(sef: SmartEmergencyFallback, world: World, name: str) -> None:
     event = SystemEvent(name, f"{name} happened", moment=NotificationKind.ALERT)
-    sef._database.write(lambda c: write_events(c, [event], world.clock()))
+    sef._database.write(write_events, [event], world.clock())
 
 
 def told(receiver: Receiver) -> list[str]:

@@ -121,7 +121,7 @@ def test_a_row_that_does_not_fit_is_an_error(
     database: Database, mariadb_url: str, row: list[Any]
 ) -> None:
     with pytest.raises(DBAPIError):
-        database.write(lambda c: upsert_rows(c, pricing_reports, (*POINT, "received_at"), [row]))
+        database.write(upsert_rows, pricing_reports, (*POINT, "received_at"), [row])
     assert stored_points(mariadb_url, row[0], "p") == []
 
 

@@ -22,7 +22,7 @@ def test_a_standby_that_another_request_has_just_launched_is_looked_at_again(
     assert client.post("/api/agents/a/manual-replica/enable").status_code == 200
 
     def read_standby() -> Replica | None:
-        return sef._database.read(lambda c: live_standby(c, "a"))
+        return sef._database.read(live_standby, "a")
 
     standby = read_standby()
     assert standby is not None
@@ -36,7 +36,7 @@ def test_a_standby_that_another_request_has_just_launched_is_looked_at_again(
         version=standby.version - 2,
     )
 
-    agent = sef._database.read(lambda c: read_agent(c, "a"))
+    agent = sef._database.read(read_agent, "a")
     sef._operations.reconciler.launcher.advance(agent, read_before, None)
 
     assert read_standby() == standby

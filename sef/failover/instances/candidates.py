@@ -8,11 +8,9 @@ from decimal import Decimal
 from sqlalchemy import Connection
 
 from sef.agents import Agent
-from sef.clock import Clock
-from sef.cloud.attachments import Attachments
-from sef.cloud.ec2 import Ec2, LaunchConfiguration
+from sef.cloud.ec2 import LaunchConfiguration
 from sef.cloud.errors import QUOTA, SPOT_QUOTA, CloudError
-from sef.config import Settings
+from sef.context import Context
 from sef.failover.incidents import risk
 from sef.failover.incidents.pool_history import pool_histories
 from sef.failover.incidents.rows import Incident
@@ -41,106 +39,100 @@ class LaunchOptions:
     """Where it could be given the agent's volumes and interface; None if it has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    cloud: Ec2
-    moves: Attachments
-    settings: Settings
-    clock: Clock
-    on_demand_prices: Mapping[str, Decimal]
+def launch_options(ctx: Context, agent: Agent) -> LaunchOptions:
+    """Ask EC2 what a standby of this agent would be like, and where it could be.
 
-    def survey(self, agent: Agent) -> LaunchOptions:
-        """Ask EC2 what a standby of this agent would be like, and where it could be.
-
-        Raises:
-            NoLaunchSource: nothing says what it should be like.
-            CloudError: EC2 could not say, or refuses to.
-        """
-        source = self._source(agent)
-        pools = [pool for pool in map(parse_pool, self.settings.pool_list) if pool is not None]
-        if not pools:
-            if source.instance_type is None:
-                raise NoLaunchConfiguration(
-                    f"{source.described_as} names no instance type, and SEF_POOLS is empty"
-                )
-            zones = source.subnets or self.cloud.zones()
-            pools = [Pool(source.instance_type, zone) for zone in zones]
-        try:
-            prices = self.cloud.spot_prices({pool.instance_type for pool in pools}, self.clock())
-        except CloudError:
-            prices = {}  # a standby without the best price is better than none
-        return LaunchOptions(source, pools, prices, self._zone(agent))
-
-    def rank(
-        self,
-        connection: Connection,
-        agent: Agent,
-        incident: Incident | None,
-        survey: LaunchOptions,
-        tries: Sequence[Attempt] = (),
-    ) -> Sequence[Candidate]:
-        """The pools to try, best first, after those that were tried already; nothing is written."""
-        now = self.clock()
-        settings = self.settings
-        pools, source = survey.pools, survey.source
-        settled_after = timedelta(seconds=settings.standby_ttl)
-        histories = pool_histories(connection, now, settled_after)
-        cooling = backoff.pools_on_cooldown(connection, now)
-        loads = attempts.spot_launches_since(connection, now - LOAD_COUNTS_FOR)
-        tries = [attempt for attempt in tries if not was_too_many(attempt)]
-        tried = {(attempt.pool_id, attempt.market) for attempt in tries}
-        if any(attempt.error_code in SPOT_QUOTA for attempt in tries):
-            tried |= {(str(pool), Market.SPOT) for pool in pools}
-        kind = incident.kind if incident else None
-        is_emergency = incident is not None and incident.is_emergency
-        pasts = {str(pool): histories.get(str(pool), risk.History()) for pool in pools}
-        risks = {pool: risk.assess_for_launch(past).score for pool, past in pasts.items()}
-        if kind is IncidentKind.RETURN:
-            # One termination without a recommendation must not close a pool for 90 days.
-            pools = [p for p in pools if risk.assess(pasts[str(p)]).score <= risk.UNKNOWN]
-
-        def ranked(excluded: Collection[tuple[str, Market]]) -> list[Candidate]:
-            return rank(
-                pools,
-                avoid=source.primary_pool or parse_pool(agent.pool_id),
-                excluded=excluded,
-                risks=risks,
-                spot_prices=survey.prices,
-                on_demand_prices=self.on_demand_prices,
-                loads=loads,
-                on_demand=is_emergency
-                or (settings.on_demand_allowed and kind is not IncidentKind.RETURN),
-                zone=survey.zone,
+    Raises:
+        NoLaunchSource: nothing says what it should be like.
+        CloudError: EC2 could not say, or refuses to.
+    """
+    source = _launch_configuration(ctx, agent)
+    pools = [pool for pool in map(parse_pool, ctx.settings.pool_list) if pool is not None]
+    if not pools:
+        if source.instance_type is None:
+            raise NoLaunchConfiguration(
+                f"{source.described_as} names no instance type, and SEF_POOLS is empty"
             )
+        zones = source.subnets or ctx.ec2.zones()
+        pools = [Pool(source.instance_type, zone) for zone in zones]
+    try:
+        prices = ctx.ec2.spot_prices({pool.instance_type for pool in pools}, ctx.clock())
+    except CloudError:
+        prices = {}  # a standby without the best price is better than none
+    return LaunchOptions(source, pools, prices, _zone(ctx, agent))
 
-        best = ranked({*cooling, *tried})
-        # With two minutes left a pool that had nothing a minute ago is better than none.
-        return ranked(tried) if is_emergency and not best else best
 
-    def _zone(self, agent: Agent) -> str | None:
-        if agent.cutover is None:
-            return None
-        try:
-            return self.moves.zone_of(agent.cutover)
-        except CloudError:
-            return None  # the cutover says what is wrong with it; a standby is needed now
+def rank_candidates(
+    connection: Connection,
+    ctx: Context,
+    agent: Agent,
+    incident: Incident | None,
+    survey: LaunchOptions,
+    tries: Sequence[Attempt] = (),
+) -> Sequence[Candidate]:
+    """The pools to try, best first, after those that were tried already; nothing is written."""
+    now = ctx.clock()
+    settings = ctx.settings
+    pools, source = survey.pools, survey.source
+    settled_after = timedelta(seconds=settings.standby_ttl)
+    histories = pool_histories(connection, now, settled_after)
+    cooling = backoff.pools_on_cooldown(connection, now)
+    loads = attempts.spot_launches_since(connection, now - LOAD_COUNTS_FOR)
+    tries = [attempt for attempt in tries if not was_too_many(attempt)]
+    tried = {(attempt.pool_id, attempt.market) for attempt in tries}
+    if any(attempt.error_code in SPOT_QUOTA for attempt in tries):
+        tried |= {(str(pool), Market.SPOT) for pool in pools}
+    kind = incident.kind if incident else None
+    is_emergency = incident is not None and incident.is_emergency
+    pasts = {str(pool): histories.get(str(pool), risk.History()) for pool in pools}
+    risks = {pool: risk.assess_for_launch(past).score for pool, past in pasts.items()}
+    if kind is IncidentKind.RETURN:
+        # One termination without a recommendation must not close a pool for 90 days.
+        pools = [p for p in pools if risk.assess(pasts[str(p)]).score <= risk.UNKNOWN]
 
-    def _source(self, agent: Agent) -> LaunchConfiguration:
-        if agent.launch_template:
-            return self.cloud.like_template(agent.launch_template, vpc_of=agent.instance_id)
-        like = self.cloud.like_instance(agent.instance_id) if agent.instance_id else None
-        if like is not None:
-            return like
-        if self.settings.launch_template:
-            source = self.cloud.like_template(self.settings.launch_template)
-            pool = parse_pool(agent.pool_id)
-            if pool is not None:
-                return replace(source, instance_type=pool.instance_type)
-            return source
-        raise NoLaunchConfiguration(
-            "it has no launch template, EC2 knows no instance of it, and SEF_LAUNCH_TEMPLATE "
-            "is not set"
+    def ranked(excluded: Collection[tuple[str, Market]]) -> list[Candidate]:
+        return rank(
+            pools,
+            avoid=source.primary_pool or parse_pool(agent.pool_id),
+            excluded=excluded,
+            risks=risks,
+            spot_prices=survey.prices,
+            on_demand_prices=ctx.on_demand_prices,
+            loads=loads,
+            on_demand=is_emergency
+            or (settings.on_demand_allowed and kind is not IncidentKind.RETURN),
+            zone=survey.zone,
         )
+
+    best = ranked({*cooling, *tried})
+    # With two minutes left a pool that had nothing a minute ago is better than none.
+    return ranked(tried) if is_emergency and not best else best
+
+
+def _zone(ctx: Context, agent: Agent) -> str | None:
+    if agent.cutover is None:
+        return None
+    try:
+        return ctx.attachments.zone_of(agent.cutover)
+    except CloudError:
+        return None  # the cutover says what is wrong with it; a standby is needed now
+
+
+def _launch_configuration(ctx: Context, agent: Agent) -> LaunchConfiguration:
+    if agent.launch_template:
+        return ctx.ec2.like_template(agent.launch_template, vpc_of=agent.instance_id)
+    like = ctx.ec2.like_instance(agent.instance_id) if agent.instance_id else None
+    if like is not None:
+        return like
+    if ctx.settings.launch_template:
+        source = ctx.ec2.like_template(ctx.settings.launch_template)
+        pool = parse_pool(agent.pool_id)
+        if pool is not None:
+            return replace(source, instance_type=pool.instance_type)
+        return source
+    raise NoLaunchConfiguration(
+        "it has no launch template, EC2 knows no instance of it, and SEF_LAUNCH_TEMPLATE is not set"
+    )
 
 
 def was_too_many(attempt: Attempt) -> bool:

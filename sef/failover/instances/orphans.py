@@ -54,7 +54,7 @@ def sweep_orphans(database: Database, cloud: Ec2, settings: Settings, now: datet
     left_over = database.read(unreported)
     if not old and not left_over:
         return 0
-    unclaimed, primaries = database.read(lambda c: _unclaimed(c, old))
+    unclaimed, primaries = database.read(_unclaimed, old)
     shown = cloud.instances({*primaries.values(), *(orphan.id for orphan in unclaimed)})
     running = {instance.id for instance in shown.values() if instance.is_alive}
     # One that was retired after it was listed: no row claims it any more, but EC2 has ended it.
@@ -71,12 +71,12 @@ def sweep_orphans(database: Database, cloud: Ec2, settings: Settings, now: datet
     if most and len(superfluous) > most:
         said = f"no row has a use for {len(superfluous)} of {len(old)} instances that SEF launched"
         reached = LimitHit("terminations_per_cycle", said)
-        database.write(lambda c: report_limit(c, reached, "none is terminated", now))
+        database.write(report_limit, reached, "none is terminated", now)
         return terminated
     for orphan in superfluous:
         pool_id = str(orphan.pool) if orphan.pool else None
         decided = OrphanTermination(orphan.id, orphan.tags.get(AGENT_TAG), pool_id, now)
-        if not database.write(lambda c, o=orphan, d=decided: _decide(c, o, d)):  # type: ignore[misc]
+        if not database.write(_decide, orphan, decided):
             continue
         if cloud.terminate(orphan.id):
             terminated += _report(database, decided, now)
@@ -105,7 +105,7 @@ def _finish_earlier(
     """
     kept = {i.id for i in running} - {i.id for i in superfluous}
     for instance_id in kept & {left.instance_id for left in left_over}:
-        database.write(lambda c, id=instance_id: cancel_termination(c, id))  # type: ignore[misc]
+        database.write(cancel_termination, instance_id)
     shown = {i.id for i in running}
     others = [left for left in left_over if left.instance_id not in shown]
     found = cloud.instances([left.instance_id for left in others])
@@ -128,7 +128,7 @@ def _decide(connection: Connection, orphan: Instance, termination: OrphanTermina
 
 
 def _report(database: Database, termination: OrphanTermination, now: datetime) -> bool:
-    return database.write(lambda c: report_termination(c, termination, now))
+    return database.write(report_termination, termination, now)
 
 
 def _unclaimed(

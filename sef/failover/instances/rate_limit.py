@@ -10,9 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select, update
 
-from sef.clock import Clock
-from sef.config import Settings
-from sef.db.database import Database
+from sef.context import Context
 from sef.db.statements import insert_missing, swap
 from sef.db.tables import request_buckets
 
@@ -38,53 +36,52 @@ Reserve = Callable[[Connection], int]
 """How many tokens are to be left for others."""
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimiter:
-    database: Database
-    settings: Settings
-    clock: Clock
+def take_termination_token(ctx: Context) -> bool:
+    """Take a token for a TerminateInstances call, if there is one."""
+    rate = _rate(ctx, TERMINATE)
+    if rate is None:
+        return True
+    now = ctx.clock()
+    return ctx.database.read(has_token, TERMINATE, rate, now) and ctx.database.write(
+        take_token, TERMINATE, rate, now
+    )
 
-    def may_terminate(self) -> bool:
-        """Take a token for a TerminateInstances call, if there is one."""
-        rate = self._rate(TERMINATE)
-        if rate is None:
-            return True
-        now = self.clock()
-        return self.database.read(
-            lambda c: has_token(c, TERMINATE, rate, now)
-        ) and self.database.write(lambda c: take_token(c, TERMINATE, rate, now))
 
-    def may_have_token(self, connection: Connection, left: Reserve) -> bool:
-        """Whether it is worth to try `take_for_launch`."""
-        rate = self._rate(RUN)
-        now = self.clock()
-        return rate is None or has_token(connection, RUN, rate, now, left)
+def may_launch(connection: Connection, ctx: Context, left: Reserve) -> bool:
+    """Whether it is worth to try `take_for_launch`."""
+    rate = _rate(ctx, RUN)
+    now = ctx.clock()
+    return rate is None or has_token(connection, RUN, rate, now, left)
 
-    def take_for_launch(self, connection: Connection, left: Reserve) -> bool:
-        """Take a token for a RunInstances call that leaves so many for others who need it more."""
-        rate = self._rate(RUN)
-        now = self.clock()
-        return rate is None or take_token(connection, RUN, rate, now, left)
 
-    def are_counted(self, action: str) -> bool:
-        """Whether calls of an action may have to wait for a token."""
-        return self._rate(action) is not None
+def take_launch_token(connection: Connection, ctx: Context, left: Reserve) -> bool:
+    """Take a token for a RunInstances call that leaves so many for others who need it more."""
+    rate = _rate(ctx, RUN)
+    now = ctx.clock()
+    return rate is None or take_token(connection, RUN, rate, now, left)
 
-    def refused(self, action: str) -> None:
-        """EC2 has throttled a call: whatever we have counted, the bucket is empty."""
-        if self._rate(action) is not None:
-            self.database.write(lambda c: empty_bucket(c, action, self.clock()))
 
-    def _rate(self, action: str) -> Rate | None:
-        """What EC2 takes of an action; None where that is not limited."""
-        settings = self.settings
-        burst, per_second = {
-            RUN: (settings.run_instances_burst, settings.run_instances_rate),
-            TERMINATE: (settings.terminate_instances_burst, settings.terminate_instances_rate),
-        }[action]
-        if per_second is None:
-            per_second = 0 if settings.cloud == "simulated" else EC2_DEFAULT_RATES[action]
-        return Rate(burst, per_second) if per_second else None
+def is_limited(ctx: Context, action: str) -> bool:
+    """Whether calls of an action may have to wait for a token."""
+    return _rate(ctx, action) is not None
+
+
+def drain(ctx: Context, action: str) -> None:
+    """EC2 has throttled a call: whatever we have counted, the bucket is empty."""
+    if _rate(ctx, action) is not None:
+        ctx.database.write(empty_bucket, action, ctx.clock())
+
+
+def _rate(ctx: Context, action: str) -> Rate | None:
+    """What EC2 takes of an action; None where that is not limited."""
+    settings = ctx.settings
+    burst, per_second = {
+        RUN: (settings.run_instances_burst, settings.run_instances_rate),
+        TERMINATE: (settings.terminate_instances_burst, settings.terminate_instances_rate),
+    }[action]
+    if per_second is None:
+        per_second = 0 if settings.cloud == "simulated" else EC2_DEFAULT_RATES[action]
+    return Rate(burst, per_second) if per_second else None
 
 
 @dataclass(frozen=True, slots=True)

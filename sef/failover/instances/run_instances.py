@@ -13,17 +13,15 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from sef.clock import Clock
-from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, REPLICA_TAG, Ec2
+from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, REPLICA_TAG
 from sef.cloud.errors import QUOTA, THROTTLED, CloudError, Remedy
 from sef.cloud.launch_parameters import batch_parameters
-from sef.config import Settings
-from sef.db.database import Database
+from sef.context import Context
 from sef.db.tables import launch_attempts, replica_instances
 from sef.failover.incidents.rows import Incident
-from sef.failover.instances import attempts
+from sef.failover.instances import attempts, rate_limit
 from sef.failover.instances.attempts import Attempt, LaunchCall
-from sef.failover.instances.rate_limit import KEPT_FOR_EMERGENCIES, RUN, RateLimiter
+from sef.failover.instances.rate_limit import KEPT_FOR_EMERGENCIES, RUN
 from sef.failover.standbys import backoff
 from sef.failover.standbys.backoff import RETRY_OPERATOR, fail_launch
 from sef.failover.standbys.retirements import plan_retirement
@@ -57,189 +55,190 @@ class UntaggedInstance:
     instance_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchCalls:
-    database: Database
-    cloud: Ec2
-    requests: RateLimiter
-    settings: Settings
-    clock: Clock
+def make_call(ctx: Context, attempt: Attempt, incident: Incident | None = None) -> str | None:
+    """Make, or repeat, the call of an open attempt and write down EC2's answer.
 
-    def make(self, attempt: Attempt, incident: Incident | None = None) -> str | None:
-        """Make, or repeat, the call of an open attempt and write down EC2's answer.
+    None while there is no token for the call, others need it more, or another worker makes it.
 
-        None while there is no token for the call, others need it more, or another worker makes it.
+    Raises:
+        CloudError: what came of it is not known; the call is to be repeated.
+    """
+    call = _begin_call(ctx, attempt, incident)
+    if call is None:
+        return None
+    where = f"{attempt.market} in {attempt.pool_id}"
+    try:
+        found = _run_instances(ctx, call, attempt)
+    except CloudError as error:
+        if error.code in THROTTLED:
+            rate_limit.drain(ctx, RUN)
+        if error.response is Remedy.WAIT:
+            raise
+        refusal = error
+        ctx.database.write(_record_refusal, ctx, call, refusal)
+        return f"EC2 refused {where}: {error.code}"
+    ctx.database.write(_record_launched, ctx, call, found)
+    return f"launched {', '.join(found)}, {where}"
 
-        Raises:
-            CloudError: what came of it is not known; the call is to be repeated.
-        """
-        call = self._begin(attempt, incident)
-        if call is None:
-            return None
-        where = f"{attempt.market} in {attempt.pool_id}"
+
+def tag_instances(ctx: Context, instances: Sequence[UntaggedInstance]) -> None:
+    """Give instances the tags of their agents.
+
+    EC2 that does not let it, or does not know one of them yet, holds up nothing: it stays to be
+    done.
+    """
+    for instance in instances:
+        tags = {
+            AGENT_TAG: instance.agent_id,
+            REPLICA_TAG: instance.replica_id,
+            ATTEMPT_TAG: instance.client_token,
+        }
         try:
-            found = self._run(call, attempt)
+            ctx.ec2.tag(instance.instance_id, tags)
         except CloudError as error:
-            if error.code in THROTTLED:
-                self.requests.refused(RUN)
-            if error.response is Remedy.WAIT:
-                raise
-            refusal = error
-            self.database.write(lambda c: self._refused(c, call, refusal))
-            return f"EC2 refused {where}: {error.code}"
-        self.database.write(lambda c: self._launched(c, call, found))
-        return f"launched {', '.join(found)}, {where}"
+            log.warning("SEF: %s has no tags of its own yet: %s", instance.instance_id, error)
+            continue
+        token = instance.client_token
+        ctx.database.write(record_tagged, token, ctx.clock())
 
-    def tag(self, instances: Sequence[UntaggedInstance]) -> None:
-        """Give instances the tags of their agents.
 
-        EC2 that does not let it, or does not know one of them yet, holds up nothing: it stays to be
-        done.
-        """
-        for instance in instances:
-            tags = {
-                AGENT_TAG: instance.agent_id,
-                REPLICA_TAG: instance.replica_id,
-                ATTEMPT_TAG: instance.client_token,
-            }
-            try:
-                self.cloud.tag(instance.instance_id, tags)
-            except CloudError as error:
-                log.warning("SEF: %s has no tags of its own yet: %s", instance.instance_id, error)
-                continue
-            token = instance.client_token
-            self.database.write(lambda c, t=token: record_tagged(c, t, self.clock()))  # type: ignore[misc]
+def tag_remaining(ctx: Context) -> None:
+    """Tag what could not be tagged while its agent was worked on."""
+    tag_instances(ctx, ctx.database.read(untagged_instances))
 
-    def tag_the_rest(self) -> None:
-        """Tag what could not be tagged while its agent was worked on."""
-        self.tag(self.database.read(untagged_instances))
 
-    def _begin(self, attempt: Attempt, incident: Incident | None) -> LaunchCall | None:
-        """Take a token for the call, once those whose deadline is closer can have one each."""
+def _begin_call(ctx: Context, attempt: Attempt, incident: Incident | None) -> LaunchCall | None:
+    """Take a token for the call, once those whose deadline is closer can have one each."""
 
-        def left(connection: Connection) -> int:
-            deadline = incident.deadline if incident and incident.is_emergency else None
-            kept = 0 if incident and incident.is_emergency else KEPT_FOR_EMERGENCIES
-            shape = attempt.shape
-            return kept + attempts.emergencies_waiting(connection, deadline, other_than=shape)
+    def left(connection: Connection) -> int:
+        deadline = incident.deadline if incident and incident.is_emergency else None
+        kept = 0 if incident and incident.is_emergency else KEPT_FOR_EMERGENCIES
+        shape = attempt.shape
+        return kept + attempts.emergencies_waiting(connection, deadline, other_than=shape)
 
-        def take(connection: Connection) -> LaunchCall | None:
-            if not self.requests.take_for_launch(connection, left):
-                return None
-            now = self.clock()
-            others = attempts.joinable_attempts(connection, attempt) if joins else ()
-            if others:
-                token = f"call-{uuid4().hex}"
-                tokens = [attempt.client_token, *others]
-                parameters = batch_parameters(attempt.parameters, token)
-                return attempts.join_call(connection, tokens, token, parameters, now)
-            if not attempts.record_call(connection, call, now):
-                raise AlreadyCalled
-            return call
-
-        # Where calls are not counted, each is made at once, and nobody has to wait for another's.
-        joins = attempt.calls == 0 and self.requests.are_counted(RUN)
-        call = self.database.read(lambda c: attempts.call_of(c, attempt))
-        if call.made_at is not None:
-            # What lies in the future was written by a clock that is ahead.
-            ago = self.clock() - call.made_at
-            if timedelta(0) <= ago < CALL_TIMEOUT:
-                return None
-        # Most of those who wait need not write to learn that they have to.
-        if not self.database.read(lambda c: self.requests.may_have_token(c, left)):
+    def take(connection: Connection) -> LaunchCall | None:
+        if not rate_limit.take_launch_token(connection, ctx, left):
             return None
-        try:
-            return self.database.write(take)
-        except AlreadyCalled:
+        now = ctx.clock()
+        others = attempts.joinable_attempts(connection, attempt) if joins else ()
+        if others:
+            token = f"call-{uuid4().hex}"
+            tokens = [attempt.client_token, *others]
+            parameters = batch_parameters(attempt.parameters, token)
+            return attempts.join_call(connection, tokens, token, parameters, now)
+        if not attempts.record_call(connection, call, now):
+            raise AlreadyCalled
+        return call
+
+    # Where calls are not counted, each is made at once, and nobody has to wait for another's.
+    joins = attempt.calls == 0 and rate_limit.is_limited(ctx, RUN)
+    call = ctx.database.read(attempts.call_of, attempt)
+    if call.made_at is not None:
+        # What lies in the future was written by a clock that is ahead.
+        ago = ctx.clock() - call.made_at
+        if timedelta(0) <= ago < CALL_TIMEOUT:
             return None
+    # Most of those who wait need not write to learn that they have to.
+    if not ctx.database.read(rate_limit.may_launch, ctx, left):
+        return None
+    try:
+        return ctx.database.write(take)
+    except AlreadyCalled:
+        return None
 
-    def _run(self, call: LaunchCall, attempt: Attempt) -> Sequence[str]:
-        try:
-            found = self.cloud.run_several(call.parameters, call.client_token, call.size)
-        except CloudError as error:
-            is_repeat = self.clock() - attempt.created_at >= REPEATED_AFTER
-            if error.response is Remedy.WAIT or not (
-                is_repeat or error.response is Remedy.NEW_TOKEN
-            ):
-                raise
-            # The token is spent, or a call before this one may have been done all the same: what
-            # it launched, if anything, carries its tag.
-            found = [instance.id for instance in self.cloud.launched_by(call.client_token)]
-            if not found:
-                raise
-        # In one order, whoever asks: two workers give the same instances to the same agents.
-        return sorted(found)
 
-    def _launched(self, connection: Connection, call: LaunchCall, found: Sequence[str]) -> None:
-        now = self.clock()
-        members = attempts.attempts_of_call(connection, call)
-        taken = {member.instance_id for member in members}
-        is_answered = all(member.status != "open" for member in members)
-        if not is_answered:
-            for member, instance_id in zip(members, found, strict=False):
-                token = member.client_token
-                attempts.close_attempt(connection, token, now, instance_id=instance_id)
-                taken.add(instance_id)
-                replica = read_replica(connection, member.replica_id)
-                # Also of a replica that was released meanwhile: its instance is to be terminated.
-                if replica is not None:
-                    change_replica(connection, replica, instance_id=instance_id, launched_at=now)
-            told = f"EC2 launched {len(found)} of {call.size} instances."
-            lacking = CloudError(NOT_GRANTED, told, Remedy.NEXT_POOL)
-            self._refuse(connection, members[len(found) :], call, lacking)
-        # The same call was refused to another worker, whose agents have gone on to other pools.
-        reason = f"launched by {call.client_token} after that was refused"
-        replica = read_replica(connection, members[0].replica_id)
-        for instance_id in found:
-            if instance_id not in taken and replica is not None:
-                plan_retirement(
-                    connection, replica.agent_id, instance_id, reason, now, replica.incident_id
-                )
+def _run_instances(ctx: Context, call: LaunchCall, attempt: Attempt) -> Sequence[str]:
+    try:
+        found = ctx.ec2.run_several(call.parameters, call.client_token, call.size)
+    except CloudError as error:
+        is_repeat = ctx.clock() - attempt.created_at >= REPEATED_AFTER
+        if error.response is Remedy.WAIT or not (is_repeat or error.response is Remedy.NEW_TOKEN):
+            raise
+        # The token is spent, or a call before this one may have been done all the same: what
+        # it launched, if anything, carries its tag.
+        found = [instance.id for instance in ctx.ec2.launched_by(call.client_token)]
+        if not found:
+            raise
+    # In one order, whoever asks: two workers give the same instances to the same agents.
+    return sorted(found)
 
-    def _refused(self, connection: Connection, call: LaunchCall, error: CloudError) -> None:
-        members = attempts.attempts_of_call(connection, call)
-        if any(member.status == "open" for member in members):
-            self._refuse(connection, members, call, error)
 
-    def _refuse(
-        self,
-        connection: Connection,
-        members: Sequence[Attempt],
-        call: LaunchCall,
-        error: CloudError,
-    ) -> None:
-        now = self.clock()
-        needs_operator = error.response is Remedy.OPERATOR
-        for member in members:
-            attempts.close_attempt(connection, member.client_token, now, error_code=error.code)
+def _record_launched(
+    connection: Connection, ctx: Context, call: LaunchCall, found: Sequence[str]
+) -> None:
+    now = ctx.clock()
+    members = attempts.attempts_of_call(connection, call)
+    taken = {member.instance_id for member in members}
+    is_answered = all(member.status != "open" for member in members)
+    if not is_answered:
+        for member, instance_id in zip(members, found, strict=False):
+            token = member.client_token
+            attempts.close_attempt(connection, token, now, instance_id=instance_id)
+            taken.add(instance_id)
             replica = read_replica(connection, member.replica_id)
-            if replica is None:
-                continue
-            details = {
-                "replica_id": replica.id,
-                "token": member.client_token,
-                "code": error.code,
-                "next": error.response,
-                "ms": round((now - member.created_at) / timedelta(milliseconds=1)),
-            }
-            together = f", one of {call.size}" if call.size > 1 else ""
-            event = Event(
-                "launch_refused",
-                f"EC2 refused {member.market} in {member.pool_id}{together}: {error}",
-                replica.agent_id,
-                "error" if needs_operator else "warning",
-                details | ({"one_of": call.size} if call.size > 1 else {}),
-                replica.incident_id,
+            # Also of a replica that was released meanwhile: its instance is to be terminated.
+            if replica is not None:
+                change_replica(connection, replica, instance_id=instance_id, launched_at=now)
+        told = f"EC2 launched {len(found)} of {call.size} instances."
+        lacking = CloudError(NOT_GRANTED, told, Remedy.NEXT_POOL)
+        _refuse_attempts(connection, ctx, members[len(found) :], call, lacking)
+    # The same call was refused to another worker, whose agents have gone on to other pools.
+    reason = f"launched by {call.client_token} after that was refused"
+    replica = read_replica(connection, members[0].replica_id)
+    for instance_id in found:
+        if instance_id not in taken and replica is not None:
+            plan_retirement(
+                connection, replica.agent_id, instance_id, reason, now, replica.incident_id
             )
-            write_events(connection, [event], now)
-            if needs_operator and replica.status is ReplicaStatus.LAUNCHING:
-                fail_launch(connection, replica, f"EC2 refuses: {error.code}", RETRY_OPERATOR, now)
-        is_too_many = call.size > 1 and error.code in QUOTA
-        if error.response is Remedy.NEXT_POOL and members and not is_too_many:
-            pool_id, market = members[0].pool_id, members[0].market
-            pause = timedelta(seconds=self.settings.pool_cooldown)
-            backoff.cool_down_pool(connection, pool_id, market, error.code, now, pause)
-            attempts.cancel_unsent_in_pool(connection, pool_id, market, error.code, now)
+
+
+def _record_refusal(
+    connection: Connection, ctx: Context, call: LaunchCall, error: CloudError
+) -> None:
+    members = attempts.attempts_of_call(connection, call)
+    if any(member.status == "open" for member in members):
+        _refuse_attempts(connection, ctx, members, call, error)
+
+
+def _refuse_attempts(
+    connection: Connection,
+    ctx: Context,
+    members: Sequence[Attempt],
+    call: LaunchCall,
+    error: CloudError,
+) -> None:
+    now = ctx.clock()
+    needs_operator = error.response is Remedy.OPERATOR
+    for member in members:
+        attempts.close_attempt(connection, member.client_token, now, error_code=error.code)
+        replica = read_replica(connection, member.replica_id)
+        if replica is None:
+            continue
+        details = {
+            "replica_id": replica.id,
+            "token": member.client_token,
+            "code": error.code,
+            "next": error.response,
+            "ms": round((now - member.created_at) / timedelta(milliseconds=1)),
+        }
+        together = f", one of {call.size}" if call.size > 1 else ""
+        event = Event(
+            "launch_refused",
+            f"EC2 refused {member.market} in {member.pool_id}{together}: {error}",
+            replica.agent_id,
+            "error" if needs_operator else "warning",
+            details | ({"one_of": call.size} if call.size > 1 else {}),
+            replica.incident_id,
+        )
+        write_events(connection, [event], now)
+        if needs_operator and replica.status is ReplicaStatus.LAUNCHING:
+            fail_launch(connection, replica, f"EC2 refuses: {error.code}", RETRY_OPERATOR, now)
+    is_too_many = call.size > 1 and error.code in QUOTA
+    if error.response is Remedy.NEXT_POOL and members and not is_too_many:
+        pool_id, market = members[0].pool_id, members[0].market
+        pause = timedelta(seconds=ctx.settings.pool_cooldown)
+        backoff.cool_down_pool(connection, pool_id, market, error.code, now, pause)
+        attempts.cancel_unsent_in_pool(connection, pool_id, market, error.code, now)
 
 
 _UNTAGGED = (

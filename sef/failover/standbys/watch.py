@@ -6,18 +6,16 @@ an hour; one that is not shown at all is lost when look after look, some time ap
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from sqlalchemy import Connection
 
 from sef.batching import Batcher
-from sef.clock import Clock
 from sef.cloud.ec2 import FILTER_VALUES, Calls, Ec2, Instance
 from sef.cloud.errors import CloudError, Remedy
-from sef.config import Settings
-from sef.db.database import Database
+from sef.context import Context
 from sef.failover.incidents.rows import latest_incident
 from sef.failover.standbys.backoff import cool_down_pool_of
 from sef.failover.standbys.rows import Replica, change_replica, move_replica, read_replica
@@ -103,110 +101,108 @@ def batched_describe(cloud: Ec2) -> BatchedDescribe:
     return Batcher(look, limit=MAX_WAITING, at_once=FILTER_VALUES, patience=PATIENCE)
 
 
-@dataclass(frozen=True, slots=True)
-class HealthChecks:
-    database: Database
-    cloud: Ec2
-    looks: BatchedDescribe
-    settings: Settings
-    clock: Clock
+def check_interval(ctx: Context) -> timedelta:
+    return timedelta(seconds=ctx.settings.standby_check_interval)
 
-    @property
-    def interval(self) -> timedelta:
-        return timedelta(seconds=self.settings.standby_check_interval)
 
-    def is_due(self, replica: Replica) -> bool:
-        """Whether a replica is to be looked at again."""
-        return is_check_due(replica, self.clock(), self.interval)
+def is_due(ctx: Context, replica: Replica) -> bool:
+    """Whether a replica is to be looked at again."""
+    return is_check_due(replica, ctx.clock(), check_interval(ctx))
 
-    def see_standby(self, standby: Replica) -> None:
-        """Make sure that a ready standby still runs; one that does not has failed.
 
-        Raises:
-            CloudError: EC2 cannot say.
-        """
-        instance = self._shown(standby)
-        if classify(instance) is Observed.RUNS and not standby.misses:
-            return  # what follows is written down, so this need not be
-        if self._judge(standby, instance) in (Observed.UNTOLD, Observed.MISSING):
-            raise unknown_state(standby)
+def require_running(ctx: Context, standby: Replica) -> None:
+    """Make sure that a ready standby still runs; one that does not has failed.
 
-    def check_standby(self, standby: Replica) -> Observed:
-        """Look whether a ready standby still runs; one that does not has failed."""
-        return self._judge(standby, self._shown(standby))
+    Raises:
+        CloudError: EC2 cannot say.
+    """
+    instance = _describe(ctx, standby)
+    if classify(instance) is Observed.RUNS and not standby.misses:
+        return  # what follows is written down, so this need not be
+    if _apply(ctx, standby, instance) in (Observed.UNTOLD, Observed.MISSING):
+        raise unknown_state(standby)
 
-    def _shown(self, standby: Replica) -> Instance | None:
-        assert standby.instance_id is not None
-        shown = self.looks.submit(standby.instance_id)
-        if isinstance(shown, CloudError):
-            raise shown.again() from shown
-        return shown
 
-    def _judge(self, standby: Replica, instance: Instance | None) -> Observed:
-        sight = self.look(standby, classify(instance), MISSING_FOR)
-        if sight is Observed.GONE:
-            said = f"its instance is {instance.ec2_state if instance else 'not shown by EC2'}"
-            self.move(standby, ReplicaStatus.FAILED, said)
-        return sight
+def check_standby(ctx: Context, standby: Replica) -> Observed:
+    """Look whether a ready standby still runs; one that does not has failed."""
+    return _apply(ctx, standby, _describe(ctx, standby))
 
-    def check_former(self, former: Sequence[Replica]) -> str:
-        known = self.cloud.instances([r.instance_id for r in former if r.instance_id])
-        for replica in former:
-            instance = known.get(replica.instance_id or "")
-            # One that was stopped is its operator's still.
-            is_kept = instance is not None and not instance.has_ended
-            sight = Observed.RUNS if is_kept else classify(instance)
-            if self.look(replica, sight, FORGOTTEN_AFTER) is Observed.GONE:
-                said = f"EC2 reports it {instance.ec2_state if instance else 'no more'}"
-                self.move(replica, ReplicaStatus.TERMINATED, said)
-        return "looked after former primaries"
 
-    def look(self, replica: Replica, sight: Observed, patience: timedelta) -> Observed:
-        def write(connection: Connection) -> Observed:
-            current = read_replica(connection, replica.id)
-            if current is None or current.status is not replica.status:
-                return sight  # somebody else has taken it further since
-            now = self.clock()
-            return record_check(
-                connection, current, sight, now, every=self.interval, patience=patience
-            )
+def _describe(ctx: Context, standby: Replica) -> Instance | None:
+    assert standby.instance_id is not None
+    shown = ctx.describe.submit(standby.instance_id)
+    if isinstance(shown, CloudError):
+        raise shown.again() from shown
+    return shown
 
-        return self.database.write(write)
 
-    def move(
-        self, seen: Replica, status: ReplicaStatus, reason: str, calls: Calls | None = None
-    ) -> None:
-        def write(connection: Connection) -> None:
-            self.move_in(connection, seen, status, reason, calls)
+def _apply(ctx: Context, standby: Replica, instance: Instance | None) -> Observed:
+    sight = record_result(ctx, standby, classify(instance), MISSING_FOR)
+    if sight is Observed.GONE:
+        said = f"its instance is {instance.ec2_state if instance else 'not shown by EC2'}"
+        move_checked(ctx, standby, ReplicaStatus.FAILED, said)
+    return sight
 
-        self.database.write(write)
 
-    def move_in(
-        self,
-        connection: Connection,
-        seen: Replica,
-        status: ReplicaStatus,
-        reason: str,
-        calls: Calls | None = None,
-    ) -> None:
-        """Move a replica that was looked at, unless it has moved since."""
-        severity: Severity = "warning" if status is ReplicaStatus.FAILED else "info"
-        replica = read_replica(connection, seen.id)
-        if (
-            replica is not None
-            and replica.status is seen.status
-            and replica.instance_id == seen.instance_id
-        ):
-            now = self.clock()
-            if status is ReplicaStatus.FAILED:
-                cool_down_pool_of(connection, replica, "Vanished", now, self.settings)
-            if replica.status is ReplicaStatus.PROMOTED and replica.instance_id is not None:
-                # What it was launched for is long over: its end belongs to what it was lost by.
-                lost_by = latest_incident(connection, replica.agent_id, replica.instance_id)
-                replica = replace(replica, incident_id=lost_by.id if lost_by else None)
-            move_replica(
-                connection, replica, status, reason, now, severity=severity, calls=calls or ()
-            )
+def check_former_primaries(ctx: Context, former: Sequence[Replica]) -> str:
+    known = ctx.ec2.instances([r.instance_id for r in former if r.instance_id])
+    for replica in former:
+        instance = known.get(replica.instance_id or "")
+        # One that was stopped is its operator's still.
+        is_kept = instance is not None and not instance.has_ended
+        sight = Observed.RUNS if is_kept else classify(instance)
+        if record_result(ctx, replica, sight, FORGOTTEN_AFTER) is Observed.GONE:
+            said = f"EC2 reports it {instance.ec2_state if instance else 'no more'}"
+            move_checked(ctx, replica, ReplicaStatus.TERMINATED, said)
+    return "looked after former primaries"
+
+
+def record_result(ctx: Context, replica: Replica, sight: Observed, patience: timedelta) -> Observed:
+    def write(connection: Connection) -> Observed:
+        current = read_replica(connection, replica.id)
+        if current is None or current.status is not replica.status:
+            return sight  # somebody else has taken it further since
+        now = ctx.clock()
+        return record_check(
+            connection, current, sight, now, every=check_interval(ctx), patience=patience
+        )
+
+    return ctx.database.write(write)
+
+
+def move_checked(
+    ctx: Context, seen: Replica, status: ReplicaStatus, reason: str, calls: Calls | None = None
+) -> None:
+    def write(connection: Connection) -> None:
+        move_checked_in(connection, ctx, seen, status, reason, calls)
+
+    ctx.database.write(write)
+
+
+def move_checked_in(
+    connection: Connection,
+    ctx: Context,
+    seen: Replica,
+    status: ReplicaStatus,
+    reason: str,
+    calls: Calls | None = None,
+) -> None:
+    """Move a replica that was looked at, unless it has moved since."""
+    severity: Severity = "warning" if status is ReplicaStatus.FAILED else "info"
+    replica = read_replica(connection, seen.id)
+    if (
+        replica is not None
+        and replica.status is seen.status
+        and replica.instance_id == seen.instance_id
+    ):
+        now = ctx.clock()
+        if status is ReplicaStatus.FAILED:
+            cool_down_pool_of(connection, replica, "Vanished", now, ctx.settings)
+        if replica.status is ReplicaStatus.PROMOTED and replica.instance_id is not None:
+            # What it was launched for is long over: its end belongs to what it was lost by.
+            lost_by = latest_incident(connection, replica.agent_id, replica.instance_id)
+            replica = replace(replica, incident_id=lost_by.id if lost_by else None)
+        move_replica(connection, replica, status, reason, now, severity=severity, calls=calls or ())
 
 
 def unknown_state(standby: Replica) -> CloudError:

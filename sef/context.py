@@ -1,0 +1,35 @@
+"""Everything that the control loop works with, handed to its functions as one value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from sef.clock import Clock
+from sef.cloud.attachments import Attachments
+from sef.cloud.batched_describe import BatchedDescribe
+from sef.cloud.ec2 import Ec2
+from sef.cloud.traffic import TrafficRouting
+from sef.config import Settings
+from sef.db.database import Database
+from sef.notifications.outbound import Outbound
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The database, AWS, the settings and the clock of one `SmartEmergencyFallback`.
+
+    Attributes:
+        describe: looks up single instances; look-ups that arrive together share one call.
+        http: sends webhooks.
+        on_demand_prices: in USD per hour, by instance type.
+    """
+
+    database: Database
+    ec2: Ec2
+    describe: BatchedDescribe
+    attachments: Attachments
+    traffic: TrafficRouting
+    http: Outbound
+    settings: Settings
+    clock: Clock
+    on_demand_prices: Mapping[str, Decimal]
