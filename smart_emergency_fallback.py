@@ -24,27 +24,34 @@ from sqlalchemy.engine import URL
 from sef import config
 from sef.clock import Clock, utc_now
 from sef.cloud.clients import Clients
-from sef.cloud.connect import check_cloud, connect, on_demand_prices
+from sef.cloud.connect import check_cloud, on_demand_prices
 from sef.cloud.ec2 import Ec2
 from sef.config import Settings
+from sef.context import Context
 from sef.db import leases
 from sef.db.database import Database
 from sef.errors import Refused, SefError
 from sef.failover.explain import timeline
+from sef.failover.explain.dry_run_signal import dry_run_signal
 from sef.failover.incidents import pool_history
-from sef.failover.incidents.switchovers import Switchovers
+from sef.failover.incidents.switchovers import plan_switchovers
 from sef.failover.instances.orphans import sweep_orphans
+from sef.failover.instances.run_instances import tag_remaining
+from sef.failover.losses import detect_losses
+from sef.failover.signals import receive_signal
+from sef.failover.work_queue import reconcile_all
 from sef.notifications import outbox
 from sef.notifications.channels import channels
-from sef.notifications.deliver import Notifier
-from sef.operators import fleet, status
+from sef.notifications.deliver import Notifier, delete_old_messages
+from sef.operators import fleet, modes, registration, status, switch
+from sef.operators.idempotency import delete_expired_keys
 from sef.parsing import parse_agent_id, parse_dry_run, parse_signal
 from sef.prices.reports import Reports
-from sef.prices.retention import delete_old_prices, forget
+from sef.prices.retention import delete_old_prices
 from sef.prices.series import CleaningRules
 from sef.terms import Signal, SignalType
 from sef.web.operators import operators_blueprint
-from sef.wiring import Services
+from sef.wiring import build_context
 
 __all__ = ["Refused", "SefError", "SmartEmergencyFallback", "integrate_with_backend"]
 
@@ -94,7 +101,6 @@ class SmartEmergencyFallback:
         self._given_clients = clients
         self._clock = clock
         self._holder = uuid4().hex
-        self._switchovers = Switchovers(self._database, self.settings, clock)
         self._notifier = Notifier(
             self._database, channels(self.settings), self.settings.notify_severity, clock
         )
@@ -166,8 +172,11 @@ class SmartEmergencyFallback:
             How many series were touched. Nothing is dropped: what is released is stored.
         """
         released = self._reports.release_overdue()
+        now = self._clock()
+        self._database.write(delete_expired_keys, now)
         days = self.settings.notification_retention_days
-        forget(self._database, timedelta(days=days) if days else None, self._clock())
+        if days:
+            delete_old_messages(self._database, now - timedelta(days=days))
         return released
 
     def price_series(
@@ -214,10 +223,9 @@ class SmartEmergencyFallback:
     def _signal(
         self, agent_id: str, signal: Signal, payload: Mapping[str, Any], dry_run: bool
     ) -> dict[str, Any]:
-        interruptions = self._operations.interruptions
-        if parse_dry_run(payload.get("dry_run")) or dry_run:
-            return interruptions.rehearse(parse_agent_id(agent_id), signal)
-        return interruptions.receive(parse_agent_id(agent_id), signal)
+        is_dry_run = parse_dry_run(payload.get("dry_run")) or dry_run
+        answer = dry_run_signal if is_dry_run else receive_signal
+        return answer(self._context, parse_agent_id(agent_id), signal)
 
     # Operators
 
@@ -227,13 +235,13 @@ class SmartEmergencyFallback:
         self, agent_id: str, *, idempotency_key: str | None = None
     ) -> dict[str, Any]:
         """Keep a standby for an agent; waits a moment for it to be ready."""
-        return self._operations.operators.enable_manual(agent_id, idempotency_key)
+        return modes.enable_manual(self._context, agent_id, idempotency_key)
 
     def disable_manual_replica_mode(
         self, agent_id: str, *, idempotency_key: str | None = None
     ) -> dict[str, Any]:
         """Keep no standby any more; the one there is is terminated."""
-        return self._operations.operators.disable_manual(agent_id, idempotency_key)
+        return modes.disable_manual(self._context, agent_id, idempotency_key)
 
     def execute_manual_switch(
         self, agent_id: str, *, dry_run: bool = False, idempotency_key: str | None = None
@@ -242,22 +250,20 @@ class SmartEmergencyFallback:
 
         With `dry_run` it only says so, or raises what would be raised.
         """
-        operators = self._operations.operators
         if dry_run:
-            return operators.rehearse_switch(agent_id)
-        return operators.switch(agent_id, idempotency_key)
+            return switch.dry_run_switch(self._context, agent_id)
+        return switch.switch(self._context, agent_id, idempotency_key)
 
     def set_auto_mode(
         self, agent_id: str, mode: str, *, enabled: bool, idempotency_key: str | None = None
     ) -> dict[str, Any]:
         """Turn `auto-switch` or `auto-terminate` on or off."""
-        operators = self._operations.operators
-        return operators.set_auto(agent_id, mode, idempotency_key, enabled=enabled)
+        return modes.set_auto(self._context, agent_id, mode, idempotency_key, enabled=enabled)
 
     def register_agent(self, agent_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Register an agent, or change its `instance_id`, `pool_id`, `launch_template`,
         `drill_interval` or `cutover`."""
-        return self._operations.operators.register(agent_id, changes)
+        return registration.register(self._context, agent_id, changes)
 
     # What is shown
 
@@ -301,12 +307,14 @@ class SmartEmergencyFallback:
 
     def reconcile(self) -> int:
         """Go on with all unfinished work; returns for how many agents there was any."""
-        return self._operations.reconciler.reconcile_all()
+        return reconcile_all(self._context)
 
     def sweep_orphans(self) -> int:
         """Terminate instances of ours that no row knows of; returns how many."""
-        self._operations.reconciler.launcher.calls.tag_the_rest()
-        return sweep_orphans(self._database, self._operations.cloud, self.settings, self._clock())
+        tag_remaining(self._context)
+        return sweep_orphans(
+            self._database, self._context.ec2, self._context.settings, self._clock()
+        )
 
     def delete_old_prices(self) -> int:
         """Roll up and delete prices older than `SEF_PRICE_RETENTION_DAYS`; returns how many days
@@ -321,11 +329,11 @@ class SmartEmergencyFallback:
 
         Each is an incident from then on, which `reconcile` works on.
         """
-        return self._operations.losses.detect()
+        return detect_losses(self._context)
 
     def plan_switchovers(self) -> int:
         """Begin the drills and the returns to spot that are due; returns how many."""
-        return self._switchovers.plan()
+        return plan_switchovers(self._database, self.settings, self._clock())
 
     def deliver_notifications(self) -> int:
         """Send the messages that are due; returns how many went, as far as is known now."""
@@ -337,7 +345,7 @@ class SmartEmergencyFallback:
 
     def outbox(self) -> dict[str, Any]:
         """How many messages are `pending`, `sent` and `failed`, and the last that failed."""
-        return self._database.read(lambda c: {**outbox.counts(c), "last_failed": outbox.failed(c)})
+        return self._database.read(outbox.overview)
 
     def holds_lease(self, name: str, duration: timedelta) -> bool:
         """Whether this object is the one, of all on its database, to do a periodic job now."""
@@ -354,21 +362,15 @@ class SmartEmergencyFallback:
         self._database.dispose()
 
     @cached_property
-    def _connected(self) -> tuple[Settings, Clients]:
-        return connect(self.settings)
-
-    def _clients(self) -> Clients:
-        return self._given_clients or self._connected[1]
-
-    @cached_property
-    def _operations(self) -> Services:
-        """Built when it is needed first: an application that only stores prices has no EC2."""
-        settings, cloud = self.settings, self._given_cloud
-        if cloud is None:
-            settings, clients = self._connected
-            cloud = Ec2(clients.ec2)
-        return Services.on(
-            self._database, cloud, self._clients, settings, self._clock, self._on_demand_prices
+    def _context(self) -> Context:
+        """Built at its first use, so that an application that only stores prices has no EC2."""
+        return build_context(
+            self._database,
+            self.settings,
+            self._clock,
+            self._on_demand_prices,
+            ec2=self._given_cloud,
+            clients=self._given_clients,
         )
 
 

@@ -7,7 +7,6 @@ from sqlalchemy import Connection, insert
 from sef.db.statements import rows_where, swap
 from sef.db.tables import agents
 from sef.errors import AgentNotFound
-from sef.failover.policy import AgentState
 from sef.terms import Mode
 
 LONGEST_PAUSE = timedelta(minutes=10)
@@ -39,15 +38,11 @@ class Agent:
 
     @property
     def mode(self) -> Mode:
-        return self.state(self.updated_at).mode
-
-    def state(self, now: datetime) -> AgentState:
-        return AgentState(
-            self.manual_replica_enabled,
-            self.auto_switch_enabled,
-            self.auto_terminate_enabled,
-            on_probation=self.probation_until is not None and now < self.probation_until,
-        )
+        if self.manual_replica_enabled:
+            return Mode.MANUAL
+        if self.auto_switch_enabled or self.auto_terminate_enabled:
+            return Mode.AUTO
+        return Mode.EMERGENCY_ONLY
 
     @property
     def next_drill_at(self) -> datetime | None:

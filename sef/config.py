@@ -2,8 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from datetime import timedelta
-from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +13,6 @@ from sqlalchemy.engine import make_url
 from sef import failpoints
 from sef.db.url import check_database_url
 from sef.errors import ConfigurationError
-from sef.prices.series import CleaningRules
 from sef.terms import Interpolation, NotificationSeverity, parse_pool
 
 PREFIX = "SEF_"
@@ -310,17 +307,6 @@ class Settings(BaseSettings):
     @property
     def webhook_network_list(self) -> tuple[IPv4Network | IPv6Network, ...]:
         return tuple(ip_network(network) for network in comma_separated(self.webhook_networks))
-
-    @property
-    def rules(self) -> CleaningRules:
-        return CleaningRules(
-            pairing_tolerance=timedelta(seconds=self.pairing_tolerance),
-            divergence_limit=Decimal(str(self.divergence_limit)),
-            gap_detection_threshold=timedelta(seconds=self.gap_detection_threshold),
-            interpolation_max_gap=timedelta(seconds=self.interpolation_max_gap),
-            interpolation_step=timedelta(seconds=self.interpolation_step),
-            interpolation_method=self.interpolation_method,
-        )
 
 
 def comma_separated(value: str) -> tuple[str, ...]:

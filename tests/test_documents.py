@@ -20,7 +20,7 @@ import backend
 from sef import failpoints
 from sef.config import Settings, variable
 from sef.db.tables import metadata
-from sef.failover.signals import Action
+from sef.failover.signal_answers import Action
 from sef.simulator.process import ensure_running, find_running
 from sef.terms import TRANSITIONS, Flag, ReplicaStatus, SignalType
 from smart_emergency_fallback import SmartEmergencyFallback

@@ -48,7 +48,7 @@ def take(connection: Connection, name: str) -> None:
 
 
 class Room:
-    def by_lambda(self, database: Database) -> None:
+    def by_name(self, database: Database) -> None:
         database.write(take, "one")
 
     def by_function(self, database: Database) -> None:
@@ -69,14 +69,14 @@ def database(database_url: str) -> Iterator[Database]:
 def test_a_transaction_has_two_named_after_who_writes(
     database: Database, reached: list[str]
 ) -> None:
-    Room().by_lambda(database)
+    Room().by_name(database)
     Room().by_function(database)
     here = __name__
     assert reached == [
-        f"{here}.Room.by_lambda.take:before-commit",
-        f"{here}.Room.by_lambda.take:after-commit",
-        f"{here}.Room.by_function:before-commit",
-        f"{here}.Room.by_function:after-commit",
+        f"{here}.take:before-commit",
+        f"{here}.take:after-commit",
+        f"{here}.Room.by_function.write:before-commit",
+        f"{here}.Room.by_function.write:after-commit",
     ]
 
 
@@ -94,7 +94,7 @@ def test_between_the_two_is_the_commit(
 
     monkeypatch.setattr(failpoints, "reached", crash)
     with pytest.raises(Crash):
-        Room().by_lambda(database)
+        Room().by_name(database)
     assert row_counts(database_url)["leases"] == rows
 
 
@@ -164,7 +164,7 @@ def test_in_normal_use_no_client_is_watched(simulation: Simulation) -> None:
 PROGRAM = """
 import sys
 from sef import failpoints
-failpoints.switch_on_if_told()
+failpoints.enable_from_env()
 for name in ["a", "b", "a", "a"]:
     failpoints.reached(name)
     print(name, flush=True)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from sef.cloud.clients import Clients
 from sef.cloud.ec2 import GONE
 from sef.cloud.errors import translated
-from sef.failover.cutover.targets import Targets
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
@@ -237,16 +236,6 @@ class Attachments:
     @translated()
     def zone_of_interface(self, interface_id: str) -> str:
         return str(self._interface(interface_id)["AvailabilityZone"])
-
-    def zone_of(self, targets: Targets) -> str | None:
-        """The zone that an instance has to be in to be given the volumes and the interface."""
-        volumes, interface = targets.get("volumes"), targets.get("network_interface")
-        zone = None
-        if volumes:
-            zone = self.zone_of_volume(volumes[0]["id"])
-        elif interface:
-            zone = self.zone_of_interface(interface["id"])
-        return zone
 
     @property
     def _ec2(self) -> "EC2Client":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sef.failover.incidents.risk import Risk
-from sef.terms import Goal, IncidentStatus, Mode, ReplicaStatus, ReplicaType, SignalType
+from sef.terms import Goal, IncidentStatus, ReplicaStatus, ReplicaType, SignalType
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +19,6 @@ class AgentState:
     auto_terminate: bool
     on_probation: bool = False
     """Whether its primary is fresh and in a risky pool."""
-
-    @property
-    def mode(self) -> Mode:
-        if self.manual:
-            return Mode.MANUAL
-        if self.auto_switch or self.auto_terminate:
-            return Mode.AUTO
-        return Mode.EMERGENCY_ONLY
 
 
 @dataclass(frozen=True, slots=True)

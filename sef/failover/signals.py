@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection
@@ -10,30 +9,27 @@ from sqlalchemy import Connection
 from sef.agents import Agent, read_agent, update_agent
 from sef.context import Context
 from sef.failover.cutover.rows import set_cutover_deadline
-from sef.failover.explain.dry_run import dry_run
-from sef.failover.incidents import pool_history, risk
-from sef.failover.incidents.risk import Risk
+from sef.failover.incidents.pool_history import assess_primary
 from sef.failover.incidents.rows import (
     Incident,
     create_incident,
-    find_incident,
     incident_of_signal,
     latest_failover,
     latest_incident,
     open_incident,
     open_incident_of_primary,
-    read_incident,
     record_signal,
     signal_was_received,
     update_incident,
 )
 from sef.failover.policy import goal_for, higher_goal
-from sef.failover.reconcile import Snapshot, reconcile_agent
+from sef.failover.reconcile import reconcile_agent
+from sef.failover.signal_answers import answer
+from sef.failover.snapshot import Snapshot
 from sef.failover.standbys.backoff import cool_down_interrupted_pool, cool_down_pool_of
 from sef.failover.standbys.rows import (
     Replica,
     current_replicas,
-    latest_failed_replica,
     live_standby,
     move_replica,
 )
@@ -46,25 +42,10 @@ from sef.terms import (
     ReplicaStatus,
     Signal,
     SignalType,
-    parse_pool,
 )
 
-PRICES_LOOKED_AT = timedelta(hours=24)
 AFTERMATH = timedelta(seconds=60)
 """How long after its announced end an instance may still be repeating its notice."""
-
-
-class Action(StrEnum):
-    """What a signal led to, as the answer to it says."""
-
-    MONITOR = "monitor"  # the risk is too low for a standby
-    LAUNCHING = "replica_launching"  # a standby is on its way; promoted when ready if need be
-    STANDBY_READY = "standby_ready"  # it waits for a termination, auto-switch or an operator
-    PROMOTED = "promoted"  # the agent has a new primary
-    WAITING = "waiting"  # a standby is needed and cannot be had now; it is tried again
-    STANDBY_REPLACED = "standby_replaced"  # the signal was about the standby itself
-    RELEASED = "released"  # over: no termination followed
-    IGNORED = "ignored"  # the instance is not, or no longer, the agent's
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +54,7 @@ class RecordedSignal:
     about_standby: bool = False
     is_settled: bool = False
     """The incident is over, and the signal has told nothing new of it: there is nothing to do."""
-    seen: Snapshot | None = None
+    snapshot: Snapshot | None = None
     """What the transaction has read and written of the agent, if that is all there is to know."""
 
 
@@ -88,29 +69,8 @@ def receive_signal(ctx: Context, agent_id: str, signal: Signal) -> dict[str, Any
     now = ctx.clock()
     received = ctx.database.write(record, ctx, agent_id, signal, now)
     if not received.is_settled:
-        reconcile_agent(ctx, agent_id, seen=received.seen)
-    return ctx.database.read(_answer, received)
-
-
-def dry_run_signal(ctx: Context, agent_id: str, signal: Signal) -> dict[str, Any]:
-    """What `receive` would answer and do; nothing is changed.
-
-    Raises:
-        AgentNotFound: as `receive`.
-    """
-    now = ctx.clock()
-    found = dry_run(
-        ctx,
-        agent_id,
-        lambda c: record(c, ctx, agent_id, signal, now),
-        _rehearsed,
-    )
-    answer = found.answer
-    told = ctx.database.read(find_incident, answer["incident_id"])
-    return answer | {
-        "incident_id": told.id if told else None,  # it would be opened
-        **found.course,
-    }
+        reconcile_agent(ctx, agent_id, snapshot=received.snapshot)
+    return ctx.database.read(answer, received.incident_id, about_standby=received.about_standby)
 
 
 def record(
@@ -135,11 +95,13 @@ def record(
             return RecordedSignal(about, about_standby=True)
         incident = _incident_of_another(connection, agent, subject, signal, now)
     noted = _note_signal(connection, ctx, agent, incident, signal, now)
-    seen = None
+    snapshot = None
     if noted.is_open and subject == agent.subject and agent.not_before is None:
-        seen = Snapshot(agent, current_replicas(connection, agent_id), noted)
+        snapshot = Snapshot(agent, current_replicas(connection, agent_id), noted)
     has_changed = noted.version != incident.version
-    return RecordedSignal(incident.id, is_settled=not (noted.is_open or has_changed), seen=seen)
+    return RecordedSignal(
+        incident.id, is_settled=not (noted.is_open or has_changed), snapshot=snapshot
+    )
 
 
 def _incident_of_primary(
@@ -248,7 +210,9 @@ def _note_signal(
         return update_incident(connection, incident, **values)
     if not is_news and incident.goal is not Goal.MONITOR:
         return incident  # what a repeat could ask for is wanted already
-    score = _risk(connection, ctx, agent, now) if signal.type is SignalType.REBALANCE else None
+    score = None
+    if signal.type is SignalType.REBALANCE:
+        score = assess_primary(connection, ctx, agent, now)
     decision = goal_for(signal.type, score, ctx.settings.rebalance_risk_threshold)
     goal = higher_goal(incident.goal, decision.goal)
     if goal is decision.goal:
@@ -278,18 +242,6 @@ def _note_signal(
         # Last, since all of a storm in this pool have that row in common.
         cool_down_interrupted_pool(connection, agent.pool_id, now, ctx.settings)
     return noted
-
-
-def _risk(connection: Connection, ctx: Context, agent: Agent, now: datetime) -> Risk:
-    settled_after = timedelta(seconds=ctx.settings.standby_ttl)
-    here, elsewhere = pool_history.history_and_fleet(connection, agent.pool_id, now, settled_after)
-    pool = parse_pool(agent.pool_id)
-    return risk.assess(
-        here,
-        elsewhere,
-        pool_history.recent_prices(connection, agent.id, agent.pool_id, now - PRICES_LOOKED_AT),
-        ctx.on_demand_prices.get(pool.instance_type) if pool else None,
-    )
 
 
 def _resolve_subject(connection: Connection, agent: Agent, signal: Signal, now: datetime) -> str:
@@ -347,71 +299,3 @@ def _record_event(
         moment=moment,
     )
     write_events(connection, [event], now)
-
-
-def _answer(connection: Connection, received: RecordedSignal) -> dict[str, Any]:
-    incident = read_incident(connection, received.incident_id)
-    about_standby = received.about_standby
-    standby, failed = None, None
-    if incident.is_open or about_standby:
-        standby = live_standby(connection, incident.agent_id)
-    if incident.is_open and standby is None:
-        failed = latest_failed_replica(connection, incident.agent_id)
-    replica_id = incident.replica_id or (standby.id if standby and incident.is_open else None)
-    if about_standby and standby is not None:
-        replica_id = standby.id
-    action, message = _outcome(incident, standby, failed, about_standby)
-    return {
-        "status": "success",
-        "action": action,
-        "incident_id": incident.id,
-        "risk_score": incident.risk_score,
-        "replica_id": replica_id,
-        "new_instance_id": incident.new_instance_id,
-        "failover_time_ms": incident.failover_time_ms,
-        "message": message,
-    }
-
-
-def _rehearsed(connection: Connection, received: RecordedSignal) -> dict[str, Any]:
-    answer = _answer(connection, received)
-    incident = read_incident(connection, received.incident_id)
-    inputs = incident.inputs or {}
-    return {
-        "status": "success",
-        "dry_run": True,
-        "action": answer["action"],
-        "message": answer["message"],
-        "incident_id": incident.id,
-        "goal": incident.goal,
-        "reason": incident.reason,
-        "risk": inputs.get("risk"),
-        "threshold": inputs.get("threshold"),
-        "mode": inputs.get("mode"),
-    }
-
-
-def _outcome(
-    incident: Incident, standby: Replica | None, failed: Replica | None, about_standby: bool
-) -> tuple[Action, str]:
-    if about_standby:
-        return Action.STANDBY_REPLACED, f"{incident.reason}; another takes its place"
-    if incident.new_instance_id is not None:
-        return Action.PROMOTED, f"{incident.new_instance_id} replaced {incident.subject}"
-    if not incident.is_open:
-        is_over = incident.status == IncidentStatus.RELEASED
-        return (Action.RELEASED if is_over else Action.IGNORED), incident.reason
-    if incident.goal is Goal.MONITOR:
-        return Action.MONITOR, incident.reason
-    if standby is None:
-        why = f" ({failed.reason})" if failed else ""
-        return Action.WAITING, f"{incident.reason}; no standby now{why}, it is tried again"
-    if standby.status is ReplicaStatus.READY:
-        return Action.STANDBY_READY, f"{incident.reason}; {standby.instance_id} stands by"
-    if standby.instance_id is None and incident.status is IncidentStatus.NEEDS_OPERATOR:
-        why = f" ({incident.obstacle})" if incident.obstacle else ""
-        said = f"{incident.reason}; none can be launched now{why}, it is tried again"
-        return Action.WAITING, said
-    then = "promoted when ready" if incident.goal is Goal.SWITCH else "kept as a standby"
-    name = standby.instance_id or "a standby"
-    return Action.LAUNCHING, f"{incident.reason}; {name} is launching, {then}"

@@ -1,5 +1,6 @@
-"""The order of a round's work: who waits for whom."""
+"""One run over all agents with unfinished work: which agents, in which order, in which lane."""
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -10,8 +11,17 @@ from enum import StrEnum
 from sqlalchemy import Connection, and_, case, exists, func, literal, or_, select, union_all
 
 from sef.agents import LONGEST_PAUSE
+from sef.context import Context
 from sef.db.tables import agents, cutovers, incidents, replica_instances, retirements
-from sef.terms import LOSING, Goal, IncidentKind, ReplicaStatus
+from sef.errors import Unavailable
+from sef.failover.incidents import storms
+from sef.failover.instances.limits import LimitHit, TerminationBudget, report_limit
+from sef.failover.reconcile import reconcile_agent
+from sef.failover.standbys import watch
+from sef.terms import LOSING, Goal, IncidentKind, ReplicaStatus, plural
+
+log = logging.getLogger("sef")
+
 
 PARALLEL = 8
 """Agents of one lane that are worked on at once."""
@@ -33,9 +43,60 @@ class WorkItem:
     agent_id: str
     lane: Lane
 
-    @property
-    def is_retry(self) -> bool:
-        return self.lane is Lane.RETRY
+
+def reconcile_all(ctx: Context) -> int:
+    """One round over all agents with unfinished work; returns how many there were.
+
+    While it lasts for some of them, whose calls to EC2 are slow, it takes up what has become
+    due for the others meanwhile.
+    """
+    _report_storms(ctx, ctx.clock())
+    budgets: list[TerminationBudget] = []
+
+    def begin_cycle() -> Callable[[str], None]:
+        budget = TerminationBudget(ctx.settings.terminations_per_cycle)
+        budgets.append(budget)
+        return lambda agent_id: _reconcile_isolated(ctx, agent_id, budget)
+
+    due = _due_work(ctx)
+    count = 0
+    if due:
+        pause = ctx.settings.reconcile_interval
+        count = work_in_lanes(due, lambda: _due_work(ctx), begin_cycle, pause)
+    for budget in budgets:
+        if budget.refused:
+            _report_terminations(ctx, budget)
+    return count
+
+
+def _due_work(ctx: Context) -> Sequence[WorkItem]:
+    now = ctx.clock()
+    checked_before = now - watch.check_interval(ctx)
+    return ctx.database.read(agents_with_work, now, checked_before=checked_before)
+
+
+def _report_storms(ctx: Context, now: datetime) -> None:
+    # Here and not with each signal: there the agents of a storm would wait for one another.
+    for storm in ctx.database.read(storms.current_storms, now):
+        ctx.database.write(storms.report_storm, storm, now)
+
+
+def _report_terminations(ctx: Context, budget: TerminationBudget) -> None:
+    waiting = len(budget.refused)
+    due = ctx.settings.terminations_per_cycle + waiting
+    reached = LimitHit("terminations_per_cycle", f"{due} instances were to be terminated")
+    consequence = f"{plural(waiting, 'termination')} left for the next cycle"
+    ctx.database.write(report_limit, reached, consequence, ctx.clock())
+
+
+def _reconcile_isolated(ctx: Context, agent_id: str, budget: TerminationBudget) -> None:
+    """One agent's trouble must not stop the others."""
+    try:
+        reconcile_agent(ctx, agent_id, budget)
+    except Unavailable:
+        log.warning("SEF: the database is away; agent %s waits", agent_id)
+    except Exception:
+        log.exception("SEF: agent %s could not be reconciled", agent_id)
 
 
 def work_in_lanes(

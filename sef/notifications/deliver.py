@@ -4,6 +4,7 @@ import logging
 import random
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import datetime
 from threading import Lock
 
 from sqlalchemy import Connection
@@ -170,3 +171,10 @@ def _tried(channel: Channel) -> str | None:
 
 
 MESSAGES_PER_TRANSACTION = 500
+
+
+def delete_old_messages(database: Database, before: datetime) -> None:
+    """Delete the messages that were finished before then, some in each transaction."""
+    count = MESSAGES_PER_TRANSACTION
+    while count == MESSAGES_PER_TRANSACTION:
+        count = database.write(outbox.delete_old, before, MESSAGES_PER_TRANSACTION)

@@ -193,18 +193,21 @@ def claim(connection: Connection, delivery: Delivery, now: datetime) -> bool:
 
 
 def finish(
-    connection: Connection, delivery: Delivery, status: str, *, error: str | None, **times: datetime
+    connection: Connection,
+    delivery: Delivery,
+    status: str,
+    *,
+    error: str | None,
+    sent_at: datetime | None = None,
+    next_at: datetime | None = None,
 ) -> bool:
     """Write down how a claimed delivery went; False if it was taken over in between."""
-    return _change(
-        connection,
-        delivery.id,
-        delivery.version + 1,
-        status=status,
-        claimed_until=None,
-        error=error,
-        **times,
-    )
+    values: dict[str, Any] = {"status": status, "claimed_until": None, "error": error}
+    if sent_at is not None:
+        values["sent_at"] = sent_at
+    if next_at is not None:
+        values["next_at"] = next_at
+    return _change(connection, delivery.id, delivery.version + 1, **values)
 
 
 def fail_removed_channels(
@@ -312,6 +315,11 @@ def failed(connection: Connection, *, limit: int = 20) -> list[dict[str, Any]]:
         .limit(limit)
     )
     return [dict(row._mapping) for row in rows]
+
+
+def overview(connection: Connection) -> dict[str, Any]:
+    """Return `counts`, with the newest failed messages as `last_failed`."""
+    return {**counts(connection), "last_failed": failed(connection)}
 
 
 def counts(connection: Connection) -> dict[str, int]:

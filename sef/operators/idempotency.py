@@ -1,56 +1,86 @@
-"""Calls that a client may repeat under one Idempotency-Key, and that have their effect once."""
+"""Calls that a client may repeat under one Idempotency-Key, and that have their effect once.
 
-from collections.abc import Callable
+A call claims its key, stores its answer in the transaction of its effect, and replaces that answer
+by the final one at its end. A crash between COMMIT and answer so leaves an answer to repeat. A call
+that is refused has no effect, and its answer is not stored.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from sef.clock import Clock
-from sef.db.database import Database
+from sef.context import Context
 from sef.db.statements import swap
 from sef.db.tables import idempotency_keys
 from sef.errors import KeyInUse, KeyReused, SefError
+from sef.parsing import parse_idempotency_key
 
 Answer = dict[str, Any]
-Keep = Callable[[Connection, Answer], None]
-"""Called in the transaction of the effect, with the answer as it is known then."""
 
 
-@dataclass(frozen=True, slots=True)
-class IdempotentCalls:
-    database: Database
-    clock: Clock
+@dataclass(slots=True)
+class IdempotentCall:
+    """A call under way.
 
-    def once(
-        self, key: str | None, agent_id: str, call: str, work: Callable[[Keep], Answer]
-    ) -> Answer:
-        """Carry a call out and return its answer, or return the answer that it had before.
+    Attributes:
+        key: the Idempotency-Key, or None without one: then nothing is stored.
+        answer: the answer, empty until it is known.
+    """
 
-        `work` calls what it is given in the transaction of its effect, so that a crash between
-        COMMIT and answer leaves an answer to repeat. Refusals have no effect and are not stored.
+    key: str | None
+    answer: Answer
+
+    @property
+    def is_new(self) -> bool:
+        """True while the effect of the call is still to be had."""
+        return not self.answer
+
+    def store(self, connection: Connection, answer: Answer) -> None:
+        """Store the answer as it is known in the transaction of the effect.
 
         Raises:
-            KeyReused: the key belongs to another call.
-            KeyInUse: the call is being carried out.
-            SefError: what `work` raises.
+            AlreadyAnswered: another call with this key had its effect first; the transaction must
+                roll back.
         """
-        if key is None:
-            return work(lambda connection, answer: None)
-        now = self.clock()
-        stored = self.database.write(claim, key, agent_id, call, now)
-        if stored is not None:
-            return stored
-        try:
-            answer = work(lambda c, known: store(c, key, known))
-        except (SefError, AlreadyAnswered):
-            stored = self.database.write(release, key)
-            if stored is None:
-                raise
-            return stored
-        self.database.write(complete, key, answer)
-        return answer
+        if self.key is not None:
+            store(connection, self.key, answer)
+
+
+@contextmanager
+def idempotent_call(
+    ctx: Context, key: str | None, agent_id: str, call: str
+) -> Iterator[IdempotentCall]:
+    """Begin a call; at the end of the block its answer is complete.
+
+        with idempotent_call(ctx, key, agent_id, "manual-switch") as under_way:
+            if under_way.is_new:
+                ...  # the effect, in a transaction that ends with under_way.store
+                under_way.answer = {...}
+        return under_way.answer
+
+    Raises:
+        Refused: the key cannot be used.
+        KeyReused: the key belongs to another call.
+        KeyInUse: the call is being carried out by another request.
+        SefError: raised by the block, and no other call with this key had an effect.
+    """
+    key = parse_idempotency_key(key)
+    earlier = ctx.database.write(claim, key, agent_id, call, ctx.clock()) if key else None
+    under_way = IdempotentCall(key, earlier or {})
+    try:
+        yield under_way
+    except (SefError, AlreadyAnswered):
+        earlier = ctx.database.write(release, key) if key else None
+        if earlier is None:
+            raise
+        under_way.answer = earlier
+        return
+    if key and earlier is None:
+        ctx.database.write(complete, key, under_way.answer)
 
 
 CLAIM_DURATION = timedelta(seconds=20)
@@ -131,10 +161,10 @@ def release(connection: Connection, key: str) -> Answer | None:
     return None
 
 
-def delete_expired(connection: Connection, before: datetime) -> int:
-    """Delete the keys of calls from before then; returns how many."""
-    done = connection.execute(delete(idempotency_keys).where(_columns.created_at < before))
-    return done.rowcount
+def delete_expired_keys(connection: Connection, now: datetime) -> int:
+    """Delete the keys that are older than RETENTION, with their answers; return how many."""
+    before = now - RETENTION
+    return connection.execute(delete(idempotency_keys).where(_columns.created_at < before)).rowcount
 
 
 def _row(connection: Connection, key: str) -> Row[Any] | None:

@@ -1,20 +1,19 @@
 """What the API shows: one agent, the fleet, a series, the history."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
-from sef.agents import Agent, read_agent
+from sef.agents import Agent
 from sef.clock import iso
-from sef.db.tables import agents, replica_instances
 from sef.failover.cutover.rows import Cutover, latest_cutover, steps_of
-from sef.failover.incidents.rows import Incident, open_incident
-from sef.failover.policy import CreateStandby, NextStep, next_step
+from sef.failover.incidents.rows import Incident
+from sef.failover.policy import CreateStandby, NextStep
+from sef.failover.snapshot import Snapshot, read_snapshot
 from sef.failover.standbys.retirements import planned_retirements
-from sef.failover.standbys.rows import Replica, _replicas, live_standby
+from sef.failover.standbys.rows import Replica
 from sef.prices.reports import data_quality
 from sef.terms import Goal, ReplicaStatus
 
@@ -22,41 +21,28 @@ from sef.terms import Goal, ReplicaStatus
 def agent_status(
     connection: Connection, agent_id: str, now: datetime, standby_ttl: timedelta
 ) -> dict[str, Any]:
-    """All that `sef-status` tells of an agent."""
-    agent = read_agent(connection, agent_id)
-    standby = live_standby(connection, agent_id)
-    incident = open_incident(connection, agent_id)
+    """Return the fields of `sef-status` for an agent."""
+    snapshot = read_snapshot(connection, agent_id)
+    agent, standby, incident = snapshot.agent, snapshot.standby, snapshot.incident
     cutover = latest_cutover(connection, agent_id)
     return {
         "agent": agent_fields(agent),
         "mode": agent.mode,
         "replica": replica_fields(standby) if standby else None,
-        "former_primaries": former_primaries(connection, agent_id),
-        "no_standby": _no_standby(agent, standby, incident, now, standby_ttl),
+        "former_primaries": _former_primaries(connection, snapshot),
+        "no_standby": _no_standby(snapshot, now, standby_ttl),
         "data_quality": data_quality(connection, agent_id),
         "incident": incident_fields(incident) if incident else None,
         "cutover": cutover_fields(connection, cutover) if cutover else None,
     }
 
 
-def _no_standby(
-    agent: Agent,
-    standby: Replica | None,
-    incident: Incident | None,
-    now: datetime,
-    standby_ttl: timedelta,
-) -> dict[str, Any] | None:
-    """Why no standby is ready, and when the next one is tried; None while one is."""
-    step = next_step(
-        agent.state(now),
-        standby.status if standby else None,
-        incident.state(agent) if incident else None,
-        standby_ttl=standby_ttl,
-        now=now,
-    )
+def _no_standby(snapshot: Snapshot, now: datetime, standby_ttl: timedelta) -> dict[str, Any] | None:
+    """Return why no standby is ready and when SEF tries again; None while one is ready."""
+    agent, standby, incident = snapshot.agent, snapshot.standby, snapshot.incident
     until = agent.not_before if agent.is_postponed(now) else None
     found = why_no_standby(
-        step,
+        snapshot.wanted_step(now, standby_ttl),
         (standby.status, standby.instance_id) if standby else None,
         (until, agent.put_off_because) if until else None,
         incident.reason if incident and incident.goal is Goal.MONITOR else None,
@@ -175,24 +161,13 @@ def why_no_standby(
     return NoStandby(f"one is about to be launched{wanted}", None)
 
 
-def superseded(connection: Connection, agent_id: str) -> Sequence[Replica]:
-    """Former primaries that, as far as is known, still run."""
-    columns = replica_instances.c
-    primary = select(agents.c.instance_id).where(agents.c.id == agent_id).scalar_subquery()
-    statement = select(replica_instances).where(
-        columns.agent_id == agent_id,
-        columns.status == ReplicaStatus.PROMOTED,
-        columns.instance_id != primary,
-    )
-    return _replicas(connection.execute(statement))
+def _former_primaries(connection: Connection, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Return the former primaries that SEF launched and that still run, as far as is known.
 
-
-def former_primaries(connection: Connection, agent_id: str) -> list[dict[str, Any]]:
-    """Instances that SEF launched, that were the primary, and that run as far as is known.
-
-    `terminated_at` is the earliest time at which SEF ends one; None: it is left to its operator.
+    `terminated_at` is the earliest time at which SEF terminates one; None if SEF leaves it to its
+    operator.
     """
-    due = planned_retirements(connection, agent_id)
+    due = planned_retirements(connection, snapshot.agent.id)
     return [
         {
             "instance_id": replica.instance_id,
@@ -200,5 +175,5 @@ def former_primaries(connection: Connection, agent_id: str) -> list[dict[str, An
             "promoted_at": iso(replica.promoted_at),
             "terminated_at": iso(due.get(replica.instance_id or "")),
         }
-        for replica in superseded(connection, agent_id)
+        for replica in snapshot.former_primaries
     ]

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
@@ -27,11 +28,23 @@ REPORTS_PER_TRANSACTION = 1000
 SERIES_PER_RELEASE = 200
 
 
+def rules_of(settings: Settings) -> CleaningRules:
+    """Return the rules of a clean series that the settings ask for."""
+    return CleaningRules(
+        pairing_tolerance=timedelta(seconds=settings.pairing_tolerance),
+        divergence_limit=Decimal(str(settings.divergence_limit)),
+        gap_detection_threshold=timedelta(seconds=settings.gap_detection_threshold),
+        interpolation_max_gap=timedelta(seconds=settings.interpolation_max_gap),
+        interpolation_step=timedelta(seconds=settings.interpolation_step),
+        interpolation_method=settings.interpolation_method,
+    )
+
+
 class Reports:
     """`rules` may be changed at any time; what comes after that goes by the new ones."""
 
     def __init__(self, database: Database, settings: Settings, clock: Clock) -> None:
-        self.rules: CleaningRules = settings.rules
+        self.rules: CleaningRules = rules_of(settings)
         self._database = database
         self._window = timedelta(seconds=settings.data_retention_window)
         self._clock = clock
@@ -110,13 +123,12 @@ class Reports:
 
     def _write_each(self, reports: Sequence[Report]) -> Sequence[tuple[ReportResult, int]]:
         now = self._clock()
+        if len(reports) > 1:
+            return self._database.write_shared(
+                write_one_by_one, reports, now=now, rules=self.rules, window=self._window
+            )
         return self._database.write(
-            write_one_by_one,
-            reports,
-            now=now,
-            rules=self.rules,
-            window=self._window,
-            is_shared=len(reports) > 1,
+            write_one_by_one, reports, now=now, rules=self.rules, window=self._window
         )
 
     def _write(self, reports: Sequence[Report]) -> WriteResult:

@@ -1,4 +1,4 @@
-"""Which prices and messages are kept, and for how long."""
+"""Roll old prices up into hours and days, and delete them."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,33 +12,12 @@ from sef.clock import iso
 from sef.db.database import Database
 from sef.db.statements import insert_missing, swap
 from sef.db.tables import price_series, pricing_daily, pricing_hourly, pricing_reports
-from sef.notifications import outbox
-from sef.notifications.deliver import MESSAGES_PER_TRANSACTION
 from sef.notifications.events import Event, write_events
-from sef.operators import idempotency
 from sef.terms import STORED_STEP, Flag, plural
 
 PAGE = 100
 DAYS_PER_RUN = 500
 """Days of single series; each is a transaction of its own, so nobody waits for long."""
-
-
-def forget(database: Database, message_retention: timedelta | None, now: datetime) -> None:
-    """Delete the answers to idempotency keys and the messages that are kept no longer.
-
-    Args:
-        message_retention: None keeps them for ever.
-    """
-    database.write(idempotency.delete_expired, now - idempotency.RETENTION)
-    while message_retention is not None:
-        before = now - message_retention
-        count = database.write(
-            outbox.delete_old,
-            before,
-            MESSAGES_PER_TRANSACTION,
-        )
-        if count < MESSAGES_PER_TRANSACTION:
-            return
 
 
 def delete_old_prices(database: Database, retention: timedelta, now: datetime) -> int:

@@ -3,4 +3,4 @@
 import pytest
 
 # They assert, and are no tests that pytest would rewrite by itself.
-pytest.register_assert_rewrite("tests.crash.stage", "tests.crash.scenarios")
+pytest.register_assert_rewrite("tests.crash.harness", "tests.crash.scenarios")

@@ -1,11 +1,12 @@
 """The failpoints that the code has: read from its source, so that none can be forgotten."""
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import CodeType
+from types import ModuleType
 from typing import Any
 
 import botocore.session
@@ -37,32 +38,35 @@ SIDES = ("before", "after")
 
 
 def _writes(path: Path, tree: ast.Module) -> Iterator[str]:
-    """The transactions of a module: what is handed to `Database.write`."""
-    module = vars(import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)))
-    codes = list(_codes(compile(path.read_text(), str(path), "exec")))
+    """Name the transactions of a module: the functions handed to the database's `write` methods."""
+    module = import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("database.write"):
-            yield _name(node.args[0], codes, module)
+        if isinstance(node, ast.Call) and re.search(
+            r"database\.write(_shared)?$", ast.unparse(node.func)
+        ):
+            yield failpoints.name_of(_handed_over(node.args[0], module))
 
 
-def _name(work: ast.expr, codes: Sequence[CodeType], module: Mapping[str, Any]) -> str:
-    if isinstance(work, ast.Name) and work.id in module:
-        return failpoints.name_of(module[work.id])
-    if isinstance(work, ast.Attribute):  # a method
-        [code] = [c for c in codes if c.co_name == work.attr]
-        return failpoints.name_of_code(code, module)
-    assert isinstance(work, ast.Lambda | ast.Name), f"{ast.unparse(work)} has no name"
-    wanted = work.id if isinstance(work, ast.Name) else "<lambda>"
-    # A function stands before it is handed over, a lambda where that is done.
-    found = [c for c in codes if c.co_name == wanted and c.co_firstlineno <= work.lineno]
-    return failpoints.name_of_code(max(found, key=lambda c: c.co_firstlineno), module)
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield constant
-            yield from _codes(constant)
+def _handed_over(work: ast.expr, module: ModuleType) -> Callable[..., Any]:
+    """Return the function that an expression in a module stands for."""
+    names = vars(module)
+    if isinstance(work, ast.Name):
+        found = names[work.id]
+    else:
+        assert isinstance(work, ast.Attribute), f"{ast.unparse(work)} has no name"
+        assert isinstance(work.value, ast.Name), f"{ast.unparse(work)} has no name"
+        if work.value.id == "self":
+            [found] = [
+                vars(cls)[work.attr]
+                for cls in names.values()
+                if isinstance(cls, type)
+                and cls.__module__ == module.__name__
+                and work.attr in vars(cls)
+            ]
+        else:
+            found = getattr(names[work.value.id], work.attr)
+    assert callable(found)
+    return found  # type: ignore[no-any-return]
 
 
 def _calls(tree: ast.Module) -> Iterator[str]:
@@ -91,5 +95,5 @@ def _operations() -> Mapping[str, str]:
 def _other_calls(tree: ast.Module) -> Iterator[str]:
     """The calls to somebody else than AWS, by the names that a module gives them."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "failpoints.around":
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "failpoints.failpoint":
             yield ast.literal_eval(node.args[0])

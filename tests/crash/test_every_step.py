@@ -45,14 +45,14 @@ def points(scenario: Scenario, reached: Sequence[str]) -> Sequence[str]:
 
 def only_reads(step: str) -> bool:
     """Also of the lease: each job takes it again and again, at any time."""
-    return step.startswith("Describe") or "holds_lease" in step
+    return step.startswith("Describe") or "take_lease" in step
 
 
 SHORT = [
-    "interruptions.Interruptions.receive._record:after-commit 1",
+    "failover.signals.record:after-commit 1",
     "RunInstances:after-call 1",
-    "launch_calls.LaunchCalls.make._launched:before-commit 1",
-    "reconcile.Reconciler._decide.apply:after-commit 2",
+    "failover.instances.run_instances._record_launched:before-commit 1",
+    "failover.reconcile.apply_step:after-commit 2",
 ]
 
 

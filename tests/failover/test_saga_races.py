@@ -25,16 +25,16 @@ from tests.harness import ALIVE, ONCE, POOL, REBALANCE, TERMINATION, World
 T = TypeVar("T")
 
 ROUNDS = 3
-DECIDE = "reconcile.Reconciler._decide.apply"
-OPEN = "launching.Launcher._plan.decide_launch"
-ANSWER = "launch_calls.LaunchCalls.make._launched"
-READY = "launching.Launcher._await_running.take_ready"
-SWITCH = "modes.Modes.switch"
-SIGNAL = "interruptions.Interruptions.receive._record"
-MANUAL = "modes.Modes.enable_manual._set_manual"
-AUTO = "modes.Modes.set_auto"
-CLEANUP = "reports.Reports.release_overdue.release_buffered"
-REPORT = "reports.Reports._write_each.write_each"
+DECIDE = "failover.reconcile.apply_step"
+OPEN = "failover.instances.launch.decide_launch"
+ANSWER = "failover.instances.run_instances._record_launched"
+READY = "failover.instances.launch.mark_ready"
+SWITCH = "operators.switch._switch"
+SIGNAL = "failover.signals.record"
+MANUAL = "operators.modes._set_manual"
+AUTO = "operators.modes._set_auto"
+CLEANUP = "prices.write.release_buffered"
+REPORT = "prices.write.write_one_by_one"
 
 
 class Meeting:
@@ -72,10 +72,10 @@ def meeting(monkeypatch: pytest.MonkeyPatch, *points: str) -> Iterator[Meeting]:
     met = Meeting()
     write = Database.write
 
-    def held(self: Database, work: Callable[..., T], **options: Any) -> T:
+    def held(self: Database, work: Callable[..., T], *args: Any, **options: Any) -> T:
         if failpoints.name_of(work) in points:
             met.wait()
-        return write(self, work, **options)
+        return write(self, work, *args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Database, "write", held)

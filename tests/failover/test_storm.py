@@ -461,7 +461,7 @@ class LookingTogether:
 def all_noticed(world: World, agents: dict[str, str]) -> LookingTogether:
     together = LookingTogether(len(agents) - 1)
     sef = world.sef(world.cloud("before-call.ec2.DescribeInstances", together))
-    together.looks = sef._operations.reconciler.watch.looks
+    together.looks = sef._context.describe
     all_at_once(notices(world, [sef], agents))
     return together
 

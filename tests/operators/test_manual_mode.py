@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sef.errors import CloudUnavailable, Conflict, ModeConflict, SefError
+from sef.failover.reconcile import reconcile_agent
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.harness import ALIVE, ONCE, POOL, REBALANCE, World, meanwhile
 
@@ -323,7 +324,7 @@ def test_a_switch_while_the_periodic_job_looks_at_the_agent_retires_the_old_prim
 
     # Between reading the agent and reading which former primaries are to be retired.
     with meanwhile("retirements.agent_id = ", switch):
-        sef._operations.reconciler.reconcile("a")  # in this thread, which `meanwhile` watches
+        reconcile_agent(sef._context, "a")  # in this thread, which `meanwhile` watches
     for _ in range(3):
         world.settle(sef, 31)
     assert world.state(primary) == "terminated"

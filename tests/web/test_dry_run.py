@@ -27,7 +27,7 @@ class Stage:
         self.client: FlaskClient = app.test_client()
         self._url = database_url
         self.calls: list[str] = []
-        events = app.extensions["sef"]._operations.cloud._client.meta.events
+        events = app.extensions["sef"]._context.ec2._client.meta.events
         self._forget = lambda: events.unregister("before-call", self._count)
         events.register("before-call", self._count)
         self.at = datetime.now(UTC)

@@ -7,6 +7,7 @@ from pathlib import Path
 from flask import Flask
 
 from sef.agents import read_agent
+from sef.failover.instances import launch
 from sef.failover.standbys.rows import Replica, live_standby
 from sef.terms import ReplicaStatus
 
@@ -37,6 +38,6 @@ def test_a_standby_that_another_request_has_just_launched_is_looked_at_again(
     )
 
     agent = sef._database.read(read_agent, "a")
-    sef._operations.reconciler.launcher.advance(agent, read_before, None)
+    launch.advance(sef._context, agent, read_before, None)
 
     assert read_standby() == standby

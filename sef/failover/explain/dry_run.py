@@ -41,7 +41,8 @@ from sef.failover.instances.candidates import (
 )
 from sef.failover.policy import Rest
 from sef.failover.promotion import Promotion
-from sef.failover.reconcile import STEPS, apply, next_decision
+from sef.failover.reconcile import STEPS, apply_step, standby_ttl
+from sef.failover.snapshot import read_snapshot
 from sef.failover.standbys import watch
 from sef.failover.standbys.retirements import planned_retirements
 from sef.failover.standbys.rows import Replica, change_replica, live_standby, read_replica
@@ -84,7 +85,7 @@ class DryRunResult:
 def dry_run(
     ctx: Context,
     agent_id: str,
-    begin: Callable[[Connection], T],
+    begin: Callable[[Connection, Context, str], T],
     tell: Callable[[Connection, T], Answer],
     *,
     must_run: bool = False,
@@ -105,7 +106,7 @@ def dry_run(
         # A switch looks at the standby before it writes anything, a signal is written first.
         if must_run:
             _drop_lost_standby(connection, ctx, outlook)
-        result = begin(connection)
+        result = begin(connection, ctx, agent_id)
         _drop_lost_standby(connection, ctx, outlook)
         return result
 
@@ -119,9 +120,8 @@ def _drop_lost_standby(connection: Connection, ctx: Context, outlook: CloudSnaps
 
 
 def _ask_cloud(ctx: Context, agent_id: str, must_run: bool) -> CloudSnapshot:
-    agent, standby = ctx.database.read(
-        lambda c: (read_agent(c, agent_id), live_standby(c, agent_id))
-    )
+    snapshot = ctx.database.read(read_snapshot, agent_id)
+    agent, standby = snapshot.agent, snapshot.standby
     lost = None
     if standby is not None and standby.status is ReplicaStatus.READY and standby.instance_id:
         try:
@@ -170,13 +170,15 @@ def _play(
     answer: Answer | None = None
     deadline = None
     for _ in range(STEPS):
-        step, agent, standby_now, incident = next_decision(connection, ctx, agent_id)
+        snapshot = read_snapshot(connection, agent_id)
+        agent, standby_now, incident = snapshot.agent, snapshot.standby, snapshot.incident
+        step = snapshot.next_step(ctx.clock(), standby_ttl(ctx))
         if incident is not None and incident.kind.is_announced:
             deadline = incident.deadline
         if not isinstance(step, Rest):
-            _, promotion = apply(connection, ctx, agent_id, None)
-            if promotion is not None:
-                plan += _promotion(connection, ctx, agent_id, promotion, step.reason, before)
+            done = apply_step(connection, ctx, agent_id)
+            if done is not None and done.promotion is not None:
+                plan += _promotion(connection, ctx, agent_id, done.promotion, step.reason, before)
             else:
                 plan += _described(step, standby_now)
             continue

@@ -8,7 +8,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, func, or_, select
 
+from sef.agents import Agent
 from sef.clock import iso
+from sef.context import Context
 from sef.db.tables import (
     agents,
     incidents,
@@ -17,8 +19,8 @@ from sef.db.tables import (
     unavailable_pools,
 )
 from sef.failover.incidents import risk
-from sef.failover.incidents.risk import History
-from sef.terms import Flag, SignalType
+from sef.failover.incidents.risk import History, Risk
+from sef.terms import Flag, SignalType, parse_pool
 
 
 def pool_entries(
@@ -67,6 +69,9 @@ def _spread(values: Sequence[float]) -> dict[str, Any] | None:
         "most": round(max(values), 3),
     }
 
+
+PRICES_FROM = timedelta(hours=24)
+"""How far back prices count for the pressure on a pool."""
 
 HISTORY = timedelta(days=90)
 """How far back a pool's past is looked at."""
@@ -196,3 +201,16 @@ def recent_prices(
         )
         .order_by(columns.timestamp)
     ).all()
+
+
+def assess_primary(connection: Connection, ctx: Context, agent: Agent, now: datetime) -> Risk:
+    """Assess the risk that the agent's primary is interrupted, from its pool's past and price."""
+    settled_after = timedelta(seconds=ctx.settings.standby_ttl)
+    here, elsewhere = history_and_fleet(connection, agent.pool_id, now, settled_after)
+    pool = parse_pool(agent.pool_id)
+    return risk.assess(
+        here,
+        elsewhere,
+        recent_prices(connection, agent.id, agent.pool_id, now - PRICES_FROM),
+        ctx.on_demand_prices.get(pool.instance_type) if pool else None,
+    )

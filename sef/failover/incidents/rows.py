@@ -12,7 +12,6 @@ from sef.agents import Agent
 from sef.db.database import VersionConflict
 from sef.db.statements import change, insert_rows, rows_where, swap
 from sef.db.tables import incidents, spot_interruption_events
-from sef.failover.policy import IncidentState
 from sef.terms import OPEN_INCIDENTS, Goal, IncidentKind, IncidentStatus, Signal, SignalType
 
 PLANNED = [kind for kind in IncidentKind if kind.is_planned]
@@ -59,15 +58,6 @@ class Incident:
         if self.kind is IncidentKind.LOSS:
             return SignalType.LOSS
         return SignalType.TERMINATION if self.goal is Goal.SWITCH else SignalType.REBALANCE
-
-    def state(self, agent: Agent) -> IncidentState:
-        return IncidentState(
-            self.goal,
-            self.rebalance_at,
-            concerns_primary=self.subject == agent.subject,
-            is_planned=self.kind.is_planned,
-            had_standby=self.replica_id is not None,
-        )
 
 
 def open_incident(connection: Connection, agent_id: str) -> Incident | None:

@@ -4,14 +4,12 @@ Each is an incident like the others, with a goal and an end; what opens one is h
 out is `sef.reconcile`. Whatever AWS announces meanwhile goes first.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, exists, select
 
 from sef.agents import Agent, read_agent, update_agent
-from sef.clock import Clock
 from sef.config import Settings
 from sef.db.database import Database
 from sef.db.tables import agents, incidents, replica_instances
@@ -22,46 +20,48 @@ from sef.terms import Goal, IncidentKind, Market, ReplicaStatus
 DAY = timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Switchovers:
-    database: Database
-    settings: Settings
-    clock: Clock
+def plan_switchovers(database: Database, settings: Settings, now: datetime) -> int:
+    """Begin the drills and the returns to spot that are due; return how many began."""
+    drills, on_demand = database.read(_due, now, timedelta(seconds=settings.on_demand_stay))
+    begun = sum(database.write(_begin_drill, agent, now) for agent in drills)
+    return begun + sum(database.write(_begin_return, agent, settings, now) for agent in on_demand)
 
-    def plan(self) -> int:
-        """Begin the drills and the returns to spot that are due; returns how many."""
-        now = self.clock()
-        stayed = now - timedelta(seconds=self.settings.on_demand_stay)
-        drills, on_demand = self.database.read(
-            lambda c: (drills_due(c, now), on_demand_since(c, stayed))
-        )
-        begun = sum(self._begin(agent, now, self._drill) for agent in drills)
-        return begun + sum(self._begin(agent, now, self._return) for agent in on_demand)
 
-    def _begin(
-        self, told: Agent, now: datetime, open_one: Callable[[Connection, Agent, datetime], bool]
-    ) -> bool:
-        def write(connection: Connection) -> bool:
-            agent = read_agent(connection, told.id, lock=True)
-            if agent != told or open_incident(connection, agent.id) is not None:
-                return False
-            return open_one(connection, agent, now)
+def _due(
+    connection: Connection, now: datetime, on_demand_stay: timedelta
+) -> tuple[Sequence[Agent], Sequence[Agent]]:
+    """Return the agents whose drill is due, and those whose return to spot is."""
+    return drills_due(connection, now), on_demand_since(connection, now - on_demand_stay)
 
-        return self.database.write(write)
 
-    def _drill(self, connection: Connection, agent: Agent, now: datetime) -> bool:
-        reason = f"a drill, every {agent.drill_interval} s"
-        update_agent(connection, agent, now, drilled_at=now, not_before=None)
-        _open(connection, agent, IncidentKind.DRILL, reason, now)
-        return True
+def _begin_drill(connection: Connection, seen: Agent, now: datetime) -> bool:
+    agent = _unchanged(connection, seen)
+    if agent is None:
+        return False
+    reason = f"a drill, every {agent.drill_interval} s"
+    update_agent(connection, agent, now, drilled_at=now, not_before=None)
+    _open(connection, agent, IncidentKind.DRILL, reason, now)
+    return True
 
-    def _return(self, connection: Connection, agent: Agent, now: datetime) -> bool:
-        if returns_since(connection, agent.id, now - DAY) >= self.settings.returns_per_day:
-            return False
-        stay = self.settings.on_demand_stay
-        reason = f"the primary has been on-demand for {stay:.0f} s or more: back to spot"
-        _open(connection, agent, IncidentKind.RETURN, reason, now)
-        return True
+
+def _begin_return(connection: Connection, seen: Agent, settings: Settings, now: datetime) -> bool:
+    agent = _unchanged(connection, seen)
+    if agent is None:
+        return False
+    if returns_since(connection, agent.id, now - DAY) >= settings.returns_per_day:
+        return False
+    stay = settings.on_demand_stay
+    reason = f"the primary has been on-demand for {stay:.0f} s or more: back to spot"
+    _open(connection, agent, IncidentKind.RETURN, reason, now)
+    return True
+
+
+def _unchanged(connection: Connection, seen: Agent) -> Agent | None:
+    """Lock the agent and return it; None if it has changed since, or has an open incident."""
+    agent = read_agent(connection, seen.id, lock=True)
+    if agent != seen or open_incident(connection, agent.id) is not None:
+        return None
+    return agent
 
 
 def _open(

@@ -110,12 +110,22 @@ def rank_candidates(
 
 
 def _zone(ctx: Context, agent: Agent) -> str | None:
+    """Return the zone that an instance must be in to take over the agent's volumes and interface.
+
+    None if the agent has neither, or if AWS does not say: the cutover will report that error, and a
+    standby is needed now.
+    """
     if agent.cutover is None:
         return None
+    volumes, interface = agent.cutover.get("volumes"), agent.cutover.get("network_interface")
     try:
-        return ctx.attachments.zone_of(agent.cutover)
+        if volumes:
+            return ctx.attachments.zone_of_volume(volumes[0]["id"])
+        if interface:
+            return ctx.attachments.zone_of_interface(interface["id"])
     except CloudError:
-        return None  # the cutover says what is wrong with it; a standby is needed now
+        pass
+    return None
 
 
 def _launch_configuration(ctx: Context, agent: Agent) -> LaunchConfiguration:

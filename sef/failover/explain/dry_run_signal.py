@@ -1,0 +1,47 @@
+"""The dry run of a signal."""
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from sef.context import Context
+from sef.failover.explain.dry_run import dry_run
+from sef.failover.incidents.rows import find_incident, read_incident
+from sef.failover.signal_answers import answer
+from sef.failover.signals import RecordedSignal, record
+from sef.terms import Signal
+
+
+def dry_run_signal(ctx: Context, agent_id: str, signal: Signal) -> dict[str, Any]:
+    """What `receive` would answer and do; nothing is changed.
+
+    Raises:
+        AgentNotFound: as `receive`.
+    """
+    now = ctx.clock()
+
+    def begin(connection: Connection, ctx: Context, agent_id: str) -> RecordedSignal:
+        return record(connection, ctx, agent_id, signal, now)
+
+    result = dry_run(ctx, agent_id, begin, _answer)
+    # An incident that the dry run opened is not there any more.
+    known = ctx.database.read(find_incident, result.answer["incident_id"])
+    return result.answer | {"incident_id": known.id if known else None, **result.course}
+
+
+def _answer(connection: Connection, received: RecordedSignal) -> dict[str, Any]:
+    given = answer(connection, received.incident_id, about_standby=received.about_standby)
+    incident = read_incident(connection, received.incident_id)
+    inputs = incident.inputs or {}
+    return {
+        "status": "success",
+        "dry_run": True,
+        "action": given["action"],
+        "message": given["message"],
+        "incident_id": incident.id,
+        "goal": incident.goal,
+        "reason": incident.reason,
+        "risk": inputs.get("risk"),
+        "threshold": inputs.get("threshold"),
+        "mode": inputs.get("mode"),
+    }

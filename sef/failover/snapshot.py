@@ -1,0 +1,110 @@
+"""The rows of one agent, and the decision that follows from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from sef.agents import Agent, read_agent
+from sef.failover.incidents.rows import Incident, open_incident
+from sef.failover.policy import (
+    AgentState,
+    CreateStandby,
+    IncidentState,
+    NextStep,
+    Rest,
+    next_step,
+)
+from sef.failover.standbys.rows import Replica, current_replicas
+from sef.terms import ReplicaStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The rows of an agent that its next step is decided from.
+
+    Attributes:
+        replicas: the replicas that have neither failed nor been terminated.
+        incident: the open incident.
+    """
+
+    agent: Agent
+    replicas: Sequence[Replica]
+    incident: Incident | None
+
+    @property
+    def standby(self) -> Replica | None:
+        return next((replica for replica in self.replicas if replica.live_agent_id), None)
+
+    @property
+    def releasing(self) -> Sequence[Replica]:
+        return [replica for replica in self.replicas if replica.status is ReplicaStatus.RELEASING]
+
+    @property
+    def former_primaries(self) -> Sequence[Replica]:
+        """Former primaries that still run, as far as is known."""
+        primary = self.agent.instance_id
+        return [
+            replica
+            for replica in self.replicas
+            if replica.status is ReplicaStatus.PROMOTED
+            and primary not in (None, replica.instance_id)
+        ]
+
+    def wanted_step(self, now: datetime, standby_ttl: timedelta) -> NextStep:
+        """Decide the next step towards the agent's goal, as if nothing was postponed."""
+        return next_step(
+            _agent_state(self.agent, now),
+            self.standby.status if self.standby else None,
+            _incident_state(self.incident, self.agent) if self.incident else None,
+            standby_ttl=standby_ttl,
+            now=now,
+        )
+
+    def next_step(self, now: datetime, standby_ttl: timedelta) -> NextStep:
+        """Decide the step to take now: while work is postponed, the agent gets no new standby."""
+        step = self.wanted_step(now, standby_ttl)
+        if isinstance(step, CreateStandby) and self.agent.is_postponed(now):
+            return Rest()
+        return step
+
+
+def read_snapshot(connection: Connection, agent_id: str, *, lock: bool = False) -> Snapshot:
+    """Read the snapshot of an agent.
+
+    Args:
+        lock: lock the agent's row, so that no other transaction decides for the agent until this
+            one ends.
+
+    Raises:
+        AgentNotFound: there is no such agent.
+    """
+    if lock:
+        agent = read_agent(connection, agent_id, lock=True)
+        replicas = current_replicas(connection, agent_id)
+    else:
+        # The replicas first: if the standby is promoted between the two reads, it is not taken
+        # for a former primary.
+        replicas = current_replicas(connection, agent_id)
+        agent = read_agent(connection, agent_id)
+    return Snapshot(agent, replicas, open_incident(connection, agent_id))
+
+
+def _agent_state(agent: Agent, now: datetime) -> AgentState:
+    return AgentState(
+        agent.manual_replica_enabled,
+        agent.auto_switch_enabled,
+        agent.auto_terminate_enabled,
+        on_probation=agent.probation_until is not None and now < agent.probation_until,
+    )
+
+
+def _incident_state(incident: Incident, agent: Agent) -> IncidentState:
+    return IncidentState(
+        incident.goal,
+        incident.rebalance_at,
+        concerns_primary=incident.subject == agent.subject,
+        is_planned=incident.kind.is_planned,
+        had_standby=incident.replica_id is not None,
+    )
