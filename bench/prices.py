@@ -1,27 +1,20 @@
-"""Prices as they are: AWS's own where there is a file of them, else those of the simulated EC2."""
+"""AWS's own prices, which the benchmarks report."""
 
 import csv
 from decimal import Decimal
 from functools import cache
 
 from bench.results import ROOT
-from sef.simulator.server.prices import Prices
 
-REAL = ROOT.parent / "shared" / "data" / "spot_prices_us-east-1.csv"
+FILE = ROOT / "tests" / "data" / "spot_prices_us-east-1.csv"
 POOL = "m5.large.us-east-1a"
 
 
 @cache
 def prices() -> list[str]:
-    """Prices of one pool in the order in which they came."""
-    if REAL.exists():
-        with REAL.open(newline="") as file:
-            return [row["SpotPrice"] for row in reversed(list(csv.DictReader(file)))]
-    return [f"{price:f}" for price in sorted(Prices(born=0).current(0).values())]
-
-
-def source() -> str:
-    return "AWS price changes of one instance type" if REAL.exists() else "of the simulated EC2"
+    """Return the prices in the order of their changes, the oldest first."""
+    with FILE.open(newline="") as file:
+        return [row["SpotPrice"] for row in reversed(list(csv.DictReader(file)))]
 
 
 def around(price: str, share: str) -> str:

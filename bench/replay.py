@@ -1,6 +1,6 @@
 """Replay real price changes through the HTTP API and compare with what the rules say.
 
-    python bench/replay.py --url http://127.0.0.1:5000 --file PATH/spot_prices_us-east-1.csv
+    python bench/replay.py --url http://127.0.0.1:5000 --file FILE
 
 The file has the columns Timestamp, Region, SpotPrice: AWS price changes of one instance type, all
 zones of a region mixed. They are sent as the reports of one agent about one pool, over several

@@ -9,7 +9,7 @@ from typing import Any
 
 import botocore.endpoint
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from sef.clock import Clock, utc_now
 from sef.config import Settings
@@ -20,6 +20,7 @@ from smart_emergency_fallback import SmartEmergencyFallback
 from tests import mariadb as mariadb_server
 from tests import mysql as mysql_server
 from tests.db.rows import empty
+from tests.environment import neutralize
 from tests.harness import World, restore
 from tests.mariadb import MariaDB
 from tests.mysql import MySQL
@@ -30,10 +31,12 @@ CLUSTER = Path(__file__).parent / "cluster"
 NO_SERVER = "there is no MariaDB server on this machine (sudo apt install mariadb-server)"
 NO_MYSQL = "MySQL 9 is not unpacked (python -m tests.mysql)"
 
-# The tests start hundreds of processes; where this is set, each would compile all of SEF anew.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+neutralize()
 
-settings.register_profile("sef", deadline=None, print_blob=True)
+# On a busy machine an example may take long to draw, and that is no defect.
+settings.register_profile(
+    "sef", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile("sef-ci", settings.get_profile("sef"), derandomize=True, database=None)
 settings.load_profile("sef-ci" if ON_CI else "sef")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import mysql.connector
 
-START_SECONDS = 60
+from tests.waiting import LIMIT
 
 # The kernel ends the server with the *thread* that started it, so that one has to stay.
 _starter = ThreadPoolExecutor(1, "server-starter")
@@ -84,7 +84,7 @@ class PrivateServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ).result()
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + LIMIT
         while True:
             try:
                 self.connect().close()

@@ -13,6 +13,7 @@ import pytest
 
 from sef.batching import Batcher
 from sef.errors import Overloaded, Unavailable
+from tests.waiting import LIMIT, until
 
 
 class Writer:
@@ -29,16 +30,13 @@ class Writer:
         self.calls.append(list(items))
         self.threads.append(threading.get_ident())
         self.is_writing.set()
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(LIMIT)
         self._fails(items)
         return [f"<{item}>" for item in items]
 
 
 def waiting(group: Batcher[Any, Any], count: int) -> None:
-    deadline = time.monotonic() + 30
-    while len(group._waiting) != count:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    until(lambda: len(group._waiting) == count)
 
 
 def line_up(
@@ -46,7 +44,7 @@ def line_up(
 ) -> list[Future[Any]]:
     """Submit items, the first of which is being written while the others have come, in order."""
     futures = [threads.submit(group.submit, items[0])]
-    assert writer.is_writing.wait(30)
+    assert writer.is_writing.wait(LIMIT)
     for number, item in enumerate(items[1:], start=1):
         futures.append(threads.submit(group.submit, item))
         waiting(group, number)
@@ -54,7 +52,7 @@ def line_up(
 
 
 def outcome(future: Future[Any]) -> Any:
-    error = future.exception(30)
+    error = future.exception(LIMIT)
     return future.result() if error is None else error
 
 
@@ -158,7 +156,7 @@ def test_one_that_is_ended_while_it_waits_holds_nobody_up(threads: ThreadPoolExe
             ended.append(error)
 
     first = threads.submit(group.submit, "a")
-    assert writer.is_writing.wait(30)
+    assert writer.is_writing.wait(LIMIT)
     second = threading.Thread(target=wait)
     second.start()
     waiting(group, 1)
@@ -169,7 +167,7 @@ def test_one_that_is_ended_while_it_waits_holds_nobody_up(threads: ThreadPoolExe
         ctypes.c_ulong(second.ident or 0), ctypes.py_object(SystemExit)
     )
     writer.go_on.set()
-    second.join(30)
+    second.join(LIMIT)
     assert (outcome(first), outcome(third)) == ("<a>", "<c>")
     assert [type(error) for error in ended] == [SystemExit]
     assert group.submit("d") == "<d>"
@@ -256,12 +254,12 @@ def test_who_waits_behind_a_call_that_hangs_calls_alone(threads: ThreadPoolExecu
     def call(items: Sequence[str]) -> Sequence[str]:
         if items == ["a"]:
             is_calling.set()
-            assert hangs.wait(30)
+            assert hangs.wait(LIMIT)
         return items
 
     group = Batcher(call, limit=3, patience=0.01)
     first = threads.submit(group.submit, "a")
-    assert is_calling.wait(30)
+    assert is_calling.wait(LIMIT)
     assert group.submit("b") == "b"
     assert not first.done()
     hangs.set()
@@ -277,16 +275,16 @@ def test_nobody_for_whom_a_call_has_begun_calls_once_more(threads: ThreadPoolExe
     def call(items: Sequence[str]) -> Sequence[str]:
         calls.extend(items)
         is_calling.release()
-        assert (first if "a" in items else others).wait(30)
+        assert (first if "a" in items else others).wait(LIMIT)
         return items
 
     patience = 0.3
     group = Batcher(call, limit=3, patience=patience)
     futures = [threads.submit(group.submit, "a")]
-    assert is_calling.acquire(timeout=30)
+    assert is_calling.acquire(timeout=LIMIT)
     futures += [threads.submit(group.submit, item) for item in "bc"]
     first.set()
-    assert is_calling.acquire(timeout=30)
+    assert is_calling.acquire(timeout=LIMIT)
     time.sleep(2 * patience)  # whoever would give up has had the time to
     others.set()
     assert [outcome(future) for future in futures] == ["a", "b", "c"]

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from tests.db.rows import row_counts, stored_points
 from tests.harness import ONCE
+from tests.waiting import LIMIT, until
 from tests.web.server import ROOT
 
 T = 1637500000
@@ -46,7 +46,7 @@ def run(environment: dict[str, str]) -> Run:
             input=text,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=2 * LIMIT,
         )
 
     return run_it
@@ -146,13 +146,12 @@ def stop_in_the_middle(
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "var/imports").glob("*.json")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    checkpoints = tmp_path / "var/imports"
+    until(lambda: list(checkpoints.glob("*.json")) or process.poll() is not None)
     process.send_signal(number)
-    return file, process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=LIMIT)[1]
+    assert process.returncode != 0, "it was not stopped in the middle"
+    return file, said
 
 
 @pytest.fixture

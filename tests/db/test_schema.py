@@ -20,6 +20,7 @@ from sef.db.schema import render
 from sef.db.tables import metadata
 from tests.db.rows import row_counts, standby, transaction
 from tests.mariadb import MariaDB
+from tests.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
@@ -149,7 +150,7 @@ def test_processes_that_create_at_once_all_succeed(database_url: str) -> None:
         for _ in range(3)
     ]
     for process in processes:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=LIMIT)
         assert (process.returncode, errors) == (0, "")
     assert set(inspect(create_engine(database_url)).get_table_names()) == set(NAMES)
 

@@ -44,7 +44,8 @@ def connect(servers: list[PrivateServer]) -> Iterator[Connect]:
 
     def connect(*ports: int) -> Database:
         listed = "".join(f"&host=127.0.0.1:{port}" for port in ports)
-        made.append(Database(f"{URL}&read_timeout=2&connection_timeout=1{listed}"))
+        # A frozen host is given up after so long, and one on a busy machine must not be.
+        made.append(Database(f"{URL}&read_timeout=6&connection_timeout=6{listed}"))
         return made[-1]
 
     yield connect

@@ -93,7 +93,7 @@ def test_a_drill_that_finds_no_standby_is_told_and_not_repeated_at_once(world: W
 @ONCE
 @pytest.mark.parametrize("announced", [REBALANCE, TERMINATION])
 def test_what_aws_announces_overtakes_a_drill(world: World, announced: str) -> None:
-    sef, old = drilled(world, simulated_pending=30)
+    sef, old = drilled(world, simulated_pending=600)
     world.clock.advance(DAY)
     assert tick(world, sef) == 1
     standby = world.standby()

@@ -21,6 +21,7 @@ from smart_emergency_fallback import SmartEmergencyFallback
 from tests.db.rows import stored_points
 from tests.failover.test_races import together
 from tests.harness import ALIVE, ONCE, POOL, REBALANCE, TERMINATION, World
+from tests.waiting import LIMIT
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ class Meeting:
         self._been.add(thread)
         # One that does not come, since the other has done its work already, is not waited for.
         with suppress(threading.BrokenBarrierError):
-            self._barrier.wait(timeout=30)
+            self._barrier.wait(LIMIT)
             self.took_place = True
 
     def of(self, first: Callable[[], object], second: Callable[[], object]) -> None:

@@ -1,7 +1,6 @@
 """AWS takes a whole pool: many agents at once, and one event."""
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from sqlalchemy import update
 from sef.db import tables
 from sef.failover.instances.ranking import LAUNCHES_PER_POOL
 from tests.harness import ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World
+from tests.waiting import LIMIT, until
 
 
 def fleet(
@@ -328,11 +328,10 @@ def test_a_worker_whose_clock_is_ahead_empties_the_bucket_for_a_moment_only(worl
 def test_calls_that_ec2_never_answers_hold_up_nobody_elses(world: World) -> None:
     """More agents than a lane has threads hang; the others are served before any of them is."""
     hanging = threading.Event()
-    served: list[str] = []
 
     def hang(params: Any, **_: Any) -> None:
         if "hangs" in str(params["body"]):
-            assert hanging.wait(60)
+            assert hanging.wait(2 * LIMIT)
             raise ReadTimeoutError(endpoint_url="ec2")
 
     quick = world.sef()
@@ -356,11 +355,7 @@ def test_calls_that_ec2_never_answers_hold_up_nobody_elses(world: World) -> None
     with ThreadPoolExecutor(1) as background:
         round_ = background.submit(slow.reconcile)
         try:
-            deadline = time.monotonic() + 50
-            while len(served) < len(others) and time.monotonic() < deadline:
-                served = [a for a in others if world.promotions(a)]
-                time.sleep(0.05)
-            assert served == others
+            until(lambda: all(world.promotions(agent_id) for agent_id in others))
             assert not round_.done(), "those who hang still do"
         finally:
             hanging.set()
@@ -401,7 +396,7 @@ def test_one_that_hangs_alone_does_not_hold_up_who_comes_after(world: World) -> 
     def hang(params: Any, **_: Any) -> None:
         if "hangs" in str(params["body"]):
             has_begun.set()
-            assert hanging.wait(60)
+            assert hanging.wait(2 * LIMIT)
             raise ReadTimeoutError(endpoint_url="ec2")
 
     quick = world.sef()
@@ -420,12 +415,9 @@ def test_one_that_hangs_alone_does_not_hold_up_who_comes_after(world: World) -> 
     with ThreadPoolExecutor(1) as background:
         round_ = background.submit(slow.reconcile)
         try:
-            assert has_begun.wait(30)
+            assert has_begun.wait(LIMIT)
             world.write(update(tables.agents).where(column == after).values(not_before=None))
-            deadline = time.monotonic() + 30
-            while not world.promotions(after) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            assert world.promotions(after)
+            until(lambda: world.promotions(after))
             assert not round_.done(), "the one that hangs still does"
         finally:
             hanging.set()
@@ -452,16 +444,14 @@ class LookingTogether:
 
     def __call__(self, params: dict[str, Any], **_: Any) -> None:
         self.calls.append(params["body"])
-        deadline = time.monotonic() + 30
-        while len(self.calls) == 1 and len(self.looks._waiting) < self._others:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        until(lambda: len(self.calls) > 1 or len(self.looks._waiting) == self._others)
 
 
 def all_noticed(world: World, agents: dict[str, str]) -> LookingTogether:
     together = LookingTogether(len(agents) - 1)
     sef = world.sef(world.cloud("before-call.ec2.DescribeInstances", together))
     together.looks = sef._context.describe
+    together.looks._patience = LIMIT  # on a busy machine, one that waits a second would call alone
     all_at_once(notices(world, [sef], agents))
     return together
 

@@ -70,7 +70,7 @@ def test_the_failover_time_counts_from_the_notice_to_the_promotion(world: World)
 
 
 def test_a_standby_that_is_launching_is_promoted_when_it_runs(world: World) -> None:
-    sef = world.sef(simulated_pending=30)
+    sef = world.sef(simulated_pending=600)
     primary = world.primary(sef)
     assert world.signal(sef, REBALANCE, instance_id=primary)["action"] == "replica_launching"
     for _ in range(3):

@@ -35,7 +35,7 @@ def test_a_failover_has_one_successor(world: World, ahead: float, first_is_wrong
 
 @OFF
 def test_an_emergency_launch_that_one_begins_and_the_other_ends(world: World, ahead: float) -> None:
-    right, wrong = world.sef(simulated_pending=12), world.sef(ahead=ahead)
+    right, wrong = world.sef(simulated_pending=600), world.sef(ahead=ahead)
     primary = world.primary(right)
     world.simulation.throttle("RunInstances", count=2)
     world.signal(right, TERMINATION, instance_id=primary)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.private_server import free_port
+from tests.waiting import LIMIT
 from tests.web.server import ROOT
 from tests.webhook_receiver import Receiver
 
@@ -17,7 +18,7 @@ def notify(folder: Path, *arguments: str, **environment: str) -> subprocess.Comp
         env=os.environ | {"SEF_VAR": str(folder)} | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT,
     )
 
 

@@ -1,7 +1,6 @@
 """Reports that arrive at the same time share a transaction, and nobody can tell."""
 
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from smart_emergency_fallback import SmartEmergencyFallback
 from tests.db.rows import stored_points, transaction
 from tests.harness import MakeSef
 from tests.prices.test_series_laws_on_databases import POOL, long_series, payload
+from tests.waiting import LIMIT, until
 
 T = datetime(2024, 3, 1, tzinfo=UTC)
 
@@ -40,16 +40,13 @@ class HeldDatabase:
     def _held(self, work: Any, **options: Any) -> Any:
         if not self._is_held.is_set():
             self._is_held.set()
-            assert self._go_on.wait(30)
+            assert self._go_on.wait(2 * LIMIT)
         return self._write(work, **options)
 
     def wait_for(self, waiting: int) -> None:
         """Until one is being written and so many wait behind it."""
-        assert self._is_held.wait(30)
-        deadline = time.monotonic() + 30
-        while len(self._sef._reports._together._waiting) < waiting:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        assert self._is_held.wait(LIMIT)
+        until(lambda: len(self._sef._reports._together._waiting) >= waiting)
 
     def let_go(self) -> None:
         self._go_on.set()
@@ -163,13 +160,10 @@ def test_reports_do_not_wait_for_a_series_that_somebody_holds(
         connection.execute(text(holds)).all()
         others = [("a", report(1)), ("held", report(1)), ("b", report(1))]
         told = thread.submit(together, sef, others)
-        deadline = time.monotonic() + 60
-        while not (stored_points(mariadb_url, "a", "p") and stored_points(mariadb_url, "b", "p")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: all(stored_points(mariadb_url, agent_id, "p") for agent_id in "ab"))
         assert not told.done()
         connection.rollback()
-        assert [one["status"] for one in told.result(60)] == ["success"] * 3
+        assert [one["status"] for one in told.result(LIMIT)] == ["success"] * 3
 
 
 def test_a_connection_that_breaks_before_the_commit_is_nobodys_loss(

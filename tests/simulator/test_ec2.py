@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from sef.simulator.client import Simulation, SimulationError
 from sef.simulator.process import ensure_running
+from tests.waiting import LIMIT, until
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
@@ -52,7 +53,10 @@ def client(simulation: Simulation, *, tries: int, region: str = "us-east-1") -> 
         aws_access_key_id="simulated",
         aws_secret_access_key="simulated",
         config=Config(
-            connect_timeout=2, read_timeout=5, retries={"total_max_attempts": tries}, proxies={}
+            connect_timeout=LIMIT,
+            read_timeout=LIMIT,
+            retries={"total_max_attempts": tries},
+            proxies={},
         ),
     )
 
@@ -88,13 +92,6 @@ def instance(ec2: "EC2Client", instance_id: str) -> Any:
 
 def state(ec2: "EC2Client", instance_id: str) -> str:
     return str(instance(ec2, instance_id)["State"]["Name"])
-
-
-def until(holds: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
 
 
 def refused(call: Callable[[], object]) -> tuple[str, int]:
@@ -254,11 +251,12 @@ class TestStates:
     def test_a_new_instance_is_pending_and_then_runs(
         self, ec2: "EC2Client", simulation: Simulation
     ) -> None:
-        simulation.set_options(pending_seconds=0.3)
+        simulation.set_options(pending_seconds=600)
         new = launch(ec2)
         assert state(ec2, new) == "pending"
         assert ec2.describe_instance_status(InstanceIds=[new])["InstanceStatuses"] == []
-        until(lambda: state(ec2, new) == "running")
+        simulation.age(new, 600)
+        assert state(ec2, new) == "running"
         statuses = ec2.describe_instance_status(InstanceIds=[new])["InstanceStatuses"]
         assert [s["InstanceState"]["Name"] for s in statuses] == ["running"]
 
@@ -296,10 +294,11 @@ class TestStates:
         self, ec2: "EC2Client", simulation: Simulation
     ) -> None:
         new = launch(ec2)
-        simulation.interrupt(new, terminate_after_seconds=0.2)
+        began = time.time()
+        simulation.interrupt(new, terminate_after_seconds=0.5)
         assert [i.interrupted for i in simulation.instances() if i.id == new] == [True]
-        assert state(ec2, new) == "running"
         until(lambda: state(ec2, new) == "terminated")
+        assert time.time() >= began + 0.5
 
     def test_a_new_instance_can_be_unknown_for_a_while(
         self, ec2: "EC2Client", simulation: Simulation
@@ -393,7 +392,7 @@ class TestFaults:
         assert len(simulation.instances()) == before + 1
 
     def test_a_slow_call_holds_up_no_other(self, ec2: "EC2Client", simulation: Simulation) -> None:
-        simulation.add_fault("RunInstances", count=1, delay_seconds=0.5)
+        simulation.add_fault("RunInstances", count=1, delay_seconds=5)
         with ThreadPoolExecutor() as threads:
             slow = threads.submit(launch, ec2)
             until(lambda: simulation.faults() == [])

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +20,7 @@ from botocore.exceptions import ClientError
 import sef
 from sef.simulator.client import Simulation, SimulationError
 from sef.simulator.process import ensure_running, find_running
+from tests.waiting import LIMIT, until
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
@@ -68,11 +68,7 @@ def everything(ec2: "EC2Client") -> list[Any]:
 
 def kill(simulation: Simulation) -> None:
     os.kill(simulation.health()["pid"], signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    with suppress(SimulationError):
-        while time.monotonic() < deadline:
-            simulation.health()
-            time.sleep(0.02)
+    until(lambda: not simulation._answers())
 
 
 def test_a_killed_one_comes_back_as_it_was(folder: Path) -> None:
@@ -95,7 +91,7 @@ def test_a_killed_one_comes_back_as_it_was(folder: Path) -> None:
     faults, pools = simulation.faults(), simulation.pools()
 
     kill(simulation)
-    simulation = ensure_running(folder)
+    simulation = ensure_running(folder, pending_seconds=0)
 
     ec2 = connect(simulation)
     assert everything(ec2) == before
@@ -153,7 +149,7 @@ def test_several_processes_that_start_it_at_once_get_the_same_and_it_outlives_th
         )
         for _ in range(4)
     ]
-    endpoints = {process.communicate(timeout=60)[0].decode().strip() for process in processes}
+    endpoints = {process.communicate(timeout=LIMIT)[0].decode().strip() for process in processes}
     assert endpoints == {ensure_running(folder).endpoint}
 
 
@@ -176,7 +172,7 @@ def test_what_was_forgotten_stays_so_and_what_came_after_it_comes_back(folder: P
     launch(ec2, "later")
     before = everything(ec2)
     kill(simulation)
-    restarted = ensure_running(folder)
+    restarted = ensure_running(folder, pending_seconds=0)
     assert everything(connect(restarted)) == before
     assert [i.client_token for i in restarted.instances()] == ["later"]
 

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 
+from tests.environment import neutralize
 from tests.soak.harness import Ground
 from tests.soak.run import Broken, play, replay
 
@@ -111,4 +112,5 @@ def _told(tally: Counter[str]) -> str:
 
 
 if __name__ == "__main__":
+    neutralize()
     sys.exit(main())

@@ -14,9 +14,9 @@ from typing import IO, Any, Protocol
 import requests
 
 from tests.private_server import free_port
+from tests.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-START_SECONDS = 60
 
 
 def stop_with_parent() -> None:
@@ -74,7 +74,7 @@ class Server:
             self._process = start(
                 ["serve", "--port", str(self.port)], os.environ | mine | environment, log
             )
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + LIMIT
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
@@ -83,7 +83,7 @@ class Server:
 
     def _is_ready(self) -> bool:
         try:
-            return requests.get(f"{self.url}/readyz", timeout=5).ok
+            return requests.get(f"{self.url}/readyz", timeout=LIMIT).ok
         except requests.ConnectionError:
             return False
 

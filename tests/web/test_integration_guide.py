@@ -17,6 +17,7 @@ from sef.db.tables import agents, replica_instances
 from sef.simulator.client import Simulation
 from sef.simulator.process import ensure_running
 from tests.db.rows import stored_points, transaction
+from tests.waiting import LIMIT
 from tests.web.server import Server
 
 T = 1637500000
@@ -38,7 +39,7 @@ def guides_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def guide(make_app: Callable[..., Flask], guides_folder: Path) -> FlaskClient:
-    return make_app(var=guides_folder, simulated_pending=1.0).test_client()
+    return make_app(var=guides_folder, simulated_pending=1.0, enable_wait=LIMIT).test_client()
 
 
 def report(client: FlaskClient, agent_id: str, **fields: Any) -> Any:
@@ -116,8 +117,9 @@ def test_the_four_steps_in_immediate_succession(
 
 
 def test_a_recommendation_for_a_fresh_agent_launches_a_replica_because_the_prior_says_so(
-    guide: FlaskClient, database_url: str
+    guide: FlaskClient, guides_folder: Path, database_url: str
 ) -> None:
+    ensure_running(guides_folder, pending_seconds=600)  # the next test's application takes it back
     report(guide, "fresh", spot_price=0.05)
     told = post(guide, "fresh/interruption", REBALANCE)
     assert (told["action"], told["risk_score"]) == ("replica_launching", 0.5)
@@ -196,13 +198,13 @@ def test_of_200_requests_at_once_that_enable_both_modes_one_mode_wins(
 ) -> None:
     ids = [f"agent-{number}" for number in range(10)]
     for agent_id in ids:
-        answer = requests.put(f"{cloud_server.url}/api/agents/{agent_id}", json={}, timeout=30)
+        answer = requests.put(f"{cloud_server.url}/api/agents/{agent_id}", json={}, timeout=LIMIT)
         assert answer.ok, answer.text
 
     def enable(call: tuple[str, str]) -> tuple[str, str, int]:
         agent_id, mode = call
         url = f"{cloud_server.url}/api/agents/{agent_id}/{mode}/enable"
-        return agent_id, mode, requests.post(url, timeout=60).status_code
+        return agent_id, mode, requests.post(url, timeout=LIMIT).status_code
 
     calls = [
         (agent_id, mode)

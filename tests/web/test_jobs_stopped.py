@@ -1,7 +1,6 @@
 """GET /readyz turns red when the periodic jobs of the process have stopped."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -11,7 +10,8 @@ from apscheduler.events import EVENT_JOB_SUBMITTED
 from flask import Flask
 
 from sef.config import Settings
-from sef.jobs import SILENT_SECONDS, STUCK_SECONDS, Jobs
+from sef.jobs import HEARTBEAT, SILENT_SECONDS, STUCK_SECONDS, Jobs
+from tests.waiting import LIMIT, until
 
 
 class Work:
@@ -26,7 +26,7 @@ class Work:
 
     def reconcile(self) -> int:
         self.has_begun.set()
-        self.may_end.wait(60)
+        self.may_end.wait(2 * LIMIT)
         return 0
 
     def nothing(self) -> int:
@@ -76,13 +76,11 @@ def database_url(sqlite_url: str) -> str:
     return sqlite_url
 
 
-def becomes(ready: Callable[[], Any], status: int) -> bool:
-    deadline = time.monotonic() + 30
-    while ready().status_code != status:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
+def beaten(jobs: Jobs, times: int = 2) -> None:
+    """Wait for the ticker to beat: the second beat that is seen began after this call."""
+    for _ in range(times):
+        jobs._beaten_at = -1.0
+        until(lambda: jobs._beaten_at >= 0)
 
 
 def test_while_the_ticker_ticks_the_process_is_ready(
@@ -90,7 +88,7 @@ def test_while_the_ticker_ticks_the_process_is_ready(
 ) -> None:
     assert ready().status_code == 200
     clock.now += SILENT_SECONDS + 1
-    assert becomes(ready, 200), "it goes on beating"
+    until(lambda: ready().status_code == 200)  # the ticker goes on beating
 
 
 def test_a_dead_ticker_is_told(ready: Callable[[], Any], jobs: Jobs, clock: Seconds) -> None:
@@ -109,29 +107,31 @@ def test_a_blocked_ticker_is_told_until_it_goes_on(
 
     def block(_: Any) -> None:
         is_blocked.set()
-        may_go_on.wait(60)
+        may_go_on.wait(2 * LIMIT)
 
     jobs.scheduler.add_listener(block, EVENT_JOB_SUBMITTED)
-    assert is_blocked.wait(30)
-    # A beat may be under way still; then there is none any more.
-    time.sleep(0.1)
+    assert is_blocked.wait(LIMIT)
+    # A beat that was submitted before may still run.
+    running = jobs.scheduler._lookup_executor("default")._instances
+    until(lambda: running[HEARTBEAT] == 0)
     clock.now += SILENT_SECONDS + 1
-    assert becomes(ready, 503)
+    assert ready().status_code == 503
     jobs.scheduler.remove_listener(block)
     may_go_on.set()
-    assert becomes(ready, 200)
+    until(lambda: ready().status_code == 200)
 
 
-def test_a_stuck_job_is_told(ready: Callable[[], Any], work: Work, clock: Seconds) -> None:
-    assert work.has_begun.wait(30)
+def test_a_stuck_job_is_told(
+    ready: Callable[[], Any], jobs: Jobs, work: Work, clock: Seconds
+) -> None:
+    assert work.has_begun.wait(LIMIT)
     clock.now += STUCK_SECONDS + 1
-    assert becomes(ready, 503)
-    time.sleep(0.1)  # the ticker beats; that is not enough
+    beaten(jobs)  # that is not enough
     answer = ready()
     assert (answer.status_code, answer.json["reason"]) == (503, "jobs_stopped")
     assert "sef_reconcile" in answer.json["message"]
     work.may_end.set()
-    assert becomes(ready, 200)
+    until(lambda: ready().status_code == 200)
 
 
 def test_a_process_without_jobs_does_not_look_at_them(make_app: Callable[..., Flask]) -> None:

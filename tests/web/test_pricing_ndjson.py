@@ -2,7 +2,6 @@
 
 import json
 import socket
-import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +16,7 @@ from sef.errors import Unavailable
 from sef.prices.parse import LONGEST_LINE
 from sef.prices.reports import MAX_SHOWN
 from tests.db.rows import stored_points
+from tests.waiting import LIMIT, until
 from tests.web.conftest import NO_CLOUD
 from tests.web.server import Server
 
@@ -127,17 +127,14 @@ def test_a_body_of_any_size_is_stored_while_it_arrives(
     def body() -> Iterator[bytes]:
         for number in range(12_000):
             yield (line(number, agent, note="x" * 900) + "\n").encode()
-        deadline = time.monotonic() + 60
-        while not (seen and seen[-1]) and time.monotonic() < deadline:
-            seen.append(len(stored_points(module_database, agent, "p")))
-            time.sleep(0.05)
+        seen.append(until(lambda: len(stored_points(module_database, agent, "p"))))
         yield line(12_000, agent).encode()
 
     answer = requests.post(
         f"{server.url}/api/pricing/batch",
         data=body(),
         headers={"Content-Type": "application/x-ndjson"},
-        timeout=120,
+        timeout=2 * LIMIT,
     )
     assert answer.status_code == 200, answer.text
     assert (answer.json()["accepted"], answer.json()["rejected"]) == (12_001, [])
@@ -161,10 +158,7 @@ def test_of_a_body_that_breaks_off_whole_lines_stay_and_the_torn_one_is_nothing(
         else:
             head += f"Content-Length: {len(text) + 1000}\r\n\r\n".encode()
             connection.sendall(head + text)
-        deadline = time.monotonic() + 60
-        while len(stored_points(module_database, agent, "p")) < 2000:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: len(stored_points(module_database, agent, "p")) >= 2000)
     latest = datetime.fromtimestamp(T, UTC) + timedelta(minutes=3000)
     assert all(point.at < latest for point in stored_points(module_database, agent, "p"))
 
@@ -173,7 +167,7 @@ def test_of_a_body_that_breaks_off_whole_lines_stay_and_the_torn_one_is_nothing(
         f"{server.url}/api/pricing/batch",
         data=whole,
         headers={"Content-Type": "application/x-ndjson"},
-        timeout=120,
+        timeout=2 * LIMIT,
     ).json()
     assert again["accepted"] + again["duplicates"] == 3001
     assert len(stored_points(module_database, agent, "p")) == 3001

@@ -9,9 +9,7 @@ import requests
 
 from tests.web.server import ROOT, Server
 
-PRICES = ROOT.parent / "shared" / "data" / "spot_prices_us-east-1.csv"
-
-pytestmark = pytest.mark.skipif(not PRICES.exists(), reason=f"there is no {PRICES}")
+PRICES = ROOT / "tests" / "data" / "spot_prices_us-east-1.csv"
 
 
 def replay(

@@ -10,6 +10,7 @@ import pytest
 
 from tests.mariadb import MariaDB
 from tests.private_server import free_port
+from tests.waiting import LIMIT
 from tests.web.server import ROOT
 
 
@@ -24,7 +25,7 @@ def start(folder: Path, *arguments: str, **environment: str) -> list[str]:
         text=True,
     )
     try:
-        said, errors = process.communicate(timeout=30)
+        said, errors = process.communicate(timeout=LIMIT)
     except subprocess.TimeoutExpired:
         process.terminate()  # it ends its workers; killed, it would leave them behind
         process.communicate()
@@ -84,10 +85,8 @@ def test_a_server_that_refuses_is_told(
     assert "secret" not in line
 
 
-def test_amazon_without_a_region_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_amazon_without_a_region_is_told(tmp_path: Path) -> None:
     """Else the server would start, and every signal and every operator's call would fail."""
-    for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
     (line,) = start(tmp_path, SEF_CLOUD="aws", AWS_CONFIG_FILE=str(tmp_path / "none"))
     assert line.startswith("SEF: SEF_REGION ")
 
@@ -125,7 +124,7 @@ def test_a_setting_that_cannot_be_is_named(tmp_path: Path, name: str, value: str
         env=os.environ | {"SEF_VAR": str(tmp_path), name: value},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=LIMIT,
     )
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()

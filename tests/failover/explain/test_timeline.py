@@ -18,7 +18,7 @@ def told(sef: Any, incident_id: str) -> tuple[dict[str, Any], list[str], dict[st
 
 @ONCE
 def test_a_drill_tells_its_seconds_and_the_calls_that_ended_the_old_primary(world: World) -> None:
-    sef = world.sef(simulated_pending=30)
+    sef = world.sef(simulated_pending=600)
     old = world.primary(sef)
     sef.register_agent("a", {"drill_interval": 86_400})
     world.clock.advance(86_400)

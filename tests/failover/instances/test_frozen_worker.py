@@ -5,7 +5,7 @@ its lease lasts, and continued by SIGCONT.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,21 @@ from typing import Any
 import pytest
 import requests
 
+from sef.clock import utc_now
 from sef.config import Settings
+from sef.db import tables
+from sef.db.statements import upsert
+from sef.jobs import LEASE, RECONCILE
 from tests.harness import ONCE, TERMINATION, World
+from tests.waiting import LIMIT, until
 from tests.web.server import Server
-
-SECONDS = 30
 
 
 @pytest.fixture
 def workers(
     world: World, sef_settings: Settings, tmp_path: Path
 ) -> Iterator[tuple[Server, Server]]:
-    def start(name: str) -> Server:
+    def start(name: str, jobs: str) -> Server:
         folder = tmp_path / name
         folder.mkdir()
         return Server(
@@ -35,46 +38,50 @@ def workers(
             AWS_ACCESS_KEY_ID="simulated",
             AWS_SECRET_ACCESS_KEY="simulated",
             SEF_LAUNCH_TEMPLATE="sef-default",
-            SEF_JOBS="true",
+            SEF_JOBS=jobs,
             SEF_RECONCILE_INTERVAL="0.3",
         )
 
-    one, other = start("one"), start("other")
-    yield one, other
-    for server in (one, other):
+    # With a job of its own, the late worker could call EC2 before its request does: the request
+    # would be answered at once, that a replica is launching.
+    late, quick = start("late", jobs="false"), start("quick", jobs="true")
+    yield late, quick
+    for server in (late, quick):
         server.thaw()
         server.stop()
 
 
-def until(holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def hold_lease(world: World) -> None:
+    """Let the late worker hold the lease of the job, as it does when it is frozen in a pass."""
+    row = {"name": RECONCILE, "holder": "late", "expires_at": utc_now() + LEASE, "version": 1}
+    with world.connect() as connection, connection.begin():
+        upsert(connection, tables.leases, [row])
 
 
 def failover(world: World, late: Server, quick: Server, agent_id: str, fault: Any) -> None:
-    """Freeze the one that was told, until the other is done."""
+    """Freeze the late worker in its request, until the quick one has promoted."""
     primary = world.launch()
     url = f"/api/agents/{agent_id}"
     told = {"instance_id": primary, "pool_id": "m5.large.us-east-1a"}
-    assert requests.put(quick.url + url, json=told, timeout=10).ok
-    world.simulation.clear_faults()  # one of the story before may be left
-    world.simulation.add_fault(count=2, delay_seconds=2, **fault)
+    assert requests.put(quick.url + url, json=told, timeout=LIMIT).ok
+    # Long enough to freeze the late worker on a busy machine, and less than SEF waits for EC2.
+    world.simulation.add_fault(count=1, delay_seconds=6, **fault)
     notice = {"signal_type": TERMINATION, "timestamp": time.time(), "instance_id": primary}
     quick.freeze()  # or its job might be at EC2 first
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(
-            requests.post, f"{late.url}{url}/interruption", json=notice, timeout=60
+            requests.post, f"{late.url}{url}/interruption", json=notice, timeout=2 * LIMIT
         )
-        # The request is at EC2, and maybe a job of the same worker too.
-        until(lambda: [rule["count"] for rule in world.simulation.faults()] != [2])
-        late.freeze()
-        quick.thaw()
         try:
+            until(lambda: world.simulation.faults() == [])  # the request is at EC2
+            late.freeze()
+            assert not answer.done()
             assert not world.promotions(agent_id)
+            hold_lease(world)
+            quick.thaw()
             until(lambda: world.promotions(agent_id))
         finally:
+            quick.thaw()
             late.thaw()
         assert answer.result().status_code == 200
     assert answer.result().json()["action"] == "promoted"
@@ -87,14 +94,12 @@ def failover(world: World, late: Server, quick: Server, agent_id: str, fault: An
 
 @ONCE
 def test_the_late_one_loses(world: World, workers: tuple[Server, Server]) -> None:
-    one, other = workers
+    late, quick = workers
     # EC2 has not been told yet; it has launched, and the answer is on its way; it is being asked.
     faults = [
         {"action": "RunInstances"},
         {"action": "RunInstances", "lose_reply": True},
         {"action": "DescribeInstances"},
     ]
-    # Whoever goes on takes the lease of the job: so it is the holder that is frozen next.
     for number, fault in enumerate(faults):
-        late, quick = (one, other) if number % 2 else (other, one)
         failover(world, late, quick, f"agent-{number}", fault)
