@@ -8,36 +8,38 @@ PY := .venv/bin/python
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-mysql test-cluster test-crash soak bench check fmt clean \
+.PHONY: help run test test-mysql test-cluster test-crash soak check fmt bench clean \
 	.setup-run .setup-dev .setup-bench .mariadb .galera .bench-tools
 
-help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+# A line `#: Name` begins a group of the list, `target: ... ## text` is an entry of it.
+help:
+	@awk -F ':.*## |#: ' '/^#: / {printf "%s%s\n", gap, $$2; gap = "\n"} \
+		/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' Makefile
 
+#: Run
 run: .setup-run ## Start SEF on 127.0.0.1:5000 (ARGS="serve --port 8080" for more)
 	@exec $(PY) backend.py $(ARGS)
 
-test: .setup-dev .mariadb ## Run the tests (ARGS="-k pairing" for some of them)
+#: Test
+test: .setup-dev .mariadb ## The tests on SQLite and MariaDB (ARGS="tests/web -k batch" for some)
 	@$(PY) -m pytest $(WORKERS) $(ARGS)
 
-test-mysql: .setup-dev ## Run the tests of the store and the stories on MySQL 9, unpacked into var/
+test-mysql: .setup-dev ## The tests of the store and the stories on MySQL 9, unpacked into var/
 	@$(PY) -m tests.mysql
 	@$(PY) -m pytest $(WORKERS) --mysql tests/db tests/prices tests/failover tests/operators $(ARGS)
+
+test-cluster: .setup-dev .galera ## The tests on three Galera nodes (ARGS="-m short" for the short form)
+	@$(PY) -m pytest --cluster tests/cluster $(ARGS)
+
+test-crash: .setup-dev .mariadb ## Kill the backend at each failpoint (DEEP=1: each time, in each story)
+	@$(PY) -m pytest -n 2 --dist load -m $(if $(DEEP),deep,crash) tests/crash $(ARGS)
 
 soak: .setup-dev .mariadb ## Play random stories (HOURS=8 for a night; SEED=1 DATABASE=sqlite again)
 	@exec $(PY) -m tests.soak $(if $(HOURS),--hours $(HOURS)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(DATABASE),--database $(DATABASE))
 
-test-cluster: .setup-dev .galera ## Run the tests on three Galera nodes (ARGS="-m short" for the short form)
-	@$(PY) -m pytest --cluster tests/cluster $(ARGS)
-
-test-crash: .setup-dev .mariadb ## Kill the backend at every step there is (DEEP=1 for each time in each story)
-	@$(PY) -m pytest -n 2 --dist load -m $(if $(DEEP),deep,crash) tests/crash $(ARGS)
-
-bench: .setup-bench .mariadb .bench-tools ## Measure SEF beside its peers (ARGS="--quick reports" to try a part)
-	@exec $(PY) -m bench $(ARGS)
-
-check: .setup-dev ## Lint, types and import rules
+#: Develop
+check: .setup-dev ## Lint, format, types and import rules, in seconds
 	@$(PY) -m ruff check --quiet
 	@$(PY) -m ruff format --check --quiet
 	@$(PY) -m mypy
@@ -47,8 +49,11 @@ fmt: .setup-dev ## Format the code and sort its imports
 	@$(PY) -m ruff check --select I --fix --quiet
 	@$(PY) -m ruff format --quiet
 
-clean: ## Remove .venv and all caches; var/ stays
-	@rm -rf .venv .*_cache .hypothesis
+bench: .setup-bench .mariadb .bench-tools ## Measure SEF beside its peers (ARGS="--quick reports" for a part)
+	@exec $(PY) -m bench $(ARGS)
+
+clean: ## Remove .venv, caches and what a build left; var/ stays
+	@rm -rf .venv .*_cache .hypothesis build *.egg-info
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # .venv keeps a copy of the requirements it was made of, and a mark while its making is unfinished:

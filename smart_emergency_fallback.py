@@ -261,8 +261,10 @@ class SmartEmergencyFallback:
         return modes.set_auto(self._context, agent_id, mode, idempotency_key, enabled=enabled)
 
     def register_agent(self, agent_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Register an agent, or change its `instance_id`, `pool_id`, `launch_template`,
-        `drill_interval` or `cutover`."""
+        """Register an agent, or change its fields.
+
+        The fields are `instance_id`, `pool_id`, `launch_template`, `drill_interval` and `cutover`.
+        """
         return registration.register(self._context, agent_id, changes)
 
     # What is shown
@@ -317,8 +319,10 @@ class SmartEmergencyFallback:
         )
 
     def delete_old_prices(self) -> int:
-        """Roll up and delete prices older than `SEF_PRICE_RETENTION_DAYS`; returns how many days
-        of series went, at most 500."""
+        """Roll up and delete prices older than `SEF_PRICE_RETENTION_DAYS`.
+
+        Returns how many days of series were deleted, at most 500.
+        """
         days = self.settings.price_retention_days
         if not days:
             return 0

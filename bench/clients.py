@@ -32,8 +32,9 @@ def send_all(
     *,
     check: Callable[[Answer], bool] = lambda answer: 200 <= answer.status < 300,
 ) -> tuple[float, list[Answer]]:
-    """Send each share over a connection of its own, one request after the other; the seconds that
-    it took in all, and the answers.
+    """Send each share over its own connection, one request after the other.
+
+    Returns the seconds that all shares took together, and the answers.
 
     Raises:
         RuntimeError: one was not answered as it should be.

@@ -219,8 +219,10 @@ def promotions(engine: Engine, wanted: Collection[str]) -> dict[str, float]:
 
 
 def cutovers_done(engine: Engine, wanted: Collection[str]) -> dict[str, float]:
-    """By agent, when its cutover was over, in seconds since 1970; waits until all are, since a
-    step that had to be tried again is done by a job."""
+    """Return when each agent's cutover ended, in seconds since 1970.
+
+    Waits until all have ended: a job finishes a step that had to be retried.
+    """
     columns = cutovers.c
     statement = select(columns.agent_id, columns.finished_at).where(
         columns.finished_at.is_not(None)

@@ -126,8 +126,11 @@ def open_incidents(
 
 
 def fill(engine: Engine, names: Sequence[str], points: int, end: int) -> None:
-    """So many points for each of the agents, five minutes apart, the last one five minutes before
-    `end`; on MariaDB. The names are `workload.agents`, registered, and have none yet."""
+    """Insert `points` points for each agent, five minutes apart.
+
+    The last point is five minutes before `end`. For MariaDB only. The names are
+    those of `workload.agents`: registered, and without points.
+    """
     if not points:
         return
     name, at_once = names[0].rpartition("-")[0], max(1, ROWS // points)

@@ -55,8 +55,11 @@ def in_order(names: Sequence[str], start: int) -> Iterator[Report]:
 
 
 def in_disorder(names: Sequence[str], start: int, seed: int = 1) -> Iterator[Report]:
-    """The same, but every other agent has a replica that reports too, and of each agent's reports
-    one in ten comes late and one in ten twice."""
+    """Yield the reports of `in_order` with replicas, out of order and with repeats.
+
+    Every other agent has a replica that reports too. Of each agent's reports, one in ten comes late
+    and one in ten comes twice.
+    """
     series: list[Iterator[Report]] = []
     for number, name in enumerate(names):
         one = _series(name, number, start)

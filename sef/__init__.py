@@ -1,0 +1,3 @@
+"""SEF, Smart Emergency Fallback."""
+
+__version__ = "0.1.0"

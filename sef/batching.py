@@ -58,14 +58,15 @@ class Batcher(Generic[Item, Answer]):
         at_once: int = AT_ONCE,
         patience: float | None = None,
     ) -> None:
-        """
+        """Prepare a call that several threads share.
+
         Args:
             call: answers each of its items, and has done nothing if it raises; items may be given
                 to it again, alone.
-            limit: so many items wait at most.
-            at_once: so many are given to one call at most.
-            patience: seconds after which one that still waits calls alone, since the call before
-                it may hang. None: it waits for as long as that takes.
+            limit: maximum of items that wait.
+            at_once: maximum of items in one call.
+            patience: seconds after which a waiting thread calls alone, since the call before may
+                hang. None: it waits for as long as that call takes.
         """
         self._call = call
         self._limit = limit

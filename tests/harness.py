@@ -176,8 +176,10 @@ class World:
     def past(
         self, count: int, terminations: int, pool: str = POOL, *, unannounced: bool = False
     ) -> None:
-        """Recommendations in a pool, a day ago, of which some ended in a termination; or the same
-        without any recommendation."""
+        """Store incidents of a pool, a day old, of which some ended in a termination.
+
+        Each began with a rebalance recommendation, unless `unannounced`.
+        """
         at = self.clock() - timedelta(days=1)
         self.write(
             insert(tables.incidents),

@@ -97,8 +97,10 @@ def send_singles(
 
 
 def greet(base: str, names: Sequence[str], at: int, twice: Sequence[str] = ()) -> None:
-    """A report of each agent, so that those that follow begin no series and open no gap; of some
-    by a replica, too."""
+    """Send a first report of each agent, and for the agents of `twice` also one by a replica.
+
+    Later reports then begin no series and open no gap.
+    """
     reports = [*islice(in_order(names, at), len(names))]
     reports += [one._replace(is_replica=True) for one in islice(in_order(twice, at), len(twice))]
     many = -(-len(reports) // SIZE)

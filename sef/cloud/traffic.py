@@ -103,8 +103,12 @@ class TrafficRouting:
 
     @translated()
     def check_group(self, arn: str) -> None:
-        """Raises CannotMove for a target group that no instance can be registered in, and
-        CloudError when there is none."""
+        """Check that instances can be registered in a target group.
+
+        Raises:
+            CannotMove: no instance can be registered in it.
+            CloudError: it does not exist, or AWS did not answer.
+        """
         [group] = self._clients().elbv2.describe_target_groups(TargetGroupArns=[arn])[
             "TargetGroups"
         ]
@@ -113,8 +117,12 @@ class TrafficRouting:
 
     @translated()
     def check_record(self, zone_id: str, name: str, kind: str) -> None:
-        """Raises CannotMove for a record that does not fit its zone, or cannot be changed, and
-        CloudError when there is no such zone."""
+        """Check that a record fits its zone and can be changed.
+
+        Raises:
+            CannotMove: the record does not fit its zone, or cannot be changed.
+            CloudError: the zone does not exist, or AWS did not answer.
+        """
         zone = self._clients().route53.get_hosted_zone(Id=zone_id)["HostedZone"]["Name"]
         domain = zone.rstrip(".").lower()
         if name != domain and not name.endswith(f".{domain}"):

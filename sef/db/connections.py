@@ -105,8 +105,11 @@ if mysql.connector.HAVE_CEXT:
 
 
 def connect_to(**arguments: Any) -> MySQLConnectionAbstract | PooledMySQLConnection:
-    """A connection as `mysql.connector.connect` opens it: a trusting one, unless the driver lacks
-    its C extension or the arguments ask for another kind."""
+    """Open a connection as `mysql.connector.connect` does.
+
+    It is a TrustingConnection, unless the driver lacks its C extension or the arguments ask for
+    another kind.
+    """
     if mysql.connector.HAVE_CEXT and not CHOOSE_A_CONNECTION & arguments.keys():
         return TrustingConnection(**arguments)
     return mysql.connector.connect(**arguments)

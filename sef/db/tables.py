@@ -77,8 +77,10 @@ class Instant(TypeDecorator[datetime]):
 
 
 class Price(TypeDecorator[Decimal]):
-    """An exact price. SQLite has no decimals: its double holds our 13 digits, and gives them back
-    by rounding."""
+    """An exact price.
+
+    SQLite has no decimals: its double holds the 13 digits of a price, and rounding restores them.
+    """
 
     impl = Numeric(13, 9)
     cache_ok = True

@@ -27,9 +27,11 @@ PATIENCE = 5.0
 
 
 class Notifier:
-    """Sends what is due. Every message is claimed before it is sent, so that of several workers
-    one sends it; one that dies in between leaves its claim to run out, and the message is sent
-    again: at least once, and twice at most for each worker that dies.
+    """Sends the messages that are due.
+
+    A worker claims a message before it sends it, so one of several workers sends it. If that worker
+    dies in between, its claim expires and the message is sent again: at least once, and at most
+    twice for each worker that dies.
     """
 
     def __init__(

@@ -21,8 +21,11 @@ MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class CleaningRules:
-    """The thresholds of a clean series. All spans are closed at the end that the name suggests:
-    a gap of exactly `interpolation_max_gap` is filled, one of `gap_detection_threshold` is not."""
+    """The thresholds of a clean series.
+
+    Each span is closed at the end that its name suggests: a gap of exactly `interpolation_max_gap`
+    is filled, a distance of exactly `gap_detection_threshold` is not a gap.
+    """
 
     pairing_tolerance: timedelta = timedelta(seconds=30)
     divergence_limit: Decimal = Decimal("0.05")

@@ -106,7 +106,8 @@ def find_running(state_dir: Path) -> Simulation | None:
 
 
 def _start(state: Path, pending_seconds: float | None, spot_prices: Path | None) -> Simulation:
-    command = [sys.executable, "-m", "sef.simulator.server", "--state", str(state)]
+    # -P: modules of the current folder do not stand in for those that the process imports.
+    command = [sys.executable, "-P", "-m", "sef.simulator.server", "--state", str(state)]
     if pending_seconds is not None:
         command += ["--pending-seconds", str(pending_seconds)]
     if spot_prices is not None:

@@ -140,8 +140,11 @@ def dry_run_field() -> bool:
 
 
 def signal_body() -> Any:
-    """A signal. What is no field of one is let pass, since an agent may say more than SEF wants;
-    but a dry run that is misspelt must not be the real thing."""
+    """Return the body of a signal; reject a misspelt `dry_run`.
+
+    Unknown fields are ignored, since an agent may send more than SEF reads. But a misspelt dry run
+    must not be run as a real signal.
+    """
     body = json_body()
     for name in body if isinstance(body, Mapping) else ():
         if name != "dry_run" and re.sub("[^a-z]", "", name.lower()) == "dryrun":

@@ -51,8 +51,10 @@ class Stage:
         }
 
     def free_address(self) -> str:
-        """One that no interface has: moto keeps those of terminated instances, and yet hands out
-        their addresses again."""
+        """Return an address that no interface has.
+
+        moto keeps the addresses of terminated instances, and yet assigns them again.
+        """
         while True:
             made = self.ec2.create_network_interface(SubnetId=self.place.subnet_id)
             interface = made["NetworkInterface"]
@@ -112,7 +114,7 @@ def test_who_comes_late_is_refused(stage: Stage, kind: str, held: bool) -> None:
 
 
 def test_a_record_that_once_was_like_this_is_not_taken_for_it(stage: Stage) -> None:
-    """moto alone deletes a record that has been changed since."""
+    """A record that was changed since is not deleted; only moto would delete it."""
     look = stage.looks()["record"]
     move(look, stage.one)
     late = look(stage.other)

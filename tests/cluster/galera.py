@@ -29,8 +29,11 @@ def find() -> str | None:
 
 
 class Node(MariaDB):
-    """One of the servers; its data are a copy of the first's, so that no node needs a full copy
-    later: what it missed it gets from the others' caches."""
+    """A node of the cluster.
+
+    Its data are a copy of the first node's, so that no node needs a full copy later: it gets missed
+    changes from the caches of the other nodes.
+    """
 
     name = "a Galera node"
 

@@ -1,5 +1,4 @@
-"""Nodes and backends are taken away under load: nothing is lost, nothing is doubled, and the
-service goes on.
+"""Take nodes and backends away under load: no report is lost or doubled, the service goes on.
 
 `make test-cluster` runs all of it; `make test-cluster ARGS="-m short"` the short form.
 """

@@ -1,4 +1,4 @@
-"""python backend.py import FILE"""
+"""python backend.py import FILE."""
 
 import gzip
 import json

@@ -192,7 +192,7 @@ class Story:
         return standby is None or standby.id != replica.id
 
     def with_others(self, count: int) -> list["Story"]:
-        """This one and others beside it, of agents of their own."""
+        """Return this story and `count` others beside it, each of an agent of its own."""
         return [self, *(Story(self.stage, f"another-{n}", "") for n in range(count))]
 
     # Before the crash

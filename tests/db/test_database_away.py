@@ -13,11 +13,11 @@ import requests
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, insert, text
 
-from backend import create_app
 from sef import config
 from sef.db.database import Database
 from sef.db.tables import agents
 from sef.errors import Unavailable
+from sef.main import create_app
 from tests.db.rows import row_counts, stored_points
 from tests.private_server import PrivateServer
 from tests.waiting import LIMIT, until

@@ -57,8 +57,11 @@ class Meeting:
             self.took_place = True
 
     def of(self, first: Callable[[], object], second: Callable[[], object]) -> None:
-        """The second sets out when the first has come to its point: who makes a call notes it
-        first, and of two that note the same one only one goes on."""
+        """Run `first` in a thread, and `second` when `first` has reached its point.
+
+        A thread notes its call before it makes the call. Of two threads that note the same call,
+        only one goes on.
+        """
         with ThreadPoolExecutor(1) as threads:
             done = threads.submit(first)
             while not (self._barrier.n_waiting or done.done()):

@@ -9,8 +9,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from backend import create_app
 from sef import config
+from sef.main import create_app
 from sef.simulator.client import Simulation
 from sef.simulator.process import ensure_running
 from tests.web.server import Server

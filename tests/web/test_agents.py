@@ -1,4 +1,4 @@
-"""GET /api/agents and PUT /api/agents/<id>"""
+"""GET /api/agents and PUT /api/agents/<id>."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""POST .../auto-switch and .../auto-terminate, and that they and manual mode exclude each other"""
+"""POST .../auto-switch and .../auto-terminate, and that they and manual mode exclude each other."""
 
 from typing import Any
 

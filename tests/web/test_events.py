@@ -1,4 +1,4 @@
-"""GET /api/agents/<id>/events"""
+"""GET /api/agents/<id>/events."""
 
 from datetime import datetime
 from typing import Any

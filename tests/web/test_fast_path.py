@@ -11,9 +11,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import Client, EnvironBuilder
 
-from backend import create_app
 from sef import config
 from sef.errors import Overloaded
+from sef.main import create_app
 from sef.web.errors import register_fallback_handlers
 from sef.web.fast_path import ReportFastPath
 from sef.web.fleet import agents_blueprint

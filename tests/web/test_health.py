@@ -1,4 +1,4 @@
-"""GET /healthz, /readyz and /"""
+"""GET /healthz, /readyz and /."""
 
 import pytest
 from flask.testing import FlaskClient

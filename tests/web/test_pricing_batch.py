@@ -1,4 +1,4 @@
-"""POST /api/pricing/batch"""
+"""POST /api/pricing/batch."""
 
 import json
 from datetime import UTC, datetime

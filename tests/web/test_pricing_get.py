@@ -1,4 +1,4 @@
-"""GET /api/agents/<id>/pricing"""
+"""GET /api/agents/<id>/pricing."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""POST /api/pricing/batch with a report on each line"""
+"""POST /api/pricing/batch with a report on each line."""
 
 import json
 import socket

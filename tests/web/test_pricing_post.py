@@ -1,4 +1,4 @@
-"""POST /api/agents/<id>/pricing"""
+"""POST /api/agents/<id>/pricing."""
 
 import json
 from collections.abc import Callable

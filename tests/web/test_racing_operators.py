@@ -15,8 +15,10 @@ from sef.terms import ReplicaStatus
 def test_a_standby_that_another_request_has_just_launched_is_looked_at_again(
     make_app: Callable[..., Flask], simulated_folder: Path
 ) -> None:
-    """One request has read the standby before its instance was known, and only then, when the
-    other request has launched it, the attempts."""
+    """A request reads the standby before its instance is known, and the attempts after the launch.
+
+    Another request launches the standby in between.
+    """
     app = make_app(var=simulated_folder)
     sef, client = app.extensions["sef"], app.test_client()
     assert client.put("/api/agents/a", json={}).status_code == 200

@@ -1,4 +1,4 @@
-"""GET /api/agents/<id>/sef-status"""
+"""GET /api/agents/<id>/sef-status."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,10 +1,9 @@
-"""Cutover: in which order what belongs to an agent follows its new primary, and how long each
-step is waited for.
+"""Order of the steps of a cutover, and how long each step is waited for.
 
-The steps are in stages. Those of one stage do not depend on each other, and a stage begins when
-nothing in the ones before it is worth waiting for any longer. How much is waited for is a question
-of the time that is left to the old primary: with a minute, the new one is registered and awaited;
-with seconds, everything is moved at once.
+The steps are in stages. The steps of one stage do not depend on each other. A stage begins when no
+step of an earlier stage is worth waiting for any longer. The wait depends on the time that is left
+to the old primary: with a minute, the new primary is registered and awaited; with seconds, all
+targets are moved at once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -88,8 +88,10 @@ BatchedDescribe = Batcher[str, "Instance | CloudError | None"]
 
 
 def batched_describe(cloud: Ec2) -> BatchedDescribe:
-    """Looks at one instance each, of which those that come together share a call: a storm of
-    notices would take EC2 one call for each otherwise, and EC2 counts them."""
+    """Return a lookup of single instances; lookups at the same time share a call to EC2.
+
+    Otherwise a storm of notices would make one call for each notice, and EC2 limits the calls.
+    """
 
     def look(ids: Sequence[str]) -> Sequence[Instance | CloudError | None]:
         try:

@@ -76,7 +76,10 @@ class Launch:
         )
 
     def asking_for(self, room: int | None) -> Mapping[str, str]:
-        """moto launches MinCount; EC2 as many up to MaxCount as there is room for."""
+        """Return the form with the count that EC2 would launch: up to MaxCount, if there is room.
+
+        moto launches MinCount.
+        """
         count = self.most if room is None else min(self.most, room)
         return dict(self.form) | {"MinCount": str(count)}
 

@@ -144,8 +144,10 @@ def steps_of(sef: SmartEmergencyFallback) -> dict[str, str]:
 
 
 def hooked(world: World, on: str, do: Callable[..., None]) -> Clients:
-    """Clients of their own, where `do` happens once, at an event of boto3's such as
-    `before-call.*.AssociateAddress`."""
+    """Return clients of their own, on which `do` runs once, at an event of boto3.
+
+    The event is one such as `before-call.*.AssociateAddress`.
+    """
     clients = Clients("us-east-1", world.simulation.endpoint, simulated=True)
     happened: list[bool] = []
 

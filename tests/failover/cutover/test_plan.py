@@ -1,5 +1,4 @@
-"""In which order what belongs to an agent follows its primary, and how long each step is waited
-for."""
+"""Order of the steps of a cutover, and how long each step is waited for."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
