@@ -102,7 +102,7 @@ class SmartEmergencyFallback:
         self._clock = clock
         self._holder = uuid4().hex
         self._notifier = Notifier(
-            self._database, channels(self.settings), self.settings.notify_severity, clock
+            self._database, channels(self.settings), self.settings.notification_min_severity, clock
         )
         self._reports = Reports(self._database, self.settings, clock)
         self._database.create_tables()
@@ -271,7 +271,7 @@ class SmartEmergencyFallback:
 
     def get_agent_status(self, agent_id: str) -> dict[str, Any]:
         """What `sef-status` answers: agent, mode, standby, data quality, open incident."""
-        now, ttl = self._clock(), timedelta(seconds=self.settings.standby_ttl)
+        now, ttl = self._clock(), timedelta(seconds=self.settings.standby_ttl_seconds)
         shown = self._database.read(status.agent_status, agent_id, now, ttl)
         return {"status": "success", **shown}
 
@@ -302,7 +302,7 @@ class SmartEmergencyFallback:
 
     def list_pools(self) -> list[dict[str, Any]]:
         """What is known of each pool: its past, its risk, and whether it is left alone now."""
-        settled_after = timedelta(seconds=self.settings.standby_ttl)
+        settled_after = timedelta(seconds=self.settings.standby_ttl_seconds)
         return self._database.read(pool_history.pool_entries, self._clock(), settled_after)
 
     # Periodic work

@@ -46,7 +46,7 @@ SELECT
   c.status,
   COUNT(*) AS cutovers,
   SUM(c.is_hurried) AS hurried,
-  AVG(TIMESTAMPDIFF(MICROSECOND, c.started_at, c.served_at)) / 1000000 AS avg_seconds_to_served,
+  AVG(TIMESTAMPDIFF(MICROSECOND, c.started_at, c.traffic_moved_at)) / 1000000 AS avg_seconds_to_served,
   COALESCE(SUM(s.failed), 0) AS failed_steps
 FROM cutovers AS c
 LEFT JOIN (

@@ -79,14 +79,14 @@ class Jobs:
         self._beaten_at = clock()
         self._running_since: dict[str, float] = {}
         jobs = [
-            (CLEANUP, sef.cleanup_old_buffers, settings.cleanup_interval),
-            (RECONCILE, sef.reconcile, settings.reconcile_interval),
-            (ORPHANS, sef.sweep_orphans, settings.orphan_check_interval),
-            (SWITCHOVERS, sef.plan_switchovers, settings.switchover_check_interval),
-            (NOTIFICATIONS, sef.deliver_notifications, settings.notify_interval),
+            (CLEANUP, sef.cleanup_old_buffers, settings.cleanup_interval_seconds),
+            (RECONCILE, sef.reconcile, settings.reconcile_interval_seconds),
+            (ORPHANS, sef.sweep_orphans, settings.orphan_check_interval_seconds),
+            (SWITCHOVERS, sef.plan_switchovers, settings.switchover_check_interval_seconds),
+            (NOTIFICATIONS, sef.deliver_notifications, settings.notification_interval_seconds),
         ]
-        if settings.loss_silence:
-            jobs.append((LOSSES, sef.detect_losses, settings.loss_check_interval))
+        if settings.silence_threshold_seconds:
+            jobs.append((LOSSES, sef.detect_losses, settings.loss_check_interval_seconds))
         if settings.price_retention_days:
             jobs.append((RETENTION, sef.delete_old_prices, RETENTION_EVERY))
         for job_id, work, seconds in jobs:

@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         CORS(app, resources={"/api/*": {"origins": list(origins)}})
     app.wsgi_app = ReportFastPath(app.wsgi_app, sef)  # type: ignore[method-assign]
     app.extensions["sef"] = sef
-    if settings.jobs:
+    if settings.run_jobs:
         app.extensions["sef_jobs"] = start_jobs(sef, settings)
     return app
 
@@ -176,10 +176,10 @@ def init_db(**options: Any) -> None:
 @click.option("--test", is_flag=True, help="Send a message to every channel now.")
 @_option("database_url")
 def notify(test: bool, **options: Any) -> None:
-    """Show the outbox of notifications, or test the channels of SEF_NOTIFY."""
+    """Show the outbox of notifications, or test the channels of SEF_NOTIFICATION_URLS."""
     settings = config.load(**options)
     if test and not channels(settings):
-        raise ConfigurationError("SEF_NOTIFY is empty: there is no channel to test")
+        raise ConfigurationError("SEF_NOTIFICATION_URLS is empty: there is no channel to test")
     _create_tables(settings)
     sef = SmartEmergencyFallback(settings.database, settings=settings)
     try:
@@ -203,7 +203,7 @@ def _show_outbox(sef: SmartEmergencyFallback) -> None:
     outbox = sef.outbox()
     click.echo("{pending} pending, {sent} sent, {failed} failed".format_map(outbox))
     for row in outbox["last_failed"]:
-        click.echo("{channel}: {title}, {moment}: {error}".format_map(row))
+        click.echo("{channel}: {title}, {kind}: {error}".format_map(row))
 
 
 @main.command("import")
@@ -259,7 +259,7 @@ def _cloud(settings: Settings) -> AbstractContextManager[None]:
     """The simulated EC2 while it is needed, if it is to be used."""
     if settings.cloud != "simulated":
         return nullcontext()
-    return simulator_for_server(settings.var, pending_seconds=settings.simulated_pending)
+    return simulator_for_server(settings.var, pending_seconds=settings.simulator_pending_seconds)
 
 
 def _say_hello(settings: Settings, created: list[str]) -> None:

@@ -148,14 +148,14 @@ def simulation(shared_simulation: tuple[Path, Simulation]) -> Iterator[Simulatio
 def sef_settings(shared_simulation: tuple[Path, Simulation], database_url: str) -> Settings:
     """Settings on `database_url` and the simulated EC2, with the periodic jobs off."""
     var, _ = shared_simulation
-    return Settings(var=var, database_url=database_url, simulated_pending=0, jobs=False)
+    return Settings(var=var, database_url=database_url, simulator_pending_seconds=0, run_jobs=False)
 
 
 @pytest.fixture
 def make_sef(
     sef_settings: Settings, simulation: Simulation
 ) -> Iterator[Callable[..., SmartEmergencyFallback]]:
-    """Build façades: `make_sef(clock=..., standby_ttl=...)`, each with connections of its own.
+    """Build façades: `make_sef(clock=..., max_instances=1)`, each with its own connections.
 
     They use the test's database unless another source is given: `make_sef(connection)`.
     """

@@ -64,7 +64,7 @@ class World:
         self.clock = Clock()
         self.client = own_client_of(simulation.endpoint)
         # To wait while the clock of the story stands still would be in vain.
-        given = {"launch_template": "sef-default", "enable_wait": 0}
+        given = {"launch_template": "sef-default", "enable_wait_seconds": 0}
         self._settings = settings.model_copy(update=given)
         self._engine: Engine = create_engine(settings.database_url)
         self._made: list[SmartEmergencyFallback] = []
@@ -84,8 +84,8 @@ class World:
             clients: the same, for what belongs to the agents.
             ahead: seconds by which this worker's clock is wrong.
         """
-        if "simulated_pending" in settings:
-            self.simulation.set_options(pending_seconds=settings["simulated_pending"])
+        if "simulator_pending_seconds" in settings:
+            self.simulation.set_options(pending_seconds=settings["simulator_pending_seconds"])
         sef = SmartEmergencyFallback(
             self._settings.database_url,
             settings=self._settings.model_copy(update=settings),

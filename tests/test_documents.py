@@ -140,7 +140,7 @@ def test_every_setting_that_a_page_names_exists() -> None:
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return backend.create_app(Settings(var=tmp_path_factory.mktemp("var"), jobs=False))
+    return backend.create_app(Settings(var=tmp_path_factory.mktemp("var"), run_jobs=False))
 
 
 def test_every_route_is_in_the_api_page_and_no_other(app: Any) -> None:
@@ -325,8 +325,8 @@ def server(tmp_path: Path) -> Iterator[dict[str, str]]:
     environment = os.environ | {
         "SEF_VAR": str(tmp_path),
         "SEF_PORT": str(free_port()),
-        "SEF_SIMULATED_PENDING": "5",  # a slow machine must not find ready what is launching
-        "SEF_ENABLE_WAIT": "60",
+        "SEF_SIMULATOR_PENDING_SECONDS": "5",  # so that a slow machine sees it launching
+        "SEF_ENABLE_WAIT_SECONDS": "60",
     }
     command = [sys.executable, "backend.py", "serve", "--port", environment["SEF_PORT"]]
     with (tmp_path / "log").open("wb") as log:

@@ -133,7 +133,10 @@ def test_a_webhook_has_two_also_when_it_is_refused(status: int, reached: list[st
 def test_a_message_has_two_also_when_it_is_refused(status: int, reached: list[str]) -> None:
     receiver = Receiver()
     receiver.answers = lambda request: _note(reached, request, status)
-    settings = Settings(notify=f"json://127.0.0.1:{receiver.port}", webhook_networks="127.0.0.0/8")
+    settings = Settings(
+        notification_urls=f"json://127.0.0.1:{receiver.port}",
+        allowed_private_networks="127.0.0.0/8",
+    )
     [channel] = channels(settings)
     try:
         with nullcontext() if status == 200 else pytest.raises(DeliveryFailed):

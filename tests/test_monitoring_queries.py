@@ -28,7 +28,7 @@ def run(world: World) -> list[list[dict[str, Any]]]:
 
 
 def scenario(world: World) -> None:
-    sef = world.sef(simulated_pending=60)
+    sef = world.sef(simulator_pending_seconds=60)
     # Prices: a pair, a gap that is filled, a single one.
     now = world.clock()
     start = now - timedelta(minutes=40)

@@ -41,7 +41,7 @@ def measure(run: Run) -> Sequence[Comparison]:
         url = server.url("sef")
         at = stack.enter_context(servers.sef(url, run.home / "var", workers=WORKERS))
         influxdb = stack.enter_context(servers.influxdb(run.home / "influxdb"))
-        sef = SmartEmergencyFallback(url, settings=Settings(jobs=False))
+        sef = SmartEmergencyFallback(url, settings=Settings(run_jobs=False))
         stack.callback(sef.close)
         bare = server.connect("sef")
         stack.callback(bare.close)

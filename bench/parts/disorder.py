@@ -30,7 +30,7 @@ def measure(run: Run) -> Sequence[Comparison]:
         server = stack.enter_context(servers.mariadb())
         engine = stack.enter_context(fleet.tables_in(server, "disorder"))
         # Standbys that are in no EC2 are not to be looked after.
-        quiet = {"SEF_STANDBY_CHECK_INTERVAL": "86400"}
+        quiet = {"SEF_STANDBY_CHECK_INTERVAL_SECONDS": "86400"}
         sef = stack.enter_context(
             servers.sef(server.url("disorder"), run.home / "var", workers=WORKERS, **quiet)
         )

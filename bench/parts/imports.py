@@ -47,7 +47,7 @@ def measure(run: Run) -> Sequence[Comparison]:
         engine = stack.enter_context(fleet.tables_in(server, "backfill"))
         with engine.begin() as connection:
             connection.execute(text(PLAIN))
-        sef = SmartEmergencyFallback(server.url("backfill"), settings=Settings(jobs=False))
+        sef = SmartEmergencyFallback(server.url("backfill"), settings=Settings(run_jobs=False))
         stack.callback(sef.close)
 
         def by_sef() -> None:

@@ -35,7 +35,10 @@ def measure(run: Run) -> Sequence[Comparison]:
             names = agents(size)
             populate(engine, names)
             # Standbys that are in no EC2, and agents that are silent, are not to be looked after.
-            quiet = {"SEF_STANDBY_CHECK_INTERVAL": "86400", "SEF_LOSS_SILENCE": "0"}
+            quiet = {
+                "SEF_STANDBY_CHECK_INTERVAL_SECONDS": "86400",
+                "SEF_SILENCE_THRESHOLD_SECONDS": "0",
+            }
             sef = stack.enter_context(
                 servers.sef(server.url(name), run.home / "var", workers=WORKERS, **quiet)
             )

@@ -24,7 +24,7 @@ def connect(settings: Settings) -> tuple[Settings, Clients]:
     """
     if settings.cloud == "aws":
         return settings, Clients(settings.region, settings.ec2_endpoint)
-    simulation = ensure_running(settings.var, pending_seconds=settings.simulated_pending)
+    simulation = ensure_running(settings.var, pending_seconds=settings.simulator_pending_seconds)
     settings = settings.model_copy(
         update={"launch_template": settings.launch_template or SIMULATED_TEMPLATE}
     )
@@ -46,10 +46,10 @@ def on_demand_prices(settings: Settings) -> Mapping[str, Decimal]:
     Raises:
         ConfigurationError: the file cannot be read as such.
     """
-    if settings.on_demand_prices is None:
+    if settings.on_demand_prices_file is None:
         return {}
     try:
-        told = json.loads(settings.on_demand_prices.read_text(), parse_float=Decimal)
+        told = json.loads(settings.on_demand_prices_file.read_text(), parse_float=Decimal)
         return {str(name): Decimal(price) for name, price in told.items()}
     except (OSError, ValueError, AttributeError, ArithmeticError) as error:
         raise ConfigurationError(f"{variable('on_demand_prices')}: {error}") from error

@@ -67,10 +67,10 @@ NOT_FOUND = frozenset({"InvalidInstanceID.NotFound", "InvalidInstanceID.Malforme
 class CloudError(CloudUnavailable):
     """A call to EC2 that did not succeed, or of which that is not known."""
 
-    def __init__(self, code: str, message: str, response: Remedy) -> None:
+    def __init__(self, code: str, message: str, remedy: Remedy) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
-        self.response = response
+        self.remedy = remedy
         self.call: dict[str, Any] | None = None
         """The call, where it was one that changes something: see `sef.cloud.timing`."""
 
@@ -79,7 +79,7 @@ class CloudError(CloudUnavailable):
 
     def again(self) -> "CloudError":
         """The same for somebody else who waited for the call: no exception is raised twice."""
-        return CloudError(self.code, self.told.removeprefix(f"{self.code}: "), self.response)
+        return CloudError(self.code, self.told.removeprefix(f"{self.code}: "), self.remedy)
 
 
 def translate(error: ClientError | BotoCoreError) -> CloudError:
@@ -90,8 +90,8 @@ def translate(error: ClientError | BotoCoreError) -> CloudError:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return CloudError(code, str(details.get("Message", "")), _remedy(code, status))
     is_connection = isinstance(error, ConnectionError | HTTPClientError)
-    response = Remedy.WAIT if is_connection else Remedy.OPERATOR
-    return CloudError(type(error).__name__, str(error), response)
+    remedy = Remedy.WAIT if is_connection else Remedy.OPERATOR
+    return CloudError(type(error).__name__, str(error), remedy)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def detect_losses(ctx: Context) -> int:
 
 
 def _silent_since(ctx: Context, now: datetime) -> datetime:
-    return now - timedelta(seconds=ctx.settings.loss_silence)
+    return now - timedelta(seconds=ctx.settings.silence_threshold_seconds)
 
 
 def _examine(ctx: Context, silent: Sequence[Agent], now: datetime) -> int:
@@ -84,9 +84,9 @@ def _record_loss(
     state = instance.ec2_state if instance else "not there"
     reason = (
         f"EC2 reports {agent.instance_id} {state}, and the agent has been silent for "
-        f"{ctx.settings.loss_silence:.0f} s or more"
+        f"{ctx.settings.silence_threshold_seconds:.0f} s or more"
     )
-    inputs = {"ec2_state": state, "silent_for": ctx.settings.loss_silence}
+    inputs = {"ec2_state": state, "silent_for": ctx.settings.silence_threshold_seconds}
     if incident is not None and incident.kind.is_planned:
         update_incident(
             connection, incident, status=IncidentStatus.RELEASED, closed_at=now, reason=reason
@@ -114,7 +114,7 @@ def _record_loss(
         "error",
         inputs,
         incident.id,
-        moment=NotificationKind.DETECTION,
+        notification=NotificationKind.DETECTION,
     )
     write_events(connection, [event], now)
     return True
@@ -133,13 +133,13 @@ def _found_again(
     connection: Connection, ctx: Context, told: Mapping[str, Instance], now: datetime
 ) -> None:
     for replica in missing_replicas(connection, told):
-        _record_check(connection, ctx, replica, Observed.RUNS, now)
+        _record_check(connection, ctx, replica, Observed.RUNNING, now)
 
 
 def _record_check(
     connection: Connection, ctx: Context, replica: Replica, sight: Observed, now: datetime
 ) -> bool:
-    every = timedelta(seconds=ctx.settings.loss_check_interval)
+    every = timedelta(seconds=ctx.settings.loss_check_interval_seconds)
     seen = record_check(connection, replica, sight, now, every=every, patience=MISSING_FOR)
     return seen is Observed.GONE
 

@@ -42,7 +42,7 @@ def promote(
     *,
     retire_after: timedelta | None,
     settings: Settings,
-    unseen: str | None = None,
+    unchecked: str | None = None,
 ) -> Promotion:
     """Make a ready standby the agent's primary; the agent was read in this transaction.
 
@@ -52,7 +52,7 @@ def promote(
 
     A new primary in a risky pool has a standby of its own for a while.
 
-    `unseen` says why EC2 was not asked whether the standby runs, if it was not.
+    `unchecked` says why EC2 was not asked whether the standby runs, if it was not.
 
     Raises:
         IllegalTransition: the standby is not ready.
@@ -104,10 +104,12 @@ def promote(
             "goal": incident.goal if incident else None,
             "deadline": iso(deadline),
             "seconds_left": round((deadline - now).total_seconds(), 3) if deadline else None,
-            "unseen": unseen,
+            "unseen": unchecked,
         },
         incident_id=incident.id if incident else None,
-        moment=None if incident is None or incident.kind.is_planned else NotificationKind.SWITCH,
+        notification=None
+        if incident is None or incident.kind.is_planned
+        else NotificationKind.SWITCH,
     )
     notes = []
     if incident is not None and agent.cutover is None:
@@ -146,14 +148,18 @@ def _probation(
     connection: Connection, standby: Replica, now: datetime, settings: Settings
 ) -> datetime | None:
     """Until when the new primary has a standby of its own, since its pool is known to be risky."""
-    if standby.market is not Market.SPOT or standby.pool_id is None or not settings.probation:
+    if (
+        standby.market is not Market.SPOT
+        or standby.pool_id is None
+        or not settings.probation_seconds
+    ):
         return None
-    settled_after = timedelta(seconds=settings.standby_ttl)
+    settled_after = timedelta(seconds=settings.standby_ttl_seconds)
     history = pool_history.history_of(connection, standby.pool_id, now, settled_after)
     score = risk.assess(history).score
     is_risky = history.terminations > 0 and score >= settings.rebalance_risk_threshold
     if is_risky or (standby.pool_id, Market.SPOT) in backoff.pools_on_cooldown(connection, now):
-        return now + timedelta(seconds=settings.probation)
+        return now + timedelta(seconds=settings.probation_seconds)
     return None
 
 

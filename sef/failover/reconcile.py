@@ -118,7 +118,7 @@ def _decide(ctx: Context, snapshot: Snapshot, *, is_first: bool) -> Done | None:
 
 def standby_ttl(ctx: Context) -> timedelta:
     """Return the time that a standby is kept after a recommendation."""
-    return timedelta(seconds=ctx.settings.standby_ttl)
+    return timedelta(seconds=ctx.settings.standby_ttl_seconds)
 
 
 def apply_step(
@@ -151,7 +151,7 @@ def apply_step(
                 ctx.clock,
                 retire_after=_terminate_after(agent, incident, ctx.settings),
                 settings=ctx.settings,
-                unseen=unchecked,
+                unchecked=unchecked,
             )
             return Done(
                 f"promoted {standby.instance_id}: {reason}",
@@ -169,7 +169,7 @@ def apply_step(
                 agent_id,
                 "error" if is_failure else "info",
                 incident_id=incident.id,
-                moment=NotificationKind.OUTCOME,
+                notification=NotificationKind.OUTCOME,
             )
             write_events(connection, [event], now)
         case _:
@@ -265,7 +265,7 @@ def _write_postponement(
     pause = RETRY_AFTER * random.uniform(0.5, 1.5)
     is_news = agent.not_before is None or now - agent.not_before > timedelta(minutes=5)
     postpone_agent(connection, agent, now, pause, reason)
-    is_refusal = error.response is Remedy.OPERATOR
+    is_refusal = error.remedy is Remedy.OPERATOR
     escalate(connection, agent_id, reason, now, at_once=is_refusal)
     if is_news:
         severity: Severity = "error" if is_refusal else "warning"
@@ -275,7 +275,7 @@ def _write_postponement(
             reason,
             agent_id,
             severity,
-            {"code": error.code, "next": error.response, "call": error.call},
+            {"code": error.code, "next": error.remedy, "call": error.call},
             incident.id if incident else None,
         )
         write_events(connection, [event], now)
@@ -290,7 +290,7 @@ def _terminate_after(
     planned switchover leaves no instance behind.
     """
     if incident is not None and incident.kind.is_planned:
-        return timedelta(seconds=settings.drain)
+        return timedelta(seconds=settings.drain_seconds)
     if incident is not None and not incident.is_emergency and agent.auto_terminate_enabled:
-        return timedelta(seconds=settings.drain)
+        return timedelta(seconds=settings.drain_seconds)
     return None

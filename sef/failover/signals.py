@@ -130,7 +130,7 @@ def _incident_of_primary(
             "incident_closed",
             said,
             now,
-            moment=NotificationKind.OUTCOME,
+            notification=NotificationKind.OUTCOME,
         )
     return open_incident_of_primary(connection, agent, now)
 
@@ -234,10 +234,10 @@ def _note_signal(
         said = f"{signal.type} for {incident.subject}: {decision.reason}"
         told = inputs | {"goal_before": incident.goal, "goal": goal}
         kind = signal.type.replace("-", "_")
-        moment = (
+        notification = (
             NotificationKind.RECOMMENDATION if goal is Goal.MONITOR else NotificationKind.DETECTION
         )
-        _record_event(connection, agent, incident, kind, said, now, told, moment)
+        _record_event(connection, agent, incident, kind, said, now, told, notification)
     if recorded.is_first and signal.type is SignalType.TERMINATION:
         # Last, since all of a storm in this pool have that row in common.
         cool_down_interrupted_pool(connection, agent.pool_id, now, ctx.settings)
@@ -288,7 +288,7 @@ def _record_event(
     message: str,
     now: datetime,
     details: dict[str, Any] | None = None,
-    moment: NotificationKind | None = None,
+    notification: NotificationKind | None = None,
 ) -> None:
     event = Event(
         event_type,
@@ -296,6 +296,6 @@ def _record_event(
         agent.id,
         details=details,
         incident_id=incident.id,
-        moment=moment,
+        notification=notification,
     )
     write_events(connection, [event], now)

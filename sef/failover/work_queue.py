@@ -54,17 +54,17 @@ def reconcile_all(ctx: Context) -> int:
     budgets: list[TerminationBudget] = []
 
     def begin_cycle() -> Callable[[str], None]:
-        budget = TerminationBudget(ctx.settings.terminations_per_cycle)
+        budget = TerminationBudget(ctx.settings.max_terminations_per_run)
         budgets.append(budget)
         return lambda agent_id: _reconcile_isolated(ctx, agent_id, budget)
 
     due = _due_work(ctx)
     count = 0
     if due:
-        pause = ctx.settings.reconcile_interval
+        pause = ctx.settings.reconcile_interval_seconds
         count = work_in_lanes(due, lambda: _due_work(ctx), begin_cycle, pause)
     for budget in budgets:
-        if budget.refused:
+        if budget.deferred:
             _report_terminations(ctx, budget)
     return count
 
@@ -82,9 +82,9 @@ def _report_storms(ctx: Context, now: datetime) -> None:
 
 
 def _report_terminations(ctx: Context, budget: TerminationBudget) -> None:
-    waiting = len(budget.refused)
-    due = ctx.settings.terminations_per_cycle + waiting
-    reached = LimitHit("terminations_per_cycle", f"{due} instances were to be terminated")
+    waiting = len(budget.deferred)
+    due = ctx.settings.max_terminations_per_run + waiting
+    reached = LimitHit("max_terminations_per_run", f"{due} instances were to be terminated")
     consequence = f"{plural(waiting, 'termination')} left for the next cycle"
     ctx.database.write(report_limit, reached, consequence, ctx.clock())
 
@@ -192,7 +192,8 @@ def agents_with_work(
             retirement.obstacle.is_(None),
             retirement.not_before <= now,
             ~exists().where(
-                cutovers.c.open_agent_id == retirement.agent_id, cutovers.c.served_at.is_(None)
+                cutovers.c.open_agent_id == retirement.agent_id,
+                cutovers.c.traffic_moved_at.is_(None),
             ),
         ),
         select(

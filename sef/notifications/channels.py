@@ -62,8 +62,8 @@ class Channel:
     def send(
         self,
         thread: str,
-        moment: NotificationKind,
-        urgency: NotificationSeverity,
+        kind: NotificationKind,
+        severity: NotificationSeverity,
         title: str,
         body: str,
     ) -> None:
@@ -76,13 +76,13 @@ class Channel:
         plugin = _plugin(self._url)
         assert plugin is not None
         _join_thread(plugin, thread, self._url)
-        kind = _TYPES[urgency]
-        if moment is NotificationKind.OUTCOME and urgency is NotificationSeverity.INFO:
-            kind = NotifyType.SUCCESS
+        notify_type = _TYPES[severity]
+        if kind is NotificationKind.OUTCOME and severity is NotificationSeverity.INFO:
+            notify_type = NotifyType.SUCCESS
         with failpoints.failpoint("Message"), _checked(self._networks), _listening() as said:
             try:
                 went = plugin.notify(
-                    body=body, title=title, notify_type=kind, body_format=NotifyFormat.TEXT
+                    body=body, title=title, notify_type=notify_type, body_format=NotifyFormat.TEXT
                 )
             except PermanentHttpError as error:
                 raise DeliveryRejected(str(error)) from None
@@ -105,16 +105,20 @@ class Channel:
 
 
 def channels(settings: Settings) -> tuple[Channel, ...]:
-    """The channels of `SEF_NOTIFY`, in its order.
+    """The channels of `SEF_NOTIFICATION_URLS`, in its order.
 
     Raises:
         ConfigurationError: one that Apprise does not know or SEF does not use, by its place and
             service, for the rest of it is a secret.
     """
-    if settings.notify.strip() and not re.match(r"\s*[\w.+-]+://", settings.notify):
-        raise ConfigurationError("SEF_NOTIFY: it does not begin with a URL such as slack://...")
+    if settings.notification_urls.strip() and not re.match(
+        r"\s*[\w.+-]+://", settings.notification_urls
+    ):
+        raise ConfigurationError(
+            "SEF_NOTIFICATION_URLS: it does not begin with a URL such as slack://..."
+        )
     found: list[Channel] = []
-    for place, url in enumerate(parse_urls(settings.notify), 1):
+    for place, url in enumerate(parse_urls(settings.notification_urls), 1):
         name = _name(url, place)
         alike = sum(channel.name.partition("#")[0] == name for channel in found)
         unique = f"{name}#{alike + 1}" if alike else name
@@ -127,11 +131,11 @@ def _name(url: str, place: int) -> str:
     plugin = _plugin(url)
     if plugin is None:
         raise ConfigurationError(
-            f"SEF_NOTIFY: URL {place}, {scheme}://..., is none that Apprise can use"
+            f"SEF_NOTIFICATION_URLS: URL {place}, {scheme}://..., is none that Apprise can use"
         )
     if not _is_checkable(plugin):
         raise ConfigurationError(
-            f"SEF_NOTIFY: URL {place}, {scheme}://...: SEF sends over HTTP and SMTP only"
+            f"SEF_NOTIFICATION_URLS: URL {place}, {scheme}://...: SEF sends over HTTP and SMTP only"
         )
     host = urlsplit(plugin.url(privacy=True)).netloc.rpartition("@")[2]
     return f"{scheme}://{host}"[:NAME_LENGTH]

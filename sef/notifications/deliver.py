@@ -81,7 +81,9 @@ class Notifier:
     def _dispatch_some(self, connection: Connection) -> int:
         now = self._clock()
         for name in outbox.fail_removed_channels(connection, self.names, now):
-            said = f"messages for {name} are given up: SEF_NOTIFY does not name it any more"
+            said = (
+                f"messages for {name} are given up: SEF_NOTIFICATION_URLS does not name it any more"
+            )
             write_events(connection, [Event("notification_failed", said, severity="error")], now)
         return outbox.dispatch(connection, self.names, self._least, now)
 
@@ -119,8 +121,8 @@ class Notifier:
         try:
             channel.send(
                 delivery.thread,
-                delivery.moment,
-                delivery.urgency,
+                delivery.kind,
+                delivery.severity,
                 delivery.title,
                 delivery.body,
             )
@@ -144,7 +146,7 @@ class Notifier:
             return "pending"
         times = "once" if tries == 1 else f"{tries} times"
         said = (
-            f"{delivery.channel} did not take, tried {times}, the {delivery.moment} of "
+            f"{delivery.channel} did not take, tried {times}, the {delivery.kind} of "
             f"{delivery.title.removeprefix('[SEF] ')}, given up: {error}"
         )
         event = Event(

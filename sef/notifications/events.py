@@ -28,7 +28,7 @@ class Event:
     severity: Severity = "info"
     details: dict[str, Any] | None = None
     incident_id: str | None = None
-    moment: NotificationKind | None = None
+    notification: NotificationKind | None = None
     """What people are told with it; None: nobody is told, it is only written down."""
 
 
@@ -40,7 +40,7 @@ def write_events(
 ) -> None:
     """Write events into the transaction that they tell of and, once it is committed, the log.
 
-    Those with a moment are put into the outbox too, and `notes` after them.
+    Events with a notification are put into the outbox too, and `notes` after them.
     """
     if not events:
         return
@@ -59,7 +59,7 @@ def write_events(
     insert_rows(connection, system_events, *rows)
     of_events = [
         Notification(
-            event.moment,
+            event.notification,
             event.type,
             event.message,
             event.agent_id,
@@ -67,7 +67,7 @@ def write_events(
             event.severity,
         )
         for event in events
-        if event.moment is not None
+        if event.notification is not None
     ]
     notify(connection, [*of_events, *notes], now)
 

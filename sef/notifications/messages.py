@@ -17,11 +17,11 @@ MIN_SEVERITY = {
 }
 
 
-def severity_of(moment: NotificationKind, severity: str) -> NotificationSeverity:
-    """How urgent an event is as a message: as its severity says, but not below its moment's."""
+def severity_of(kind: NotificationKind, severity: str) -> NotificationSeverity:
+    """How urgent an event is as a message: as its severity says, but not below its kind's."""
     return max(
         NotificationSeverity(severity),
-        MIN_SEVERITY.get(moment, NotificationSeverity.INFO),
+        MIN_SEVERITY.get(kind, NotificationSeverity.INFO),
         key=SEVERITIES.index,
     )
 
@@ -40,7 +40,7 @@ def title(agent_id: str | None, incident_id: str | None, event_type: str) -> str
 
 
 def body(
-    moment: NotificationKind,
+    kind: NotificationKind,
     message: str,
     at: datetime,
     agent_id: str | None,
@@ -50,7 +50,7 @@ def body(
     facts = {
         "agent": agent_id,
         "incident": incident_id,
-        "moment": moment.value,
+        "moment": kind.value,
         "at": f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
     }
     lines = [f"{name}: {value}" for name, value in facts.items() if value]

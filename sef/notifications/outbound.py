@@ -87,7 +87,7 @@ class CheckedPolicy(HTTPPolicy):
                 raise
             raise PermanentHttpError(
                 f"{host} is at {self._refused}, which SEF does not call: private, link-local or "
-                "reserved; SEF_WEBHOOK_NETWORKS can allow it"
+                "reserved; SEF_ALLOWED_PRIVATE_NETWORKS can allow it"
             ) from None
         first: dict[Any, Any] = {}
         for answer in found:

@@ -41,7 +41,7 @@ _deliveries = notification_deliveries.c
 class Notification:
     """What people are to be told."""
 
-    moment: NotificationKind
+    kind: NotificationKind
     event_type: str
     message: str
     agent_id: str | None = None
@@ -62,8 +62,8 @@ class Delivery:
     version: int
     incident_id: str | None
     agent_id: str | None
-    moment: NotificationKind
-    urgency: NotificationSeverity
+    kind: NotificationKind
+    severity: NotificationSeverity
     title: str
     body: str
 
@@ -77,19 +77,19 @@ class Delivery:
 def notify(connection: Connection, notes: Sequence[Notification], now: datetime) -> None:
     """Have people told, once this transaction is committed.
 
-    Of an incident there is one message for each moment, however often it is asked for. Without an
+    Of an incident there is one message for each kind, however often it is asked for. Without an
     incident there is one for each agent, event type and hour.
     """
     rows = [
         {
             "thread": note.incident_id
             or f"{note.event_type}:{note.agent_id or ''}:{now:%Y-%m-%dT%H}",
-            "moment": note.moment,
+            "kind": note.kind,
             "incident_id": note.incident_id,
             "agent_id": note.agent_id,
-            "urgency": severity_of(note.moment, note.severity),
+            "severity": severity_of(note.kind, note.severity),
             "title": title(note.agent_id, note.incident_id, note.event_type),
-            "body": body(note.moment, note.message, now, note.agent_id, note.incident_id),
+            "body": body(note.kind, note.message, now, note.agent_id, note.incident_id),
             "created_at": now,
         }
         for note in notes
@@ -119,7 +119,7 @@ def dispatch(
         rows = []
         for note in fresh:
             if should_send(
-                NotificationSeverity(note.urgency), least, thread_begun=note.thread in begun
+                NotificationSeverity(note.severity), least, thread_begun=note.thread in begun
             ):
                 begun.add(note.thread)
                 rows += [
@@ -163,8 +163,8 @@ def pending(connection: Connection, channel: str, thread: str) -> list[Delivery]
             *(_deliveries[name] for name in OF_DELIVERY),
             _notes.incident_id,
             _notes.agent_id,
-            _notes.moment,
-            _notes.urgency,
+            _notes.kind,
+            _notes.severity,
             _notes.title,
             _notes.body,
         )
@@ -226,7 +226,7 @@ def fail_removed_channels(
             .where(*waiting)
             .values(
                 status="failed",
-                error="SEF_NOTIFY does not name this channel any more",
+                error="SEF_NOTIFICATION_URLS does not name this channel any more",
                 version=_deliveries.version + 1,
             )
         )
@@ -264,8 +264,8 @@ def of_incident(connection: Connection, incident_id: str) -> list[dict[str, Any]
     rows = connection.execute(
         select(
             _notes.id,
-            _notes.moment,
-            _notes.urgency,
+            _notes.kind,
+            _notes.severity,
             _notes.title,
             _notes.body,
             _notes.created_at,
@@ -284,8 +284,8 @@ def of_incident(connection: Connection, incident_id: str) -> list[dict[str, Any]
         note = told.setdefault(
             row.id,
             {
-                "moment": row.moment,
-                "urgency": row.urgency,
+                "kind": row.kind,
+                "severity": row.severity,
                 "title": row.title,
                 "body": row.body,
                 "created_at": row.created_at,
@@ -308,7 +308,7 @@ def of_incident(connection: Connection, incident_id: str) -> list[dict[str, Any]
 def failed(connection: Connection, *, limit: int = 20) -> list[dict[str, Any]]:
     """The messages that were given up on some channel, newest first."""
     rows = connection.execute(
-        select(_notes.title, _notes.moment, _deliveries.channel, _deliveries.error)
+        select(_notes.title, _notes.kind, _deliveries.channel, _deliveries.error)
         .join(notifications, _notes.id == _deliveries.notification_id)
         .where(_deliveries.status == "failed")
         .order_by(_deliveries.id.desc())
@@ -345,7 +345,7 @@ def _delivery(row: RowMapping) -> Delivery:
     return Delivery(
         **{
             **row,
-            "moment": NotificationKind(row["moment"]),
-            "urgency": NotificationSeverity(row["urgency"]),
+            "kind": NotificationKind(row["kind"]),
+            "severity": NotificationSeverity(row["severity"]),
         }
     )

@@ -51,7 +51,7 @@ def _enabled(standby: Replica | None) -> Answer:
 
 def _await_standby(ctx: Context, agent_id: str) -> Replica | None:
     """Reconcile the agent until its standby is ready, cannot be launched now, or time is up."""
-    deadline = time.monotonic() + ctx.settings.enable_wait
+    deadline = time.monotonic() + ctx.settings.enable_wait_seconds
     while True:
         reconcile_agent(ctx, agent_id)
         snapshot = ctx.database.read(read_snapshot, agent_id)

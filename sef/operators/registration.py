@@ -96,7 +96,7 @@ def _warn_of_former_primary(connection: Connection, ctx: Context, agent: Agent) 
         agent.id,
         "warning",
         details={"instance_id": instance_id},
-        moment=NotificationKind.ALERT,
+        notification=NotificationKind.ALERT,
     )
     write_events(connection, [event], ctx.clock())
     return [message]

@@ -112,7 +112,7 @@ def cutover_fields(connection: Connection, cutover: Cutover) -> dict[str, Any]:
         "deadline": iso(cutover.deadline),
         "is_hurried": cutover.is_hurried,
         "started_at": iso(cutover.started_at),
-        "served_at": iso(cutover.served_at),
+        "served_at": iso(cutover.traffic_moved_at),
         "finished_at": iso(cutover.finished_at),
         "steps": [
             {

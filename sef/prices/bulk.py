@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, Integer, Table
 from sqlalchemy.engine import CursorResult, Dialect
 
-from sef.db.tables import Instant
+from sef.db.tables.columns import Instant
 
 AT_ONCE = 5000
 """Rows in one statement, far below what a server takes in a packet."""

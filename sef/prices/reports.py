@@ -31,11 +31,11 @@ SERIES_PER_RELEASE = 200
 def rules_of(settings: Settings) -> CleaningRules:
     """Return the rules of a clean series that the settings ask for."""
     return CleaningRules(
-        pairing_tolerance=timedelta(seconds=settings.pairing_tolerance),
+        pairing_tolerance=timedelta(seconds=settings.pairing_tolerance_seconds),
         divergence_limit=Decimal(str(settings.divergence_limit)),
         gap_detection_threshold=timedelta(seconds=settings.gap_detection_threshold),
         interpolation_max_gap=timedelta(seconds=settings.interpolation_max_gap),
-        interpolation_step=timedelta(seconds=settings.interpolation_step),
+        interpolation_step=timedelta(seconds=settings.interpolation_step_seconds),
         interpolation_method=settings.interpolation_method,
     )
 
@@ -48,7 +48,7 @@ class Reports:
         self._database = database
         self._window = timedelta(seconds=settings.data_retention_window)
         self._clock = clock
-        self._together = Batcher(self._write_each, limit=settings.queue_limit)
+        self._together = Batcher(self._write_each, limit=settings.max_queued_reports)
 
     def take(self, agent_id: str, data_type: str, payload: Mapping[str, Any]) -> Answer:
         """Store one report; its clean record, or why it was refused."""

@@ -155,7 +155,7 @@ class TestRunning:
         simulation.add_fault("RunInstances", count=2, lose_reply=True)
         with pytest.raises(CloudError) as caught:
             ec2.run(parameters, token)
-        assert caught.value.response is Remedy.WAIT
+        assert caught.value.remedy is Remedy.WAIT
         made = [i.id for i in simulation.instances() if i.client_token == token]
         assert [ec2.run(parameters, token)] == made
 
@@ -164,7 +164,7 @@ class TestRunning:
         with pytest.raises(CloudError) as caught:
             launch(ec2)
         assert caught.value.code == "InsufficientInstanceCapacity"
-        assert caught.value.response is Remedy.NEXT_POOL
+        assert caught.value.remedy is Remedy.NEXT_POOL
         assert launch(ec2, spot=False)
 
     @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ class TestRunning:
         simulation.add_fault("TerminateInstances", error_code="UnauthorizedOperation")
         with pytest.raises(CloudError) as caught:
             ec2.terminate(made)
-        assert caught.value.response is Remedy.OPERATOR
+        assert caught.value.remedy is Remedy.OPERATOR
 
 
 class TestLooking:
@@ -400,14 +400,14 @@ class TestLikeATemplate:
     def test_one_that_is_not_there_needs_a_person(self, ec2: Ec2, named: str) -> None:
         with pytest.raises(CloudError) as caught:
             ec2.like_template(named)
-        assert caught.value.response is Remedy.OPERATOR
+        assert caught.value.remedy is Remedy.OPERATOR
 
 
 def test_ec2_that_is_away_is_unknown_for_every_call() -> None:
     away = Ec2.connect(region="us-east-1", endpoint="http://127.0.0.1:9", simulated=True)
     with pytest.raises(CloudError) as caught:
         away.zones()
-    assert caught.value.response is Remedy.WAIT
+    assert caught.value.remedy is Remedy.WAIT
 
 
 def test_no_region_is_said_as_such(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def refusal(code: str, status: int = 400, message: str = "so it is") -> ClientEr
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "response"),
+    ("code", "status", "remedy"),
     [
         # This pool cannot serve now. EC2 sends some of them as a 500: the code decides.
         ("InsufficientInstanceCapacity", 500, Remedy.NEXT_POOL),
@@ -67,9 +67,9 @@ def refusal(code: str, status: int = 400, message: str = "so it is") -> ClientEr
         ("NeverHeardOf", 400, Remedy.OPERATOR),
     ],
 )
-def test_every_code_has_its_response(code: str, status: int, response: Remedy) -> None:
+def test_every_code_has_its_remedy(code: str, status: int, remedy: Remedy) -> None:
     error = translate(refusal(code, status))
-    assert error.response is response
+    assert error.remedy is remedy
     assert error.code == code
     assert str(error) == f"{code}: so it is"
     assert isinstance(error, CloudError)
@@ -87,7 +87,7 @@ def test_every_code_has_its_response(code: str, status: int, response: Remedy) -
 )
 def test_no_answer_means_unknown_never_failed(error: BotoCoreError) -> None:
     translated = translate(error)
-    assert translated.response is Remedy.WAIT
+    assert translated.remedy is Remedy.WAIT
     assert translated.code == type(error).__name__
 
 
@@ -97,12 +97,12 @@ def test_no_answer_means_unknown_never_failed(error: BotoCoreError) -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_what_repeating_does_not_cure_needs_a_person(error: BotoCoreError) -> None:
-    assert translate(error).response is Remedy.OPERATOR
+    assert translate(error).remedy is Remedy.OPERATOR
 
 
 def test_an_answer_without_a_code_is_no_crash() -> None:
     assert translate(ClientError({}, "RunInstances")).code == "Unknown"
-    assert translate(ClientError({}, "RunInstances")).response is Remedy.OPERATOR
+    assert translate(ClientError({}, "RunInstances")).remedy is Remedy.OPERATOR
 
 
 def test_an_instance_that_is_not_found_is_known_as_such() -> None:

@@ -42,7 +42,7 @@ class Stage:
         self.nodes = nodes
         self._var = var
         self._folder = folder
-        settings = Settings(var=var, database_url=nodes[0].url(DATABASE), jobs=False)
+        settings = Settings(var=var, database_url=nodes[0].url(DATABASE), run_jobs=False)
         self.backends = [self._backend(number) for number in range(BACKENDS)]
         self.world = World(simulation, settings)
         self._sent: defaultdict[str, list[Observation]] = defaultdict(list)
@@ -61,8 +61,8 @@ class Stage:
             folder,
             f"mysql+mysqlconnector://root@/{DATABASE}?charset=utf8mb4&collation=utf8mb4_bin{hosts}",
             SEF_VAR=str(self._var),
-            SEF_JOBS="true",
-            SEF_CLEANUP_INTERVAL="5",
+            SEF_RUN_JOBS="true",
+            SEF_CLEANUP_INTERVAL_SECONDS="5",
             SEF_LAUNCH_TEMPLATE="sef-default",
         )
 

@@ -26,14 +26,14 @@ PORT = free_port()
 """Where webhooks and messages go."""
 OFTEN = "0.25"
 LIMITS = {
-    "SEF_LAUNCHES_PER_HOUR": "1",
-    "SEF_TERMINATIONS_PER_CYCLE": "1",
-    "SEF_ORPHAN_CHECK_INTERVAL": OFTEN,
+    "SEF_MAX_LAUNCHES_PER_HOUR": "1",
+    "SEF_MAX_TERMINATIONS_PER_RUN": "1",
+    "SEF_ORPHAN_CHECK_INTERVAL_SECONDS": OFTEN,
 }
 BY_THE_TOKEN = {
     "SEF_RUN_INSTANCES_BURST": "1",
-    "SEF_RUN_INSTANCES_RATE": "0.5",
-    "SEF_ORPHAN_CHECK_INTERVAL": "5",
+    "SEF_RUN_INSTANCES_PER_SECOND": "0.5",
+    "SEF_ORPHAN_CHECK_INTERVAL_SECONDS": "5",
 }
 
 
@@ -87,7 +87,11 @@ def termination_of_an_unknown_instance(story: Story) -> None:
     story.settled(epoch=2)
 
 
-@scenario(SEF_POOLS=",".join(OTHERS), SEF_PROBATION="0", SEF_SWITCHOVER_CHECK_INTERVAL=OFTEN)
+@scenario(
+    SEF_SPOT_POOLS=",".join(OTHERS),
+    SEF_PROBATION_SECONDS="0",
+    SEF_SWITCHOVER_CHECK_INTERVAL_SECONDS=OFTEN,
+)
 def on_demand_for_want_of_spot_and_back(story: Story) -> None:
     primary = story.primary()
     for pool in OTHERS:
@@ -163,7 +167,7 @@ def recommendation_that_expires(story: Story) -> None:
     story.settled(epoch=1)
 
 
-@scenario(both=True, SEF_SWITCHOVER_CHECK_INTERVAL=OFTEN)
+@scenario(both=True, SEF_SWITCHOVER_CHECK_INTERVAL_SECONDS=OFTEN)
 def drill(story: Story) -> None:
     story.primary(drill_interval=600)
     story.arm()
@@ -171,7 +175,7 @@ def drill(story: Story) -> None:
     story.settled(epoch=2)
 
 
-@scenario(reads=True, SEF_LOSS_CHECK_INTERVAL=OFTEN)
+@scenario(reads=True, SEF_LOSS_CHECK_INTERVAL_SECONDS=OFTEN)
 def loss_without_a_notice(story: Story) -> None:
     primary = story.primary()
     story.world.simulation.terminate(primary)
@@ -180,7 +184,7 @@ def loss_without_a_notice(story: Story) -> None:
     story.settled(epoch=2)
 
 
-@scenario(SEF_LOSS_CHECK_INTERVAL=OFTEN)
+@scenario(SEF_LOSS_CHECK_INTERVAL_SECONDS=OFTEN)
 def primary_that_ec2_does_not_show_for_a_while(story: Story) -> None:
     def is_missed() -> bool:
         [promoted] = story.world.replicas(story.agent_id, "promoted")
@@ -198,7 +202,7 @@ def primary_that_ec2_does_not_show_for_a_while(story: Story) -> None:
     story.settled(epoch=2)
 
 
-@scenario(reads=True, SEF_ORPHAN_CHECK_INTERVAL=OFTEN)
+@scenario(reads=True, SEF_ORPHAN_CHECK_INTERVAL_SECONDS=OFTEN)
 def orphan(story: Story) -> None:
     story.primary()
     story.until(lambda: story.world.rows("deployment", None))
@@ -209,7 +213,7 @@ def orphan(story: Story) -> None:
     story.settled(epoch=1)
 
 
-@scenario(SEF_ORPHAN_CHECK_INTERVAL=OFTEN)
+@scenario(SEF_ORPHAN_CHECK_INTERVAL_SECONDS=OFTEN)
 def orphan_that_is_taken_before_it_is_terminated(story: Story) -> None:
     story.until(lambda: story.world.rows("deployment", None))
     story.world.simulation.add_fault("TerminateInstances", error_code="UnauthorizedOperation")
@@ -334,7 +338,7 @@ def more_launches_than_an_hour_may_have(story: Story) -> None:
     story.later("agents", not_before=None)
     story.settled(epoch=3)
     [limit] = story.world.events("limit_reached", story.agent_id)
-    assert limit.details["limit"] == "SEF_LAUNCHES_PER_HOUR"
+    assert limit.details["limit"] == "SEF_MAX_LAUNCHES_PER_HOUR"
 
 
 @scenario(**LIMITS)
@@ -365,7 +369,7 @@ def more_orphans_than_may_be_terminated(story: Story) -> None:
     story.terminated_as_an_orphan(second)
     story.settled(epoch=1)
     [limit] = story.fleet_events("limit_reached")
-    assert limit.details["limit"] == "SEF_TERMINATIONS_PER_CYCLE"
+    assert limit.details["limit"] == "SEF_MAX_TERMINATIONS_PER_RUN"
 
 
 @scenario()
@@ -423,7 +427,7 @@ def launch_that_is_not_wanted_any_more_before_it_is_called(story: Story) -> None
     assert (attempt.status, attempt.calls) == ("refused", 0)
 
 
-@scenario(SEF_CLEANUP_INTERVAL=OFTEN)
+@scenario(SEF_CLEANUP_INTERVAL_SECONDS=OFTEN)
 def prices(story: Story) -> None:
     primary = story.primary()
     story.signal(REBALANCE, primary)
@@ -465,9 +469,9 @@ def receiver() -> Iterator[Receiver]:
 @scenario(
     reads=True,
     SEF_CLOUD="simulated",
-    SEF_SIMULATED_PENDING="0",
-    SEF_POOLS=",".join(SAME_ZONE),
-    SEF_WEBHOOK_NETWORKS="127.0.0.0/8",
+    SEF_SIMULATOR_PENDING_SECONDS="0",
+    SEF_SPOT_POOLS=",".join(SAME_ZONE),
+    SEF_ALLOWED_PRIVATE_NETWORKS="127.0.0.0/8",
 )
 def what_follows_a_new_primary(story: Story) -> None:
     primary = story.primary()
@@ -488,7 +492,7 @@ def what_follows_a_new_primary(story: Story) -> None:
     story.settled(epoch=2)
 
 
-@scenario(reads=True, SEF_CLOUD="simulated", SEF_SIMULATED_PENDING="0")
+@scenario(reads=True, SEF_CLOUD="simulated", SEF_SIMULATOR_PENDING_SECONDS="0")
 def what_is_to_follow_is_looked_up(story: Story) -> None:
     belongings = Belongings(story.world, story.primary())
     story.arm()
@@ -497,7 +501,7 @@ def what_is_to_follow_is_looked_up(story: Story) -> None:
     story.settled(epoch=1)
 
 
-@scenario(SEF_CLOUD="simulated", SEF_SIMULATED_PENDING="0")
+@scenario(SEF_CLOUD="simulated", SEF_SIMULATOR_PENDING_SECONDS="0")
 def late_change_of_a_target_group(story: Story) -> None:
     """Its call takes a while, and meanwhile another instance is promoted."""
     seconds = 3.0
@@ -532,10 +536,10 @@ def late_change_of_a_target_group(story: Story) -> None:
 
 
 @scenario(
-    SEF_NOTIFY=f"json://127.0.0.1:{PORT}",
-    SEF_NOTIFY_SEVERITY="info",
-    SEF_NOTIFY_INTERVAL=OFTEN,
-    SEF_WEBHOOK_NETWORKS="127.0.0.0/8",
+    SEF_NOTIFICATION_URLS=f"json://127.0.0.1:{PORT}",
+    SEF_NOTIFICATION_MIN_SEVERITY="info",
+    SEF_NOTIFICATION_INTERVAL_SECONDS=OFTEN,
+    SEF_ALLOWED_PRIVATE_NETWORKS="127.0.0.0/8",
 )
 def notifications(story: Story) -> None:
     def now() -> bool:

@@ -36,7 +36,7 @@ def client(mariadb_url: str) -> Iterator[FlaskClient]:
     app = create_app(
         config.load(
             database_url=mariadb_url,
-            jobs=False,
+            run_jobs=False,
             cloud="aws",
             region="us-east-1",
             ec2_endpoint="http://127.0.0.1:9",

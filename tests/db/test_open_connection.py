@@ -304,7 +304,7 @@ def test_a_url_is_used(make_sef: MakeSef, mariadb_url: str, kind: Callable[[str]
 )
 def test_anything_else_is_a_type_error(wrong: Any, name: str) -> None:
     with pytest.raises(TypeError) as raised:
-        SmartEmergencyFallback(wrong, settings=config.load(jobs=False))
+        SmartEmergencyFallback(wrong, settings=config.load(run_jobs=False))
     assert str(raised.value) == (
         "SmartEmergencyFallback takes a SQLAlchemy Engine, a database URL or an open "
         f"mysql.connector connection, not {name}"

@@ -44,7 +44,7 @@ def test_what_ec2_forbids_needs_an_operator(world: World, signal: str, action: s
 @ONCE
 def test_an_instance_that_is_gone_without_a_successor_needs_an_operator(world: World) -> None:
     """Within the notice capacity may come back; after it the service is down."""
-    sef = world.sef(pools=OTHERS[0])
+    sef = world.sef(spot_pools=OTHERS[0])
     primary = world.primary(sef)
     world.simulation.add_fault("RunInstances", error_code="InsufficientInstanceCapacity")
     world.signal(sef, TERMINATION, instance_id=primary)

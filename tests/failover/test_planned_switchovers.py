@@ -93,7 +93,7 @@ def test_a_drill_that_finds_no_standby_is_told_and_not_repeated_at_once(world: W
 @ONCE
 @pytest.mark.parametrize("announced", [REBALANCE, TERMINATION])
 def test_what_aws_announces_overtakes_a_drill(world: World, announced: str) -> None:
-    sef, old = drilled(world, simulated_pending=600)
+    sef, old = drilled(world, simulator_pending_seconds=600)
     world.clock.advance(DAY)
     assert tick(world, sef) == 1
     standby = world.standby()
@@ -127,7 +127,7 @@ def test_an_open_incident_is_not_disturbed_by_a_drill(world: World) -> None:
 
 def on_demand(world: World, **settings: Any) -> tuple[Any, str]:
     """An agent whose primary had to be launched on-demand."""
-    sef = world.sef(pools=",".join(OTHERS), interrupted_pool_cooldown=0, **settings)
+    sef = world.sef(spot_pools=",".join(OTHERS), interrupted_pool_cooldown_seconds=0, **settings)
     world.primary(sef)
     for pool in OTHERS:
         world.simulation.set_pool(pool, capacity=False)
@@ -161,7 +161,7 @@ def test_an_on_demand_primary_is_replaced_by_spot_when_there_is_some(world: Worl
 
 @ONCE
 def test_it_stays_while_there_is_no_spot_and_tries_again_later(world: World) -> None:
-    sef, expensive = on_demand(world, on_demand_allowed=True)
+    sef, expensive = on_demand(world, allow_on_demand=True)
     world.clock.advance(STAY + 1)
     assert tick(world, sef) == 1
     world.settle(sef, 120)
@@ -180,7 +180,7 @@ def test_it_stays_while_there_is_no_spot_and_tries_again_later(world: World) -> 
 
 @ONCE
 def test_it_does_not_go_back_and_forth_all_day(world: World) -> None:
-    sef, _ = on_demand(world, returns_per_day=2)
+    sef, _ = on_demand(world, max_spot_returns_per_day=2)
     for returned in range(3):
         capacity(world)
         world.clock.advance(STAY + 1)

@@ -24,7 +24,6 @@ from sef.terms import (
     NOTICE,
     Goal,
     IncidentStatus,
-    Mode,
     ReplicaStatus,
     ReplicaType,
     SignalType,
@@ -358,21 +357,6 @@ def test_raising_is_the_highest_of_all_in_any_order(old, new, third):
     assert higher_goal(old, new) is higher_goal(new, old)
     assert higher_goal(old, old) is old
     assert higher_goal(higher_goal(old, new), third) is higher_goal(old, higher_goal(new, third))
-
-
-@pytest.mark.parametrize(
-    ("agent", "mode"),
-    [
-        (MANUAL, Mode.MANUAL),
-        (SWITCH, Mode.AUTO),
-        (RETIRE, Mode.AUTO),
-        (BOTH, Mode.AUTO),
-        (NEITHER, Mode.EMERGENCY_ONLY),
-    ],
-    ids=["manual", "auto-switch", "auto-terminate", "both", "neither"],
-)
-def test_the_mode_of_an_agent(agent, mode):
-    assert agent.mode is mode
 
 
 def test_aws_gives_two_minutes():

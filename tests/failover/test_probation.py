@@ -12,7 +12,7 @@ RISKY = OTHERS[0]
 
 def failed_over(world: World, past: tuple[int, int] | None = None, **settings: Any) -> Any:
     """An agent that has just been failed over to the one pool there is."""
-    sef = world.sef(pools=RISKY, **settings)
+    sef = world.sef(spot_pools=RISKY, **settings)
     if past:
         world.past(*past, pool=RISKY)
     world.primary(sef)
@@ -22,7 +22,7 @@ def failed_over(world: World, past: tuple[int, int] | None = None, **settings: A
 
 
 def test_in_a_risky_pool_it_has_a_standby_until_its_probation_is_over(world: World) -> None:
-    sef = failed_over(world, (10, 9), on_demand_allowed=True)
+    sef = failed_over(world, (10, 9), allow_on_demand=True)
     fresh = world.agent().instance_id
     world.settle(sef, 5)
     standby = world.standby()
@@ -40,7 +40,7 @@ def test_in_a_risky_pool_it_has_a_standby_until_its_probation_is_over(world: Wor
 
 @ONCE
 def test_its_standby_is_promoted_when_the_fresh_primary_is_taken_too(world: World) -> None:
-    sef = failed_over(world, (10, 9), on_demand_allowed=True)
+    sef = failed_over(world, (10, 9), allow_on_demand=True)
     world.settle(sef, 5)
     standby = world.standby().instance_id
     world.signal(sef, TERMINATION, instance_id=world.agent().instance_id)
@@ -60,14 +60,14 @@ def test_elsewhere_it_has_none(world: World, past: tuple[int, int] | None) -> No
 
 @ONCE
 def test_none_when_it_is_turned_off(world: World) -> None:
-    sef = failed_over(world, (10, 9), probation=0, on_demand_allowed=True)
+    sef = failed_over(world, (10, 9), probation_seconds=0, allow_on_demand=True)
     world.settle(sef, 5)
     assert world.standby() is None
 
 
 @ONCE
 def test_a_pool_that_was_interrupted_is_avoided_for_a_while(world: World) -> None:
-    sef = world.sef(pools=",".join(OTHERS))
+    sef = world.sef(spot_pools=",".join(OTHERS))
     world.past(1, 1, OTHERS[1], unannounced=True)  # once it is over, the price decides
     world.primary(sef, "a", pool=OTHERS[0])
     world.primary(sef, "b", pool="m5.large.us-east-1a")
@@ -90,7 +90,7 @@ def test_a_pool_that_was_interrupted_is_avoided_for_a_while(world: World) -> Non
 
 @ONCE
 def test_the_notices_of_a_storm_do_not_wait_for_the_one_row_of_their_pool(world: World) -> None:
-    sef = world.sef(pools=",".join(OTHERS), interrupted_pool_cooldown=3600)
+    sef = world.sef(spot_pools=",".join(OTHERS), interrupted_pool_cooldown_seconds=3600)
     agents = ("a", "b", "c")
     for agent_id in agents:
         world.primary(sef, agent_id, pool=OTHERS[0])

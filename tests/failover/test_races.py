@@ -197,7 +197,7 @@ def test_the_primary_and_its_standby_are_announced_at_the_same_time(
 def test_capacity_that_comes_back_between_two_workers_leaks_no_instance(world: World) -> None:
     """One has been refused and goes on to the next pool; the other makes the first call late."""
     dearer, cheaper = OTHERS
-    one = world.sef(pools=",".join(OTHERS))
+    one = world.sef(spot_pools=",".join(OTHERS))
     world.primary(one)
     world.simulation.throttle("RunInstances", count=2)
     world.signal(one, REBALANCE)
@@ -217,7 +217,7 @@ def test_capacity_that_comes_back_between_two_workers_leaks_no_instance(world: W
             world.simulation.set_pool(cheaper, capacity=True)
 
     late = world.sef(
-        world.cloud("before-call.ec2.RunInstances", refused_meanwhile), pools=",".join(OTHERS)
+        world.cloud("before-call.ec2.RunInstances", refused_meanwhile), spot_pools=",".join(OTHERS)
     )
     late.reconcile()
     for _ in range(3):

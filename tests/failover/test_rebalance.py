@@ -46,7 +46,7 @@ def test_the_cheapest_pool_of_those_of_equal_risk_is_taken(world: World) -> None
 
 @ONCE
 def test_a_cheap_pool_with_a_bad_past_is_passed_over(world: World) -> None:
-    sef = world.sef(pools=",".join(OTHERS))
+    sef = world.sef(spot_pools=",".join(OTHERS))
     world.primary(sef)
     world.past(10, 10, pool="m5.large.us-east-1c")  # the cheaper of the two
     world.signal(sef, REBALANCE)
@@ -230,7 +230,7 @@ def test_with_auto_switch_the_standby_is_promoted_as_soon_as_it_is_ready(world: 
 
 @ONCE
 def test_a_promotion_waits_until_the_standby_runs(world: World) -> None:
-    sef = world.sef(simulated_pending=60)
+    sef = world.sef(simulator_pending_seconds=60)
     primary = world.primary(sef)
     sef.set_auto_mode("a", "auto-switch", enabled=True)
     answer = world.signal(sef, REBALANCE, instance_id=primary)

@@ -17,14 +17,16 @@ def test_no_sentence_of_a_failover_with_a_cutover_at_its_limit_is_ugly(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="sef")
-    sef = world.sef(pools=",".join(SAME_ZONE), launches_per_hour=1, interrupted_pool_cooldown=0)
+    sef = world.sef(
+        spot_pools=",".join(SAME_ZONE), max_launches_per_hour=1, interrupted_pool_cooldown_seconds=0
+    )
     primary = world.primary(sef)
     sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
     world.signal(sef, TERMINATION, instance_id=primary)
     world.settle(sef, 5)
     world.signal(sef, TERMINATION, instance_id=world.agent().instance_id)
     messages = [row.message for row in world.rows("system_events", None)]
-    assert any("SEF_LAUNCHES_PER_HOUR" in message for message in messages)
+    assert any("SEF_MAX_LAUNCHES_PER_HOUR" in message for message in messages)
     assert any("running: " in message for message in messages)
     ugly = [line for line in [*messages, *caplog.messages] if UGLY.search(line)]
     assert not ugly
@@ -37,8 +39,8 @@ def test_what_is_about_no_agent_is_logged_without_one(
     named(world)
     for _ in range(2):
         orphan(world)
-    sef = world.sef(terminations_per_cycle=1)
+    sef = world.sef(max_terminations_per_run=1)
     world.clock.advance(600)
     sef.sweep_orphans()
-    assert any("SEF_TERMINATIONS_PER_CYCLE" in line for line in caplog.messages)
+    assert any("SEF_MAX_TERMINATIONS_PER_RUN" in line for line in caplog.messages)
     assert not [line for line in caplog.messages if "(agent" in line]

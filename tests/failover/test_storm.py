@@ -120,7 +120,7 @@ def test_single_interruptions_and_recommendations_are_no_storm(world: World) -> 
 
 @ONCE
 def test_its_launches_are_spread_over_the_other_pools(world: World) -> None:
-    sef = world.sef(pools=",".join([POOL, *OTHERS]))
+    sef = world.sef(spot_pools=",".join([POOL, *OTHERS]))
     agents = fleet(world, sef, 2 * LAUNCHES_PER_POOL)
     for notice in notices(world, [sef], agents):
         assert notice()["action"] == "promoted"
@@ -143,7 +143,7 @@ def calls_of() -> tuple[list[str], Callable[..., None]]:
 
 def limited(world: World, note: Callable[..., None], *, ahead: float = 0, **settings: Any) -> Any:
     cloud = world.cloud("before-call.ec2.RunInstances", note)
-    given = {"run_instances_burst": 5, "run_instances_rate": 2.0} | settings
+    given = {"run_instances_burst": 5, "run_instances_per_second": 2.0} | settings
     return world.sef(cloud, ahead=ahead, **given)
 
 
@@ -155,7 +155,7 @@ def agents_of(world: World, replica_ids: Sequence[str]) -> list[str]:
 @ONCE
 def test_forty_agents_have_one_replacement_each_under_ec2s_limits(world: World) -> None:
     made, note = calls_of()
-    workers = [limited(world, note, pools=",".join([POOL, *OTHERS])) for _ in range(2)]
+    workers = [limited(world, note, spot_pools=",".join([POOL, *OTHERS])) for _ in range(2)]
     agents = fleet(world, workers[0], 40)
     all_at_once(notices(world, workers, agents))
     assert len(made) == 5, "the bucket holds five"
@@ -212,7 +212,7 @@ def test_a_standby_leaves_tokens_for_emergencies(world: World) -> None:
 @ONCE
 def test_a_notice_does_not_take_the_token_of_a_closer_deadline(world: World) -> None:
     made, note = calls_of()
-    sef = limited(world, note, run_instances_burst=2, run_instances_rate=1.0)
+    sef = limited(world, note, run_instances_burst=2, run_instances_per_second=1.0)
     agents = fleet(world, sef, 4)
     deadlines = {"agent-00": 110, "agent-01": 100, "agent-02": 30, "agent-03": 90}
     at = world.clock()
@@ -241,7 +241,7 @@ def test_a_notice_does_not_take_the_token_of_a_closer_deadline(world: World) -> 
 @ONCE
 def test_a_repeated_call_takes_a_token_too(world: World) -> None:
     made, note = calls_of()
-    sef = limited(world, note, run_instances_burst=1, run_instances_rate=0.1)
+    sef = limited(world, note, run_instances_burst=1, run_instances_per_second=0.1)
     primary = world.primary(sef)
     world.simulation.add_fault("RunInstances", count=1, lose_reply=True)
     world.signal(sef, TERMINATION, instance_id=primary)
@@ -275,7 +275,11 @@ def test_a_throttled_call_empties_the_bucket(world: World) -> None:
 def test_a_pool_without_capacity_costs_one_call_and_not_one_for_each_agent(world: World) -> None:
     _, note = calls_of()
     sef = limited(
-        world, note, run_instances_burst=1, run_instances_rate=1.0, pools=",".join(OTHERS)
+        world,
+        note,
+        run_instances_burst=1,
+        run_instances_per_second=1.0,
+        spot_pools=",".join(OTHERS),
     )
     world.simulation.set_pool(OTHERS[0], capacity=False)
     world.simulation.set_pool(OTHERS[1], capacity=False)
@@ -296,7 +300,7 @@ def test_what_waits_for_its_call_and_is_not_wanted_any_more_is_never_launched(
     world: World,
 ) -> None:
     made, note = calls_of()
-    sef = limited(world, note, run_instances_burst=1, run_instances_rate=0.1)
+    sef = limited(world, note, run_instances_burst=1, run_instances_per_second=0.1)
     primary = world.primary(sef, "b")
     world.signal(sef, TERMINATION, "b", instance_id=primary)
     world.primary(sef)
@@ -312,12 +316,14 @@ def test_what_waits_for_its_call_and_is_not_wanted_any_more_is_never_launched(
 @ONCE
 def test_a_worker_whose_clock_is_ahead_empties_the_bucket_for_a_moment_only(world: World) -> None:
     made, note = calls_of()
-    ahead = limited(world, note, ahead=5 * 3600, run_instances_burst=1, run_instances_rate=1.0)
+    ahead = limited(
+        world, note, ahead=5 * 3600, run_instances_burst=1, run_instances_per_second=1.0
+    )
     agents = fleet(world, ahead, 2)
     ids = list(agents)
     world.signal(ahead, TERMINATION, ids[0], instance_id=agents[ids[0]])
     assert len(made) == 1
-    right = limited(world, note, run_instances_burst=1, run_instances_rate=1.0)
+    right = limited(world, note, run_instances_burst=1, run_instances_per_second=1.0)
     world.signal(right, TERMINATION, ids[1], instance_id=agents[ids[1]])
     assert len(made) == 1
     world.settle(right, 1)
@@ -335,7 +341,9 @@ def test_calls_that_ec2_never_answers_hold_up_nobody_elses(world: World) -> None
             raise ReadTimeoutError(endpoint_url="ec2")
 
     quick = world.sef()
-    slow = world.sef(world.cloud("before-call.ec2.RunInstances", hang), reconcile_interval=0.1)
+    slow = world.sef(
+        world.cloud("before-call.ec2.RunInstances", hang), reconcile_interval_seconds=0.1
+    )
     agents = fleet(world, quick, 12)
     poisoned, others = list(agents)[:9], list(agents)[9:]
     for agent_id in poisoned:
@@ -372,7 +380,7 @@ def test_terminations_take_tokens_of_their_own(world: World) -> None:
         ended.append(params["body"]["InstanceId.1"])
 
     cloud = world.cloud("before-call.ec2.TerminateInstances", note)
-    sef = world.sef(cloud, terminate_instances_burst=1, terminate_instances_rate=0.1)
+    sef = world.sef(cloud, terminate_instances_burst=1, terminate_instances_per_second=0.1)
     agents = fleet(world, sef, 3)
     for agent_id in agents:
         sef.enable_manual_replica_mode(agent_id)
@@ -400,7 +408,9 @@ def test_one_that_hangs_alone_does_not_hold_up_who_comes_after(world: World) -> 
             raise ReadTimeoutError(endpoint_url="ec2")
 
     quick = world.sef()
-    slow = world.sef(world.cloud("before-call.ec2.RunInstances", hang), reconcile_interval=0.1)
+    slow = world.sef(
+        world.cloud("before-call.ec2.RunInstances", hang), reconcile_interval_seconds=0.1
+    )
     agents = fleet(world, quick, 2)
     alone, after = agents
     world.client.create_tags(Resources=[agents[alone]], Tags=[{"Key": "Name", "Value": "hangs"}])

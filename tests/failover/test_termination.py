@@ -8,7 +8,7 @@ import pytest
 
 from tests.harness import ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World
 
-TWO = {"pools": ",".join(OTHERS)}
+TWO = {"spot_pools": ",".join(OTHERS)}
 
 
 def empty(world: World, *pools: str) -> None:
@@ -56,7 +56,7 @@ def test_a_ready_standby_is_promoted_within_the_answer(world: World) -> None:
 
 @ONCE
 def test_the_failover_time_counts_from_the_notice_to_the_promotion(world: World) -> None:
-    sef = world.sef(simulated_pending=60)
+    sef = world.sef(simulator_pending_seconds=60)
     primary = world.primary(sef)
     world.signal(sef, TERMINATION, instance_id=primary)
     world.clock.advance(7)
@@ -70,7 +70,7 @@ def test_the_failover_time_counts_from_the_notice_to_the_promotion(world: World)
 
 
 def test_a_standby_that_is_launching_is_promoted_when_it_runs(world: World) -> None:
-    sef = world.sef(simulated_pending=600)
+    sef = world.sef(simulator_pending_seconds=600)
     primary = world.primary(sef)
     assert world.signal(sef, REBALANCE, instance_id=primary)["action"] == "replica_launching"
     for _ in range(3):
@@ -132,7 +132,7 @@ def test_without_spot_capacity_anywhere_it_is_on_demand(world: World) -> None:
 
 @ONCE
 def test_without_any_capacity_it_waits_and_is_served_when_there_is_some(world: World) -> None:
-    sef = world.sef(pools=OTHERS[0])
+    sef = world.sef(spot_pools=OTHERS[0])
     primary = world.primary(sef)
     empty(world, OTHERS[0])
     no_on_demand(world)
@@ -166,7 +166,7 @@ def test_without_any_capacity_it_waits_and_is_served_when_there_is_some(world: W
 @ONCE
 def test_capacity_that_comes_back_within_the_two_minutes_is_found(world: World) -> None:
     """A cooldown of five minutes is longer than the notice: an emergency cannot sit it out."""
-    sef = world.sef(pools=OTHERS[0])
+    sef = world.sef(spot_pools=OTHERS[0])
     primary = world.primary(sef)
     empty(world, OTHERS[0])
     no_on_demand(world)
@@ -393,7 +393,7 @@ def test_in_manual_mode_too_and_the_next_standby_is_kept(world: World) -> None:
 
 @ONCE
 def test_the_deadline_is_what_aws_said_or_two_minutes(world: World) -> None:
-    sef = world.sef(simulated_pending=60)
+    sef = world.sef(simulator_pending_seconds=60)
     for agent_id, said, seconds in (("a", 95, 95), ("b", None, 120), ("c", -5, 120)):
         primary = world.primary(sef, agent_id)
         ends = {} if said is None else {"termination_time": world.clock().timestamp() + said}

@@ -35,7 +35,7 @@ def test_a_failover_has_one_successor(world: World, ahead: float, first_is_wrong
 
 @OFF
 def test_an_emergency_launch_that_one_begins_and_the_other_ends(world: World, ahead: float) -> None:
-    right, wrong = world.sef(simulated_pending=600), world.sef(ahead=ahead)
+    right, wrong = world.sef(simulator_pending_seconds=600), world.sef(ahead=ahead)
     primary = world.primary(right)
     world.simulation.throttle("RunInstances", count=2)
     world.signal(right, TERMINATION, instance_id=primary)
@@ -80,7 +80,7 @@ def test_a_healthy_fleet_is_left_alone(world: World, ahead: float) -> None:
 
 @ONCE
 def test_what_it_put_off_for_an_hour_others_do_now(world: World) -> None:
-    right, wrong = world.sef(pools=OTHERS[0]), world.sef(pools=OTHERS[0], ahead=HOUR)
+    right, wrong = world.sef(spot_pools=OTHERS[0]), world.sef(spot_pools=OTHERS[0], ahead=HOUR)
     primary = world.primary(right)
     world.simulation.throttle()
     world.signal(wrong, TERMINATION, instance_id=primary)

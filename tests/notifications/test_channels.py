@@ -1,4 +1,4 @@
-"""The channels of SEF_NOTIFY: which there may be, where they lead, what they show, what threads."""
+"""The channels of SEF_NOTIFICATION_URLS: accepted URLs, addresses, log output and threads."""
 
 import logging
 import socketserver
@@ -24,7 +24,7 @@ PAGERDUTY = "pagerduty://" + "a" * 20 + "@" + "b" * 32
 
 
 def of(notify: str, networks: str = "127.0.0.0/8") -> tuple[Channel, ...]:
-    return channels(Settings(notify=notify, webhook_networks=networks))
+    return channels(Settings(notification_urls=notify, allowed_private_networks=networks))
 
 
 def send(
@@ -85,7 +85,7 @@ def test_nobody_is_notified_unless_asked() -> None:
 def test_a_url_that_cannot_be_used_is_named_by_its_place(notify: str, said: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         of(notify)
-    assert str(caught.value).startswith("SEF_NOTIFY: ")
+    assert str(caught.value).startswith("SEF_NOTIFICATION_URLS: ")
     assert said in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -125,7 +125,7 @@ def test_a_service_is_told_how_urgent_it_is(
 def test_no_service_leads_into_a_private_network(receiver: Receiver, scheme: str) -> None:
     token = "" if scheme in ("json", "xml", "form") else "a" * 26
     (channel,) = of(f"{scheme}://127.0.0.1:{receiver.port}/{token}", networks="10.0.0.0/8")
-    with pytest.raises(DeliveryRejected, match="SEF_WEBHOOK_NETWORKS"):
+    with pytest.raises(DeliveryRejected, match="SEF_ALLOWED_PRIVATE_NETWORKS"):
         send(channel)
     assert receiver.got == []
 

@@ -50,11 +50,13 @@ def url(receiver: Receiver) -> str:
 
 def worker(world: World, *receivers: Receiver, **settings: Any) -> SmartEmergencyFallback:
     notify = " ".join(url(receiver) for receiver in receivers)
-    return world.sef(**{"notify": notify, "webhook_networks": LOOPBACK} | settings)
+    return world.sef(
+        **{"notification_urls": notify, "allowed_private_networks": LOOPBACK} | settings
+    )
 
 
 def alert(sef: SmartEmergencyFallback, world: World, name: str) -> None:
-    event = SystemEvent(name, f"{name} happened", moment=NotificationKind.ALERT)
+    event = SystemEvent(name, f"{name} happened", notification=NotificationKind.ALERT)
     sef._database.write(write_events, [event], world.clock())
 
 
@@ -97,7 +99,7 @@ def test_an_interruption_is_told_at_detection_switch_and_outcome(
     assert sef.deliver_notifications() == 0
     with world.connect() as connection:
         rows = of_incident(connection, answer["incident_id"])
-    assert [(row["moment"], row["deliveries"][0]["status"]) for row in rows] == [
+    assert [(row["kind"], row["deliveries"][0]["status"]) for row in rows] == [
         ("detection", "sent"),
         ("switch", "sent"),
         ("outcome", "sent"),
@@ -152,7 +154,9 @@ def test_what_was_rolled_back_is_not_told(world: World, receiver: Receiver) -> N
     sef = worker(world, receiver)
 
     def work(connection: Any) -> None:
-        event = SystemEvent("failover_completed", "it did not", "a", moment=NotificationKind.SWITCH)
+        event = SystemEvent(
+            "failover_completed", "it did not", "a", notification=NotificationKind.SWITCH
+        )
         write_events(connection, [event], world.clock())
         raise RuntimeError
 
@@ -212,7 +216,7 @@ def test_a_recommendation_that_is_only_watched_wakes_nobody(
 def test_the_setting_says_from_which_severity_on(
     world: World, receiver: Receiver, severity: str, expected: list[str]
 ) -> None:
-    sef = worker(world, receiver, rebalance_risk_threshold=1.0, notify_severity=severity)
+    sef = worker(world, receiver, rebalance_risk_threshold=1.0, notification_min_severity=severity)
     world.primary(sef)
     world.signal(sef, REBALANCE)
     world.signal(sef, TERMINATION)
@@ -359,7 +363,8 @@ def test_a_channel_in_a_private_network_fails_alone_and_at_once(
     world: World, receiver: Receiver
 ) -> None:
     sef = world.sef(
-        notify=f"json://169.254.169.254/x-secret {url(receiver)}", webhook_networks=LOOPBACK
+        notification_urls=f"json://169.254.169.254/x-secret {url(receiver)}",
+        allowed_private_networks=LOOPBACK,
     )
     world.primary(sef)
     world.signal(sef, TERMINATION)
@@ -369,7 +374,7 @@ def test_a_channel_in_a_private_network_fails_alone_and_at_once(
     assert by_channel["json://169.254.169.254"].status == "failed"
     assert len(world.events("notification_failed")) == 3
     everything = str(world.rows("system_events", None) + deliveries(world))
-    assert "SEF_WEBHOOK_NETWORKS" in everything
+    assert "SEF_ALLOWED_PRIVATE_NETWORKS" in everything
     assert "x-secret" not in everything
 
 
@@ -427,7 +432,7 @@ def test_a_slow_channel_holds_up_no_other(
 @ONCE
 def test_a_failover_does_not_wait_for_its_messages(world: World) -> None:
     """Nothing is sent while a signal is worked on."""
-    sef = world.sef(notify="json://203.0.113.1/x")
+    sef = world.sef(notification_urls="json://203.0.113.1/x")
     world.primary(sef)
     assert world.signal(sef, TERMINATION)["action"] == "promoted"
     assert deliveries(world) == []
@@ -492,7 +497,7 @@ def test_a_claim_from_far_ahead_is_not_believed(world: World, receiver: Receiver
 
 @ONCE
 def test_a_drill_is_told_at_its_end_if_asked(world: World, receiver: Receiver) -> None:
-    sef = worker(world, receiver, notify_severity="info")
+    sef = worker(world, receiver, notification_min_severity="info")
     world.primary(sef)
     sef.register_agent("a", {"drill_interval": 86400})
     world.clock.advance(86401)
@@ -506,7 +511,7 @@ def test_a_drill_is_told_at_its_end_if_asked(world: World, receiver: Receiver) -
 def test_the_outcome_waits_for_what_follows_the_new_primary(
     world: World, receiver: Receiver
 ) -> None:
-    sef = worker(world, receiver, pools=",".join(SAME_ZONE))
+    sef = worker(world, receiver, spot_pools=",".join(SAME_ZONE))
     primary = world.primary(sef)
     sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
     world.simulation.add_fault("AssociateAddress", error_code="UnauthorizedOperation")

@@ -29,8 +29,8 @@ def test_each_channel_says_whether_it_went(tmp_path: Path) -> None:
         done = notify(
             tmp_path,
             "--test",
-            SEF_NOTIFY=f"{receiver.url.replace('http', 'json')} json://{dead}/a-secret-path",
-            SEF_WEBHOOK_NETWORKS="127.0.0.0/8",
+            SEF_NOTIFICATION_URLS=f"{receiver.url.replace('http', 'json')} json://{dead}/a-secret-path",
+            SEF_ALLOWED_PRIVATE_NETWORKS="127.0.0.0/8",
         )
     finally:
         receiver.stop()
@@ -49,8 +49,8 @@ def test_all_that_went_is_success(tmp_path: Path) -> None:
         done = notify(
             tmp_path,
             "--test",
-            SEF_NOTIFY=receiver.url.replace("http", "json"),
-            SEF_WEBHOOK_NETWORKS="127.0.0.0/8",
+            SEF_NOTIFICATION_URLS=receiver.url.replace("http", "json"),
+            SEF_ALLOWED_PRIVATE_NETWORKS="127.0.0.0/8",
         )
     finally:
         receiver.stop()
@@ -60,7 +60,7 @@ def test_all_that_went_is_success(tmp_path: Path) -> None:
 def test_without_channels_there_is_nothing_to_test(tmp_path: Path) -> None:
     done = notify(tmp_path, "--test")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "SEF: SEF_NOTIFY is empty: there is no channel to test\n"
+    assert done.stderr == "SEF: SEF_NOTIFICATION_URLS is empty: there is no channel to test\n"
 
 
 def test_it_shows_the_outbox(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_what_is_allowed_arrives(receiver: Receiver) -> None:
     "host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"]
 )
 def test_a_private_address_is_refused_before_a_socket_opens(receiver: Receiver, host: str) -> None:
-    with pytest.raises(PermanentHttpError, match="SEF_WEBHOOK_NETWORKS can allow it"):
+    with pytest.raises(PermanentHttpError, match="SEF_ALLOWED_PRIVATE_NETWORKS can allow it"):
         Outbound().post_json(f"http://{host}:{receiver.port}/", {})
     assert receiver.got == []
 

@@ -37,7 +37,7 @@ def test_enabling_answers_with_a_ready_standby(world: World) -> None:
 
 @ONCE
 def test_enabling_waits_no_longer_than_it_may(world: World) -> None:
-    sef = world.sef(enable_wait=0.6, simulated_pending=600)
+    sef = world.sef(enable_wait_seconds=0.6, simulator_pending_seconds=600)
     world.primary(sef)
     began = time.monotonic()
     answer = sef.enable_manual_replica_mode("a")
@@ -49,7 +49,7 @@ def test_enabling_waits_no_longer_than_it_may(world: World) -> None:
 
 @ONCE
 def test_enabling_waits_until_the_standby_runs(world: World) -> None:
-    sef = world.sef(enable_wait=LIMIT, simulated_pending=1)
+    sef = world.sef(enable_wait_seconds=LIMIT, simulator_pending_seconds=1)
     world.primary(sef)
     answer = sef.enable_manual_replica_mode("a")
     assert answer["replica"]["status"] == "ready"
@@ -116,7 +116,7 @@ def test_a_switch_promotes_terminates_the_old_primary_and_launches_the_next(
 
 @ONCE
 def test_a_switch_that_is_not_possible_changes_nothing(world: World) -> None:
-    sef = world.sef(simulated_pending=60)
+    sef = world.sef(simulator_pending_seconds=60)
     primary = world.primary(sef)
     refusals = [refused(lambda: sef.execute_manual_switch("a"))]
     assert world.replicas() == []

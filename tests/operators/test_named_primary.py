@@ -8,7 +8,7 @@ from tests.harness import ALIVE, ONCE, TERMINATION, World
 
 @ONCE
 def test_what_sef_launched_and_runs_on_is_said_with_the_command_that_ends_it(world: World) -> None:
-    sef = world.sef(probation=0)
+    sef = world.sef(probation_seconds=0)
     answer = world.signal(sef, TERMINATION, instance_id=world.primary(sef))
     former = answer["new_instance_id"]
     mine = world.launch()
@@ -17,7 +17,7 @@ def test_what_sef_launched_and_runs_on_is_said_with_the_command_that_ends_it(wor
     [event] = world.events("primary_left")
     assert (event.severity, event.message) == ("warning", f"SEF: {warning}")
     [note] = [n for n in world.rows("notifications") if n.title.endswith("primary left")]
-    assert note.moment == "alert"
+    assert note.kind == "alert"
 
     for _ in range(3):
         world.settle(sef, 3600)

@@ -70,7 +70,7 @@ def test_several_channels_that_date_and_name_it_differently(world: World) -> Non
 @ONCE
 def test_a_notice_39_seconds_before_the_end(world: World) -> None:
     """AWS does its best to give two minutes, and promises nothing."""
-    sef = world.sef(simulated_pending=600)
+    sef = world.sef(simulator_pending_seconds=600)
     primary = world.primary(sef)
     end: datetime = world.clock() + timedelta(seconds=39)
     for _ in range(3):

@@ -37,11 +37,11 @@ class HeldDatabase:
         self._is_held, self._go_on = threading.Event(), threading.Event()
         sef._database.write = self._held  # type: ignore[method-assign]
 
-    def _held(self, work: Any, **options: Any) -> Any:
+    def _held(self, work: Any, *args: Any, **options: Any) -> Any:
         if not self._is_held.is_set():
             self._is_held.set()
             assert self._go_on.wait(2 * LIMIT)
-        return self._write(work, **options)
+        return self._write(work, *args, **options)
 
     def wait_for(self, waiting: int) -> None:
         """Until one is being written and so many wait behind it."""

@@ -108,12 +108,12 @@ class Stage(World):
         settings = Settings(
             var=ground.var,
             database_url=ground.url,
-            jobs=False,
-            simulated_pending=0,
-            enable_wait=0,
-            notify=f"json://127.0.0.1:{ground.receiver.port}",
-            notify_severity=NotificationSeverity.INFO,
-            webhook_networks="127.0.0.0/8",
+            run_jobs=False,
+            simulator_pending_seconds=0,
+            enable_wait_seconds=0,
+            notification_urls=f"json://127.0.0.1:{ground.receiver.port}",
+            notification_min_severity=NotificationSeverity.INFO,
+            allowed_private_networks="127.0.0.0/8",
         )
         super().__init__(simulation, settings)
         self.ground = ground

@@ -77,7 +77,7 @@ def at_any_time(stage: Stage, taken: Collection[str], epochs: dict[str, int]) ->
     assert len(live) == len(set(live)), "an agent has two live standbys"
     for cutover in stage.rows("cutovers", None):
         old = cutover.old_instance_id
-        if cutover.open_agent_id and not cutover.served_at and old not in taken:
+        if cutover.open_agent_id and not cutover.traffic_moved_at and old not in taken:
             assert old not in instances or instances[old].state in ALIVE, (
                 f"SEF ended {old}, and {cutover.new_instance_id} has not everything yet"
             )
@@ -236,7 +236,7 @@ def _all_was_told(stage: Stage, incidents: list[Any], events: list[Any]) -> None
             assert delivery.attempts >= TRIES, f"{note.title} was given up: {delivery.error}"
     told = {delivery.notification_id for delivery in deliveries}
     assert notes.keys() == told, "a message is for nobody"
-    moments = {(note.incident_id, note.moment) for note in notes.values()}
+    moments = {(note.incident_id, note.kind) for note in notes.values()}
     planned = {i.id for i in incidents if i.kind in PLANNED}
     for event in events:
         if event.event_type == "failover_completed" and event.incident_id not in planned:

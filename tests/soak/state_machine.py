@@ -406,7 +406,7 @@ class Story(RuleBasedStateMachine):
         return rows | {"EC2": [(instance.id, instance.state) for instance in running]}
 
     @rule(
-        name=st.sampled_from(["launches_per_hour", "max_instances"]),
+        name=st.sampled_from(["max_launches_per_hour", "max_instances"]),
         most=st.sampled_from([0, 1, 2, 4]),
     )
     def limit(self, name: str, most: int) -> None:

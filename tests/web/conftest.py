@@ -39,7 +39,11 @@ def make_app(database_url: str) -> Iterator[Callable[..., Flask]]:
     made = []
 
     def make(**settings: Any) -> Flask:
-        given = {"database_url": database_url, "jobs": False, "simulated_pending": 0.0} | settings
+        given = {
+            "database_url": database_url,
+            "run_jobs": False,
+            "simulator_pending_seconds": 0.0,
+        } | settings
         made.append(create_app(config.load(**given)))
         return made[-1]
 
@@ -78,7 +82,7 @@ def module_database(
 @pytest.fixture(scope="module")
 def module_client(module_database: str) -> Iterator[FlaskClient]:
     """One for all tests of a module: for those that store nothing, or name their own agents."""
-    app = create_app(config.load(database_url=module_database, jobs=False, **NO_CLOUD))
+    app = create_app(config.load(database_url=module_database, run_jobs=False, **NO_CLOUD))
     yield app.test_client()
     app.extensions["sef"].close()
 

@@ -67,7 +67,7 @@ class Server:
             "SEF_VAR": str(folder),
             "SEF_DATABASE_URL": database_url,
             "SEF_LOG_LEVEL": "warning",
-            "SEF_JOBS": "false",
+            "SEF_RUN_JOBS": "false",
             "SEF_REGION": "us-east-1",
         }
         with self._log.open("ab") as log:

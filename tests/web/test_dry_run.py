@@ -79,7 +79,7 @@ def stage(
     database_url: str,
 ) -> Iterator[Stage]:
     """An agent in no mode, whose primary runs."""
-    stage = Stage(make_app(var=simulated_folder, enable_wait=0.5), database_url)
+    stage = Stage(make_app(var=simulated_folder, enable_wait_seconds=0.5), database_url)
     stage.client.put("/api/agents/a", json={"pool_id": POOL})
     stage.post("manual-replica/enable")
     assert stage.post("manual-switch")["code"] == 200

@@ -66,7 +66,7 @@ def shortcut(
 ) -> Iterator[ReportFastPath]:
     url = f"sqlite:///{tmp_path_factory.mktemp('shortcut') / 'sef.db'}"
     origins = {"cors_origins": request.param}
-    app = create_app(config.load(database_url=url, jobs=False, **NO_CLOUD, **origins))
+    app = create_app(config.load(database_url=url, run_jobs=False, **NO_CLOUD, **origins))
     assert isinstance(app.wsgi_app, ReportFastPath)
     yield app.wsgi_app
     app.extensions["sef"].close()

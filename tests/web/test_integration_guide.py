@@ -39,7 +39,9 @@ def guides_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def guide(make_app: Callable[..., Flask], guides_folder: Path) -> FlaskClient:
-    return make_app(var=guides_folder, simulated_pending=1.0, enable_wait=LIMIT).test_client()
+    return make_app(
+        var=guides_folder, simulator_pending_seconds=1.0, enable_wait_seconds=LIMIT
+    ).test_client()
 
 
 def report(client: FlaskClient, agent_id: str, **fields: Any) -> Any:
@@ -187,7 +189,7 @@ def cloud_server(
         tmp_path_factory.mktemp("server"),
         module_database,
         SEF_VAR=str(simulated_folder),
-        SEF_SIMULATED_PENDING="0",
+        SEF_SIMULATOR_PENDING_SECONDS="0",
     )
     yield server
     server.stop()

@@ -58,7 +58,7 @@ def clock() -> Seconds:
 
 @pytest.fixture
 def jobs(work: Work, clock: Seconds) -> Iterator[Jobs]:
-    jobs = Jobs(work, Settings(reconcile_interval=0.02), clock=clock, beat_seconds=0.02)
+    jobs = Jobs(work, Settings(reconcile_interval_seconds=0.02), clock=clock, beat_seconds=0.02)
     yield jobs
     if jobs.scheduler.running:
         jobs.shutdown(wait=False)

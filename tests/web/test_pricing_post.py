@@ -334,7 +334,7 @@ def test_the_content_type_does_not_matter(
 
 
 def test_a_report_more_than_may_wait_is_put_off_at_once(make_app: Callable[..., Flask]) -> None:
-    app = make_app(queue_limit=1, **NO_CLOUD)
+    app = make_app(max_queued_reports=1, **NO_CLOUD)
     held = HeldDatabase(app.extensions["sef"])
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(post, app.test_client(), "a")

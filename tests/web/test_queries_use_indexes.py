@@ -115,7 +115,7 @@ MADE: dict[str, Callable[[int, str, datetime], dict[str, Any]]] = {
         "instance_id": f"i-f{n:016x}",
         "agent_id": agent,
         "decided_at": at,
-        "told_at": at,
+        "reported_at": at,
     },
     "incidents": lambda n, agent, at: {
         "id": f"incident-{n}",

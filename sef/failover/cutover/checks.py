@@ -53,7 +53,7 @@ def check_targets(ctx: Context, agent: Agent) -> TargetCheck:
             warnings.append(f"cutover.{field}: {why}")
         except CloudError as error:
             warnings.append(f"cutover.{field}: {error}")
-            if error.response is Remedy.WAIT:
+            if error.remedy is Remedy.WAIT:
                 warnings.append("AWS could not say, and was asked no further")
                 break
     return TargetCheck(tuple(warnings), zones)

@@ -44,7 +44,7 @@ def report_status(
             "warning" if given_up else "info",
             details={"cutover_id": cutover.id, "epoch": cutover.epoch},
             incident_id=cutover.incident_id,
-            moment=NotificationKind.OUTCOME if cutover.incident_id else alone,
+            notification=NotificationKind.OUTCOME if cutover.incident_id else alone,
         )
     elif status is CutoverStatus.NEEDS_OPERATOR:
         failed = [
@@ -59,7 +59,7 @@ def report_status(
             "error",
             {"cutover_id": cutover.id},
             cutover.incident_id,
-            moment=NotificationKind.CUTOVER,
+            notification=NotificationKind.CUTOVER,
         )
     else:
         return

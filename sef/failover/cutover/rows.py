@@ -39,7 +39,7 @@ class Cutover:
     open_agent_id: str | None
     due_at: datetime | None
     started_at: datetime
-    served_at: datetime | None
+    traffic_moved_at: datetime | None
     finished_at: datetime | None
     version: int
 
@@ -147,7 +147,7 @@ def supersede_cutover(connection: Connection, agent_id: str, why: str, now: date
         "warning",
         details={"cutover_id": cutover.id, "epoch": cutover.epoch},
         incident_id=cutover.incident_id,
-        moment=NotificationKind.OUTCOME if cutover.incident_id else None,
+        notification=NotificationKind.OUTCOME if cutover.incident_id else None,
     )
     write_events(connection, [event], now)
 
@@ -196,16 +196,23 @@ def refresh_cutover_status(
         return CutoverStatus.DONE
     has_failed = any(s.is_unfinished and s.status is StepStatus.FAILED for s in states)
     status = CutoverStatus.NEEDS_OPERATOR if has_failed else CutoverStatus.RUNNING
-    served_at = cutover.served_at or (now if traffic_moved(states) else None)
-    _change(connection, cutover, status=status, due_at=due_at, served_at=served_at)
+    traffic_moved_at = cutover.traffic_moved_at or (now if traffic_moved(states) else None)
+    _change(connection, cutover, status=status, due_at=due_at, traffic_moved_at=traffic_moved_at)
     return status
 
 
 def end_cutover(
     connection: Connection, cutover: Cutover, status: CutoverStatus, now: datetime
 ) -> None:
-    served_at = cutover.served_at or (now if status is CutoverStatus.DONE else None)
-    _change(connection, cutover, status=status, due_at=None, finished_at=now, served_at=served_at)
+    traffic_moved_at = cutover.traffic_moved_at or (now if status is CutoverStatus.DONE else None)
+    _change(
+        connection,
+        cutover,
+        status=status,
+        due_at=None,
+        finished_at=now,
+        traffic_moved_at=traffic_moved_at,
+    )
 
 
 def set_cutover_deadline(

@@ -345,5 +345,5 @@ def _read_step(connection: Connection, told: CutoverStep) -> CutoverStep:
 
 
 def _status_after(error: CloudError) -> StepStatus:
-    is_passing = error.code in RACED or error.response is not Remedy.OPERATOR
+    is_passing = error.code in RACED or error.remedy is not Remedy.OPERATOR
     return StepStatus.PENDING if is_passing else StepStatus.FAILED

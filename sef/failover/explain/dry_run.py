@@ -129,7 +129,7 @@ def _ask_cloud(ctx: Context, agent_id: str, must_run: bool) -> CloudSnapshot:
             instance = shown.get(standby.instance_id)
             if instance is not None and classify(instance) is Observed.GONE:
                 lost = (standby, f"its instance is {instance.ec2_state}")
-            elif must_run and classify(instance) is not Observed.RUNS:
+            elif must_run and classify(instance) is not Observed.RUNNING:
                 raise unknown_state(standby)
         except CloudError:
             if must_run:
@@ -330,7 +330,7 @@ def _rest(
         return [PlanStep("wait", said, str(agent.put_off_because))]
     if incident is None or incident.kind.is_planned:
         return []
-    ttl = ctx.settings.standby_ttl
+    ttl = ctx.settings.standby_ttl_seconds
     if incident.goal is Goal.STANDBY and standby is not None:
         instance_id = standby.instance_id
         said = (

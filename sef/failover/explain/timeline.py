@@ -242,9 +242,9 @@ def _notices(connection: Connection, incident: Incident) -> Iterator[TimelineEnt
             yield TimelineEntry(
                 sent_at or note["created_at"],
                 EntryKind.NOTICE,
-                note["moment"],
+                note["kind"],
                 said[delivery["status"]],
-                delivery | {"sent_at": iso(sent_at), "urgency": note["urgency"]},
+                delivery | {"sent_at": iso(sent_at), "urgency": note["severity"]},
                 None if sent_at is None else _milliseconds(sent_at - note["created_at"]),
                 (2, number),
             )

@@ -205,7 +205,7 @@ def recent_prices(
 
 def assess_primary(connection: Connection, ctx: Context, agent: Agent, now: datetime) -> Risk:
     """Assess the risk that the agent's primary is interrupted, from its pool's past and price."""
-    settled_after = timedelta(seconds=ctx.settings.standby_ttl)
+    settled_after = timedelta(seconds=ctx.settings.standby_ttl_seconds)
     here, elsewhere = history_and_fleet(connection, agent.pool_id, now, settled_after)
     pool = parse_pool(agent.pool_id)
     return risk.assess(

@@ -101,7 +101,7 @@ def _event(storm: Storm) -> Event:
             "began_at": iso(storm.began_at),
             "latest_at": iso(storm.latest_at),
         },
-        moment=NotificationKind.ALERT,
+        notification=NotificationKind.ALERT,
     )
 
 

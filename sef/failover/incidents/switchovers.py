@@ -22,7 +22,7 @@ DAY = timedelta(days=1)
 
 def plan_switchovers(database: Database, settings: Settings, now: datetime) -> int:
     """Begin the drills and the returns to spot that are due; return how many began."""
-    drills, on_demand = database.read(_due, now, timedelta(seconds=settings.on_demand_stay))
+    drills, on_demand = database.read(_due, now, timedelta(seconds=settings.on_demand_min_seconds))
     begun = sum(database.write(_begin_drill, agent, now) for agent in drills)
     return begun + sum(database.write(_begin_return, agent, settings, now) for agent in on_demand)
 
@@ -48,9 +48,9 @@ def _begin_return(connection: Connection, seen: Agent, settings: Settings, now: 
     agent = _unchanged(connection, seen)
     if agent is None:
         return False
-    if returns_since(connection, agent.id, now - DAY) >= settings.returns_per_day:
+    if returns_since(connection, agent.id, now - DAY) >= settings.max_spot_returns_per_day:
         return False
-    stay = settings.on_demand_stay
+    stay = settings.on_demand_min_seconds
     reason = f"the primary has been on-demand for {stay:.0f} s or more: back to spot"
     _open(connection, agent, IncidentKind.RETURN, reason, now)
     return True

@@ -35,7 +35,7 @@ class Attempt:
     pool_id: str
     market: Market
     parameters: dict[str, Any]
-    shape: str
+    launch_fingerprint: str
     status: str
     instance_id: str | None
     error_code: str | None
@@ -79,12 +79,12 @@ def open_attempt(
     pool_id: str,
     market: Market,
     parameters: dict[str, Any],
-    shape: str,
+    launch_fingerprint: str,
     now: datetime,
 ) -> None:
     """Commit to one instance. The UNIQUE number lets one of two planners through.
 
-    `shape` is the same for those that one call can launch together.
+    `launch_fingerprint` is the same for those that one call can launch together.
     """
     connection.execute(
         insert(launch_attempts).values(
@@ -94,7 +94,7 @@ def open_attempt(
             pool_id=pool_id,
             market=market,
             parameters=parameters,
-            shape=shape,
+            launch_fingerprint=launch_fingerprint,
             status="open",
             created_at=now,
         )
@@ -177,7 +177,7 @@ def joinable_attempts(connection: Connection, attempt: Attempt) -> Sequence[str]
     return connection.scalars(
         _by_deadline(select(columns.client_token))
         .where(
-            columns.shape == attempt.shape,
+            columns.launch_fingerprint == attempt.launch_fingerprint,
             columns.status == "open",
             columns.calls == 0,
             columns.call_token.is_(None),
@@ -269,12 +269,15 @@ def emergencies_waiting(
     """
     attempt = launch_attempts.c
     waiting = (
-        select(func.count(distinct(attempt.shape)))
+        select(func.count(distinct(attempt.launch_fingerprint)))
         .select_from(launch_attempts)
         .join(replica_instances, replica_instances.c.id == attempt.replica_id)
         .join(incidents, incidents.c.open_agent_id == replica_instances.c.live_agent_id)
         .where(
-            attempt.status == "open", attempt.calls == 0, attempt.shape != other_than, IS_EMERGENCY
+            attempt.status == "open",
+            attempt.calls == 0,
+            attempt.launch_fingerprint != other_than,
+            IS_EMERGENCY,
         )
     )
     if deadline is not None:

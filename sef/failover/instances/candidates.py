@@ -51,7 +51,7 @@ def launch_options(ctx: Context, agent: Agent) -> LaunchOptions:
     if not pools:
         if source.instance_type is None:
             raise NoLaunchConfiguration(
-                f"{source.described_as} names no instance type, and SEF_POOLS is empty"
+                f"{source.described_as} names no instance type, and SEF_SPOT_POOLS is empty"
             )
         zones = source.subnets or ctx.ec2.zones()
         pools = [Pool(source.instance_type, zone) for zone in zones]
@@ -74,7 +74,7 @@ def rank_candidates(
     now = ctx.clock()
     settings = ctx.settings
     pools, source = survey.pools, survey.source
-    settled_after = timedelta(seconds=settings.standby_ttl)
+    settled_after = timedelta(seconds=settings.standby_ttl_seconds)
     histories = pool_histories(connection, now, settled_after)
     cooling = backoff.pools_on_cooldown(connection, now)
     loads = attempts.spot_launches_since(connection, now - LOAD_COUNTS_FOR)
@@ -100,7 +100,7 @@ def rank_candidates(
             on_demand_prices=ctx.on_demand_prices,
             loads=loads,
             on_demand=is_emergency
-            or (settings.on_demand_allowed and kind is not IncidentKind.RETURN),
+            or (settings.allow_on_demand and kind is not IncidentKind.RETURN),
             zone=survey.zone,
         )
 

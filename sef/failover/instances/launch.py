@@ -76,7 +76,7 @@ def _plan_launch(
     try:
         survey = launch_options(ctx, agent)
     except (NoLaunchConfiguration, CloudError) as error:
-        if isinstance(error, CloudError) and error.response is Remedy.WAIT:
+        if isinstance(error, CloudError) and error.remedy is Remedy.WAIT:
             raise
         why = error  # the name is unbound after the clause
         return ctx.database.write(cannot_launch, ctx, replica, incident, why)
@@ -193,8 +193,8 @@ def _await_running(ctx: Context, agent: Agent, replica: Replica) -> str | None:
     if instance.ec2_state == "running":
         pool = str(instance.pool) if instance.pool else str(replica.pool_id)
         return ctx.database.write(mark_ready, ctx, replica, pool)
-    if age >= timedelta(seconds=ctx.settings.launch_timeout):
-        said = f"does not run after {ctx.settings.launch_timeout:.0f} s"
+    if age >= timedelta(seconds=ctx.settings.launch_timeout_seconds):
+        said = f"does not run after {ctx.settings.launch_timeout_seconds:.0f} s"
         return ctx.database.write(_on_timeout, ctx, replica, said)
     return None
 
@@ -204,7 +204,7 @@ def _on_missing(connection: Connection, ctx: Context, told: Replica) -> str | No
     replica = read_replica(connection, told.id)
     if replica != told:
         return None
-    every = timedelta(seconds=ctx.settings.standby_check_interval)
+    every = timedelta(seconds=ctx.settings.standby_check_interval_seconds)
     sight = record_check(
         connection, replica, Observed.MISSING, ctx.clock(), every=every, patience=MISSING_FOR
     )

@@ -47,14 +47,14 @@ def launch_limit(
     For a decision the caller has changed, or is about to change, the agent's replica: two launches
     of one agent cannot both be under the limit. Those of the whole fleet take turns for it.
     """
-    most = settings.launches_per_hour
+    most = settings.max_launches_per_hour
     if most:
         until = now + MAX_CLOCK_SKEW
         launched = launches_between(connection, agent_id, now - HOUR, until)
         if launched >= most:
             were = "was" if launched == 1 else "were"
             said = f"{plural(launched, 'instance')} {were} launched for it within an hour"
-            return LimitHit("launches_per_hour", said, agent_id)
+            return LimitHit("max_launches_per_hour", said, agent_id)
     most = settings.max_instances
     if most:
         if is_decision:
@@ -85,7 +85,7 @@ def report_limit(
         "error",
         {"limit": name},
         incident_id if reached.agent_id else None,
-        moment=NotificationKind.ALERT,
+        notification=NotificationKind.ALERT,
     )
     write_events(connection, [event], now)
 
@@ -97,7 +97,7 @@ class TerminationBudget:
         self._left = count
         self._is_endless = count == 0
         self._lock = Lock()
-        self.refused: set[str] = set()
+        self.deferred: set[str] = set()
         """The instances that have to wait for the next cycle."""
 
     def take(self, instance_id: str) -> bool:
@@ -105,7 +105,7 @@ class TerminationBudget:
             if self._is_endless:
                 return True
             if self._left == 0:
-                self.refused.add(instance_id)
+                self.deferred.add(instance_id)
                 return False
             self._left -= 1
             return True

@@ -67,10 +67,10 @@ def sweep_orphans(database: Database, cloud: Ec2, settings: Settings, now: datet
         if orphan.id not in primaries or primaries[orphan.id] in running
     ]
     terminated = _finish_earlier(database, cloud, left_over, old, superfluous, now)
-    most = settings.terminations_per_cycle
+    most = settings.max_terminations_per_run
     if most and len(superfluous) > most:
         said = f"no row has a use for {len(superfluous)} of {len(old)} instances that SEF launched"
-        reached = LimitHit("terminations_per_cycle", said)
+        reached = LimitHit("max_terminations_per_run", said)
         database.write(report_limit, reached, "none is terminated", now)
         return terminated
     for orphan in superfluous:
@@ -176,7 +176,7 @@ def unreported(connection: Connection) -> Sequence[OrphanTermination]:
     columns = orphan_terminations.c
     rows = connection.execute(
         select(columns.instance_id, columns.agent_id, columns.pool_id, columns.decided_at).where(
-            columns.told_at.is_(None)
+            columns.reported_at.is_(None)
         )
     )
     return [OrphanTermination(**row._mapping) for row in rows]
@@ -187,7 +187,7 @@ def cancel_termination(connection: Connection, instance_id: str) -> None:
     columns = orphan_terminations.c
     connection.execute(
         delete(orphan_terminations).where(
-            columns.instance_id == instance_id, columns.told_at.is_(None)
+            columns.instance_id == instance_id, columns.reported_at.is_(None)
         )
     )
 
@@ -201,8 +201,8 @@ def report_termination(
     instance_id = termination.instance_id
     is_news = connection.execute(
         update(orphan_terminations)
-        .where(columns.instance_id == instance_id, columns.told_at.is_(None))
-        .values(told_at=now)
+        .where(columns.instance_id == instance_id, columns.reported_at.is_(None))
+        .values(reported_at=now)
     ).rowcount
     if not is_news:
         return False
@@ -214,5 +214,5 @@ def report_termination(
         {"instance_id": instance_id, "pool_id": termination.pool_id},
     )
     write_events(connection, [event], now)
-    connection.execute(delete(orphan_terminations).where(columns.told_at < now - RETENTION))
+    connection.execute(delete(orphan_terminations).where(columns.reported_at < now - RETENTION))
     return True

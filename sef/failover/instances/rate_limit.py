@@ -76,8 +76,8 @@ def _rate(ctx: Context, action: str) -> Rate | None:
     """What EC2 takes of an action; None where that is not limited."""
     settings = ctx.settings
     burst, per_second = {
-        RUN: (settings.run_instances_burst, settings.run_instances_rate),
-        TERMINATE: (settings.terminate_instances_burst, settings.terminate_instances_rate),
+        RUN: (settings.run_instances_burst, settings.run_instances_per_second),
+        TERMINATE: (settings.terminate_instances_burst, settings.terminate_instances_per_second),
     }[action]
     if per_second is None:
         per_second = 0 if settings.cloud == "simulated" else EC2_DEFAULT_RATES[action]

@@ -72,7 +72,7 @@ def make_call(ctx: Context, attempt: Attempt, incident: Incident | None = None) 
     except CloudError as error:
         if error.code in THROTTLED:
             rate_limit.drain(ctx, RUN)
-        if error.response is Remedy.WAIT:
+        if error.remedy is Remedy.WAIT:
             raise
         refusal = error
         ctx.database.write(_record_refusal, ctx, call, refusal)
@@ -113,8 +113,8 @@ def _begin_call(ctx: Context, attempt: Attempt, incident: Incident | None) -> La
     def left(connection: Connection) -> int:
         deadline = incident.deadline if incident and incident.is_emergency else None
         kept = 0 if incident and incident.is_emergency else KEPT_FOR_EMERGENCIES
-        shape = attempt.shape
-        return kept + attempts.emergencies_waiting(connection, deadline, other_than=shape)
+        fingerprint = attempt.launch_fingerprint
+        return kept + attempts.emergencies_waiting(connection, deadline, other_than=fingerprint)
 
     def take(connection: Connection) -> LaunchCall | None:
         if not rate_limit.take_launch_token(connection, ctx, left):
@@ -152,7 +152,7 @@ def _run_instances(ctx: Context, call: LaunchCall, attempt: Attempt) -> Sequence
         found = ctx.ec2.run_several(call.parameters, call.client_token, call.size)
     except CloudError as error:
         is_repeat = ctx.clock() - attempt.created_at >= REPEATED_AFTER
-        if error.response is Remedy.WAIT or not (is_repeat or error.response is Remedy.NEW_TOKEN):
+        if error.remedy is Remedy.WAIT or not (is_repeat or error.remedy is Remedy.NEW_TOKEN):
             raise
         # The token is spent, or a call before this one may have been done all the same: what
         # it launched, if anything, carries its tag.
@@ -208,7 +208,7 @@ def _refuse_attempts(
     error: CloudError,
 ) -> None:
     now = ctx.clock()
-    needs_operator = error.response is Remedy.OPERATOR
+    needs_operator = error.remedy is Remedy.OPERATOR
     for member in members:
         attempts.close_attempt(connection, member.client_token, now, error_code=error.code)
         replica = read_replica(connection, member.replica_id)
@@ -218,7 +218,7 @@ def _refuse_attempts(
             "replica_id": replica.id,
             "token": member.client_token,
             "code": error.code,
-            "next": error.response,
+            "next": error.remedy,
             "ms": round((now - member.created_at) / timedelta(milliseconds=1)),
         }
         together = f", one of {call.size}" if call.size > 1 else ""
@@ -234,9 +234,9 @@ def _refuse_attempts(
         if needs_operator and replica.status is ReplicaStatus.LAUNCHING:
             fail_launch(connection, replica, f"EC2 refuses: {error.code}", RETRY_OPERATOR, now)
     is_too_many = call.size > 1 and error.code in QUOTA
-    if error.response is Remedy.NEXT_POOL and members and not is_too_many:
+    if error.remedy is Remedy.NEXT_POOL and members and not is_too_many:
         pool_id, market = members[0].pool_id, members[0].market
-        pause = timedelta(seconds=ctx.settings.pool_cooldown)
+        pause = timedelta(seconds=ctx.settings.pool_cooldown_seconds)
         backoff.cool_down_pool(connection, pool_id, market, error.code, now, pause)
         attempts.cancel_unsent_in_pool(connection, pool_id, market, error.code, now)
 

@@ -22,7 +22,7 @@ from sef.terms import ReplicaStatus
 NOT_SHOWN = "EC2 does not show it"
 
 
-def release_standby(ctx: Context, replica: Replica, allowance: TerminationBudget) -> str | None:
+def release_standby(ctx: Context, replica: Replica, budget: TerminationBudget) -> str | None:
     tries = ctx.database.read(attempts.attempts_of, replica.id)
     if tries and tries[-1].status == "open":
         attempt = tries[-1]
@@ -35,7 +35,7 @@ def release_standby(ctx: Context, replica: Replica, allowance: TerminationBudget
     instance_id = replica.instance_id
     calls: Calls = []
     if instance_id is not None:
-        if not (allowance.take(instance_id) and rate_limit.take_termination_token(ctx)):
+        if not (budget.take(instance_id) and rate_limit.take_termination_token(ctx)):
             return None
         if (
             not _terminate(ctx, instance_id, calls)
@@ -50,7 +50,7 @@ def release_standby(ctx: Context, replica: Replica, allowance: TerminationBudget
 
 
 def terminate_former_primary(
-    ctx: Context, retirement: Retirement, allowance: TerminationBudget
+    ctx: Context, retirement: Retirement, budget: TerminationBudget
 ) -> str | None:
     agent_id, instance_id = retirement.agent_id, retirement.instance_id
     calls: Calls = []
@@ -60,13 +60,13 @@ def terminate_former_primary(
     else:
         obstacle = _obstacle(ctx, agent_id, instance_id, calls)
         if obstacle is None and not (
-            allowance.take(instance_id) and rate_limit.take_termination_token(ctx)
+            budget.take(instance_id) and rate_limit.take_termination_token(ctx)
         ):
             return None
         is_unknown = obstacle == NOT_SHOWN or (
             obstacle is None and not _terminate(ctx, instance_id, calls)
         )
-        if is_unknown and (retirement.misses + 1) * watch.check_interval(ctx) < MISSING_FOR:
+        if is_unknown and (retirement.missed_checks + 1) * watch.check_interval(ctx) < MISSING_FOR:
             until = ctx.clock() + watch.check_interval(ctx)
             ctx.database.write(postpone_retirement, retirement, until)
             return f"EC2 does not know {instance_id} yet, or any more"
@@ -136,7 +136,7 @@ def _obstacle(ctx: Context, agent_id: str, instance_id: str, calls: Calls) -> st
     try:
         timed(calls, "CreateTags", instance_id, lambda: ctx.ec2.tag(instance_id, ours))
     except CloudError as error:
-        if error.response is not Remedy.OPERATOR:
+        if error.remedy is not Remedy.OPERATOR:
             raise
         return f"EC2 does not let SEF tag it ({error.code}), and SEF terminates nothing untagged"
     return None

@@ -58,7 +58,7 @@ def escalate(
         incident.agent_id,
         "error",
         incident_id=incident.id,
-        moment=NotificationKind.OPERATOR,
+        notification=NotificationKind.OPERATOR,
     )
     write_events(connection, [event], now)
 
@@ -68,7 +68,7 @@ def cool_down_pool_of(
 ) -> None:
     """Leave the pool alone in which a replica came to grief."""
     if replica.pool_id and replica.market:
-        pause = timedelta(seconds=settings.pool_cooldown)
+        pause = timedelta(seconds=settings.pool_cooldown_seconds)
         cool_down_pool(connection, replica.pool_id, replica.market, why, now, pause)
 
 
@@ -77,7 +77,7 @@ def cool_down_interrupted_pool(
 ) -> None:
     """Leave the pool alone in which AWS takes instances: it seldom takes only one."""
     if pool_id is not None:
-        pause = timedelta(seconds=settings.interrupted_pool_cooldown)
+        pause = timedelta(seconds=settings.interrupted_pool_cooldown_seconds)
         cool_down_pool(connection, pool_id, Market.SPOT, "Interrupted", now, pause)
 
 

@@ -14,7 +14,7 @@ class Retirement:
     agent_id: str
     reason: str
     not_before: datetime
-    misses: int
+    missed_checks: int
     terminated_at: datetime | None
     obstacle: str | None
     incident_id: str | None
@@ -50,7 +50,7 @@ _DUE = select(retirements).where(
     retirements.c.obstacle.is_(None),
     retirements.c.not_before <= bindparam("now"),
     ~exists().where(
-        cutovers.c.open_agent_id == retirements.c.agent_id, cutovers.c.served_at.is_(None)
+        cutovers.c.open_agent_id == retirements.c.agent_id, cutovers.c.traffic_moved_at.is_(None)
     ),
 )
 
@@ -79,8 +79,11 @@ def postpone_retirement(connection: Connection, retirement: Retirement, until: d
     columns = retirements.c
     connection.execute(
         update(retirements)
-        .where(columns.instance_id == retirement.instance_id, columns.misses == retirement.misses)
-        .values(not_before=until, misses=retirement.misses + 1)
+        .where(
+            columns.instance_id == retirement.instance_id,
+            columns.missed_checks == retirement.missed_checks,
+        )
+        .values(not_before=until, missed_checks=retirement.missed_checks + 1)
     )
 
 

@@ -222,7 +222,9 @@ def _event(
     if calls:
         details["calls"] = list(calls)
     # Of a standby that belongs to no incident nobody would hear otherwise.
-    moment = (
+    notification = (
         NotificationKind.ALERT if status is ReplicaStatus.FAILED and incident_id is None else None
     )
-    return Event(f"replica_{status}", message, agent_id, severity, details, incident_id, moment)
+    return Event(
+        f"replica_{status}", message, agent_id, severity, details, incident_id, notification
+    )

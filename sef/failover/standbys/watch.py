@@ -30,9 +30,9 @@ FORGOTTEN_AFTER = timedelta(hours=1)
 
 
 class Observed(StrEnum):
-    RUNS = "runs"
+    RUNNING = "running"
     GONE = "gone"
-    UNTOLD = "untold"  # EC2 shows it without its state
+    UNKNOWN = "unknown"  # EC2 shows it without its state
     MISSING = "missing"
 
 
@@ -42,7 +42,7 @@ def classify(instance: Instance | None) -> Observed:
         return Observed.MISSING
     if instance.is_gone:
         return Observed.GONE
-    return Observed.RUNS if instance.is_alive else Observed.UNTOLD
+    return Observed.RUNNING if instance.is_alive else Observed.UNKNOWN
 
 
 def record_check(
@@ -104,7 +104,7 @@ def batched_describe(cloud: Ec2) -> BatchedDescribe:
 
 
 def check_interval(ctx: Context) -> timedelta:
-    return timedelta(seconds=ctx.settings.standby_check_interval)
+    return timedelta(seconds=ctx.settings.standby_check_interval_seconds)
 
 
 def is_due(ctx: Context, replica: Replica) -> bool:
@@ -119,9 +119,9 @@ def require_running(ctx: Context, standby: Replica) -> None:
         CloudError: EC2 cannot say.
     """
     instance = _describe(ctx, standby)
-    if classify(instance) is Observed.RUNS and not standby.misses:
+    if classify(instance) is Observed.RUNNING and not standby.misses:
         return  # what follows is written down, so this need not be
-    if _apply(ctx, standby, instance) in (Observed.UNTOLD, Observed.MISSING):
+    if _apply(ctx, standby, instance) in (Observed.UNKNOWN, Observed.MISSING):
         raise unknown_state(standby)
 
 
@@ -152,7 +152,7 @@ def check_former_primaries(ctx: Context, former: Sequence[Replica]) -> str:
         instance = known.get(replica.instance_id or "")
         # One that was stopped is its operator's still.
         is_kept = instance is not None and not instance.has_ended
-        sight = Observed.RUNS if is_kept else classify(instance)
+        sight = Observed.RUNNING if is_kept else classify(instance)
         if record_result(ctx, replica, sight, FORGOTTEN_AFTER) is Observed.GONE:
             said = f"EC2 reports it {instance.ec2_state if instance else 'no more'}"
             move_checked(ctx, replica, ReplicaStatus.TERMINATED, said)

@@ -126,7 +126,7 @@ def owner(
     world: World, *names: str, pools: list[str] = SAME_ZONE, **settings: Any
 ) -> tuple[SmartEmergencyFallback, str, Belongings]:
     """An agent with one of each target, or those that are named, on a primary of its own."""
-    sef = world.sef(pools=",".join(pools), **settings)
+    sef = world.sef(spot_pools=",".join(pools), **settings)
     primary = world.primary(sef)
     belongings = Belongings(world, primary)
     targets = {name: belongings.targets[name] for name in names or belongings.targets}

@@ -31,7 +31,7 @@ LOOKS = [
 
 
 def worker(world: World, clients: Clients) -> SmartEmergencyFallback:
-    return world.sef(clients=clients, pools=",".join(SAME_ZONE))
+    return world.sef(clients=clients, spot_pools=",".join(SAME_ZONE))
 
 
 def has_it_alone(belongings: Belongings, name: str, instance_id: str) -> None:

@@ -22,7 +22,7 @@ def receiver() -> Iterator[Receiver]:
 def owner(
     world: World, receiver: Receiver, **settings: Any
 ) -> tuple[SmartEmergencyFallback, str, Belongings]:
-    sef = world.sef(webhook_networks="127.0.0.0/8", **settings)
+    sef = world.sef(allowed_private_networks="127.0.0.0/8", **settings)
     primary = world.primary(sef)
     belongings = Belongings(world, primary)
     hooks = {"before": f"{receiver.url}/before", "after": f"{receiver.url}/after"}
@@ -141,6 +141,6 @@ def test_a_private_address_is_not_called(world: World, receiver: Receiver) -> No
     assert receiver.got == []
     assert "elastic_ip" in belongings.held(new)
     [event] = world.events("operator_needed")
-    assert "SEF_WEBHOOK_NETWORKS" in event.message
+    assert "SEF_ALLOWED_PRIVATE_NETWORKS" in event.message
     world.settle(sef, 90)
     assert [path for path, _, _ in receiver.got] == ["/hook/after"]

@@ -104,7 +104,7 @@ def test_what_cannot_follow_is_a_warning_and_no_refusal(
 
 @ONCE
 def test_what_can_follow_is_no_warning(world: World) -> None:
-    sef = world.sef(pools=",".join(SAME_ZONE))
+    sef = world.sef(spot_pools=",".join(SAME_ZONE))
     primary = world.primary(sef)
     targets = Belongings(world, primary).targets
     assert sef.register_agent("a", {"cutover": targets})["warnings"] == []
@@ -113,7 +113,7 @@ def test_what_can_follow_is_no_warning(world: World) -> None:
 
 @ONCE
 def test_a_dry_run_looks_at_the_zone_that_the_new_primary_would_be_in(world: World) -> None:
-    sef = world.sef(pools=",".join(OTHERS))
+    sef = world.sef(spot_pools=",".join(OTHERS))
     primary = world.primary(sef)
     belongings = Belongings(world, primary)
     sef.register_agent("a", {"cutover": {"volumes": belongings.targets["volumes"]}})

@@ -17,7 +17,7 @@ def test_a_standby_on_its_way_is_awaited_for_the_rest_of_the_usual_time(world: W
     sef = world.sef()
     world.primary(sef, "b")
     sef.enable_manual_replica_mode("b")
-    sef = world.sef(simulated_pending=600)
+    sef = world.sef(simulator_pending_seconds=600)
     world.primary(sef)
     assert world.signal(sef, REBALANCE)["action"] == "replica_launching"
     standby = world.standby().instance_id
@@ -48,7 +48,7 @@ def test_a_launch_whose_answer_is_unknown_is_repeated_and_no_other_is_planned(
 
 @ONCE
 def test_where_no_pool_has_capacity_the_plan_ends_with_its_problem(world: World) -> None:
-    sef = world.sef(pools=",".join(OTHERS))
+    sef = world.sef(spot_pools=",".join(OTHERS))
     world.primary(sef)
     for pool in OTHERS:
         world.simulation.set_pool(pool, capacity=False)
@@ -62,14 +62,16 @@ def test_where_no_pool_has_capacity_the_plan_ends_with_its_problem(world: World)
 
 
 def at_its_limit(world: World) -> Any:
-    sef = world.sef(launches_per_hour=1, interrupted_pool_cooldown=0, probation=0)
+    sef = world.sef(
+        max_launches_per_hour=1, interrupted_pool_cooldown_seconds=0, probation_seconds=0
+    )
     world.signal(sef, TERMINATION, instance_id=world.primary(sef))
     world.settle(sef, 30)
     return sef
 
 
 def without_capacity(world: World) -> Any:
-    sef = world.sef(pools=",".join(OTHERS))
+    sef = world.sef(spot_pools=",".join(OTHERS))
     world.primary(sef)
     world.simulation.add_fault("RunInstances", error_code="InsufficientInstanceCapacity")
     sef.enable_manual_replica_mode("a")
@@ -123,7 +125,7 @@ def test_a_launch_that_is_put_off_is_told_with_its_cause(world: World) -> None:
     assert world.signal(sef, TERMINATION, **told)["action"] == "waiting"
     [wait] = world.signal(sef, TERMINATION, **told, dry_run=True)["plan"]
     assert wait["step"] == "wait"
-    assert "SEF_LAUNCHES_PER_HOUR" in wait["reason"]
+    assert "SEF_MAX_LAUNCHES_PER_HOUR" in wait["reason"]
 
 
 @ONCE
@@ -139,7 +141,7 @@ def test_without_anything_to_launch_like_the_plan_says_what_is_missing(world: Wo
 def test_with_seconds_left_the_plan_says_what_the_cutover_leaves_out(
     world: World, left: int
 ) -> None:
-    sef = world.sef(pools=",".join(SAME_ZONE))
+    sef = world.sef(spot_pools=",".join(SAME_ZONE))
     primary = world.primary(sef)
     sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
     end = world.clock().timestamp() + left
@@ -152,7 +154,7 @@ def test_with_seconds_left_the_plan_says_what_the_cutover_leaves_out(
 def test_a_plan_with_an_auto_switch_terminates_the_old_primary_once_all_has_followed(
     world: World,
 ) -> None:
-    sef = world.sef(pools=",".join(SAME_ZONE), drain=90.0)
+    sef = world.sef(spot_pools=",".join(SAME_ZONE), drain_seconds=90.0)
     primary = world.primary(sef)
     sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
     sef.set_auto_mode("a", "auto-switch", enabled=True)

@@ -18,7 +18,7 @@ def told(sef: Any, incident_id: str) -> tuple[dict[str, Any], list[str], dict[st
 
 @ONCE
 def test_a_drill_tells_its_seconds_and_the_calls_that_ended_the_old_primary(world: World) -> None:
-    sef = world.sef(simulated_pending=600)
+    sef = world.sef(simulator_pending_seconds=600)
     old = world.primary(sef)
     sef.register_agent("a", {"drill_interval": 86_400})
     world.clock.advance(86_400)
@@ -138,7 +138,7 @@ def test_a_story_that_was_cut_off_by_a_crash_goes_on_in_the_same_timeline(world:
 
 @ONCE
 def test_the_steps_of_a_cutover_are_planned_and_then_told_with_their_time(world: World) -> None:
-    sef = world.sef(pools=",".join(SAME_ZONE))
+    sef = world.sef(spot_pools=",".join(SAME_ZONE))
     primary = world.primary(sef)
     sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
     planned = world.signal(sef, TERMINATION, instance_id=primary, dry_run=True)
@@ -172,7 +172,7 @@ def test_what_a_manual_switch_ends_is_not_told_under_the_incident_that_launched_
 @ONCE
 def test_what_an_incident_ends_is_told_without_how_it_was_launched_once(world: World) -> None:
     """A primary that SEF launched is lost in its turn: its launch is another incident's."""
-    sef = world.sef(probation=0, interrupted_pool_cooldown=0)
+    sef = world.sef(probation_seconds=0, interrupted_pool_cooldown_seconds=0)
     first = world.signal(sef, TERMINATION, instance_id=world.primary(sef))
     lost = first["new_instance_id"]
     second = world.signal(sef, TERMINATION, instance_id=lost)
@@ -189,7 +189,10 @@ def test_what_an_incident_ends_is_told_without_how_it_was_launched_once(world: W
 def test_who_was_told_is_told(world: World) -> None:
     receiver = Receiver("of-the-timeline")
     try:
-        sef = world.sef(notify=receiver.url.replace("http", "json"), webhook_networks="127.0.0.0/8")
+        sef = world.sef(
+            notification_urls=receiver.url.replace("http", "json"),
+            allowed_private_networks="127.0.0.0/8",
+        )
         world.primary(sef)
         answer = world.signal(sef, TERMINATION)
         story = sef.get_incident(answer["incident_id"])

@@ -38,13 +38,13 @@ def workers(
             AWS_ACCESS_KEY_ID="simulated",
             AWS_SECRET_ACCESS_KEY="simulated",
             SEF_LAUNCH_TEMPLATE="sef-default",
-            SEF_JOBS=jobs,
-            SEF_RECONCILE_INTERVAL="0.3",
+            SEF_RUN_JOBS=jobs,
+            SEF_RECONCILE_INTERVAL_SECONDS="0.3",
         )
 
     # With a job of its own, the late worker could call EC2 before its request does: the request
     # would be answered at once, that a replica is launching.
-    late, quick = start("late", jobs="false"), start("quick", jobs="true")
+    late, quick = start("late", run_jobs="false"), start("quick", run_jobs="true")
     yield late, quick
     for server in (late, quick):
         server.thaw()

@@ -29,9 +29,9 @@ def worker(world: World, made: Made, on: str = "", do: Any = None, **settings: A
         cloud._client.meta.events.register(on, do)
     given = {
         "run_instances_burst": 1,
-        "run_instances_rate": 1.0,
-        "pools": POOLS,
-        "probation": 0,
+        "run_instances_per_second": 1.0,
+        "spot_pools": POOLS,
+        "probation_seconds": 0,
     } | settings
     return world.sef(cloud, **given)
 
@@ -100,7 +100,9 @@ def once(do: Callable[[], object]) -> Callable[..., None]:
 @ONCE
 def test_sixty_agents_are_served_by_a_few_calls(world: World) -> None:
     made: Made = []
-    workers = [worker(world, made, run_instances_burst=5, run_instances_rate=2.0) for _ in range(2)]
+    workers = [
+        worker(world, made, run_instances_burst=5, run_instances_per_second=2.0) for _ in range(2)
+    ]
     agents = fleet(world, workers[0], 60, alike=True)
     all_at_once(notices(world, workers, agents))
     seconds = 0
@@ -277,7 +279,7 @@ def test_one_of_them_is_not_wanted_any_more_when_the_answer_comes(world: World) 
     def release(**_: Any) -> None:
         other.disable_manual_replica_mode("agent-00")
 
-    settings = {"run_instances_burst": 5, "run_instances_rate": 1.0}
+    settings = {"run_instances_burst": 5, "run_instances_per_second": 1.0}
     sef = worker(world, made, "after-call.ec2.RunInstances", once(release), **settings)
     empty_bucket(world)
     agents = fleet(world, sef, 3, alike=True)

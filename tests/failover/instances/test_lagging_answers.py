@@ -226,7 +226,7 @@ def test_a_former_primary_that_is_kept_is_kept_though_answers_lack_it(world: Wor
 
 @ONCE
 def test_a_former_primary_that_its_operator_stopped_is_kept(world: World) -> None:
-    sef = world.sef(on_demand_allowed=True)
+    sef = world.sef(allow_on_demand=True)
     world.primary(sef)
     for pool in world.simulation.pools():
         world.simulation.set_pool(pool.pool, capacity=False)

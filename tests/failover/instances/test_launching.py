@@ -19,7 +19,7 @@ from tests.harness import (
     meanwhile,
 )
 
-TWO = {"pools": ",".join(OTHERS)}
+TWO = {"spot_pools": ",".join(OTHERS)}
 CHEAPER, DEARER = OTHERS[1], OTHERS[0]
 
 
@@ -77,7 +77,7 @@ def test_other_ways_to_say_that_there_is_no_room(world: World, code: str) -> Non
 
 @ONCE
 def test_a_used_up_spot_quota_leads_to_on_demand_where_allowed(world: World) -> None:
-    sef = world.sef(**TWO, on_demand_allowed=True)
+    sef = world.sef(**TWO, allow_on_demand=True)
     world.primary(sef)
     quota(world)
     assert world.signal(sef, REBALANCE)["action"] == "standby_ready"
@@ -209,7 +209,7 @@ def test_repeats_of_the_signal_do_not_try_what_ec2_forbids_again_and_again(
 def test_an_instance_that_dies_while_it_launches_is_replaced_in_another_pool(
     world: World,
 ) -> None:
-    sef = world.sef(**TWO, simulated_pending=60)
+    sef = world.sef(**TWO, simulator_pending_seconds=60)
     world.primary(sef)
     world.signal(sef, TERMINATION)
     first = world.standby()
@@ -225,7 +225,7 @@ def test_an_instance_that_dies_while_it_launches_is_replaced_in_another_pool(
 
 @ONCE
 def test_an_instance_that_never_runs_is_given_up_and_terminated(world: World) -> None:
-    sef = world.sef(simulated_pending=100_000)
+    sef = world.sef(simulator_pending_seconds=100_000)
     world.primary(sef)
     world.signal(sef, REBALANCE)
     stuck = world.standby()
@@ -411,7 +411,7 @@ def test_without_prices_a_standby_is_launched_all_the_same(world: World) -> None
 
 @ONCE
 def test_an_agent_may_not_be_launched_for_by_two_at_the_same_step(world: World) -> None:
-    sef, other = world.sef(simulated_pending=60), world.sef(simulated_pending=60)
+    sef, other = world.sef(simulator_pending_seconds=60), world.sef(simulator_pending_seconds=60)
     world.primary(sef)
 
     with meanwhile("FROM launch_attempts", other.reconcile):

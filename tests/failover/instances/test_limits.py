@@ -28,14 +28,16 @@ def interrupted_again_and_again(world: World, sef: Any, times: int) -> list[Any]
 
 @ONCE
 def test_an_agent_has_so_many_launches_in_an_hour_and_no_more(world: World) -> None:
-    sef = world.sef(launches_per_hour=3, interrupted_pool_cooldown=0, probation=0)
+    sef = world.sef(
+        max_launches_per_hour=3, interrupted_pool_cooldown_seconds=0, probation_seconds=0
+    )
     world.primary(sef)
     answers = interrupted_again_and_again(world, sef, 4)
     assert [a["action"] for a in answers] == ["promoted"] * 3 + ["waiting"]
     assert len(world.tagged()) == 3
     [event] = said(world, "a")
     assert event.severity == "error"
-    assert event.details["limit"] == "SEF_LAUNCHES_PER_HOUR"
+    assert event.details["limit"] == "SEF_MAX_LAUNCHES_PER_HOUR"
     assert event.incident_id == answers[-1]["incident_id"]
     assert sef.get_agent_status("a")["incident"]["status"] == "needs_operator"
     world.check()
@@ -43,7 +45,9 @@ def test_an_agent_has_so_many_launches_in_an_hour_and_no_more(world: World) -> N
 
 @ONCE
 def test_it_is_said_once_and_goes_on_by_itself_when_the_hour_is_over(world: World) -> None:
-    sef = world.sef(launches_per_hour=2, interrupted_pool_cooldown=0, probation=0)
+    sef = world.sef(
+        max_launches_per_hour=2, interrupted_pool_cooldown_seconds=0, probation_seconds=0
+    )
     world.primary(sef)
     interrupted_again_and_again(world, sef, 3)
     for _ in range(40):
@@ -60,7 +64,9 @@ def test_it_is_said_once_and_goes_on_by_itself_when_the_hour_is_over(world: Worl
 
 @ONCE
 def test_the_next_episode_is_said_anew(world: World) -> None:
-    sef = world.sef(launches_per_hour=1, interrupted_pool_cooldown=0, probation=0)
+    sef = world.sef(
+        max_launches_per_hour=1, interrupted_pool_cooldown_seconds=0, probation_seconds=0
+    )
     world.primary(sef)
     for number in range(2):
         interrupted_again_and_again(world, sef, 2)
@@ -74,7 +80,7 @@ def test_the_next_episode_is_said_anew(world: World) -> None:
 @ONCE
 def test_refusals_of_ec2_do_not_count(world: World) -> None:
     """While no pool has capacity an emergency tries them all, again and again."""
-    sef = world.sef(launches_per_hour=1, probation=0)
+    sef = world.sef(max_launches_per_hour=1, probation_seconds=0)
     primary = world.primary(sef)
     world.simulation.add_fault("RunInstances", error_code="InsufficientInstanceCapacity")
     world.signal(sef, TERMINATION, instance_id=primary)
@@ -91,7 +97,7 @@ def test_refusals_of_ec2_do_not_count(world: World) -> None:
 
 @ONCE
 def test_a_call_of_unknown_effect_counts_and_may_be_repeated(world: World) -> None:
-    sef = world.sef(launches_per_hour=1, probation=0)
+    sef = world.sef(max_launches_per_hour=1, probation_seconds=0)
     primary = world.primary(sef)
     world.simulation.add_fault("RunInstances", count=2, lose_reply=True)
     world.signal(sef, TERMINATION, instance_id=primary)
@@ -103,7 +109,9 @@ def test_a_call_of_unknown_effect_counts_and_may_be_repeated(world: World) -> No
 
 @ONCE
 def test_one_agent_at_its_limit_holds_up_no_other(world: World) -> None:
-    sef = world.sef(launches_per_hour=1, interrupted_pool_cooldown=0, probation=0)
+    sef = world.sef(
+        max_launches_per_hour=1, interrupted_pool_cooldown_seconds=0, probation_seconds=0
+    )
     world.primary(sef)
     interrupted_again_and_again(world, sef, 2)
     other = world.primary(sef, "b")
@@ -113,7 +121,7 @@ def test_one_agent_at_its_limit_holds_up_no_other(world: World) -> None:
 
 @ONCE
 def test_a_drill_at_the_limit_is_over_at_once(world: World) -> None:
-    sef = world.sef(launches_per_hour=1, probation=0)
+    sef = world.sef(max_launches_per_hour=1, probation_seconds=0)
     primary = world.primary(sef)
     world.signal(sef, REBALANCE, instance_id=primary)
     world.settle(sef, 7300)
@@ -133,13 +141,15 @@ def test_a_drill_at_the_limit_is_over_at_once(world: World) -> None:
 
 @ONCE
 def test_the_summary_names_the_limit_and_not_only_what_aws_does(world: World) -> None:
-    sef = world.sef(launches_per_hour=1, interrupted_pool_cooldown=0, probation=0)
+    sef = world.sef(
+        max_launches_per_hour=1, interrupted_pool_cooldown_seconds=0, probation_seconds=0
+    )
     world.primary(sef)
     *_, answer = interrupted_again_and_again(world, sef, 2)
-    assert "SEF_LAUNCHES_PER_HOUR" in answer["message"]
+    assert "SEF_MAX_LAUNCHES_PER_HOUR" in answer["message"]
     shown = sef.get_incident(answer["incident_id"])["incident"]
-    assert "SEF_LAUNCHES_PER_HOUR" in shown["summary"]
-    assert "SEF_LAUNCHES_PER_HOUR" in shown["obstacle"]
+    assert "SEF_MAX_LAUNCHES_PER_HOUR" in shown["summary"]
+    assert "SEF_MAX_LAUNCHES_PER_HOUR" in shown["obstacle"]
     assert sef.get_agent_status("a")["incident"]["obstacle"] == shown["obstacle"]
     told = sef.get_agent_status("a")["no_standby"]
     assert told["reason"] == shown["obstacle"]
@@ -195,7 +205,12 @@ def test_an_emergency_that_the_limit_stops_needs_an_operator(world: World) -> No
 
 @ONCE
 def test_without_limits_nothing_is_held_back(world: World) -> None:
-    sef = world.sef(launches_per_hour=0, max_instances=0, interrupted_pool_cooldown=0, probation=0)
+    sef = world.sef(
+        max_launches_per_hour=0,
+        max_instances=0,
+        interrupted_pool_cooldown_seconds=0,
+        probation_seconds=0,
+    )
     world.primary(sef)
     interrupted_again_and_again(world, sef, 3)
     assert len(world.promotions()) == 3
@@ -210,21 +225,21 @@ def test_a_sweep_that_finds_too_many_orphans_terminates_none(world: World) -> No
     """Rows that know nothing of so many instances are most likely the wrong rows."""
     sef = named(world)
     forgotten = [orphan(world) for _ in range(3)]
-    careful = world.sef(terminations_per_cycle=2)
+    careful = world.sef(max_terminations_per_run=2)
     world.clock.advance(600)
     for _ in range(3):
         assert careful.sweep_orphans() == 0
         world.clock.advance(60)
     assert {world.state(i) for i in forgotten} == {"running"}
     [event] = said(world)
-    assert event.details["limit"] == "SEF_TERMINATIONS_PER_CYCLE"
+    assert event.details["limit"] == "SEF_MAX_TERMINATIONS_PER_RUN"
     assert event.severity == "error"
     assert sef.sweep_orphans() == 3, "an operator who has looked raises the limit"
 
 
 @ONCE
 def test_a_round_terminates_so_many_and_the_next_one_goes_on(world: World) -> None:
-    sef = world.sef(terminations_per_cycle=2, max_instances=0)
+    sef = world.sef(max_terminations_per_run=2, max_instances=0)
     agents = [f"agent-{number}" for number in range(5)]
     for agent_id in agents:
         world.primary(sef, agent_id)
