@@ -236,7 +236,7 @@ ATTEMPT = {
     "attempt": 1,
     "market": "spot",
     "parameters": {},
-    "shape": "s",
+    "launch_fingerprint": "s",
     "status": "open",
     "created_at": NOW,
 }

@@ -88,7 +88,7 @@ MADE: dict[str, Callable[[int, str, datetime], dict[str, Any]]] = {
         "pool_id": POOLS[n % 6],
         "market": "spot",
         "parameters": {},
-        "shape": "s",
+        "launch_fingerprint": "s",
         "status": "launched",
         "instance_id": f"i-r{n:016x}",
         "created_at": at,

@@ -47,10 +47,7 @@ def advance(ctx: Context, agent: Agent, replica: Replica, incident: Incident | N
     Raises:
         CloudError: EC2 could not say; the same step is to be repeated.
     """
-    # The replica last: if it is still the one that was read, so old the attempts are not.
-    tries, current = ctx.database.read(
-        lambda c: (attempts.attempts_of(c, replica.id), read_replica(c, replica.id))
-    )
+    tries, current = ctx.database.read(_attempts_and_replica, replica.id)
     if current != replica:
         return "another worker took it further"
     if tries and tries[-1].status == "open":
@@ -58,6 +55,14 @@ def advance(ctx: Context, agent: Agent, replica: Replica, incident: Incident | N
     if tries and tries[-1].status == "launched":
         return _await_running(ctx, agent, replica)
     return _plan_launch(ctx, agent, replica, incident, tries)
+
+
+def _attempts_and_replica(
+    connection: Connection, replica_id: str
+) -> tuple[Sequence[Attempt], Replica | None]:
+    # Read the replica last: if its version is unchanged, the attempts are current.
+    tries = attempts.attempts_of(connection, replica_id)
+    return tries, read_replica(connection, replica_id)
 
 
 def _plan_launch(

@@ -108,43 +108,61 @@ def tag_remaining(ctx: Context) -> None:
 
 
 def _begin_call(ctx: Context, attempt: Attempt, incident: Incident | None) -> LaunchCall | None:
-    """Take a token for the call, once those whose deadline is closer can have one each."""
+    """Take a request token for the call of an attempt and commit to the call.
 
-    def left(connection: Connection) -> int:
-        deadline = incident.deadline if incident and incident.is_emergency else None
-        kept = 0 if incident and incident.is_emergency else KEPT_FOR_EMERGENCIES
-        fingerprint = attempt.launch_fingerprint
-        return kept + attempts.emergencies_waiting(connection, deadline, other_than=fingerprint)
-
-    def take(connection: Connection) -> LaunchCall | None:
-        if not rate_limit.take_launch_token(connection, ctx, left):
-            return None
-        now = ctx.clock()
-        others = attempts.joinable_attempts(connection, attempt) if joins else ()
-        if others:
-            token = f"call-{uuid4().hex}"
-            tokens = [attempt.client_token, *others]
-            parameters = batch_parameters(attempt.parameters, token)
-            return attempts.join_call(connection, tokens, token, parameters, now)
-        if not attempts.record_call(connection, call, now):
-            raise AlreadyCalled
-        return call
-
-    # Where calls are not counted, each is made at once, and nobody has to wait for another's.
-    joins = attempt.calls == 0 and rate_limit.is_limited(ctx, RUN)
+    None while there is no token, tokens are reserved for calls with a closer deadline, or another
+    worker makes the call.
+    """
     call = ctx.database.read(attempts.call_of, attempt)
     if call.made_at is not None:
-        # What lies in the future was written by a clock that is ahead.
+        # A time in the future was written by a worker whose clock is ahead.
         ago = ctx.clock() - call.made_at
         if timedelta(0) <= ago < CALL_TIMEOUT:
             return None
-    # Most of those who wait need not write to learn that they have to.
-    if not ctx.database.read(rate_limit.may_launch, ctx, left):
+    deadline, reserve = None, KEPT_FOR_EMERGENCIES
+    if incident is not None and incident.is_emergency:
+        deadline, reserve = incident.deadline, 0
+
+    def reserved(connection: Connection) -> int:
+        return reserve + attempts.emergencies_waiting(
+            connection, deadline, other_than=attempt.launch_fingerprint
+        )
+
+    # A read first: most of the attempts that have to wait need not write to learn it.
+    if not ctx.database.read(rate_limit.may_launch, ctx, reserved):
         return None
     try:
-        return ctx.database.write(take)
+        return ctx.database.write(_commit_to_call, ctx, attempt, call, reserved)
     except AlreadyCalled:
         return None
+
+
+def _commit_to_call(
+    connection: Connection,
+    ctx: Context,
+    attempt: Attempt,
+    call: LaunchCall,
+    reserved: rate_limit.Reserve,
+) -> LaunchCall | None:
+    """Take a token and record the call, joined by the attempts that have equal parameters.
+
+    Raises:
+        AlreadyCalled: another worker makes the call, or has made it; the token is not taken.
+    """
+    if not rate_limit.take_launch_token(connection, ctx, reserved):
+        return None
+    now = ctx.clock()
+    # Where calls are not limited, each attempt is called at once, so none has to wait for others.
+    joins = attempt.calls == 0 and rate_limit.is_limited(ctx, RUN)
+    others = attempts.joinable_attempts(connection, attempt) if joins else ()
+    if others:
+        token = f"call-{uuid4().hex}"
+        tokens = [attempt.client_token, *others]
+        parameters = batch_parameters(attempt.parameters, token)
+        return attempts.join_call(connection, tokens, token, parameters, now)
+    if not attempts.record_call(connection, call, now):
+        raise AlreadyCalled
+    return call
 
 
 def _run_instances(ctx: Context, call: LaunchCall, attempt: Attempt) -> Sequence[str]:

@@ -75,29 +75,39 @@ def terminate_former_primary(
     else:
         said = f"{instance_id} is left running: {obstacle}"
 
-    def write(connection: Connection) -> None:
-        now = ctx.clock()
-        if not finish_retirement(connection, instance_id, now, obstacle=obstacle):
-            return
-        severity: Severity = "warning" if obstacle else "info"
-        event = Event(
-            "primary_retired",
-            said,
-            agent_id,
-            severity,
-            {"instance_id": instance_id, "calls": calls},
-            retirement.incident_id,
-        )
-        write_events(connection, [event], now)
-        replica = replica_of_instance(connection, instance_id)
-        is_former = replica is not None and replica.status is ReplicaStatus.PROMOTED
-        if replica is not None and is_former and obstacle is None:
-            # What it was launched for is long over: its end belongs to what ends it.
-            ended = replace(replica, incident_id=retirement.incident_id)
-            move_replica(connection, ended, ReplicaStatus.TERMINATED, retirement.reason, now)
-
-    ctx.database.write(write)
+    ctx.database.write(_record_end, ctx, retirement, said, obstacle, calls)
     return said
+
+
+def _record_end(
+    connection: Connection,
+    ctx: Context,
+    retirement: Retirement,
+    said: str,
+    obstacle: str | None,
+    calls: Calls,
+) -> None:
+    """Record that a former primary is terminated, or why it is left running."""
+    now = ctx.clock()
+    instance_id = retirement.instance_id
+    if not finish_retirement(connection, instance_id, now, obstacle=obstacle):
+        return
+    severity: Severity = "warning" if obstacle else "info"
+    event = Event(
+        "primary_retired",
+        said,
+        retirement.agent_id,
+        severity,
+        {"instance_id": instance_id, "calls": calls},
+        retirement.incident_id,
+    )
+    write_events(connection, [event], now)
+    replica = replica_of_instance(connection, instance_id)
+    if replica is None or replica.status is not ReplicaStatus.PROMOTED or obstacle is not None:
+        return
+    # Attribute the termination to the incident that caused it, not to the one that launched it.
+    ended = replace(replica, incident_id=retirement.incident_id)
+    move_replica(connection, ended, ReplicaStatus.TERMINATED, retirement.reason, now)
 
 
 def _terminate(ctx: Context, instance_id: str, calls: Calls) -> bool:
@@ -117,11 +127,9 @@ def _obstacle(ctx: Context, agent_id: str, instance_id: str, calls: Calls) -> st
     Only what carries this SEF's tags is terminated. What SEF has launched does. An instance
     that was registered is given them now, unless it belongs to somebody else by its tags.
     """
-    name, launched = ctx.database.write(
-        lambda c: (deployment_name(c), replica_of_instance(c, instance_id))
-    )
-    if launched is not None:
+    if ctx.database.read(replica_of_instance, instance_id) is not None:
         return None
+    name = ctx.database.write(deployment_name)
     instance = ctx.ec2.instances([instance_id]).get(instance_id)
     if instance is None:
         return NOT_SHOWN

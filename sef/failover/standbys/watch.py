@@ -12,8 +12,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection
 
-from sef.batching import Batcher
-from sef.cloud.ec2 import FILTER_VALUES, Calls, Ec2, Instance
+from sef.cloud.ec2 import Calls, Instance
 from sef.cloud.errors import CloudError, Remedy
 from sef.context import Context
 from sef.failover.incidents.rows import latest_incident
@@ -80,29 +79,6 @@ def is_check_due(replica: Replica, now: datetime, every: timedelta) -> bool:
     return replica.checked_at is None or abs(now - replica.checked_at) >= every
 
 
-MAX_WAITING = 10_000
-PATIENCE = 1.0
-"""Seconds that a look waits for another one's call, which may hang, to be over."""
-
-BatchedDescribe = Batcher[str, "Instance | CloudError | None"]
-
-
-def batched_describe(cloud: Ec2) -> BatchedDescribe:
-    """Return a lookup of single instances; lookups at the same time share a call to EC2.
-
-    Otherwise a storm of notices would make one call for each notice, and EC2 limits the calls.
-    """
-
-    def look(ids: Sequence[str]) -> Sequence[Instance | CloudError | None]:
-        try:
-            found = cloud.instances(set(ids))
-        except CloudError as error:
-            return [error] * len(ids)
-        return [found.get(instance_id) for instance_id in ids]
-
-    return Batcher(look, limit=MAX_WAITING, at_once=FILTER_VALUES, patience=PATIENCE)
-
-
 def check_interval(ctx: Context) -> timedelta:
     return timedelta(seconds=ctx.settings.standby_check_interval_seconds)
 
@@ -160,25 +136,25 @@ def check_former_primaries(ctx: Context, former: Sequence[Replica]) -> str:
 
 
 def record_result(ctx: Context, replica: Replica, sight: Observed, patience: timedelta) -> Observed:
-    def write(connection: Connection) -> Observed:
-        current = read_replica(connection, replica.id)
-        if current is None or current.status is not replica.status:
-            return sight  # somebody else has taken it further since
-        now = ctx.clock()
-        return record_check(
-            connection, current, sight, now, every=check_interval(ctx), patience=patience
-        )
+    """Record a check; return GONE also when the instance was missing for `patience`."""
+    return ctx.database.write(_record_result, ctx, replica, sight, patience)
 
-    return ctx.database.write(write)
+
+def _record_result(
+    connection: Connection, ctx: Context, replica: Replica, sight: Observed, patience: timedelta
+) -> Observed:
+    current = read_replica(connection, replica.id)
+    if current is None or current.status is not replica.status:
+        return sight  # another worker has moved it on since
+    every = check_interval(ctx)
+    return record_check(connection, current, sight, ctx.clock(), every=every, patience=patience)
 
 
 def move_checked(
     ctx: Context, seen: Replica, status: ReplicaStatus, reason: str, calls: Calls | None = None
 ) -> None:
-    def write(connection: Connection) -> None:
-        move_checked_in(connection, ctx, seen, status, reason, calls)
-
-    ctx.database.write(write)
+    """Move a replica that was checked, unless it has moved since."""
+    ctx.database.write(move_checked_in, ctx, seen, status, reason, calls)
 
 
 def move_checked_in(

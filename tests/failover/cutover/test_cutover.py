@@ -195,7 +195,7 @@ def test_nothing_is_moved_before_the_new_primary_runs(world: World) -> None:
 
 @ONCE
 def test_a_volume_in_another_zone_is_refused_and_stays(world: World) -> None:
-    sef, primary, belongings = owner(world, "volumes", "elastic_ip", spot_pools=OTHERS)
+    sef, primary, belongings = owner(world, "volumes", "elastic_ip", pools=OTHERS)
     # There is on-demand capacity in the zone of the volume, but nobody allows it here.
     sef.enable_manual_replica_mode("a")
     assert world.pool_of(world.standby().instance_id) in OTHERS  # type: ignore[union-attr]
@@ -223,7 +223,7 @@ def test_a_volume_in_another_zone_is_refused_and_stays(world: World) -> None:
 @ONCE
 def test_a_standby_is_launched_where_the_volume_is(world: World) -> None:
     pools = ["m5.large.us-east-1a", "c5.large.us-east-1b", "r5.large.us-east-1a"]
-    sef, primary, belongings = owner(world, "volumes", spot_pools=pools)
+    sef, primary, belongings = owner(world, "volumes", pools=pools)
     new = world.signal(sef, TERMINATION, instance_id=primary)["new_instance_id"]
     assert world.pool_of(new) == "r5.large.us-east-1a", "dearer, and in the zone of the volume"
     assert "volumes" in belongings.held(new)

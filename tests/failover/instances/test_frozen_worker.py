@@ -44,7 +44,7 @@ def workers(
 
     # With a job of its own, the late worker could call EC2 before its request does: the request
     # would be answered at once, that a replica is launching.
-    late, quick = start("late", run_jobs="false"), start("quick", run_jobs="true")
+    late, quick = start("late", jobs="false"), start("quick", jobs="true")
     yield late, quick
     for server in (late, quick):
         server.thaw()
