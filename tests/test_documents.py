@@ -21,7 +21,7 @@ from sef.config import Settings, variable
 from sef.db.tables import metadata
 from sef.failover.signal_answers import Action
 from sef.simulator.process import ensure_running, find_running
-from sef.terms import TRANSITIONS, Flag, ReplicaStatus, SignalType
+from sef.terms import TRANSITIONS, Flag, IncidentStatus, ReplicaStatus, SignalType
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.harness import client_of
 from tests.private_server import free_port
@@ -40,6 +40,7 @@ README = (ROOT / "README.md").read_text()
 API = (ROOT / "docs/api.md").read_text()
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
+DATABASE = (ROOT / "docs/database.md").read_text()
 
 
 def name_of(page: Path) -> str:
@@ -252,11 +253,20 @@ def test_the_api_page_has_every_public_method() -> None:
 # docs/architecture.md
 
 
-def test_the_architecture_page_has_every_file_and_table() -> None:
-    named = set(re.findall(r"`([\w./-]+)`", ARCHITECTURE))
-    files = {name_of(source) for source in SOURCES if source.name != "__init__.py"}
-    assert files <= named
-    assert set(metadata.tables) <= named
+def test_the_architecture_page_has_every_package_and_every_file_at_the_top() -> None:
+    named = set(re.findall(r"\bsef/[\w/]+(?:\.py)?", ARCHITECTURE))
+    packages = {name_of(path.parent) for path in SOURCES if path.name == "__init__.py"} - {"sef"}
+    top = {name_of(path) for path in (ROOT / "sef").glob("*.py")} - {"sef/__init__.py"}
+    assert packages | top <= named
+
+
+def test_the_database_page_has_every_table_and_no_other() -> None:
+    assert set(first_cells(section(DATABASE, "## Tables"))) == set(metadata.tables)
+
+
+def test_the_architecture_page_has_every_status_of_replicas_and_incidents() -> None:
+    for heading, statuses in (("A replica", ReplicaStatus), ("An incident", IncidentStatus)):
+        assert first_cells(section(ARCHITECTURE, f"### {heading}")) == [s.value for s in statuses]
 
 
 def test_the_state_machine_is_that_of_the_code() -> None:
