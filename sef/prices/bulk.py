@@ -1,8 +1,7 @@
-"""Statements for any number of rows: they arrive as one parameter, a JSON array of arrays.
+"""Execute one statement for many rows, which are one parameter: a JSON array of arrays.
 
-The text of a statement is the same for one row and for a thousand, so that it costs the same to
-prepare and one round trip to execute. MySQL and MariaDB read the rows by JSON_TABLE, SQLite by
-json_each; what is written here once for each.
+The text of a statement does not depend on the number of rows, so it is prepared once and executed
+in one round trip. MySQL and MariaDB read the rows with JSON_TABLE, SQLite with json_each.
 """
 
 import json
@@ -17,13 +16,13 @@ from sqlalchemy.engine import CursorResult, Dialect
 
 from sef.db.tables.columns import Instant
 
-AT_ONCE = 5000
-"""Rows in one statement, far below what a server takes in a packet."""
+MAX_ROWS = 5000
+"""Maximum number of rows in one statement, far below the packet limit of a server."""
 
 Values = Sequence[Any]
 
 _BY_KEY = " FORCE INDEX (PRIMARY)"
-"""A small table would be scanned, and rows locked that nobody named."""
+"""An index hint. Without it the server scans a small table and locks rows of other keys."""
 
 
 def is_sqlite(connection: Connection) -> bool:
@@ -33,30 +32,37 @@ def is_sqlite(connection: Connection) -> bool:
 def upsert_rows(
     connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[Values]
 ) -> None:
-    """Insert rows, replacing the other columns of those whose key is there."""
+    """Insert rows. If a row with the same key exists, replace its other columns."""
     sql = _upsert(table, columns, is_sqlite(connection))
-    for start in range(0, len(rows), AT_ONCE):
-        _execute(connection, sql, rows[start : start + AT_ONCE])
+    for start in range(0, len(rows), MAX_ROWS):
+        _execute(connection, sql, rows[start : start + MAX_ROWS])
 
 
 def delete_rows(connection: Connection, table: Table, keys: Sequence[Values]) -> None:
     """Delete the rows with these primary keys."""
     sql = _delete(table, is_sqlite(connection))
-    for start in range(0, len(keys), AT_ONCE):
-        _execute(connection, sql, keys[start : start + AT_ONCE])
+    for start in range(0, len(keys), MAX_ROWS):
+        _execute(connection, sql, keys[start : start + MAX_ROWS])
 
 
 def update_versions(
     connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[Values]
 ) -> bool:
-    """Set columns of rows whose key and `version` are as given, moving the version on.
+    """Update rows with the given keys and versions, and increment the versions.
 
-    `columns` are the primary key, `version`, then those to set. Returns whether all rows were
-    found; if not, the transaction is to be rolled back.
+    Args:
+        connection: open transaction.
+        table: table with a column `version`.
+        columns: primary key, `version`, and the columns to set.
+        rows: values of the columns.
+
+    Returns:
+        False if a row is missing or has another version. The caller must then roll back.
     """
     sqlite = is_sqlite(connection)
     changed = _execute(connection, _update(table, columns, sqlite), rows).rowcount
-    # An INSERT counts 2 for a row that it updates, less for one that it inserts or leaves alone.
+    # On MySQL the INSERT counts 2 for a row that it updates, and 1 or 0 for a row that it inserts
+    # or leaves unchanged.
     return changed == (1 if sqlite else 2) * len(rows)
 
 
@@ -69,31 +75,42 @@ def select_rows(
     lock: bool = False,
     also: str = "",
 ) -> list[Values]:
-    """The wanted columns of the rows of a table in which the columns `by` are as in one of `keys`.
+    """Return the wanted columns of the rows in which the columns `by` have the values of a key.
 
-    Rows are looked up, and locked, in the order of the keys. `also` joins further tables to
-    `present`, each by `{join}` if it is to be read after those before it.
+    Rows are read, and locked, in the order of the keys.
+
+    Args:
+        connection: open connection.
+        wanted: columns to return.
+        by: columns to compare with `keys`, all of one table.
+        keys: values of `by`.
+        lock: lock the rows until the transaction ends. SQLite has no row locks.
+        also: joins of further tables, in SQL. The table of `by` has the name `present`; `{join}`
+            stands for a join that keeps the order of the tables.
     """
     sql = _select(wanted, by, lock, also, is_sqlite(connection))
     return decoded(_execute(connection, sql, keys), wanted)
 
 
 def decoded(result: CursorResult[Any], columns: Sequence[Column[Any]]) -> list[Values]:
-    """The rows of a result, as their types are in Python."""
-    decode = _decoders(tuple(columns), result.dialect)
+    """Return the rows of a result with the Python types of the columns."""
+    decoders = _decoders(tuple(columns), result.dialect)
     return [
-        [value if of is None else of(value) for of, value in zip(decode, row, strict=True)]
+        [
+            value if decode is None else decode(value)
+            for decode, value in zip(decoders, row, strict=True)
+        ]
         for row in result.fetchall()
     ]
 
 
 def instant(at: datetime | None) -> str | None:
-    """A moment, which is in UTC, as a value of a row."""
+    """Return a time in UTC as a value for a row."""
     return None if at is None else at.isoformat(" ", "microseconds")[:26]
 
 
 def price(connection: Connection, value: Decimal | None) -> str | float | None:
-    """A price as a value of a row."""
+    """Return a price as a value for a row."""
     if value is None:
         return None
     return float(value) if is_sqlite(connection) else str(value)
@@ -113,20 +130,24 @@ def _decoders(columns: tuple[Column[Any], ...], dialect: Dialect) -> list[Any]:
 
 
 def _given(columns: Sequence[Column[Any]], sqlite: bool) -> str:
-    """The rows of the parameter as a table named `given`."""
+    """Return the rows of the parameter as a table named `given`."""
     if sqlite:
         parts = [
-            f"json_extract(value, '$[{place}]') AS {column.name}"
-            for place, column in enumerate(columns)
+            f"json_extract(value, '$[{index}]') AS {column.name}"
+            for index, column in enumerate(columns)
         ]
         return f"(SELECT {', '.join(parts)} FROM json_each(?)) AS given"
-    parts = [f"{column.name} {_sent(column)} PATH '$[{n}]'" for n, column in enumerate(columns)]
+    parts = [
+        f"{column.name} {_json_type(column)} PATH '$[{index}]'"
+        for index, column in enumerate(columns)
+    ]
     return f"JSON_TABLE(%s, '$[*]' COLUMNS ({', '.join(parts)})) AS given"
 
 
-def _sent(column: Column[Any]) -> str:
-    # JSON_TABLE makes NULL of what does not fit, without a word. Only what is compared has its
-    # type; all else is text, which the table itself refuses when it cannot be converted.
+def _json_type(column: Column[Any]) -> str:
+    # JSON_TABLE silently turns a value that does not fit its type into NULL. So only integers and
+    # the compared times have a type of their own; all other values are text, and the target table
+    # raises an error for text that it cannot convert.
     if isinstance(column.type, Integer):
         return "INT"
     if isinstance(column.type, Instant) and column.primary_key:
@@ -148,13 +169,14 @@ def _select(
 ) -> str:
     table = by[0].table
     names = [f"{'present' if c.table is table else c.table.name}.{c.name}" for c in wanted]
-    # In this order: another would read, and lock, rows that nobody asked for.
+    # Any other join order would read, and lock, rows of other keys.
     join = "CROSS JOIN" if sqlite else "STRAIGHT_JOIN"
     given = _given(by, sqlite)
     hint = ""
     if lock and not sqlite:
         hint = _BY_KEY
-        # MySQL refuses to lock JSON_TABLE's rows, and MariaDB cannot be told which table to lock.
+        # MySQL refuses to lock the rows of JSON_TABLE, and MariaDB has no way to name the tables
+        # to lock: so hide JSON_TABLE in a subquery.
         given = f"(SELECT * FROM {given}) AS given"
     return (
         f"SELECT {', '.join(names)} FROM {given} {join} {table.name} AS present{hint} "
@@ -167,8 +189,8 @@ def _upsert(table: Table, columns: tuple[str, ...], sqlite: bool) -> str:
     keys = [column.name for column in table.primary_key]
     given = "excluded" if sqlite else "given"
     changes = ", ".join(f"{name} = {given}.{name}" for name in columns if name not in keys)
-    # SQLite would take ON for a part of a join.
-    then = (
+    # Without WHERE, SQLite would parse ON as a part of a join.
+    on_conflict = (
         f"WHERE true ON CONFLICT ({', '.join(keys)}) DO UPDATE SET"
         if sqlite
         else "ON DUPLICATE KEY UPDATE"
@@ -176,7 +198,7 @@ def _upsert(table: Table, columns: tuple[str, ...], sqlite: bool) -> str:
     return (
         f"INSERT INTO {table.name} ({', '.join(columns)}) "
         f"SELECT {', '.join(f'given.{name}' for name in columns)} "
-        f"FROM {_given([table.c[name] for name in columns], sqlite)} {then} {changes}"
+        f"FROM {_given([table.c[name] for name in columns], sqlite)} {on_conflict} {changes}"
     )
 
 
@@ -204,12 +226,13 @@ def _update(table: Table, columns: tuple[str, ...], sqlite: bool) -> str:
             f"UPDATE {table.name} AS present SET {', '.join(changes)} FROM {given} "
             f"WHERE {_matching([*table.primary_key, table.c.version])}"
         )
-    # An UPDATE that joins writes what it finds down first, and takes twice as long or more. The
-    # version comes last: what stands behind an assignment sees what it assigned.
-    is_as_read = f"{table.name}.version = given.version"
-    changes = [
-        f"{name} = IF({is_as_read}, given.{name}, {table.name}.{name})" for name in names
-    ] + [f"version = {table.name}.version + ({is_as_read})"]
+    # An UPDATE with a join first writes the rows that it finds to a temporary table, and takes at
+    # least twice as long. The version must be assigned last, because an assignment sees the
+    # results of the assignments before it.
+    unchanged = f"{table.name}.version = given.version"
+    changes = [f"{name} = IF({unchanged}, given.{name}, {table.name}.{name})" for name in names] + [
+        f"version = {table.name}.version + ({unchanged})"
+    ]
     return (
         f"INSERT INTO {table.name} ({', '.join(columns)}) "
         f"SELECT {', '.join(f'given.{name}' for name in columns)} FROM {given} "

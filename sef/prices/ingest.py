@@ -1,4 +1,7 @@
-"""Taking reports into one stored series: what is new, what waits, what has to be written."""
+"""Plan the rows to write when observations arrive for one stored series.
+
+An observation waits in the buffer while the other half of its pair may still arrive.
+"""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
@@ -18,10 +21,21 @@ from sef.prices.merge import (
 )
 from sef.prices.series import CleaningRules, Instant, Observation, Point, pairs
 
+EXPECTED_FOR = timedelta(minutes=10)
+"""Time for which a standby is expected to report after it became ready or last reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class BufferedObservation:
+    """An observation in the buffer."""
+
+    observation: Observation
+    received_at: datetime
+
 
 @dataclass(frozen=True, slots=True)
 class ReportResult:
-    """What became of one arrival: the point that holds it, or None while it waits."""
+    """The result of one arrival: the point that holds it, or None while it waits."""
 
     point: Point | None
     is_repeat: bool
@@ -29,9 +43,9 @@ class ReportResult:
 
 @dataclass(frozen=True, slots=True)
 class SeriesUpdate:
-    """What has to be written for a series, and what to answer for each arrival."""
+    """The rows to write for a series, and the result of each arrival."""
 
-    head: SeriesBounds | None
+    bounds: SeriesBounds | None
     upserts: tuple[Point, ...]
     deletes: tuple[datetime, ...]
     buffered: tuple[Observation, ...]
@@ -45,29 +59,21 @@ class SeriesUpdate:
         return sum(not point.is_real for point in self.upserts)
 
 
-@dataclass(frozen=True, slots=True)
-class BufferedObservation:
-    """An observation in the buffer."""
-
-    observation: Observation
-    received_at: datetime
-
-
 def windows_to_read(
-    head: SeriesBounds | None,
+    bounds: SeriesBounds | None,
     waiting: Sequence[BufferedObservation],
     arrivals: Sequence[Observation],
     rules: CleaningRules,
 ) -> list[MergeWindow]:
-    """The stretches of the stored series that `plan` has to be given; none for an append."""
-    observations = [*(held.observation for held in waiting), *arrivals]
-    if can_append(head, observations, rules):
+    """Return the windows of the stored series that `plan_update` needs; none for an append."""
+    observations = [*(buffered.observation for buffered in waiting), *arrivals]
+    if can_append(bounds, observations, rules):
         return []
     return merge_windows(observations, rules)
 
 
 def plan_update(
-    head: SeriesBounds | None,
+    bounds: SeriesBounds | None,
     stored: Sequence[Point],
     waiting: Sequence[BufferedObservation],
     arrivals: Sequence[Observation],
@@ -77,118 +83,90 @@ def plan_update(
     window: timedelta,
     rules: CleaningRules,
 ) -> SeriesUpdate:
-    """Take arrivals, in the order they were received, into a series.
+    """Plan the update of a series for arrivals, given in the order in which they were received.
 
-    `stored` holds the rows of the stretches that `to_read` asks for, in order of time. Without an
-    expected replica nothing waits, and what waited is released.
+    If no replica is expected, no arrival waits and the buffered observations are released.
+
+    Args:
+        bounds: ends of the stored series; None for an empty series.
+        stored: rows of the windows that `windows_to_read` returns, in order of time.
+        waiting: buffered observations of the series.
+        arrivals: observations that arrive now.
+        replica_expected: result of `replica_is_expected`.
+        now: current time.
+        window: maximum time that an observation waits.
+        rules: thresholds.
     """
-    is_free = not (stored or waiting or replica_expected)
-    if is_free and arrivals and can_append(head, arrivals, rules):
-        return _plan_to_append(head, arrivals, rules)
-    observed = [seen for point in stored for seen in point.observations()]
-    held_before = {_instant(held.observation): held.observation for held in waiting}
-    known = {_instant(seen): seen for seen in observed} | held_before
+    nothing_near = not (stored or waiting or replica_expected)
+    if nothing_near and arrivals and can_append(bounds, arrivals, rules):
+        return _plan_append(bounds, arrivals, rules)
+    stored_observations = [observation for point in stored for observation in point.observations()]
+    buffered_before = {buffered.observation.instant: buffered.observation for buffered in waiting}
+    known = {
+        observation.instant: observation for observation in stored_observations
+    } | buffered_before
     fresh, repeats = [], []
     for arrival in arrivals:
-        repeats.append(known.get(_instant(arrival)) == arrival)
-        if not repeats[-1]:
-            known[_instant(arrival)] = arrival
+        is_repeat = known.get(arrival.instant) == arrival
+        repeats.append(is_repeat)
+        if not is_repeat:
+            known[arrival.instant] = arrival
             fresh.append(arrival)
 
     due, kept = split_due(
-        observed, waiting, fresh, now=now, window=window, expected=replica_expected, rules=rules
+        stored_observations,
+        waiting,
+        fresh,
+        expected=replica_expected,
+        now=now,
+        window=window,
+        rules=rules,
     )
-    changes = _changes(head, stored, due, rules)
+    kept_instants = {observation.instant for observation in kept}
+    changes = _changes(bounds, stored, due, rules)
     upserts = tuple(point for change in changes for point in change.upserts)
-
-    holders = {_instant(seen): point for point in stored for seen in point.observations()}
-    for change in changes:
-        holders |= {_instant(o): point for point in change.points for o in point.observations()}
-    # Every old point that a change was made from is in its neighbourhood, and replaced by it.
-    was = {point.at for point in stored if point.is_real}
-    made = {point.at for change in changes for point in change.points}
-    moved = {at for change in changes for at in change.deletes}
-    moved |= {point.at for point in upserts if not point.is_real}
-    kept_instants = {_instant(seen) for seen in kept}
+    deletes = tuple(at for change in changes for at in change.deletes)
+    new_points = [point for change in changes for point in change.points]
+    # A change replaces every old point of its window that it was made from.
+    holders = _points_by_instant([*stored, *new_points])
+    old_times = {point.at for point in stored if point.is_real}
+    moved = {*deletes, *(point.at for point in upserts if not point.is_real)}
+    new_times = old_times - moved | {point.at for point in new_points}
     return SeriesUpdate(
-        head=changes[-1].head if changes else head,
+        bounds=changes[-1].bounds if changes else bounds,
         upserts=upserts,
-        deletes=tuple(at for change in changes for at in change.deletes),
-        buffered=tuple(seen for seen in kept if held_before.get(_instant(seen)) != seen),
-        released=tuple(seen for at, seen in held_before.items() if at not in kept_instants),
+        deletes=deletes,
+        buffered=tuple(
+            observation
+            for observation in kept
+            if buffered_before.get(observation.instant) != observation
+        ),
+        released=tuple(
+            observation for at, observation in buffered_before.items() if at not in kept_instants
+        ),
         waiting_count=len(kept),
         outcomes=tuple(
             ReportResult(
-                None if _instant(arrival) in kept_instants else holders[_instant(arrival)],
-                is_repeat,
+                None if arrival.instant in kept_instants else holders[arrival.instant], is_repeat
             )
             for arrival, is_repeat in zip(arrivals, repeats, strict=True)
         ),
-        wide_gaps=tuple(new_wide_gaps(head, was, was - moved | made, rules)),
+        wide_gaps=tuple(new_wide_gaps(bounds, old_times, new_times, rules)),
     )
-
-
-def _plan_to_append(
-    head: SeriesBounds | None, arrivals: Sequence[Observation], rules: CleaningRules
-) -> SeriesUpdate:
-    """What most reports need: nothing lies near and nothing waits, so there is less to sort out."""
-    latest: dict[Instant, Observation] = {}
-    repeats = []
-    for arrival in arrivals:
-        repeats.append(latest.get(_instant(arrival)) == arrival)
-        latest[_instant(arrival)] = arrival
-    change = append(head, list(latest.values()), rules)
-    holders = {_instant(seen): point for point in change.points for seen in point.observations()}
-    return SeriesUpdate(
-        head=change.head,
-        upserts=change.upserts,
-        deletes=(),
-        buffered=(),
-        released=(),
-        waiting_count=0,
-        outcomes=tuple(
-            ReportResult(holders[_instant(arrival)], is_repeat)
-            for arrival, is_repeat in zip(arrivals, repeats, strict=True)
-        ),
-        wide_gaps=tuple(new_wide_gaps(head, (), [point.at for point in change.points], rules)),
-    )
-
-
-def _changes(
-    head: SeriesBounds | None,
-    stored: Sequence[Point],
-    due: Sequence[Observation],
-    rules: CleaningRules,
-) -> list[SeriesChange]:
-    if not due:
-        return []
-    if can_append(head, due, rules):
-        return [append(head, due, rules)]
-    changes: list[SeriesChange] = []
-    times = [point.at for point in stored]
-    for part in merge_windows(due, rules):
-        near = stored[bisect_left(times, part.start) : bisect_right(times, part.end)]
-        changes.append(merge(head, near, part.arrivals, rules))
-        head = changes[-1].head
-    return changes
-
-
-def _instant(observation: Observation) -> Instant:
-    return (observation.source, observation.at)
-
-
-EXPECTED_FOR = timedelta(minutes=10)
-"""How long a standby is expected to report after it became ready or was last heard from."""
 
 
 def replica_is_expected(
     ready_at: datetime | None, heard_at: datetime | None, now: datetime
 ) -> bool:
-    """Whether a live standby will report this series too.
+    """Return True if a live standby is expected to report the series too.
 
-    `ready_at` is when the agent's ready standby became so (None: it has none), `heard_at` when a
-    replica last reported this series. A standby that reports other pools only is not waited for
-    beyond its first minutes, since nothing of it could ever pair here.
+    A standby that reports only other pools is expected during its first minutes only, because none
+    of its reports can pair with this series.
+
+    Args:
+        ready_at: time at which the agent's standby became ready; None without a ready standby.
+        heard_at: time of the last report of a replica for this series.
+        now: current time.
     """
     if ready_at is None:
         return False
@@ -205,32 +183,81 @@ def split_due(
     window: timedelta,
     rules: CleaningRules,
 ) -> tuple[list[Observation], list[Observation]]:
-    """Divide the arrivals, and what waits already, into (to be merged now, to be kept waiting).
+    """Divide arrivals and buffered observations into those to merge now and those to keep waiting.
 
-    An observation is merged when no replica is expected, when it corrects a stored one, when its
-    other half is there, or when it has waited for `window`. Which ones wait never matters in the
-    end: all are merged sometime, and the series depends on the set alone.
+    An observation is merged if no replica is expected, if it corrects a stored observation, if the
+    other half of its pair is present, or if it has waited for `window`. The choice does not change
+    the final series: every observation is merged eventually, and the series depends on the set of
+    observations only.
     """
-    known = {(seen.source, seen.at): seen for seen in stored}
-    pending = {(held.observation.source, held.observation.at): held.observation for held in waiting}
-    pending |= {(arrival.source, arrival.at): arrival for arrival in arrivals}
+    known = {observation.instant: observation for observation in stored}
+    pending = {buffered.observation.instant: buffered.observation for buffered in waiting}
+    pending |= {arrival.instant: arrival for arrival in arrivals}
     if not expected:
         return list(pending.values()), []
     overdue = {
-        (held.observation.source, held.observation.at)
-        for held in waiting
-        if held.received_at <= now - window
+        buffered.observation.instant for buffered in waiting if buffered.received_at <= now - window
     }
     paired = {
-        (half.source, half.at)
+        half.instant
         for pair in pairs((known | pending).values(), rules.pairing_tolerance)
         if None not in pair
         for half in pair
         if half is not None
     }
-    merged: list[Observation] = []
+    due: list[Observation] = []
     kept: list[Observation] = []
-    for key, observation in pending.items():
-        is_due = key in known or key in paired or key in overdue
-        (merged if is_due else kept).append(observation)
-    return merged, kept
+    for instant, observation in pending.items():
+        is_due = instant in known or instant in paired or instant in overdue
+        (due if is_due else kept).append(observation)
+    return due, kept
+
+
+def _plan_append(
+    bounds: SeriesBounds | None, arrivals: Sequence[Observation], rules: CleaningRules
+) -> SeriesUpdate:
+    """Plan the common case: no stored point is near and no observation waits."""
+    latest: dict[Instant, Observation] = {}
+    repeats = []
+    for arrival in arrivals:
+        repeats.append(latest.get(arrival.instant) == arrival)
+        latest[arrival.instant] = arrival
+    change = append(bounds, list(latest.values()), rules)
+    holders = _points_by_instant(change.points)
+    new_times = [point.at for point in change.points]
+    return SeriesUpdate(
+        bounds=change.bounds,
+        upserts=change.upserts,
+        deletes=(),
+        buffered=(),
+        released=(),
+        waiting_count=0,
+        outcomes=tuple(
+            ReportResult(holders[arrival.instant], is_repeat)
+            for arrival, is_repeat in zip(arrivals, repeats, strict=True)
+        ),
+        wide_gaps=tuple(new_wide_gaps(bounds, (), new_times, rules)),
+    )
+
+
+def _points_by_instant(points: Iterable[Point]) -> dict[Instant, Point]:
+    return {observation.instant: point for point in points for observation in point.observations()}
+
+
+def _changes(
+    bounds: SeriesBounds | None,
+    stored: Sequence[Point],
+    due: Sequence[Observation],
+    rules: CleaningRules,
+) -> list[SeriesChange]:
+    if not due:
+        return []
+    if can_append(bounds, due, rules):
+        return [append(bounds, due, rules)]
+    changes: list[SeriesChange] = []
+    times = [point.at for point in stored]
+    for window in merge_windows(due, rules):
+        near = stored[bisect_left(times, window.start) : bisect_right(times, window.end)]
+        changes.append(merge(bounds, near, window.arrivals, rules))
+        bounds = changes[-1].bounds
+    return changes

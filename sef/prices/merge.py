@@ -1,18 +1,23 @@
+"""Merge arrivals into a stored series and report the gaps that are too wide to fill.
+
+`append` and `merge` give the rows of `clean_series` while reading only a part of the series.
+"""
+
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 
-from sef.prices.series import CleaningRules, Instant, Observation, Point, _with_fills, fill, points
+from sef.prices.series import CleaningRules, Instant, Observation, Point, fill, points, with_fills
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesBounds:
-    """The ends of a stored series: all that an in-order append needs to know of it.
+    """The ends of a stored series, which are all that an append needs of it.
 
-    `latest_observed_at` can lie after `latest_at`: the replica's half of the last pair.
+    `latest_observed_at` is later than `latest_at` if the replica's half of the last pair is.
     """
 
     first_at: datetime
@@ -23,7 +28,7 @@ class SeriesBounds:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A stretch without real points that is too wide to fill."""
+    """A span without real points that is too wide to fill."""
 
     start: datetime
     end: datetime
@@ -31,49 +36,49 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class SeriesChange:
-    """What has to be written for a series to be clean again."""
+    """The rows to write so that a series is clean again."""
 
     upserts: tuple[Point, ...]
     deletes: tuple[datetime, ...]
-    head: SeriesBounds
+    bounds: SeriesBounds
     points: tuple[Point, ...]
-    """The real points of the neighbourhood after the change: every arrival is held by one."""
-
-
-def can_append(
-    head: SeriesBounds | None, arrivals: Sequence[Observation], rules: CleaningRules
-) -> bool:
-    """Whether the arrivals lie too far after everything stored to pair with any of it."""
-    return head is None or all(
-        arrival.at > head.latest_observed_at + rules.pairing_tolerance for arrival in arrivals
-    )
-
-
-def append(
-    head: SeriesBounds | None, arrivals: Sequence[Observation], rules: CleaningRules
-) -> SeriesChange:
-    """Add arrivals for which `can_append` holds; nothing stored needs to be read."""
-    real = points(arrivals, rules)
-    rows = _with_fills(real, rules)
-    if head is not None:
-        first = real[0]
-        rows = fill(head.latest_at, head.latest_price, first.at, first.price, rules) + rows
-    return SeriesChange(tuple(rows), (), _new_head(head, (), real, arrivals), tuple(real))
+    """The real points of the window after the change; each arrival is in one of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class MergeWindow:
-    """Arrivals that can touch the same rows, and the span of time in which those rows lie."""
+    """Arrivals that can affect the same rows, and the time span of these rows."""
 
     arrivals: tuple[Observation, ...]
     start: datetime
     end: datetime
 
 
-def merge_windows(arrivals: Iterable[Observation], rules: CleaningRules) -> list[MergeWindow]:
-    """Split arrivals into groups that do not affect one another, in order of time.
+def can_append(
+    bounds: SeriesBounds | None, arrivals: Sequence[Observation], rules: CleaningRules
+) -> bool:
+    """Return True if the arrivals are too far after every stored observation to pair with it."""
+    return bounds is None or all(
+        arrival.at > bounds.latest_observed_at + rules.pairing_tolerance for arrival in arrivals
+    )
 
-    Arrivals at one instant keep their order, so that a correction stays behind what it corrects.
+
+def append(
+    bounds: SeriesBounds | None, arrivals: Sequence[Observation], rules: CleaningRules
+) -> SeriesChange:
+    """Add arrivals for which `can_append` is true, without the stored points."""
+    real = points(arrivals, rules)
+    rows = with_fills(real, rules)
+    if bounds is not None:
+        first = real[0]
+        rows = fill(bounds.latest_at, bounds.latest_price, first.at, first.price, rules) + rows
+    return SeriesChange(tuple(rows), (), _new_bounds(bounds, (), real, arrivals), tuple(real))
+
+
+def merge_windows(arrivals: Iterable[Observation], rules: CleaningRules) -> list[MergeWindow]:
+    """Split arrivals into windows that do not affect one another, in order of time.
+
+    Arrivals at the same time keep their order, so a correction stays after the price it corrects.
     """
     groups: list[list[Observation]] = []
     for arrival in sorted(arrivals, key=lambda observation: observation.at):
@@ -88,117 +93,122 @@ def merge_windows(arrivals: Iterable[Observation], rules: CleaningRules) -> list
 
 
 def merge(
-    head: SeriesBounds | None,
+    bounds: SeriesBounds | None,
     stored: Sequence[Point],
     arrivals: Sequence[Observation],
     rules: CleaningRules,
 ) -> SeriesChange:
-    """Merge the arrivals of one neighbourhood into its stored rows, given in order of time."""
-    was = [point for point in stored if point.is_real]
-    made = points([*(seen for point in was for seen in point.observations()), *arrivals], rules)
-    replaced = _replaced(was, made, arrivals, rules)
-    # At the edges of what was read a partner may be missing: there the stored point is right.
-    real = [point for point in was if not point.instants() & replaced]
-    real += [point for point in made if point.instants() & replaced]
+    """Merge the arrivals of one window into the stored rows of the window, in order of time."""
+    old = [point for point in stored if point.is_real]
+    stored_observations = (observation for point in old for observation in point.observations())
+    new = points([*stored_observations, *arrivals], rules)
+    replaced = _replaced_instants(old, new, arrivals, rules)
+    # At the edges of the window the other half of a pair may not have been read, so a point that
+    # no arrival affects stays as stored.
+    real = [point for point in old if not point.instants() & replaced]
+    real += [point for point in new if point.instants() & replaced]
     real.sort(key=lambda point: point.at)
 
-    # Fills outside the outermost real points hang on rows that were not read.
-    ends = [point.at for point in (*was[:1], *was[-1:], real[0], real[-1])]
+    # Fills outside the outermost real points depend on rows that were not read: leave them alone.
+    ends = [point.at for point in (*old[:1], *old[-1:], real[0], real[-1])]
     before = {point.at: point for point in stored if min(ends) <= point.at <= max(ends)}
-    after = {point.at: point for point in _with_fills(real, rules)}
+    after = {point.at: point for point in with_fills(real, rules)}
     return SeriesChange(
         upserts=tuple(point for at, point in after.items() if before.get(at) != point),
         deletes=tuple(at for at in before if at not in after),
-        head=_new_head(head, was, real, arrivals),
+        bounds=_new_bounds(bounds, old, real, arrivals),
         points=tuple(real),
     )
 
 
-def _replaced(
-    was: Sequence[Point],
-    made: Sequence[Point],
+def new_wide_gaps(
+    bounds: SeriesBounds | None,
+    before: Iterable[datetime],
+    after: Iterable[datetime],
+    rules: CleaningRules,
+) -> list[Gap]:
+    """Return the gaps too wide to fill that a change opens.
+
+    A change opens a gap at an end of the series or by moving a point. Each gap is reported once. A
+    late point inside a wide gap only narrows the gap, which is not reported. The point of a lone
+    replica that moves to the time of its primary can make the gap beside it too wide, which is.
+
+    Args:
+        bounds: ends of the series before the change.
+        before: times of the real points that were read.
+        after: times of the real points in the same windows after the change.
+        rules: thresholds.
+    """
+    old_times, new_times = set(before), set(after)
+    if bounds is not None:
+        ends = {bounds.first_at, bounds.latest_at}
+        new_times |= ends - old_times  # an end outside the windows has not changed
+        old_times |= ends
+    opened = _wide_gaps(new_times, rules)
+    if not opened:
+        return []
+    known = _wide_gaps(old_times, rules)
+    starts = [gap.start for gap in known]
+    return [gap for gap in opened if not _is_within(gap, known, starts, rules.pairing_tolerance)]
+
+
+def _replaced_instants(
+    old: Sequence[Point],
+    new: Sequence[Point],
     arrivals: Sequence[Observation],
     rules: CleaningRules,
 ) -> set[Instant]:
-    """The observations whose points are to be made anew.
+    """Return the observations whose points have to be replaced.
 
-    Those are all within two tolerances of an arrival, with their old and their new partners: a
-    partner can lie farther away when the tolerance was another one before.
+    These are the observations within two tolerances of an arrival and their old and new partners.
+    A partner can be farther away if the tolerance was larger when the pair was stored.
     """
     times = sorted(arrival.at for arrival in arrivals)
-    around = 2 * rules.pairing_tolerance
+    distance = 2 * rules.pairing_tolerance
     together: dict[Instant, list[frozenset[Instant]]] = {}
-    for point in (*was, *made):
+    for point in (*old, *new):
         for instant in point.instants():
             together.setdefault(instant, []).append(point.instants())
-    reached = {
+    replaced = {
         instant
         for instant in together
-        if bisect_right(times, instant[1] + around) > bisect_left(times, instant[1] - around)
+        if bisect_right(times, instant[1] + distance) > bisect_left(times, instant[1] - distance)
     }
-    to_follow = list(reached)
+    to_follow = list(replaced)
     while to_follow:
-        partners = frozenset().union(*together[to_follow.pop()]) - reached
-        reached |= partners
+        partners = frozenset().union(*together[to_follow.pop()]) - replaced
+        replaced |= partners
         to_follow += partners
-    return reached
+    return replaced
 
 
-def _new_head(
-    head: SeriesBounds | None,
-    was: Sequence[Point],
+def _new_bounds(
+    bounds: SeriesBounds | None,
+    old: Sequence[Point],
     real: Sequence[Point],
     arrivals: Sequence[Observation],
 ) -> SeriesBounds:
     first, latest = real[0], real[-1]
-    observed = max(arrival.at for arrival in arrivals)
-    if head is None:
-        return SeriesBounds(first.at, latest.at, latest.price, observed)
-    first_at, latest_at, latest_price = head.first_at, head.latest_at, head.latest_price
-    # An end moves inwards when a lone replica's point becomes a pair at its primary's time.
-    if first.at < first_at or (was and was[0].at == first_at):
+    observed_at = max(arrival.at for arrival in arrivals)
+    if bounds is None:
+        return SeriesBounds(first.at, latest.at, latest.price, observed_at)
+    first_at, latest_at, latest_price = bounds.first_at, bounds.latest_at, bounds.latest_price
+    # An end moves inwards if the point of a lone replica becomes a pair at its primary's time.
+    if first.at < first_at or (old and old[0].at == first_at):
         first_at = first.at
-    if latest.at > latest_at or (was and was[-1].at == latest_at):
+    if latest.at > latest_at or (old and old[-1].at == latest_at):
         latest_at, latest_price = latest.at, latest.price
-    return SeriesBounds(first_at, latest_at, latest_price, max(head.latest_observed_at, observed))
+    latest_observed_at = max(bounds.latest_observed_at, observed_at)
+    return SeriesBounds(first_at, latest_at, latest_price, latest_observed_at)
 
 
-def new_wide_gaps(
-    head: SeriesBounds | None,
-    was: Iterable[datetime],
-    now: Iterable[datetime],
-    rules: CleaningRules,
-) -> list[Gap]:
-    """The unfillable gaps that a change opens: at the ends of a series, or by moving a point.
-
-    A gap is told once. A late point inside a wide gap only narrows it, which is not told; a lone
-    replica's point that moves to its primary's time can make the gap beside it too wide, which is.
-
-    Args:
-        head: the ends of the series before the change.
-        was: the times of the real points that were read, before the change.
-        now: those of the same stretches after it, with the new ones.
-    """
-    before, after = set(was), set(now)
-    if head is not None:
-        ends = {head.first_at, head.latest_at}
-        after |= ends - before  # what was not read has not changed
-        before |= ends
-    opened = _wide_gaps(after, rules)
-    if not opened:
-        return []
-    known = _wide_gaps(before, rules)
-    starts = [gap.start for gap in known]
-
-    def is_known(gap: Gap) -> bool:
-        # Gaps do not overlap: only the last to begin before this one can hold it.
-        last = bisect_right(starts, gap.start + rules.pairing_tolerance) - 1
-        return any(
-            gap.end <= old.end + rules.pairing_tolerance
-            for old in known[max(last - 1, 0) : last + 1]
-        )
-
-    return [gap for gap in opened if not is_known(gap)]
+def _is_within(
+    gap: Gap, known: Sequence[Gap], starts: Sequence[datetime], tolerance: timedelta
+) -> bool:
+    """Return True if a known gap contains `gap`, up to the tolerance."""
+    # Known gaps do not overlap, so only the last two that start before `gap` can contain it.
+    last = bisect_right(starts, gap.start + tolerance) - 1
+    return any(gap.end <= old.end + tolerance for old in known[max(last - 1, 0) : last + 1])
 
 
 def _wide_gaps(times: Iterable[datetime], rules: CleaningRules) -> list[Gap]:

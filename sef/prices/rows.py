@@ -1,6 +1,6 @@
-"""The rows of price series, read and written for many series at once.
+"""Read and write the rows of many price series at once.
 
-Each of these is one statement, or a few, for one report as for a thousand.
+Each function executes one statement or a few, independently of the number of series.
 """
 
 from collections import defaultdict
@@ -23,6 +23,7 @@ from sef.prices.bulk import (
     decoded,
     delete_rows,
     instant,
+    is_sqlite,
     placeholder,
     price,
     select_rows,
@@ -31,14 +32,14 @@ from sef.prices.bulk import (
 )
 from sef.prices.ingest import BufferedObservation
 from sef.prices.merge import MergeWindow, SeriesBounds
-from sef.prices.series import Observation, Point
+from sef.prices.series import Observation, Point, SeriesKey
 from sef.terms import Flag, ReplicaStatus, Source
 
-SeriesKey = tuple[str, str]
-"""(agent_id, pool_id)"""
+MAX_WINDOWS = 1000
+"""Maximum number of windows in one SELECT."""
 
-STRETCHES = {"sqlite": 200}
-"""Stretches named in one statement, 1,000 elsewhere: SQLite's parser limits the depth of an OR."""
+SQLITE_MAX_WINDOWS = 200
+"""Maximum number of windows in one SELECT on SQLite, whose parser limits the depth of an OR."""
 
 _series, _points, _waiting = price_series.c, pricing_reports.c, buffered_observations.c
 _SERIES_KEY = (_series.agent_id, _series.pool_id)
@@ -66,7 +67,7 @@ _POINT = (
     _points.replica_observed_at,
 )
 _POINT_NAMES = (*(column.name for column in _POINT), "received_at")
-_STRETCH = "agent_id = {0} AND pool_id = {0} AND timestamp BETWEEN {0} AND {0}"
+_WINDOW = "agent_id = {0} AND pool_id = {0} AND timestamp BETWEEN {0} AND {0}"
 _BUFFERED = (
     _waiting.agent_id,
     _waiting.pool_id,
@@ -86,18 +87,22 @@ _WITH_REPORTER = (
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What is stored of a series, apart from its points and what waits."""
+    """The row of a series."""
 
     version: int
-    head: SeriesBounds | None
+    bounds: SeriesBounds | None
     waiting: int
+    """The number of observations in the buffer."""
     primary_heard_at: datetime | None
     replica_heard_at: datetime | None
     received_at: datetime | None
 
 
 class Reporter(NamedTuple):
-    """What reports need of their agent: instance, pool, and since when a standby is ready."""
+    """The columns of an agent that its reports need.
+
+    `ready_at` is the time at which the agent's standby became ready; None without a ready standby.
+    """
 
     instance_id: str | None
     pool_id: str | None
@@ -107,38 +112,40 @@ class Reporter(NamedTuple):
 def read_series(
     connection: Connection, keys: Iterable[SeriesKey]
 ) -> dict[SeriesKey, tuple[Series, Reporter]]:
-    """The series that there are of those named, in the order of their keys, and who reports them.
+    """Return the existing series of the keys, in the order of the keys, with their reporters.
 
-    Races for a series are few, and their loser finds out by its version. It waits for its turn
-    then: the second time, nobody else writes these series until the end. All writers lock and
-    write in one order, so that they wait for each other instead of deadlocking.
+    Conflicts are rare and detected by version. A retry locks the rows first, so it cannot lose
+    again. All writers lock and write in the same order, so they wait for each other instead of
+    deadlocking.
     """
-    named = sorted(keys)
+    ordered = sorted(keys)
     if is_repeated(connection):
-        select_rows(connection, _SERIES_KEY, _SERIES_KEY, named, lock=True)
-    found = {}
+        select_rows(connection, _SERIES_KEY, _SERIES_KEY, ordered, lock=True)
+    result = {}
     for row in select_rows(
-        connection, (*_SERIES, *_REPORTER), _SERIES_KEY, named, also=_WITH_REPORTER
+        connection, (*_SERIES, *_REPORTER), _SERIES_KEY, ordered, also=_WITH_REPORTER
     ):
-        agent_id, pool_id, version, waiting, primary, replica, received, first, *rest = row
-        at, price_then, observed_at, *reporter = rest
-        head = None if first is None else SeriesBounds(first, at, price_then, observed_at)
-        found[agent_id, pool_id] = (
-            Series(version, head, waiting, primary, replica, received),
+        agent_id, pool_id, version, waiting, primary, replica, received, first_at, *rest = row
+        latest_at, latest_price, latest_observed_at, *reporter = rest
+        bounds = None
+        if first_at is not None:
+            bounds = SeriesBounds(first_at, latest_at, latest_price, latest_observed_at)
+        result[agent_id, pool_id] = (
+            Series(version, bounds, waiting, primary, replica, received),
             Reporter(*reporter),
         )
-    return found
+    return result
 
 
 def save_series(
     connection: Connection,
     read: Mapping[SeriesKey, tuple[Series, Reporter]],
-    become: Mapping[SeriesKey, Series],
+    changed: Mapping[SeriesKey, Series],
 ) -> None:
-    """Write what series have become, each with its version moved on.
+    """Write the rows of changed series and increment their versions.
 
     Raises:
-        Stale: one of them has another version than the one read.
+        VersionConflict: a row has another version than the one read.
     """
     rows = [
         (
@@ -148,60 +155,32 @@ def save_series(
             instant(series.primary_heard_at),
             instant(series.replica_heard_at),
             instant(series.received_at),
-            *_bounds_values(connection, series.head),
+            *_bounds_values(connection, series.bounds),
         )
-        for key, series in become.items()
+        for key, series in changed.items()
     ]
     if rows and not update_versions(connection, price_series, _SERIES_NAMES, rows):
         raise VersionConflict
 
 
-def _bounds_values(connection: Connection, head: SeriesBounds | None) -> Sequence[Any]:
-    if head is None:
-        return (None, None, None, None)
-    return (
-        instant(head.first_at),
-        instant(head.latest_at),
-        price(connection, head.latest_price),
-        instant(head.latest_observed_at),
-    )
-
-
 def read_points(
     connection: Connection, wanted: Mapping[SeriesKey, Sequence[MergeWindow]]
 ) -> defaultdict[SeriesKey, list[Point]]:
-    """The points in the stretches of each series, in order of time."""
-    stretches = [
-        (*key, instant(part.start), instant(part.end))
-        for key, parts in wanted.items()
-        for part in parts
+    """Return the points in the windows of each series, in order of time."""
+    windows = [
+        (*key, instant(window.start), instant(window.end))
+        for key, windows_of_series in wanted.items()
+        for window in windows_of_series
     ]
     stored: defaultdict[SeriesKey, list[Point]] = defaultdict(list)
-    at_once = STRETCHES.get(connection.dialect.name, 1000)
-    for start in range(0, len(stretches), at_once):
-        for agent_id, pool_id, *values in _points_within(
-            connection, stretches[start : start + at_once]
-        ):
-            stored[agent_id, pool_id].append(_point(values))
+    limit = SQLITE_MAX_WINDOWS if is_sqlite(connection) else MAX_WINDOWS
+    for start in range(0, len(windows), limit):
+        for row in _select_points(connection, windows[start : start + limit]):
+            agent_id, pool_id, at, value, flag, primary, replica, replica_at = row
+            stored[agent_id, pool_id].append(
+                Point(at, value, Flag(flag), primary, replica, replica_at)
+            )
     return stored
-
-
-def _points_within(
-    connection: Connection, stretches: Sequence[Sequence[Any]]
-) -> Sequence[Sequence[Any]]:
-    # Not a join with the rows of a parameter, which would not bound the times it reads by an index.
-    one = f"({_STRETCH.format(placeholder(connection))})"
-    sql = (
-        f"SELECT {', '.join(column.name for column in _POINT)} FROM pricing_reports "
-        f"WHERE {' OR '.join([one] * len(stretches))} ORDER BY agent_id, pool_id, timestamp"
-    )
-    result = connection.exec_driver_sql(sql, tuple(value for row in stretches for value in row))
-    return decoded(result, _POINT)
-
-
-def _point(values: Sequence[Any]) -> Point:
-    at, value, flag, primary, replica, replica_at = values
-    return Point(at, value, Flag(flag), primary, replica, replica_at)
 
 
 def write_points(
@@ -210,6 +189,7 @@ def write_points(
     deletes: Iterable[tuple[SeriesKey, datetime]],
     now: datetime,
 ) -> None:
+    """Delete and upsert points of several series."""
     received_at = instant(now)
     delete_rows(connection, pricing_reports, [(*key, instant(at)) for key, at in deletes])
     rows = [
@@ -231,28 +211,60 @@ def write_points(
 def read_waiting(
     connection: Connection, keys: Collection[SeriesKey]
 ) -> defaultdict[SeriesKey, list[BufferedObservation]]:
+    """Return the buffered observations of each series."""
     waiting: defaultdict[SeriesKey, list[BufferedObservation]] = defaultdict(list)
     if keys:
         rows = select_rows(
             connection, _BUFFERED, (_waiting.agent_id, _waiting.pool_id), sorted(keys)
         )
         for agent_id, pool_id, source, observed_at, value, received_at in rows:
-            seen = Observation(Source(source), observed_at, value)
-            waiting[agent_id, pool_id].append(BufferedObservation(seen, received_at))
+            observation = Observation(Source(source), observed_at, value)
+            waiting[agent_id, pool_id].append(BufferedObservation(observation, received_at))
     return waiting
 
 
 def write_waiting(
     connection: Connection,
-    held: Iterable[tuple[SeriesKey, Observation]],
+    buffered: Iterable[tuple[SeriesKey, Observation]],
     released: Iterable[tuple[SeriesKey, Observation]],
     now: datetime,
 ) -> None:
+    """Delete released observations from the buffer and upsert buffered ones."""
     received_at = instant(now)
-    keys = [(*key, seen.source, instant(seen.at)) for key, seen in released]
+    keys = [(*key, observation.source, instant(observation.at)) for key, observation in released]
     delete_rows(connection, buffered_observations, keys)
     rows = [
-        (*key, seen.source, instant(seen.at), price(connection, seen.price), received_at)
-        for key, seen in held
+        (
+            *key,
+            observation.source,
+            instant(observation.at),
+            price(connection, observation.price),
+            received_at,
+        )
+        for key, observation in buffered
     ]
     upsert_rows(connection, buffered_observations, _BUFFERED_NAMES, rows)
+
+
+def _bounds_values(connection: Connection, bounds: SeriesBounds | None) -> Sequence[Any]:
+    if bounds is None:
+        return (None, None, None, None)
+    return (
+        instant(bounds.first_at),
+        instant(bounds.latest_at),
+        price(connection, bounds.latest_price),
+        instant(bounds.latest_observed_at),
+    )
+
+
+def _select_points(
+    connection: Connection, windows: Sequence[Sequence[Any]]
+) -> Sequence[Sequence[Any]]:
+    # A join with the rows of a JSON parameter would not limit the times that it reads by an index.
+    condition = f"({_WINDOW.format(placeholder(connection))})"
+    sql = (
+        f"SELECT {', '.join(column.name for column in _POINT)} FROM pricing_reports "
+        f"WHERE {' OR '.join([condition] * len(windows))} ORDER BY agent_id, pool_id, timestamp"
+    )
+    result = connection.exec_driver_sql(sql, tuple(value for row in windows for value in row))
+    return decoded(result, _POINT)

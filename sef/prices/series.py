@@ -1,10 +1,10 @@
-"""Clean price series: pairing, divergence, gap fill, and merging arrivals into what is stored.
+"""Define a clean price series: pairing, divergence and gap filling.
 
-A series is one (agent, pool). Its rows are a function of the set of observations alone, so any
-arrival order, repetition or split over workers ends in the same rows (`clean_series`). The
-other two ways in, `append` and `merge`, reach those rows by touching only a neighbourhood.
+A series belongs to one agent and one pool. Its rows depend on the set of observations only
+(`clean_series`), so every order of arrival, repetition or split over workers gives the same rows.
+`append` and `merge` in `merge.py` produce the same rows while reading only a part of the series.
 
-Times are aware datetimes in UTC with microseconds; prices are US dollars per hour.
+Times are aware datetimes in UTC with microseconds. Prices are US dollars per hour.
 """
 
 from bisect import bisect_left
@@ -18,13 +18,19 @@ from sef.terms import STORED_STEP, Flag, Interpolation, Source
 
 MICROSECOND = timedelta(microseconds=1)
 
+SeriesKey = tuple[str, str]
+"""The agent id and the pool id of a series."""
+
+Instant = tuple[Source, datetime]
+"""The source and the time that identify an observation within its series."""
+
 
 @dataclass(frozen=True, slots=True)
 class CleaningRules:
     """The thresholds of a clean series.
 
-    Each span is closed at the end that its name suggests: a gap of exactly `interpolation_max_gap`
-    is filled, a distance of exactly `gap_detection_threshold` is not a gap.
+    A gap of exactly `interpolation_max_gap` is filled. A distance of exactly
+    `gap_detection_threshold` is not a gap.
     """
 
     pairing_tolerance: timedelta = timedelta(seconds=30)
@@ -36,31 +42,34 @@ class CleaningRules:
 
     @property
     def reach(self) -> timedelta:
-        """How far from an arrival a row can matter: a fillable gap, and the pairings at its end.
+        """The maximum distance from an arrival to a row that it can affect or that it depends on.
 
-        An arrival changes pairings within 2 tolerances of itself. Judging those takes the
-        observations within 4, which lie in rows within 5, a pair being stored at its primary.
+        An arrival changes pairings within 2 tolerances of itself. Deciding these pairings takes the
+        observations within 4 tolerances, which are in rows within 5, since a pair is stored at the
+        time of its primary. The widest gap that is filled comes on top.
         """
         return self.interpolation_max_gap + 5 * self.pairing_tolerance
 
 
-Instant = tuple[Source, datetime]
-"""What identifies an observation within its series."""
-
-
 @dataclass(frozen=True, slots=True)
 class Observation:
+    """A price that one source observed at one time."""
+
     source: Source
     at: datetime
     price: Decimal
 
+    @property
+    def instant(self) -> Instant:
+        return (self.source, self.at)
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One row of a clean series.
+    """A row of a clean series.
 
-    A real point carries the one or two observations that it was made of; an interpolated one
-    carries none.
+    A real point holds the one or two observations that it was made from. An interpolated point
+    holds none.
     """
 
     at: datetime
@@ -81,16 +90,17 @@ class Point:
             yield Observation(Source.REPLICA, self.replica_at, self.replica)
 
     def instants(self) -> frozenset[Instant]:
-        return frozenset((seen.source, seen.at) for seen in self.observations())
+        return frozenset(observation.instant for observation in self.observations())
 
 
 def pairs(
     observations: Iterable[Observation], tolerance: timedelta
 ) -> list[tuple[Observation | None, Observation | None]]:
-    """Every observation once, as (primary, replica), (primary, None) or (None, replica).
+    """Return every observation once, as (primary, replica), (primary, None) or (None, replica).
 
-    Two are a pair when each is the other's nearest from the opposite source and they are at most
-    `tolerance` apart; of two equally near, the earlier is the nearest.
+    Two observations are a pair if each is the nearest to the other from the opposite source and
+    they are at most `tolerance` apart. Of two equally near observations, the earlier counts as
+    the nearest.
     """
     by_source: dict[Source, list[Observation]] = {Source.PRIMARY: [], Source.REPLICA: []}
     for observation in observations:
@@ -118,6 +128,54 @@ def pairs(
     return result
 
 
+def points(observations: Iterable[Observation], rules: CleaningRules) -> list[Point]:
+    """Return the real points that observations make, in order of time.
+
+    Of several observations by one source at one time, the last one in the iterable counts.
+    """
+    unique = {observation.instant: observation for observation in observations}
+    real = [
+        _point(primary, replica, rules)
+        for primary, replica in pairs(unique.values(), rules.pairing_tolerance)
+    ]
+    return sorted(real, key=lambda point: point.at)
+
+
+def fill(
+    start: datetime, start_price: Decimal, end: datetime, end_price: Decimal, rules: CleaningRules
+) -> list[Point]:
+    """Return the interpolated points between two neighbouring real points, without the ends."""
+    width = end - start
+    if not rules.gap_detection_threshold < width <= rules.interpolation_max_gap:
+        return []
+    filled = []
+    at = start + rules.interpolation_step
+    while at < end:
+        price = start_price
+        if rules.interpolation_method is Interpolation.LINEAR:
+            elapsed, total = (at - start) // MICROSECOND, width // MICROSECOND
+            price = (start_price + (end_price - start_price) * elapsed / total).quantize(
+                STORED_STEP, ROUND_HALF_EVEN
+            )
+        filled.append(Point(at, price, Flag.INTERPOLATED))
+        at += rules.interpolation_step
+    return filled
+
+
+def with_fills(real: Sequence[Point], rules: CleaningRules) -> list[Point]:
+    """Return real points, given in order of time, with the interpolated points between them."""
+    rows = list(real[:1])
+    for before, after in pairwise(real):
+        rows += fill(before.at, before.price, after.at, after.price, rules)
+        rows.append(after)
+    return rows
+
+
+def clean_series(observations: Iterable[Observation], rules: CleaningRules) -> list[Point]:
+    """Return the whole series that observations make. This is the definition of a clean series."""
+    return with_fills(points(observations, rules), rules)
+
+
 def _nearest(times: Sequence[datetime], at: datetime) -> int | None:
     after = bisect_left(times, at)
     if after == len(times):
@@ -125,19 +183,6 @@ def _nearest(times: Sequence[datetime], at: datetime) -> int | None:
     if after == 0 or times[after] - at < at - times[after - 1]:
         return after
     return after - 1
-
-
-def points(observations: Iterable[Observation], rules: CleaningRules) -> list[Point]:
-    """The real points that a set of observations makes, in order of time.
-
-    Of several observations by one source at one instant, the last one given stands.
-    """
-    unique = {(observation.source, observation.at): observation for observation in observations}
-    made = [
-        _point(primary, replica, rules)
-        for primary, replica in pairs(unique.values(), rules.pairing_tolerance)
-    ]
-    return sorted(made, key=lambda point: point.at)
 
 
 def _point(primary: Observation | None, replica: Observation | None, rules: CleaningRules) -> Point:
@@ -158,37 +203,3 @@ def _point(primary: Observation | None, replica: Observation | None, rules: Clea
         replica=replica.price,
         replica_at=replica.at,
     )
-
-
-def fill(
-    start: datetime, start_price: Decimal, end: datetime, end_price: Decimal, rules: CleaningRules
-) -> list[Point]:
-    """The interpolated points between two neighbouring real points, ends excluded."""
-    width = end - start
-    if not rules.gap_detection_threshold < width <= rules.interpolation_max_gap:
-        return []
-    filled = []
-    at = start + rules.interpolation_step
-    while at < end:
-        price = start_price
-        if rules.interpolation_method is Interpolation.LINEAR:
-            run, whole = (at - start) // MICROSECOND, width // MICROSECOND
-            price = (start_price + (end_price - start_price) * run / whole).quantize(
-                STORED_STEP, ROUND_HALF_EVEN
-            )
-        filled.append(Point(at, price, Flag.INTERPOLATED))
-        at += rules.interpolation_step
-    return filled
-
-
-def _with_fills(real: Sequence[Point], rules: CleaningRules) -> list[Point]:
-    rows = list(real[:1])
-    for before, after in pairwise(real):
-        rows += fill(before.at, before.price, after.at, after.price, rules)
-        rows.append(after)
-    return rows
-
-
-def clean_series(observations: Iterable[Observation], rules: CleaningRules) -> list[Point]:
-    """The whole series that a set of observations makes: the definition of a clean series."""
-    return _with_fills(points(observations, rules), rules)

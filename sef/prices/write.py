@@ -1,7 +1,8 @@
-"""Writing price series: one transaction takes reports of any number of series.
+"""Write the reports of any number of series in one transaction.
 
-For all series together: read their rows, and the neighbourhoods where the pure core needs them,
-plan, write the differences, and move the rows' versions on. The version is what makes it safe.
+For all series together: read the rows of the series and the windows that the plan needs, make the
+plans, write the differences, and increment the versions of the rows. The versions detect
+concurrent writers.
 """
 
 from collections import Counter, defaultdict
@@ -27,7 +28,6 @@ from sef.prices.parse import Report
 from sef.prices.rows import (
     Reporter,
     Series,
-    SeriesKey,
     read_points,
     read_series,
     read_waiting,
@@ -35,16 +35,18 @@ from sef.prices.rows import (
     write_points,
     write_waiting,
 )
-from sef.prices.series import CleaningRules, Observation, Point
+from sef.prices.series import CleaningRules, Observation, Point, SeriesKey
 from sef.terms import Flag, Source
 
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
+    """The result of each report, and the number of interpolated points of each series."""
+
     outcomes: list[ReportResult]
     """In the order of the reports."""
     interpolated: dict[SeriesKey, int]
-    """How many points were filled in, for each series."""
+    """The number of points interpolated in each series."""
 
 
 def write_reports(
@@ -55,23 +57,23 @@ def write_reports(
     rules: CleaningRules,
     window: timedelta,
 ) -> WriteResult:
-    """Store reports, registering agents and series that are new."""
+    """Store reports and register new agents and series."""
     if not reports:
         return WriteResult([], {})
     arrivals: defaultdict[SeriesKey, list[Observation]] = defaultdict(list)
-    places = []
+    positions = []
     for report in reports:
-        places.append((report.series, len(arrivals[report.series])))
+        positions.append((report.series, len(arrivals[report.series])))
         arrivals[report.series].append(report.observation)
-    found = read_series(connection, arrivals)
-    if len(found) < len(arrivals):
-        _register(connection, [key for key in arrivals if key not in found], now)
-        found = read_series(connection, arrivals)
-    _fill_in_agent(connection, found, reports, now)
-    plans = _write(connection, found, arrivals, now=now, rules=rules, window=window)
+    stored = read_series(connection, arrivals)
+    if len(stored) < len(arrivals):
+        _register(connection, [key for key in arrivals if key not in stored], now)
+        stored = read_series(connection, arrivals)
+    _fill_in_agent(connection, stored, reports, now)
+    plans = _write(connection, stored, arrivals, now=now, rules=rules, window=window)
     return WriteResult(
-        outcomes=[plans[key].outcomes[place] for key, place in places],
-        interpolated={key: made.interpolated for key, made in plans.items()},
+        outcomes=[plans[key].outcomes[index] for key, index in positions],
+        interpolated={key: plan.interpolated for key, plan in plans.items()},
     )
 
 
@@ -83,26 +85,34 @@ def write_one_by_one(
     rules: CleaningRules,
     window: timedelta,
 ) -> list[tuple[ReportResult, int]]:
-    """Store reports as if each came alone: what became of it, and how many points it filled in."""
-    seen: Counter[SeriesKey] = Counter()
+    """Store reports as if each had arrived alone.
+
+    Returns:
+        For each report its result and the number of points that it interpolated.
+    """
+    # Each round has at most one report of each series.
+    count: Counter[SeriesKey] = Counter()
     rounds: defaultdict[int, list[int]] = defaultdict(list)
-    for place, report in enumerate(reports):
-        rounds[seen[report.series]].append(place)
-        seen[report.series] += 1
-    became = {}
-    # Of each series one report in a round.
-    for places in rounds.values():
-        some = [reports[place] for place in places]
-        written = write_reports(connection, some, now=now, rules=rules, window=window)
-        for place, report, outcome in zip(places, some, written.outcomes, strict=True):
-            became[place] = (outcome, written.interpolated[report.series])
-    return [became[place] for place in range(len(reports))]
+    for index, report in enumerate(reports):
+        rounds[count[report.series]].append(index)
+        count[report.series] += 1
+    results = {}
+    for indexes in rounds.values():
+        batch = [reports[index] for index in indexes]
+        written = write_reports(connection, batch, now=now, rules=rules, window=window)
+        for index, report, outcome in zip(indexes, batch, written.outcomes, strict=True):
+            results[index] = (outcome, written.interpolated[report.series])
+    return [results[index] for index in range(len(reports))]
 
 
 def release_buffered(
     connection: Connection, *, now: datetime, rules: CleaningRules, window: timedelta, limit: int
 ) -> int:
-    """Release what has waited for `window` in up to `limit` series; return how many series."""
+    """Store the observations that have waited for `window`, in up to `limit` series.
+
+    Returns:
+        The number of series.
+    """
     columns = buffered_observations.c
     overdue = (
         select(columns.agent_id, columns.pool_id)
@@ -113,9 +123,9 @@ def release_buffered(
     keys = [(row.agent_id, row.pool_id) for row in connection.execute(overdue)]
     if not keys:
         return 0
-    found = read_series(connection, keys)
-    nothing: dict[SeriesKey, Sequence[Observation]] = dict.fromkeys(keys, ())
-    _write(connection, found, nothing, now=now, rules=rules, window=window)
+    stored = read_series(connection, keys)
+    no_arrivals: dict[SeriesKey, Sequence[Observation]] = dict.fromkeys(keys, ())
+    _write(connection, stored, no_arrivals, now=now, rules=rules, window=window)
     return len(keys)
 
 
@@ -124,11 +134,16 @@ def _register(connection: Connection, keys: Sequence[SeriesKey], now: datetime) 
     known = set(connection.scalars(select(agents.c.id).where(agents.c.id.in_(ids))))
     new = [agent_id for agent_id in ids if agent_id not in known]
     insert_missing(
-        connection, agents, [{"id": name, "created_at": now, "updated_at": now} for name in new]
+        connection,
+        agents,
+        [{"id": agent_id, "created_at": now, "updated_at": now} for agent_id in new],
     )
     write_events(
         connection,
-        [Event("agent_registered", f"{name} reports for the first time", name) for name in new],
+        [
+            Event("agent_registered", f"{agent_id} reports for the first time", agent_id)
+            for agent_id in new
+        ],
         now,
     )
     insert_missing(
@@ -140,26 +155,26 @@ def _register(connection: Connection, keys: Sequence[SeriesKey], now: datetime) 
 
 def _fill_in_agent(
     connection: Connection,
-    found: Mapping[SeriesKey, tuple[Series, Reporter]],
+    stored: Mapping[SeriesKey, tuple[Series, Reporter]],
     reports: Iterable[Report],
     now: datetime,
 ) -> None:
-    """Take an agent's instance and pool from its reports, while they are not known.
+    """Set an agent's instance and pool from its reports while they are unknown.
 
-    Only then: a late report of a former primary must not undo a promotion.
+    Known values stay: a late report of a former primary must not undo a promotion.
     """
-    taken = set()
+    filled_in = set()
     for report in reports:
         if report.observation.source is not Source.PRIMARY:
             continue
-        _, reporter = found[report.series]
+        _, reporter = stored[report.series]
         for column, known, value in (
             (agents.c.instance_id, reporter.instance_id, report.instance_id),
             (agents.c.pool_id, reporter.pool_id, report.pool_id),
         ):
-            adopted = (report.agent_id, column.name)
-            if known is None and value is not None and adopted not in taken:
-                taken.add(adopted)
+            cell = (report.agent_id, column.name)
+            if known is None and value is not None and cell not in filled_in:
+                filled_in.add(cell)
                 connection.execute(
                     update(agents)
                     .where(agents.c.id == report.agent_id, column.is_(None))
@@ -169,31 +184,31 @@ def _fill_in_agent(
 
 def _write(
     connection: Connection,
-    found: Mapping[SeriesKey, tuple[Series, Reporter]],
+    stored: Mapping[SeriesKey, tuple[Series, Reporter]],
     arrivals: Mapping[SeriesKey, Sequence[Observation]],
     *,
     now: datetime,
     rules: CleaningRules,
     window: timedelta,
 ) -> dict[SeriesKey, SeriesUpdate]:
+    """Plan and write the updates of series; without arrivals, only overdue observations."""
     waiting = read_waiting(
-        connection, [key for key, (series, _) in found.items() if series.waiting]
+        connection, [key for key, (series, _) in stored.items() if series.waiting]
     )
-    stored = read_points(
+    points = read_points(
         connection,
         {
-            key: windows_to_read(series.head, waiting[key], arrivals[key], rules)
-            for key, (series, _) in found.items()
+            key: windows_to_read(series.bounds, waiting[key], arrivals[key], rules)
+            for key, (series, _) in stored.items()
         },
     )
-    plans, become = {}, {}
-    for key, (series, reporter) in found.items():
-        sources = {seen.source for seen in arrivals[key]}
-        primary_heard_at = now if Source.PRIMARY in sources else series.primary_heard_at
+    plans, changed = {}, {}
+    for key, (series, reporter) in stored.items():
+        sources = {arrival.source for arrival in arrivals[key]}
         replica_heard_at = now if Source.REPLICA in sources else series.replica_heard_at
-        plans[key] = made = plan_update(
-            series.head,
-            stored[key],
+        plans[key] = plan_update(
+            series.bounds,
+            points[key],
             waiting[key],
             arrivals[key],
             replica_expected=replica_is_expected(reporter.ready_at, replica_heard_at, now),
@@ -201,25 +216,25 @@ def _write(
             window=window,
             rules=rules,
         )
-        become[key] = Series(
-            series.version + 1,
-            made.head,
-            made.waiting_count,
-            primary_heard_at,
-            replica_heard_at,
-            now if sources else series.received_at,
+        changed[key] = Series(
+            version=series.version + 1,
+            bounds=plans[key].bounds,
+            waiting=plans[key].waiting_count,
+            primary_heard_at=now if Source.PRIMARY in sources else series.primary_heard_at,
+            replica_heard_at=replica_heard_at,
+            received_at=now if sources else series.received_at,
         )
-    save_series(connection, found, become)
+    save_series(connection, stored, changed)
     write_points(
         connection,
-        [(key, point) for key, made in plans.items() for point in made.upserts],
-        [(key, at) for key, made in plans.items() for at in made.deletes],
+        [(key, point) for key, plan in plans.items() for point in plan.upserts],
+        [(key, at) for key, plan in plans.items() for at in plan.deletes],
         now,
     )
     write_waiting(
         connection,
-        [(key, seen) for key, made in plans.items() for seen in made.buffered],
-        [(key, seen) for key, made in plans.items() for seen in made.released],
+        [(key, buffered) for key, plan in plans.items() for buffered in plan.buffered],
+        [(key, released) for key, plan in plans.items() for released in plan.released],
         now,
     )
     write_events(connection, _events(plans, rules), now)
@@ -228,24 +243,24 @@ def _write(
 
 def _events(plans: Mapping[SeriesKey, SeriesUpdate], rules: CleaningRules) -> list[Event]:
     events = []
-    for (agent_id, pool_id), made in plans.items():
+    for (agent_id, pool_id), plan in plans.items():
         events += [
             _divergence_event(agent_id, pool_id, point, rules)
-            for point in made.upserts
+            for point in plan.upserts
             if point.flag is Flag.DIVERGENT
         ]
-        events += [_gap_event(agent_id, pool_id, gap) for gap in made.wide_gaps]
+        events += [_gap_event(agent_id, pool_id, gap) for gap in plan.wide_gaps]
     return events
 
 
 def _divergence_event(agent_id: str, pool_id: str, point: Point, rules: CleaningRules) -> Event:
     return Event(
         "divergent_prices",
-        f"primary and replica of {agent_id} differ by more than {rules.divergence_limit:.0%} "
-        f"in {pool_id}: the primary's price stands",
+        f"The prices of the primary and the replica of {agent_id} in {pool_id} differ by more than "
+        f"{rules.divergence_limit:.0%}; SEF stores the primary's price",
         agent_id,
-        "warning",
-        {
+        severity="warning",
+        details={
             "pool_id": pool_id,
             "timestamp": iso(point.at),
             "primary": str(point.primary),
@@ -257,9 +272,9 @@ def _divergence_event(agent_id: str, pool_id: str, point: Point, rules: Cleaning
 def _gap_event(agent_id: str, pool_id: str, gap: Gap) -> Event:
     return Event(
         "price_gap",
-        f"no price of {pool_id} for {(gap.end - gap.start).total_seconds():.0f} s, "
-        "too long to interpolate",
+        f"No price of {pool_id} for {(gap.end - gap.start).total_seconds():.0f} s; "
+        "the gap is too wide to interpolate",
         agent_id,
-        "warning",
-        {"pool_id": pool_id, "from": iso(gap.start), "to": iso(gap.end)},
+        severity="warning",
+        details={"pool_id": pool_id, "from": iso(gap.start), "to": iso(gap.end)},
     )

@@ -18,7 +18,7 @@ WINDOW = timedelta(seconds=300)
 @dataclass(frozen=True)
 class Snapshot:
     version: int
-    head: SeriesBounds | None
+    bounds: SeriesBounds | None
     waiting: tuple[BufferedObservation, ...]
     stored: list[Point]
 
@@ -27,7 +27,7 @@ class Snapshot:
 class MemoryStore:
     rules: CleaningRules
     rows: dict[datetime, Point] = field(default_factory=dict)
-    head: SeriesBounds | None = None
+    bounds: SeriesBounds | None = None
     buffer: dict[tuple[Source, datetime], BufferedObservation] = field(default_factory=dict)
     version: int = 0
     received: list[Observation] = field(default_factory=list)
@@ -53,8 +53,8 @@ class MemoryStore:
         waiting = tuple(self.buffer.values())
         if self.version % 2:  # a table has no order
             waiting = waiting[::-1]
-        parts = windows_to_read(self.head, waiting, arrivals, self.rules)
-        return Snapshot(self.version, self.head, waiting, self.within(parts))
+        parts = windows_to_read(self.bounds, waiting, arrivals, self.rules)
+        return Snapshot(self.version, self.bounds, waiting, self.within(parts))
 
     def plan(
         self,
@@ -65,7 +65,7 @@ class MemoryStore:
         now: datetime = T,
     ) -> SeriesUpdate:
         return plan_update(
-            seen.head,
+            seen.bounds,
             seen.stored,
             seen.waiting,
             arrivals,
@@ -83,7 +83,7 @@ class MemoryStore:
             return False
         self.version += 1
         self.write_rows(made.upserts, made.deletes)
-        self.head = made.head
+        self.bounds = made.bounds
         for observation in made.released:
             assert self.buffer.pop((observation.source, observation.at)).observation == observation
         for observation in made.buffered:
@@ -104,7 +104,7 @@ class MemoryStore:
 
     def write_change(self, change: SeriesChange) -> None:
         self.write_rows(change.upserts, change.deletes)
-        self.head = change.head
+        self.bounds = change.bounds
 
     def take(
         self,
@@ -120,17 +120,17 @@ class MemoryStore:
         return made
 
     def check(self) -> None:
-        """That rows, buffer and head are what everything received so far makes them."""
+        """That rows, buffer and bounds are what everything received so far makes them."""
         received = oracle.last_received(self.received)
         waiting = [held.observation for held in self.buffer.values()]
         merged = [seen for seen in received if seen not in waiting]
         assert len(waiting) + len(merged) == len(received), "the buffer holds what was not received"
         assert sorted(self.observations, key=repr) == sorted(merged, key=repr)
         assert self.series == oracle.series(merged, self.rules)
-        assert self.head == head_of(merged, self.rules)
+        assert self.bounds == bounds_of(merged, self.rules)
 
 
-def head_of(observations: Sequence[Observation], rules: CleaningRules) -> SeriesBounds | None:
+def bounds_of(observations: Sequence[Observation], rules: CleaningRules) -> SeriesBounds | None:
     real = oracle.real_points(observations, rules)
     if not real:
         return None

@@ -13,7 +13,7 @@ from sef.prices.series import Observation, clean_series, pairs, points
 from sef.terms import STORED_STEP, Flag, Interpolation, Source
 from tests.prices import observations as some
 from tests.prices import oracle
-from tests.prices.memory_store import MemoryStore, head_of
+from tests.prices.memory_store import MemoryStore, bounds_of
 from tests.prices.observations import holds
 
 OPPOSITE = {Source.PRIMARY: Source.REPLICA, Source.REPLICA: Source.PRIMARY}
@@ -122,11 +122,11 @@ def test_interpolated_points_never_feed_anything(observations, nonsense, rules):
     rows = [
         row if row.is_real else replace(row, price=nonsense) for row in clean_series(stored, rules)
     ]
-    change = merge(head_of(stored, rules), rows, [arrival], rules)
+    change = merge(bounds_of(stored, rules), rows, [arrival], rules)
     after = {row.at: row for row in rows if row.at not in change.deletes}
     after |= {point.at: point for point in change.upserts}
     assert sorted(after.values(), key=lambda row: row.at) == oracle.series(observations, rules)
-    assert change.head == head_of(observations, rules)
+    assert change.bounds == bounds_of(observations, rules)
 
 
 # The two ways in
@@ -142,12 +142,12 @@ def test_any_mixture_of_append_and_merge_ends_in_the_clean_series(delivery, rule
     store = MemoryStore(rules)
     for batch, prefers_append in zip(delivery, fast, strict=False):
         store.received += batch
-        if prefers_append and can_append(store.head, batch, rules):
-            store.write_change(append(store.head, batch, rules))
+        if prefers_append and can_append(store.bounds, batch, rules):
+            store.write_change(append(store.bounds, batch, rules))
         else:
             for part in merge_windows(batch, rules):
                 near = store.within([part])
-                store.write_change(merge(store.head, near, part.arrivals, rules))
+                store.write_change(merge(store.bounds, near, part.arrivals, rules))
         store.check()
 
 
@@ -156,22 +156,22 @@ def test_any_mixture_of_append_and_merge_ends_in_the_clean_series(delivery, rule
 def test_append_and_merge_agree_on_whatever_can_be_appended(observations, rules, cut, random):
     """`cut` parts what is stored from what arrives, wherever that leaves only an append."""
     stored, arrivals = observations[:cut], observations[cut:]
-    head = head_of(stored, rules)
-    if not arrivals or not can_append(head, arrivals, rules):
+    bounds = bounds_of(stored, rules)
+    if not arrivals or not can_append(bounds, arrivals, rules):
         return
     random.shuffle(arrivals)
-    fast, slow = MemoryStore(rules, head=head), MemoryStore(rules, head=head)
+    fast, slow = MemoryStore(rules, bounds=bounds), MemoryStore(rules, bounds=bounds)
     for store in (fast, slow):
         store.rows = {row.at: row for row in oracle.series(stored, rules)}
         store.received = [*stored, *arrivals]
-    change = append(head, arrivals, rules)
+    change = append(bounds, arrivals, rules)
     fast.write_change(change)
     held = set()
     for part in merge_windows(arrivals, rules):
-        merged = merge(slow.head, slow.within([part]), part.arrivals, rules)
+        merged = merge(slow.bounds, slow.within([part]), part.arrivals, rules)
         slow.write_change(merged)
         held |= set(merged.points)
-    assert (fast.rows, fast.head) == (slow.rows, slow.head)
+    assert (fast.rows, fast.bounds) == (slow.rows, slow.bounds)
     assert set(change.points) <= held
     fast.check()
 
@@ -181,7 +181,7 @@ def test_append_and_merge_agree_on_whatever_can_be_appended(observations, rules,
 def test_whatever_can_be_appended_pairs_with_nothing_stored(observations, rules):
     for cut in range(1, len(observations)):
         stored, arrivals = observations[:cut], observations[cut:]
-        if can_append(head_of(stored, rules), arrivals, rules):
+        if can_append(bounds_of(stored, rules), arrivals, rules):
             apart = [*oracle.real_points(stored, rules), *oracle.real_points(arrivals, rules)]
             assert apart == oracle.real_points(observations, rules)
 

@@ -46,7 +46,7 @@ class HeldDatabase:
     def wait_for(self, waiting: int) -> None:
         """Until one is being written and so many wait behind it."""
         assert self._is_held.wait(LIMIT)
-        until(lambda: len(self._sef._reports._together._waiting) >= waiting)
+        until(lambda: len(self._sef._reports._batcher._waiting) >= waiting)
 
     def let_go(self) -> None:
         self._go_on.set()
@@ -173,16 +173,16 @@ def test_a_connection_that_breaks_before_the_commit_is_nobodys_loss(
     write = sef._database._transaction
     is_broken = []
 
-    def transaction_that_breaks(work: Any, attempt: int) -> Any:
-        def broken(connection: Any) -> Any:
-            result = work(connection)
+    def transaction_that_breaks(work: Any, *args: Any, **options: Any) -> Any:
+        def broken(connection: Any, *work_args: Any, **work_options: Any) -> Any:
+            result = work(connection, *work_args, **work_options)
             if not is_broken:
                 is_broken.append(True)
                 mariadb.execute(f"KILL {connection.scalar(text('SELECT CONNECTION_ID()'))}")
                 connection.execute(text("SELECT 1"))
             return result
 
-        return write(broken, attempt)
+        return write(broken, *args, **options)
 
     sef.process_incoming_data("a", "pricing", report(0))
     sef._database._transaction = transaction_that_breaks  # type: ignore[method-assign]

@@ -231,8 +231,8 @@ def test_a_threshold_below_the_step_fills_nothing_in_gaps_no_wider_than_the_step
 
 def merged(stored: list[Observation], arrivals: list[Observation]):
     rows = clean_series(stored, RULES)
-    head = append(None, stored, RULES).head
-    change = merge(head, rows, arrivals, RULES)
+    bounds = append(None, stored, RULES).bounds
+    change = merge(bounds, rows, arrivals, RULES)
     after = {row.at: row for row in rows}
     for moment in change.deletes:
         del after[moment]
@@ -283,7 +283,7 @@ def test_the_missing_half_takes_a_lone_replicas_point_to_the_primarys_time():
     change, rows = merged([replica(0, "0.042")], [primary(20, "0.04")])
     assert rows == [(20, "0.041", AVERAGED)]
     assert change.deletes == (at(0),)
-    assert change.head == SeriesBounds(at(20), at(20), Decimal("0.041"), at(20))
+    assert change.bounds == SeriesBounds(at(20), at(20), Decimal("0.041"), at(20))
 
 
 def test_a_repeat_writes_nothing():
@@ -306,8 +306,8 @@ def test_a_repeat_writes_nothing():
     ],
 )
 def test_only_what_cannot_pair_with_anything_stored_is_appended(arrivals, expected):
-    head = SeriesBounds(at(-900), at(0), Decimal(1), latest_observed_at=at(10))
-    assert can_append(head, arrivals, RULES) is expected
+    bounds = SeriesBounds(at(-900), at(0), Decimal(1), latest_observed_at=at(10))
+    assert can_append(bounds, arrivals, RULES) is expected
 
 
 def test_anything_can_be_appended_to_nothing():
@@ -315,8 +315,8 @@ def test_anything_can_be_appended_to_nothing():
 
 
 def test_an_append_fills_the_gap_from_the_head():
-    head = append(None, [primary(0, "1"), replica(10, "1")], RULES).head
-    change = append(head, [primary(900, "4")], RULES)
+    bounds = append(None, [primary(0, "1"), replica(10, "1")], RULES).bounds
+    change = append(bounds, [primary(900, "4")], RULES)
     assert shown(change.upserts) == [
         (300, "2", INTERPOLATED),
         (600, "3", INTERPOLATED),
@@ -324,7 +324,7 @@ def test_an_append_fills_the_gap_from_the_head():
     ]
     assert change.deletes == ()
     assert shown(change.points) == [(900, "4", NORMAL)]
-    assert change.head == SeriesBounds(at(0), at(900), Decimal(4), at(900))
+    assert change.bounds == SeriesBounds(at(0), at(900), Decimal(4), at(900))
 
 
 # Neighbourhoods

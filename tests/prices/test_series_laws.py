@@ -1,7 +1,7 @@
 """What holds of a stored series, however the reports come in: the promise of a clean series.
 
 The store is a dict that reads only the stretches that `to_read` asks for, and writes only what
-`plan` says. After every step its rows, its head and its buffer are compared with the rules.
+`plan` says. After every step its rows, its bounds and its buffer are compared with the rules.
 """
 
 from datetime import timedelta
@@ -16,7 +16,7 @@ from sef.prices.series import CleaningRules, clean_series
 from sef.terms import Flag
 from tests.prices import observations as some
 from tests.prices import oracle
-from tests.prices.memory_store import WINDOW, MemoryStore, Snapshot, head_of
+from tests.prices.memory_store import WINDOW, MemoryStore, Snapshot, bounds_of
 from tests.prices.observations import (
     AVERAGED,
     DIVERGENT,
@@ -244,7 +244,7 @@ def test_in_a_dense_chain_the_neighbourhood_is_read_far_enough(observations, rul
     store = MemoryStore(rules)
     store.received = [seen for seen in observations if seen != arrival]
     store.rows = {row.at: row for row in oracle.series(store.received, rules)}
-    store.head = head_of(store.received, rules)
+    store.bounds = bounds_of(store.received, rules)
     store.take([arrival])
     store.check()
 
@@ -255,7 +255,7 @@ def test_a_backfill_between_what_is_stored_is_merged_in_one_go():
     store.take([primary(8000 * n) for n in range(4001)])
     batch = [primary(8000 * n + 4000) for n in range(4000)]
     stored = store.series
-    seen = Snapshot(store.version, store.head, (), stored[:-1])  # all of them are near
+    seen = Snapshot(store.version, store.bounds, (), stored[:-1])  # all of them are near
     made = store.plan(seen, batch)
     assert len(made.upserts) == 4000
 
@@ -341,24 +341,24 @@ def test_a_late_other_half_still_merges_into_what_did_not_wait():
 
 def test_nothing_to_do_changes_nothing():
     made = MemoryStore(RULES).take([])
-    assert (made.head, made.upserts, made.deletes, made.outcomes) == (None, (), (), ())
+    assert (made.bounds, made.upserts, made.deletes, made.outcomes) == (None, (), (), ())
 
 
-# The head
+# The bounds
 
 
 def test_the_head_follows_the_ends_of_the_series():
     store = MemoryStore(RULES)
     store.take([replica(20, "0.04")])
-    assert store.head == SeriesBounds(at(20), at(20), Decimal("0.04"), at(20))
+    assert store.bounds == SeriesBounds(at(20), at(20), Decimal("0.04"), at(20))
     store.take([primary(0, "0.041")])
-    assert store.head == SeriesBounds(at(0), at(0), Decimal("0.0405"), at(20))
+    assert store.bounds == SeriesBounds(at(0), at(0), Decimal("0.0405"), at(20))
     store.take([primary(-900, "0.05")])
-    assert store.head == SeriesBounds(at(-900), at(0), Decimal("0.0405"), at(20))
+    assert store.bounds == SeriesBounds(at(-900), at(0), Decimal("0.0405"), at(20))
     store.take([replica(1, "0.041")])  # nearer: the replica at 20 is on its own again
-    assert store.head == SeriesBounds(at(-900), at(20), Decimal("0.04"), at(20))
+    assert store.bounds == SeriesBounds(at(-900), at(20), Decimal("0.04"), at(20))
     store.take([replica(20, "0.06")])
-    assert store.head == SeriesBounds(at(-900), at(20), Decimal("0.06"), at(20))
+    assert store.bounds == SeriesBounds(at(-900), at(20), Decimal("0.06"), at(20))
     store.check()
 
 
@@ -376,7 +376,7 @@ def test_an_append_reads_nothing_and_a_late_point_only_its_neighbourhood():
 
 
 WIDE_GAPS = {
-    "behind the head": ([6801], [(5000, 6801)]),
+    "behind the bounds": ([6801], [(5000, 6801)]),
     "1800 s is not wide": ([6800], []),
     "1800 s and a microsecond is": ([6800.000001], [(5000, 6800.000001)]),
     "before the first": ([-1801], [(-1801, 0)]),
@@ -419,7 +419,7 @@ far_apart = some.observation_sets(
 def test_in_order_appends_tell_each_wide_gap_once(delivery):
     store = MemoryStore(RULES)
     for batch in delivery:
-        if not all(seen.at > store.head.latest_observed_at for seen in batch if store.head):
+        if not all(seen.at > store.bounds.latest_observed_at for seen in batch if store.bounds):
             continue
         assert store.read(batch).stored == []
         store.take(batch)

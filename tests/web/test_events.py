@@ -50,7 +50,7 @@ def test_an_event_says_what_when_and_how_grave(lived: FlaskClient) -> None:
         "created_at",
     }
     assert newest["severity"] == "warning"
-    assert newest["message"] == "SEF: no price of p for 3600 s, too long to interpolate"
+    assert newest["message"] == "SEF: No price of p for 3600 s; the gap is too wide to interpolate"
     assert newest["metadata"] == {
         "pool_id": "p",
         "from": "2021-11-21T16:06:40Z",
