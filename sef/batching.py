@@ -1,9 +1,9 @@
-"""Calls that are shared: what arrives while one is being made goes into the next one.
+"""Group commit: run one call for all items that threads submit at about the same time.
 
-Who comes first calls at once, and waits for nobody. Who comes meanwhile waits, and when that call
-is over the one that has waited longest calls for all who wait. Everybody waits in a thread of its
-own, so there is no other thread to start, to watch, or to drain at a stop. A transaction is such a
-call (group commit), and so is a look at EC2.
+The first thread runs its call immediately. Threads that submit during that call queue up. When it
+finishes, the longest-waiting thread runs a single call for the whole queue. No extra thread has to
+be started, watched or drained. A database transaction is such a call, and so is a DescribeInstances
+call.
 """
 
 import os
@@ -20,35 +20,34 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 AT_ONCE = 1000
-"""How many one call is for at most, if nothing else is said."""
-
-_all: "weakref.WeakSet[Batcher[object, object]]" = weakref.WeakSet()
+"""Default maximum number of items in one call."""
 
 
-def _closed() -> threading.Lock:
+def _locked() -> threading.Lock:
     lock = threading.Lock()
     lock.acquire()
     return lock
 
 
 @dataclass(slots=True, eq=False)
-class _Waiter(Generic[Item, Answer]):
-    """One who waits, and what has become of it."""
+class _Entry(Generic[Item, Answer]):
+    """An item, the state of the thread that submitted it, and the answer."""
 
     item: Item
-    bell: threading.Lock = field(default_factory=_closed)
-    """Released when the call for it is over, or it is to call."""
-    waits: bool = True
-    calls: bool = False
-    group: "list[_Waiter[Item, Answer]]" = field(default_factory=list)
-    """Those for whom it calls, itself among them."""
+    wake_up: threading.Lock = field(default_factory=_locked)
+    """Released when the thread has to continue: its call is over, or it has to run the next."""
+    is_queued: bool = True
+    is_caller: bool = False
+    """True if the thread of this entry runs the next call, or is running it."""
+    group: "list[_Entry[Item, Answer]]" = field(default_factory=list)
+    """The entries of the call that the thread runs, including its own."""
     answers: tuple[Answer, ...] = ()
-    """The one answer, or none if it has to call for itself."""
+    """The answer, or empty if the thread has to call alone."""
     unavailable: Unavailable | None = None
 
 
 class Batcher(Generic[Item, Answer]):
-    """Calls for several items together, each on behalf of a thread that waits for its answer."""
+    """Runs calls for several items, each submitted by a thread that waits for its answer."""
 
     def __init__(
         self,
@@ -61,116 +60,121 @@ class Batcher(Generic[Item, Answer]):
         """Prepare a call that several threads share.
 
         Args:
-            call: answers each of its items, and has done nothing if it raises; items may be given
-                to it again, alone.
-            limit: maximum of items that wait.
-            at_once: maximum of items in one call.
-            patience: seconds after which a waiting thread calls alone, since the call before may
-                hang. None: it waits for as long as that call takes.
+            call: returns an answer for each item. If it raises, it must not have had any effect:
+                each item may be given to it again, alone.
+            limit: maximum number of items that wait.
+            at_once: maximum number of items in one call.
+            patience: time in seconds after which a waiting thread calls alone, because the running
+                call may hang. None: the thread waits until the running call is over.
         """
         self._call = call
         self._limit = limit
         self._at_once = at_once
         self._patience = -1 if patience is None else patience
-        self._start_anew()
-        _all.add(self)  # type: ignore[arg-type]
+        self._reset()
+        _batchers.add(self)  # type: ignore[arg-type]
 
-    def _start_anew(self) -> None:
+    def submit(self, item: Item) -> Answer:
+        """Run the call for an item, alone or in a group, and return the answer of the item.
+
+        If the call of a group fails, each thread of the group calls alone for its item, so that
+        only the bad items fail, each with an error of its own.
+
+        Raises:
+            Overloaded: the maximum number of items wait already.
+            Unavailable: the database is away, for the whole group.
+        """
+        if self._calling_thread == threading.get_ident():
+            # A handler (of a signal, of the log) submits within the call: if it queued up, the
+            # thread would wait for itself.
+            return self._call_alone(item)
+        entry: _Entry[Item, Answer] = _Entry(item)
+        try:
+            self._enqueue(entry)
+            if not entry.is_caller and not entry.wake_up.acquire(timeout=self._patience):
+                if self._leave_queue(entry):
+                    return self._call_alone(item)
+                entry.wake_up.acquire()
+            if entry.is_caller:
+                self._call_for_group(entry)
+        finally:
+            self._release(entry)
+        if entry.unavailable is not None:
+            raise Unavailable(entry.unavailable.message) from entry.unavailable
+        return entry.answers[0] if entry.answers else self._call_alone(item)
+
+    def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: deque[_Waiter[Item, Answer]] = deque()
+        self._waiting: deque[_Entry[Item, Answer]] = deque()
         self._has_caller = False
         self._calling_thread: int | None = None
 
-    def submit(self, item: Item) -> Answer:
-        """Have the call made for an item, alone or with others, and return its answer.
-
-        A group whose call fails is divided: it is made for each alone, by its own thread, so that
-        only those fail that cannot be served, each with an error of its own.
-
-        Raises:
-            Overloaded: too many wait already.
-            Unavailable: the database is, for the whole group.
-        """
-        if self._calling_thread == threading.get_ident():
-            # Called by a handler (of a signal, of the log) within the call: it waits for itself.
-            return self._alone(item)
-        place: _Waiter[Item, Answer] = _Waiter(item)
-        try:
-            self._line_up(place)
-            if not place.calls and not place.bell.acquire(timeout=self._patience):
-                if self._gives_up(place):
-                    return self._alone(item)
-                place.bell.acquire()
-            if place.calls:
-                self._call_for_all(place)
-        finally:
-            self._leave(place)
-        if place.unavailable is not None:
-            raise Unavailable(place.unavailable.message) from place.unavailable
-        return place.answers[0] if place.answers else self._alone(item)
-
-    def _gives_up(self, place: _Waiter[Item, Answer]) -> bool:
-        """Stop waiting, unless the turn has come meanwhile."""
-        with self._lock:
-            if not place.waits or place.calls:
-                return False
-            self._waiting.remove(place)
-            place.waits = False
-            return True
-
-    def _alone(self, item: Item) -> Answer:
+    def _call_alone(self, item: Item) -> Answer:
         return self._call([item])[0]
 
-    def _line_up(self, place: _Waiter[Item, Answer]) -> None:
+    def _enqueue(self, entry: _Entry[Item, Answer]) -> None:
         with self._lock:
             if len(self._waiting) >= self._limit:
                 raise Overloaded
-            self._waiting.append(place)
+            self._waiting.append(entry)
             if not self._has_caller:
-                self._has_caller = place.calls = True
+                self._has_caller = entry.is_caller = True
 
-    def _call_for_all(self, own: _Waiter[Item, Answer]) -> None:
+    def _leave_queue(self, entry: _Entry[Item, Answer]) -> bool:
+        """Leave the queue; return False if a call has taken the entry, or it is the caller."""
+        with self._lock:
+            if not entry.is_queued or entry.is_caller:
+                return False
+            self._waiting.remove(entry)
+            entry.is_queued = False
+            return True
+
+    def _call_for_group(self, caller: _Entry[Item, Answer]) -> None:
         try:
             with self._lock:
                 self._calling_thread = threading.get_ident()
-                while self._waiting and len(own.group) < self._at_once:
-                    own.group.append(self._waiting[0])
-                    self._waiting.popleft().waits = False
-            answers = self._call([place.item for place in own.group])
-            for place, answer in zip(own.group, answers, strict=True):
-                place.answers = (answer,)
+                while self._waiting and len(caller.group) < self._at_once:
+                    caller.group.append(self._waiting[0])
+                    self._waiting.popleft().is_queued = False
+            answers = self._call([entry.item for entry in caller.group])
+            for entry, answer in zip(caller.group, answers, strict=True):
+                entry.answers = (answer,)
         except Unavailable as error:
-            for place in own.group:
-                place.unavailable = error
+            for entry in caller.group:
+                entry.unavailable = error
         except Exception:
-            if len(own.group) == 1:
+            if len(caller.group) == 1:
                 raise
         finally:
-            # Also when this thread is being ended: what nobody answered is then called for alone.
-            self._leave(own)
+            # Also when KeyboardInterrupt or SystemExit ends this thread: the other threads of the
+            # group then find no answer and call alone.
+            self._release(caller)
 
-    def _leave(self, place: _Waiter[Item, Answer]) -> None:
-        """Make sure that nobody waits for this thread any more; doing it twice does no harm."""
+    def _release(self, entry: _Entry[Item, Answer]) -> None:
+        """Make sure that no thread waits for this one any more. A second run has no effect."""
         with self._lock:
-            if place.waits and place in self._waiting:
-                self._waiting.remove(place)
-            if place.calls:
-                place.calls = False
+            if entry.is_queued and entry in self._waiting:
+                self._waiting.remove(entry)
+            if entry.is_caller:
+                entry.is_caller = False
                 self._calling_thread = None
                 self._has_caller = bool(self._waiting)
                 if self._waiting:
-                    self._waiting[0].calls = True
-                    self._waiting[0].bell.release()
-        while place.group:
-            if place.group[-1].bell.locked():
-                place.group[-1].bell.release()
-            place.group.pop()
+                    self._waiting[0].is_caller = True
+                    self._waiting[0].wake_up.release()
+        while entry.group:
+            if entry.group[-1].wake_up.locked():
+                entry.group[-1].wake_up.release()
+            entry.group.pop()
 
 
-def _forget_in_child() -> None:
-    # The threads that wait and call are the parent's.
-    for one in _all:
-        one._start_anew()
+_batchers: weakref.WeakSet[Batcher[object, object]] = weakref.WeakSet()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+def _reset_in_child() -> None:
+    # The waiting and calling threads exist in the parent only.
+    for batcher in _batchers:
+        batcher._reset()
+
+
+os.register_at_fork(after_in_child=_reset_in_child)
