@@ -1,4 +1,4 @@
-"""Calls that are shared: who comes alone waits for nobody, who comes meanwhile shares a call."""
+"""Group commit: a lone item is called at once, items submitted during a call share the next one."""
 
 import ctypes
 import os
@@ -16,38 +16,41 @@ from sef.errors import Overloaded, Unavailable
 from tests.waiting import LIMIT, until
 
 
-class Writer:
-    """A write that answers with its items, and whose first call lasts until it is let go."""
+class BlockingCall:
+    """A call that returns an answer for each item once `may_return` is set."""
 
     def __init__(self, fails: Callable[[Sequence[Any]], None] = lambda items: None) -> None:
         self.calls: list[list[Any]] = []
         self.threads: list[int] = []
-        self.is_writing = threading.Event()
-        self.go_on = threading.Event()
+        self.is_running = threading.Event()
+        self.may_return = threading.Event()
         self._fails = fails
 
     def __call__(self, items: Sequence[Any]) -> Sequence[Any]:
         self.calls.append(list(items))
         self.threads.append(threading.get_ident())
-        self.is_writing.set()
-        assert self.go_on.wait(LIMIT)
+        self.is_running.set()
+        assert self.may_return.wait(LIMIT)
         self._fails(items)
         return [f"<{item}>" for item in items]
 
 
-def waiting(group: Batcher[Any, Any], count: int) -> None:
-    until(lambda: len(group._waiting) == count)
+def wait_until_queued(batcher: Batcher[Any, Any], count: int) -> None:
+    until(lambda: len(batcher._waiting) == count)
 
 
-def line_up(
-    group: Batcher[Any, Any], writer: Writer, threads: ThreadPoolExecutor, items: Sequence[Any]
+def submit_in_order(
+    batcher: Batcher[Any, Any],
+    call: BlockingCall,
+    threads: ThreadPoolExecutor,
+    items: Sequence[Any],
 ) -> list[Future[Any]]:
-    """Submit items, the first of which is being written while the others have come, in order."""
-    futures = [threads.submit(group.submit, items[0])]
-    assert writer.is_writing.wait(LIMIT)
+    """Submit the first item, wait until its call runs, and queue the other items in order."""
+    futures = [threads.submit(batcher.submit, items[0])]
+    assert call.is_running.wait(LIMIT)
     for number, item in enumerate(items[1:], start=1):
-        futures.append(threads.submit(group.submit, item))
-        waiting(group, number)
+        futures.append(threads.submit(batcher.submit, item))
+        wait_until_queued(batcher, number)
     return futures
 
 
@@ -62,161 +65,168 @@ def threads() -> Any:
         yield pool
 
 
-def test_who_comes_alone_is_written_at_once_in_its_own_thread() -> None:
-    writer = Writer()
-    writer.go_on.set()
-    group = Batcher(writer, limit=10)
-    assert [group.submit("a"), group.submit("b")] == ["<a>", "<b>"]
-    assert writer.calls == [["a"], ["b"]]
-    assert set(writer.threads) == {threading.get_ident()}
+def test_a_lone_item_is_called_at_once_in_the_thread_that_submits_it() -> None:
+    call = BlockingCall()
+    call.may_return.set()
+    batcher = Batcher(call, limit=10)
+    assert [batcher.submit("a"), batcher.submit("b")] == ["<a>", "<b>"]
+    assert call.calls == [["a"], ["b"]]
+    assert set(call.threads) == {threading.get_ident()}
 
 
-def test_those_who_come_meanwhile_share_the_next_write(threads: ThreadPoolExecutor) -> None:
-    writer = Writer()
-    group = Batcher(writer, limit=10)
-    futures = line_up(group, writer, threads, "abcde")
-    writer.go_on.set()
+def test_items_submitted_during_a_call_share_the_next_call(threads: ThreadPoolExecutor) -> None:
+    call = BlockingCall()
+    batcher = Batcher(call, limit=10)
+    futures = submit_in_order(batcher, call, threads, "abcde")
+    call.may_return.set()
     assert [outcome(future) for future in futures] == ["<a>", "<b>", "<c>", "<d>", "<e>"]
-    assert writer.calls == [["a"], ["b", "c", "d", "e"]]
+    assert call.calls == [["a"], ["b", "c", "d", "e"]]
 
 
-def test_one_that_cannot_be_written_fails_alone(threads: ThreadPoolExecutor) -> None:
+def test_a_bad_item_of_a_group_fails_alone(threads: ThreadPoolExecutor) -> None:
     def fails(items: Sequence[Any]) -> None:
         if "bad" in items:
-            raise ValueError(f"cannot write {items}")
+            raise ValueError(f"bad items {items}")
 
-    writer = Writer(fails)
-    group = Batcher(writer, limit=10)
-    futures = line_up(group, writer, threads, ["a", "b", "bad", "c"])
-    writer.go_on.set()
-    told = [outcome(future) for future in futures]
-    assert [str(one) for one in told] == ["<a>", "<b>", "cannot write ['bad']", "<c>"]
-    assert isinstance(told[2], ValueError)
-    assert sorted(writer.calls[2:]) == [["b"], ["bad"], ["c"]]
+    call = BlockingCall(fails)
+    batcher = Batcher(call, limit=10)
+    futures = submit_in_order(batcher, call, threads, ["a", "b", "bad", "c"])
+    call.may_return.set()
+    outcomes = [outcome(future) for future in futures]
+    assert [str(each) for each in outcomes] == ["<a>", "<b>", "bad items ['bad']", "<c>"]
+    assert isinstance(outcomes[2], ValueError)
+    assert sorted(call.calls[2:]) == [["b"], ["bad"], ["c"]]
 
 
-def test_one_that_comes_alone_and_cannot_be_written_is_tried_once() -> None:
+def test_a_bad_lone_item_is_tried_once() -> None:
     def fails(items: Sequence[Any]) -> None:
         raise ValueError("bad")
 
-    writer = Writer(fails)
-    writer.go_on.set()
-    group = Batcher(writer, limit=10)
+    call = BlockingCall(fails)
+    call.may_return.set()
+    batcher = Batcher(call, limit=10)
     with pytest.raises(ValueError, match="bad"):
-        group.submit("bad")
-    assert writer.calls == [["bad"]]
+        batcher.submit("bad")
+    assert call.calls == [["bad"]]
 
 
-def test_a_database_that_is_away_is_told_to_all_and_asked_once(
+def test_an_unavailable_database_fails_the_whole_group_after_one_call(
     threads: ThreadPoolExecutor,
 ) -> None:
     def fails(items: Sequence[Any]) -> None:
         if len(items) > 1:
             raise Unavailable("away")
 
-    writer = Writer(fails)
-    group = Batcher(writer, limit=10)
-    futures = line_up(group, writer, threads, "abcd")
-    writer.go_on.set()
-    told = [outcome(future) for future in futures]
-    assert told[0] == "<a>"
-    assert [(type(error), str(error)) for error in told[1:]] == [(Unavailable, "away")] * 3
-    assert len({id(error) for error in told[1:]}) == 3  # each has its own, with its own traceback
-    assert len(writer.calls) == 2
+    call = BlockingCall(fails)
+    batcher = Batcher(call, limit=10)
+    futures = submit_in_order(batcher, call, threads, "abcd")
+    call.may_return.set()
+    outcomes = [outcome(future) for future in futures]
+    assert outcomes[0] == "<a>"
+    assert [(type(error), str(error)) for error in outcomes[1:]] == [(Unavailable, "away")] * 3
+    # Each thread gets an error object of its own, with its own traceback.
+    assert len({id(error) for error in outcomes[1:]}) == 3
+    assert len(call.calls) == 2
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_nobody_waits_for_a_writer_that_is_ended(
+def test_no_thread_waits_for_a_caller_that_is_terminated(
     threads: ThreadPoolExecutor, error: type[BaseException]
 ) -> None:
     def fails(items: Sequence[Any]) -> None:
         if len(items) == 3:
             raise error
 
-    writer = Writer(fails)
-    group = Batcher(writer, limit=10)
-    futures = line_up(group, writer, threads, "abcd")
-    writer.go_on.set()
-    told = [outcome(future) for future in futures]
-    assert told[0] == "<a>"
-    assert [type(one) for one in told[1:]].count(error) == 1
-    assert set(told[2:]) == {"<c>", "<d>"}
-    assert group.submit("e") == "<e>"
+    call = BlockingCall(fails)
+    batcher = Batcher(call, limit=10)
+    futures = submit_in_order(batcher, call, threads, "abcd")
+    call.may_return.set()
+    outcomes = [outcome(future) for future in futures]
+    assert outcomes[0] == "<a>"
+    assert [type(each) for each in outcomes[1:]].count(error) == 1
+    assert set(outcomes[2:]) == {"<c>", "<d>"}
+    assert batcher.submit("e") == "<e>"
 
 
-def test_one_that_is_ended_while_it_waits_holds_nobody_up(threads: ThreadPoolExecutor) -> None:
-    writer = Writer()
-    group = Batcher(writer, limit=10)
+def test_a_thread_terminated_while_it_waits_does_not_block_the_queue(
+    threads: ThreadPoolExecutor,
+) -> None:
+    call = BlockingCall()
+    batcher = Batcher(call, limit=10)
     ended: list[BaseException] = []
 
     def wait() -> None:
         try:
-            group.submit("b")
+            batcher.submit("b")
         except BaseException as error:
             ended.append(error)
 
-    first = threads.submit(group.submit, "a")
-    assert writer.is_writing.wait(LIMIT)
+    first = threads.submit(batcher.submit, "a")
+    assert call.is_running.wait(LIMIT)
     second = threading.Thread(target=wait)
     second.start()
-    waiting(group, 1)
-    third = threads.submit(group.submit, "c")
-    waiting(group, 2)
-    # It arrives when the thread runs again, which is when it is the one to write.
+    wait_until_queued(batcher, 1)
+    third = threads.submit(batcher.submit, "c")
+    wait_until_queued(batcher, 2)
+    # Python raises SystemExit when the thread runs again, which is when it is the next caller.
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(second.ident or 0), ctypes.py_object(SystemExit)
     )
-    writer.go_on.set()
+    call.may_return.set()
     second.join(LIMIT)
     assert (outcome(first), outcome(third)) == ("<a>", "<c>")
     assert [type(error) for error in ended] == [SystemExit]
-    assert group.submit("d") == "<d>"
+    assert batcher.submit("d") == "<d>"
 
 
-def test_when_too_many_wait_the_next_is_refused_at_once(threads: ThreadPoolExecutor) -> None:
-    writer = Writer()
-    group = Batcher(writer, limit=3)
-    futures = line_up(group, writer, threads, "abcd")
+def test_an_item_above_the_limit_is_rejected_at_once(threads: ThreadPoolExecutor) -> None:
+    call = BlockingCall()
+    batcher = Batcher(call, limit=3)
+    futures = submit_in_order(batcher, call, threads, "abcd")
     with pytest.raises(Overloaded) as raised:
-        group.submit("e")
+        batcher.submit("e")
     assert (raised.value.status, raised.value.reason) == (503, "overloaded")
-    writer.go_on.set()
+    call.may_return.set()
     assert [outcome(future) for future in futures] == ["<a>", "<b>", "<c>", "<d>"]
-    assert group.submit("f") == "<f>"
+    assert batcher.submit("f") == "<f>"
 
 
-def test_a_handler_that_submits_within_the_write_does_not_wait_for_itself() -> None:
+def test_a_handler_that_submits_within_a_call_does_not_wait_for_itself() -> None:
     inner: list[str] = []
 
-    def write(items: Sequence[str]) -> Sequence[str]:
+    def call(items: Sequence[str]) -> Sequence[str]:
         if items == ["outer"]:
-            inner.append(group.submit("inner"))
+            inner.append(batcher.submit("inner"))
         return items
 
-    group = Batcher(write, limit=3)
-    assert (group.submit("outer"), inner) == ("outer", ["inner"])
-    assert group.submit("after") == "after"
+    batcher = Batcher(call, limit=3)
+    assert (batcher.submit("outer"), inner) == ("outer", ["inner"])
+    assert batcher.submit("after") == "after"
 
 
-def test_a_forked_child_waits_for_nobody_of_its_parent(threads: ThreadPoolExecutor) -> None:
-    writer = Writer()
-    group = Batcher(writer, limit=10)
-    futures = line_up(group, writer, threads, "ab")
+def test_a_forked_child_does_not_wait_for_threads_of_its_parent(
+    threads: ThreadPoolExecutor,
+) -> None:
+    call = BlockingCall()
+    batcher = Batcher(call, limit=10)
+    futures = submit_in_order(batcher, call, threads, "ab")
     child = os.fork()
     if child == 0:
-        writer.go_on.set()
-        os._exit(0 if group.submit("c") == "<c>" else 1)
-    writer.go_on.set()
+        call.may_return.set()
+        os._exit(0 if batcher.submit("c") == "<c>" else 1)
+    call.may_return.set()
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert [outcome(future) for future in futures] == ["<a>", "<b>"]
 
 
-def test_whatever_fails_everybody_gets_an_answer_of_its_own(threads: ThreadPoolExecutor) -> None:
+def test_every_item_gets_an_answer_or_error_of_its_own_when_calls_fail_at_random(
+    threads: ThreadPoolExecutor,
+) -> None:
     dice, lock = Random(7), threading.Lock()
-    written: list[int] = []
+    called: list[int] = []
 
-    def write(items: Sequence[int]) -> Sequence[int]:
+    def call(items: Sequence[int]) -> Sequence[int]:
         with lock:
             chance = dice.random()
         if any(item % 50 == 7 for item in items):
@@ -225,30 +235,32 @@ def test_whatever_fails_everybody_gets_an_answer_of_its_own(threads: ThreadPoolE
             raise Unavailable
         if chance < 0.1:
             raise KeyboardInterrupt
-        written.extend(items)
+        called.extend(items)
         return [item * 10 for item in items]
 
-    group = Batcher(write, limit=30)
+    batcher = Batcher(call, limit=30)
 
     def submit(number: int) -> Any:
         try:
-            return group.submit(number)
+            return batcher.submit(number)
         except BaseException as error:
             return type(error)
 
-    told = list(threads.map(submit, range(3000)))
-    for number, answer in enumerate(told):
+    outcomes = list(threads.map(submit, range(3000)))
+    for number, answer in enumerate(outcomes):
         if number % 50 == 7:
             assert answer in (ValueError, Unavailable, KeyboardInterrupt, Overloaded)
         elif answer == number * 10:
-            assert number in written
+            assert number in called
         else:
             assert answer in (Unavailable, KeyboardInterrupt, Overloaded)
-    assert not group._waiting
-    assert not group._has_caller
+    assert not batcher._waiting
+    assert not batcher._has_caller
 
 
-def test_who_waits_behind_a_call_that_hangs_calls_alone(threads: ThreadPoolExecutor) -> None:
+def test_an_item_behind_a_hanging_call_is_called_alone_after_the_patience(
+    threads: ThreadPoolExecutor,
+) -> None:
     hangs, is_calling = threading.Event(), threading.Event()
 
     def call(items: Sequence[str]) -> Sequence[str]:
@@ -257,17 +269,19 @@ def test_who_waits_behind_a_call_that_hangs_calls_alone(threads: ThreadPoolExecu
             assert hangs.wait(LIMIT)
         return items
 
-    group = Batcher(call, limit=3, patience=0.01)
-    first = threads.submit(group.submit, "a")
+    batcher = Batcher(call, limit=3, patience=0.01)
+    first = threads.submit(batcher.submit, "a")
     assert is_calling.wait(LIMIT)
-    assert group.submit("b") == "b"
+    assert batcher.submit("b") == "b"
     assert not first.done()
     hangs.set()
     assert outcome(first) == "a"
-    assert group.submit("c") == "c"
+    assert batcher.submit("c") == "c"
 
 
-def test_nobody_for_whom_a_call_has_begun_calls_once_more(threads: ThreadPoolExecutor) -> None:
+def test_an_item_whose_call_has_begun_is_not_called_again_after_the_patience(
+    threads: ThreadPoolExecutor,
+) -> None:
     calls: list[str] = []
     first, others = threading.Event(), threading.Event()
     is_calling = threading.Semaphore(0)
@@ -279,22 +293,22 @@ def test_nobody_for_whom_a_call_has_begun_calls_once_more(threads: ThreadPoolExe
         return items
 
     patience = 0.3
-    group = Batcher(call, limit=3, patience=patience)
-    futures = [threads.submit(group.submit, "a")]
+    batcher = Batcher(call, limit=3, patience=patience)
+    futures = [threads.submit(batcher.submit, "a")]
     assert is_calling.acquire(timeout=LIMIT)
-    futures += [threads.submit(group.submit, item) for item in "bc"]
+    futures += [threads.submit(batcher.submit, item) for item in "bc"]
     first.set()
     assert is_calling.acquire(timeout=LIMIT)
-    time.sleep(2 * patience)  # whoever would give up has had the time to
+    time.sleep(2 * patience)  # longer than the patience of the waiting threads
     others.set()
     assert [outcome(future) for future in futures] == ["a", "b", "c"]
     assert sorted(calls) == ["a", "b", "c"]
 
 
-def test_no_call_is_for_more_than_it_may_be(threads: ThreadPoolExecutor) -> None:
-    writer = Writer()
-    group = Batcher(writer, limit=10, at_once=2)
-    futures = line_up(group, writer, threads, "abcdef")
-    writer.go_on.set()
+def test_a_call_takes_no_more_items_than_its_maximum(threads: ThreadPoolExecutor) -> None:
+    call = BlockingCall()
+    batcher = Batcher(call, limit=10, at_once=2)
+    futures = submit_in_order(batcher, call, threads, "abcdef")
+    call.may_return.set()
     assert [outcome(future) for future in futures] == [f"<{item}>" for item in "abcdef"]
-    assert writer.calls == [["a"], ["b", "c"], ["d", "e"], ["f"]]
+    assert call.calls == [["a"], ["b", "c"], ["d", "e"], ["f"]]
