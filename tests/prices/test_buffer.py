@@ -1,4 +1,4 @@
-"""Which observations wait for their other half, and until when."""
+"""An observation waits for the other half of its pair while a replica is expected."""
 
 from datetime import timedelta
 
@@ -16,10 +16,10 @@ NOW = at(10_000)
 MICRO = 0.000001
 
 
-# Whether a replica is expected to report
+# A replica that is expected to report
 
 
-def test_a_standby_is_expected_for_ten_minutes():
+def test_a_standby_is_expected_to_report_for_ten_minutes():
     assert timedelta(minutes=10) == EXPECTED_FOR
 
 
@@ -37,19 +37,21 @@ def test_a_standby_is_expected_for_ten_minutes():
         pytest.param(5, 86400, True, id="a-new-standby-after-one-that-fell-silent"),
     ],
 )
-def test_a_replica_is_expected_while_it_is_new_or_heard_from(ready_ago, heard_ago, expected):
+def test_a_replica_is_expected_while_it_is_new_or_reports(ready_ago, heard_ago, expected):
     ready_at = None if ready_ago is None else NOW - timedelta(seconds=ready_ago)
     heard_at = None if heard_ago is None else NOW - timedelta(seconds=heard_ago)
     assert replica_is_expected(ready_at, heard_at, NOW) is expected
 
 
-# What waits
+# Waiting observations
 
 
-def divided(stored=(), waiting=(), arrivals=(), *, expected=True):
-    """`waiting` are pairs of an observation and the seconds for which it has waited."""
-    held = [BufferedObservation(seen, NOW - timedelta(seconds=age)) for seen, age in waiting]
-    return split_due(stored, held, arrivals, expected=expected, now=NOW, window=WINDOW, rules=RULES)
+def split(stored=(), waiting=(), arrivals=(), *, expected=True):
+    """Split observations; `waiting` has pairs of an observation and its waiting time in seconds."""
+    buffered = [BufferedObservation(seen, NOW - timedelta(seconds=age)) for seen, age in waiting]
+    return split_due(
+        stored, buffered, arrivals, expected=expected, now=NOW, window=WINDOW, rules=RULES
+    )
 
 
 CASES = {
@@ -124,8 +126,10 @@ CASES = {
     CASES.values(),
     ids=[name.replace(" ", "-") for name in CASES],
 )
-def test_what_waits_while_a_replica_is_expected(stored, waiting, arrivals, merged, kept):
-    assert divided(stored, waiting, arrivals) == (merged, kept)
+def test_an_observation_waits_for_the_other_half_while_a_replica_is_expected(
+    stored, waiting, arrivals, merged, kept
+):
+    assert split(stored, waiting, arrivals) == (merged, kept)
 
 
 @pytest.mark.parametrize(
@@ -133,14 +137,14 @@ def test_what_waits_while_a_replica_is_expected(stored, waiting, arrivals, merge
     [case[:3] for case in CASES.values()],
     ids=[name.replace(" ", "-") for name in CASES],
 )
-def test_nothing_waits_when_no_replica_is_expected(stored, waiting, arrivals):
-    merged, kept = divided(stored, waiting, arrivals, expected=False)
+def test_no_observation_waits_without_an_expected_replica(stored, waiting, arrivals):
+    merged, kept = split(stored, waiting, arrivals, expected=False)
     everything = oracle.last_received([*(seen for seen, _ in waiting), *arrivals])
     assert (merged, kept) == (everything, [])
 
 
-def test_of_what_was_received_twice_the_last_is_kept():
-    _, kept = divided(arrivals=[primary(0, "0.05"), primary(0, "0.06")])
+def test_the_last_of_two_prices_for_one_time_waits():
+    _, kept = split(arrivals=[primary(0, "0.05"), primary(0, "0.06")])
     assert kept == [primary(0, "0.06")]
 
 
@@ -154,8 +158,10 @@ def test_of_what_was_received_twice_the_last_is_kept():
     ),
     some.rules,
 )
-def test_an_observation_waits_exactly_while_its_half_may_come(observations, places, rules):
-    """Nothing is dropped, and what is merged has a half, or has waited for the window."""
+def test_an_observation_waits_exactly_until_its_pair_or_the_end_of_the_window(
+    observations, places, rules
+):
+    """No observation is lost. Merged observations are in a pair or have waited for the window."""
     by_place = {"stored": [], "waiting": [], "arrived": []}
     for seen, (place, age) in zip(observations, places, strict=False):
         by_place[place].append((seen, age))
@@ -167,7 +173,7 @@ def test_an_observation_waits_exactly_while_its_half_may_come(observations, plac
     merged, kept = split_due(
         stored, waiting, arrivals, expected=True, now=T, window=WINDOW, rules=rules
     )
-    pending = [*(held.observation for held in waiting), *arrivals]
+    pending = [*(buffered.observation for buffered in waiting), *arrivals]
     in_pairs = {
         half
         for pair in oracle.paired(observations, rules.pairing_tolerance)

@@ -1,6 +1,5 @@
-"""The first of a pair waits for its other half while a standby is expected to report it."""
+"""The first half of a pair is buffered while a standby is expected to report the other half."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -18,7 +17,7 @@ T = NOW - timedelta(seconds=10)
 
 
 class Watch:
-    """A clock that stands still until it is told otherwise."""
+    """A clock that moves only by `forward`."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -30,7 +29,7 @@ class Watch:
         self.now += timedelta(seconds=seconds)
 
 
-Report = Callable[..., dict[str, Any]]
+ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def watch() -> Watch:
 
 @pytest.fixture
 def guarded(make_sef: MakeSef, watch: Watch, database_url: str) -> SmartEmergencyFallback:
-    """SEF, and agent `a` whose standby has just become ready."""
+    """Build SEF with an agent `a` whose standby has just become ready."""
     sef = make_sef(clock=watch)
     add_ready_standby(database_url, "a", NOW)
     return sef
@@ -56,7 +55,7 @@ def flags(url: str) -> list[str]:
 
 
 @pytest.mark.parametrize("first", ["primary", "replica"])
-def test_a_half_waits_and_the_pair_is_stored(
+def test_the_first_half_waits_and_the_pair_is_stored(
     guarded: SmartEmergencyFallback, database_url: str, first: str
 ) -> None:
     halves = [
@@ -66,21 +65,21 @@ def test_a_half_waits_and_the_pair_is_stored(
     if first == "replica":
         halves.reverse()
 
-    told = report(guarded, **halves[0])
-    assert (told["status"], told["data_quality_flag"]) == ("buffered", None)
-    assert told["processed_by"] == "smart_emergency_fallback"
+    answer = report(guarded, **halves[0])
+    assert (answer["status"], answer["data_quality_flag"]) == ("buffered", None)
+    assert answer["processed_by"] == "smart_emergency_fallback"
     assert waiting_sources(database_url, "a") == [first]
     assert flags(database_url) == []
 
-    told = report(guarded, **halves[1])
-    assert told["status"] == "success"
-    assert (told["data_quality_flag"], told["spot_price"]) == ("averaged_dual_source", 0.0457)
-    assert told["timestamp"] == "2024-03-01T11:59:50Z"
+    answer = report(guarded, **halves[1])
+    assert answer["status"] == "success"
+    assert (answer["data_quality_flag"], answer["spot_price"]) == ("averaged_dual_source", 0.0457)
+    assert answer["timestamp"] == "2024-03-01T11:59:50Z"
     assert waiting_sources(database_url, "a") == []
     assert flags(database_url) == ["averaged_dual_source"]
 
 
-def test_a_half_is_released_after_300_seconds_and_not_before(
+def test_a_lone_half_is_stored_after_300_seconds_and_not_before(
     guarded: SmartEmergencyFallback, watch: Watch, database_url: str
 ) -> None:
     report(guarded)
@@ -93,7 +92,10 @@ def test_a_half_is_released_after_300_seconds_and_not_before(
     assert guarded.cleanup_old_buffers() == 0
 
 
-def test_the_window_is_a_setting(make_sef: MakeSef, watch: Watch, database_url: str) -> None:
+@ON_SQLITE
+def test_data_retention_window_sets_the_waiting_time(
+    make_sef: MakeSef, watch: Watch, database_url: str
+) -> None:
     sef = make_sef(clock=watch, data_retention_window=20)
     add_ready_standby(database_url, "a", NOW)
     report(sef)
@@ -102,28 +104,29 @@ def test_the_window_is_a_setting(make_sef: MakeSef, watch: Watch, database_url: 
     assert flags(database_url) == ["normal"]
 
 
-def test_a_half_that_comes_after_the_release_still_makes_the_pair(
+def test_a_half_that_arrives_after_the_wait_still_makes_the_pair(
     guarded: SmartEmergencyFallback, watch: Watch, database_url: str
 ) -> None:
     report(guarded)
     watch.forward(300)
     guarded.cleanup_old_buffers()
-    told = report(guarded, spot_price=0.0458, is_replica=True)
-    assert (told["status"], told["data_quality_flag"]) == ("success", "averaged_dual_source")
+    answer = report(guarded, spot_price=0.0458, is_replica=True)
+    assert (answer["status"], answer["data_quality_flag"]) == ("success", "averaged_dual_source")
     assert flags(database_url) == ["averaged_dual_source"]
 
 
-def test_a_report_releases_what_is_overdue_in_its_series(
+def test_a_report_releases_overdue_observations_of_its_series(
     guarded: SmartEmergencyFallback, watch: Watch, database_url: str
 ) -> None:
     report(guarded)
     watch.forward(300)
-    told = report(guarded, at=watch.now)
-    assert told["status"] == "buffered"
+    answer = report(guarded, at=watch.now)
+    assert answer["status"] == "buffered"
     assert flags(database_url) == ["normal"]
     assert waiting_sources(database_url, "a") == ["primary"]
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("seconds", "status"),
     [
@@ -131,13 +134,14 @@ def test_a_report_releases_what_is_overdue_in_its_series(
         pytest.param(600, "success", id="after ten minutes"),
     ],
 )
-def test_a_new_standby_is_waited_for_ten_minutes(
+def test_a_report_waits_for_a_new_standby_for_ten_minutes(
     guarded: SmartEmergencyFallback, watch: Watch, seconds: float, status: str
 ) -> None:
     watch.forward(seconds)
     assert report(guarded)["status"] == status
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("silence", "status"),
     [
@@ -145,7 +149,7 @@ def test_a_new_standby_is_waited_for_ten_minutes(
         pytest.param(600, "success", id="after ten minutes"),
     ],
 )
-def test_a_replica_that_is_silent_for_ten_minutes_is_not_waited_for(
+def test_a_report_does_not_wait_for_a_replica_silent_for_ten_minutes(
     guarded: SmartEmergencyFallback, watch: Watch, database_url: str, silence: float, status: str
 ) -> None:
     watch.forward(1000)
@@ -155,7 +159,8 @@ def test_a_replica_that_is_silent_for_ten_minutes_is_not_waited_for(
     assert report(guarded, at=watch.now)["status"] == status
 
 
-def test_a_replica_of_another_pool_does_not_count(
+@ON_SQLITE
+def test_a_report_does_not_wait_for_a_replica_of_another_pool(
     guarded: SmartEmergencyFallback, watch: Watch
 ) -> None:
     watch.forward(1000)
@@ -163,13 +168,14 @@ def test_a_replica_of_another_pool_does_not_count(
     assert report(guarded, at=watch.now)["status"] == "success"
 
 
-def test_without_a_ready_standby_nothing_waits(make_sef: MakeSef, watch: Watch) -> None:
+@ON_SQLITE
+def test_a_report_does_not_wait_without_a_ready_standby(make_sef: MakeSef, watch: Watch) -> None:
     sef = make_sef(clock=watch)
     assert report(sef, is_replica=True)["status"] == "success"
     assert report(sef, at=T + timedelta(seconds=60))["status"] == "success"
 
 
-def test_another_agents_standby_does_not_count(
+def test_a_report_does_not_wait_for_the_standby_of_another_agent(
     make_sef: MakeSef, watch: Watch, database_url: str
 ) -> None:
     sef = make_sef(clock=watch)
@@ -177,19 +183,21 @@ def test_another_agents_standby_does_not_count(
     assert report(sef)["status"] == "success"
 
 
-def test_what_waits_survives_a_restart(
+def test_waiting_observations_survive_a_restart(
     guarded: SmartEmergencyFallback, make_sef: MakeSef, watch: Watch, database_url: str
 ) -> None:
     report(guarded)
     guarded.close()
     again = make_sef(clock=watch)
     assert waiting_sources(database_url, "a") == ["primary"]
-    told = report(again, spot_price=0.0458, is_replica=True)
-    assert told["data_quality_flag"] == "averaged_dual_source"
+    answer = report(again, spot_price=0.0458, is_replica=True)
+    assert answer["data_quality_flag"] == "averaged_dual_source"
     assert flags(database_url) == ["averaged_dual_source"]
 
 
-def test_what_waits_is_counted_and_not_shown(guarded: SmartEmergencyFallback) -> None:
+def test_waiting_observations_are_counted_and_not_in_the_series(
+    guarded: SmartEmergencyFallback,
+) -> None:
     report(guarded)
     report(guarded, at=T - timedelta(minutes=5))
     assert guarded.price_series("a") == []
@@ -197,19 +205,20 @@ def test_what_waits_is_counted_and_not_shown(guarded: SmartEmergencyFallback) ->
     assert (quality["points"], quality["buffered"]) == (0, 2)
 
 
-def test_a_repeat_of_what_waits_waits_once(
+@ON_SQLITE
+def test_a_repeat_of_a_waiting_report_does_not_wait_longer(
     guarded: SmartEmergencyFallback, watch: Watch, database_url: str
 ) -> None:
     report(guarded)
     watch.forward(200)
     assert report(guarded)["status"] == "buffered"
     assert waiting_sources(database_url, "a") == ["primary"]
-    watch.forward(100)  # a repeat does not make it wait longer
+    watch.forward(100)  # 300 s after the first report
     assert guarded.cleanup_old_buffers() == 1
     assert flags(database_url) == ["normal"]
 
 
-def test_a_correction_of_what_waits_stands(
+def test_a_correction_replaces_a_waiting_report(
     guarded: SmartEmergencyFallback, watch: Watch, database_url: str
 ) -> None:
     report(guarded)
@@ -219,34 +228,34 @@ def test_a_correction_of_what_waits_stands(
     assert [point.price for point in stored_points(database_url, "a", "p")] == [Decimal("0.05")]
 
 
-def test_of_a_backfill_only_what_has_no_other_half_waits(
+def test_only_the_lone_halves_of_a_backfill_wait(
     guarded: SmartEmergencyFallback, watch: Watch, database_url: str
 ) -> None:
-    seen = [
+    observations = [
         Observation(source, T - timedelta(minutes=20 * number), Decimal("0.05"))
         for number in range(5)
         for source in Source
         if (number, source) != (2, Source.REPLICA)
     ]
-    told = guarded.process_batch(
+    answer = guarded.process_batch(
         [
             {
                 "agent_id": "a",
-                "spot_price": one.price,
+                "spot_price": observation.price,
                 "pool_id": "p",
-                "timestamp": one.at.isoformat(),
-                "is_replica": one.source is Source.REPLICA,
+                "timestamp": observation.at.isoformat(),
+                "is_replica": observation.source is Source.REPLICA,
             }
-            for one in seen
+            for observation in observations
         ]
     )
-    assert (told["accepted"], told["buffered"]) == (8, 1)
+    assert (answer["accepted"], answer["buffered"]) == (8, 1)
     watch.forward(300)
     guarded.cleanup_old_buffers()
-    assert stored_points(database_url, "a", "p") == clean_series(seen, CleaningRules())
+    assert stored_points(database_url, "a", "p") == clean_series(observations, CleaningRules())
 
 
-def test_a_standby_that_is_gone_releases_what_waits(
+def test_waiting_observations_are_released_without_a_standby(
     guarded: SmartEmergencyFallback, watch: Watch, database_url: str
 ) -> None:
     report(guarded)

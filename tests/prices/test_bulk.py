@@ -1,4 +1,4 @@
-"""Writing many reports costs as many statements as writing a few, and nothing is bent to fit."""
+"""Writing many reports takes as many statements as writing a few, and never alters a value."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,16 +22,16 @@ T = datetime(2024, 3, 1, tzinfo=UTC)
 
 @contextmanager
 def statements(sef: SmartEmergencyFallback) -> Iterator[list[str]]:
-    """What is sent to the database meanwhile."""
+    """Collect the statements that SEF sends to the database."""
     sent: list[str] = []
 
-    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+    def record(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         sent.append(statement)
 
     engine = sef._database.engine
-    event.listen(engine, "before_cursor_execute", note)
+    event.listen(engine, "before_cursor_execute", record)
     yield sent
-    event.remove(engine, "before_cursor_execute", note)
+    event.remove(engine, "before_cursor_execute", record)
 
 
 def batch(series: int, minute: int, **fields: Any) -> list[dict[str, Any]]:
@@ -61,21 +61,21 @@ def test_the_number_of_statements_does_not_grow_with_the_reports(
     assert len(sent[150]) <= len(sent[3]) <= 8, sent[3]
 
 
-def test_what_waits_takes_no_statements_of_its_own(
+def test_waiting_reports_take_no_statements_of_their_own(
     sef: SmartEmergencyFallback, database_url: str
 ) -> None:
     sef.process_batch(batch(150, 0))
     for number in range(150):
         add_ready_standby(database_url, f"a{number}", datetime.now(UTC))
-    with statements(sef) as held:
+    with statements(sef) as buffering:
         assert sef.process_batch(batch(150, 10))["buffered"] == 150
-    with statements(sef) as released:
-        told = sef.process_batch(batch(150, 10, is_replica=True))
-    assert (told["accepted"], row_counts(database_url)["buffered_observations"]) == (150, 0)
-    assert max(len(held), len(released)) <= 8
+    with statements(sef) as releasing:
+        answer = sef.process_batch(batch(150, 10, is_replica=True))
+    assert (answer["accepted"], row_counts(database_url)["buffered_observations"]) == (150, 0)
+    assert max(len(buffering), len(releasing)) <= 8
 
 
-def test_the_server_is_not_asked_whether_it_is_there(
+def test_writing_reports_does_not_ping_the_server(
     mariadb: PrivateServer, mariadb_url: str, make_sef: MakeSef
 ) -> None:
     def pings() -> int:
@@ -97,9 +97,9 @@ def test_the_server_is_not_asked_whether_it_is_there(
 
 @pytest.fixture
 def database(mariadb_url: str) -> Iterator[Database]:
-    found = Database(mariadb_url)
-    yield found
-    found.dispose()
+    database = Database(mariadb_url)
+    yield database
+    database.dispose()
 
 
 AT = "2024-03-01 00:00:00.000000"
@@ -117,7 +117,7 @@ POINT = ("agent_id", "pool_id", "timestamp", "spot_price", "data_quality_flag", 
         pytest.param(["a", "p", AT, "1", "strange", "1", AT], id="an unknown flag"),
     ],
 )
-def test_a_row_that_does_not_fit_is_an_error(
+def test_a_row_with_an_invalid_value_is_an_error(
     database: Database, mariadb_url: str, row: list[Any]
 ) -> None:
     with pytest.raises(DBAPIError):
@@ -128,27 +128,29 @@ def test_a_row_that_does_not_fit_is_an_error(
 @pytest.mark.parametrize(
     ("rows", "are_all_found"),
     [
-        pytest.param([("a0", "p", 1, 5), ("a1", "p", 1, 6)], True, id="as they were read"),
-        pytest.param([("a0", "p", 1, 0)], True, id="to what it is"),
+        pytest.param(
+            [("a0", "p", 1, 5), ("a1", "p", 1, 6)], True, id="the versions that were read"
+        ),
+        pytest.param([("a0", "p", 1, 0)], True, id="the values that are stored"),
         pytest.param([("a0", "p", 1, 5), ("a1", "p", 0, 5)], False, id="an older version"),
         pytest.param([("a0", "p", 1, 5), ("a1", "p", 2, 5)], False, id="a newer version"),
-        pytest.param([("a0", "p", 1, 5), ("a3", "p", 1, 5)], False, id="no such row"),
-        pytest.param([("a0", "p", 0, 5)], False, id="none"),
+        pytest.param([("a0", "p", 1, 5), ("a3", "p", 1, 5)], False, id="a missing row"),
+        pytest.param([("a0", "p", 0, 5)], False, id="no row with its version"),
     ],
 )
-def test_versions_move_on_where_they_are_as_read(
+def test_only_rows_with_the_version_that_was_read_are_updated(
     sef: SmartEmergencyFallback, rows: list[tuple[Any, ...]], are_all_found: bool
 ) -> None:
     sef.process_batch(batch(3, 0))
     columns = ("agent_id", "pool_id", "version", "waiting")
 
     def work(connection: Connection) -> tuple[bool, dict[str, tuple[int, int]]]:
-        told = update_versions(connection, price_series, columns, rows)
-        found = connection.execute(price_series.select())
-        return told, {row.agent_id: (row.version, row.waiting) for row in found}
+        is_updated = update_versions(connection, price_series, columns, rows)
+        stored = connection.execute(price_series.select())
+        return is_updated, {row.agent_id: (row.version, row.waiting) for row in stored}
 
-    told, found = sef._database.write(work)
-    assert told == are_all_found
-    hit = {agent_id: waiting for agent_id, _, version, waiting in rows if version == 1}
+    is_updated, stored = sef._database.write(work)
+    assert is_updated == are_all_found
+    waiting = {agent_id: count for agent_id, _, version, count in rows if version == 1}
     for agent_id in ("a0", "a1", "a2"):
-        assert found[agent_id] == ((2, hit[agent_id]) if agent_id in hit else (1, 0))
+        assert stored[agent_id] == ((2, waiting[agent_id]) if agent_id in waiting else (1, 0))

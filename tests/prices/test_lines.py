@@ -1,4 +1,4 @@
-"""Lines of a text that comes in pieces, and reports read from them."""
+"""Split a text that arrives in pieces into lines, and parse reports from the lines."""
 
 from decimal import Decimal
 from typing import Any
@@ -39,13 +39,13 @@ def contents(*pieces: bytes) -> list[bytes | None]:
         pytest.param(LONG * 3, [None], id="nothing but a very long line"),
     ],
 )
-def test_lines(text: bytes, expected: list[bytes | None]) -> None:
+def test_a_text_is_split_into_lines(text: bytes, expected: list[bytes | None]) -> None:
     assert contents(text) == expected
     assert contents(*(text[i : i + 1000] for i in range(0, len(text), 1000))) == expected
 
 
 @given(st.binary(max_size=60).map(lambda b: b.replace(b"a", b"\n")), st.data())
-def test_however_it_is_cut_the_lines_are_the_same_and_say_where_they_end(
+def test_lines_and_their_offsets_do_not_depend_on_the_pieces(
     text: bytes, data: st.DataObject
 ) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
@@ -53,12 +53,12 @@ def test_however_it_is_cut_the_lines_are_the_same_and_say_where_they_end(
     whole = list(lines([text]))
     assert list(lines(pieces)) == whole
     if whole:
-        there = data.draw(st.sampled_from(whole))
-        rest = lines([text[there.end :]], number=there.number, start=there.end)
-        assert list(rest) == whole[there.number :]
+        last = data.draw(st.sampled_from(whole))
+        rest = lines([text[last.end :]], number=last.number, start=last.end)
+        assert list(rest) == whole[last.number :]
 
 
-def test_a_line_knows_its_number_and_where_the_next_begins() -> None:
+def test_a_line_has_its_number_and_the_offset_of_the_next_line() -> None:
     assert list(lines([b"ab\n", LONG, LONG, b"\nc"])) == [
         Line(1, 3, b"ab"),
         Line(2, 3 + 2 * LONGEST_LINE + 1, None),
@@ -79,21 +79,23 @@ def line(content: bytes | None) -> Line:
         (None, "line_too_long"),
     ],
 )
-def test_what_is_no_json_is_refused(content: bytes | None, reason: str) -> None:
+def test_an_invalid_json_line_is_rejected(content: bytes | None, reason: str) -> None:
     with pytest.raises(Refused) as raised:
         parse_json_line(line(content))
     assert raised.value.reason == reason
 
 
-def test_numbers_are_exact() -> None:
+def test_numbers_of_a_json_line_are_exact() -> None:
     assert parse_json_line(line(b'{"spot_price": 0.10}')) == {"spot_price": Decimal("0.10")}
 
 
 @pytest.mark.parametrize(
     ("header", "columns"),
     [
-        pytest.param(b"timestamp,spot_price", ["timestamp", "spot_price"], id="the least"),
-        pytest.param(b"Timestamp, SpotPrice ", ["timestamp", "spot_price"], id="as others write"),
+        pytest.param(
+            b"timestamp,spot_price", ["timestamp", "spot_price"], id="the required columns"
+        ),
+        pytest.param(b"Timestamp, SpotPrice ", ["timestamp", "spot_price"], id="other spellings"),
         pytest.param(
             b'"agent_id","pool_id",timestamp,spot_price,is_replica,instance_id,Region',
             [
@@ -105,7 +107,7 @@ def test_numbers_are_exact() -> None:
                 "instance_id",
                 "Region",
             ],
-            id="all there are, and another",
+            id="all columns and an unknown one",
         ),
     ],
 )
@@ -117,7 +119,7 @@ def test_a_header_names_the_columns(header: bytes, columns: list[str]) -> None:
     "header",
     [b"", b"timestamp", b"spot_price", b"1700000000,0.05", b"timestamp,timestamp,spot_price"],
 )
-def test_a_header_without_time_and_price_is_refused(header: bytes) -> None:
+def test_a_header_without_time_or_price_is_rejected(header: bytes) -> None:
     with pytest.raises(Refused, match="must name the columns"):
         parse_csv_header(line(header))
 
@@ -128,11 +130,13 @@ COLUMNS = ["agent_id", "timestamp", "spot_price", "is_replica", "note"]
 @pytest.mark.parametrize(
     ("row", "changes"),
     [
-        pytest.param(b"a,1700000000,0.05,,", {}, id="a replica that is not said"),
+        pytest.param(b"a,1700000000,0.05,,", {}, id="an empty is_replica"),
         pytest.param(b"a,1700000000,0.05,True,", {"is_replica": True}, id="true"),
         pytest.param(b"a,1700000000,0.05,0,", {"is_replica": False}, id="0"),
-        pytest.param(b"a,1700000000,0.05,maybe,", {"is_replica": "maybe"}, id="neither"),
-        pytest.param(b"a,1700000000,cheap,,", {"spot_price": "cheap"}, id="no number"),
+        pytest.param(
+            b"a,1700000000,0.05,maybe,", {"is_replica": "maybe"}, id="an invalid is_replica"
+        ),
+        pytest.param(b"a,1700000000,cheap,,", {"spot_price": "cheap"}, id="an invalid price"),
         pytest.param(
             b"a,2023-11-14T22:13:20Z,0.05,,", {"timestamp": "2023-11-14T22:13:20Z"}, id="ISO 8601"
         ),
@@ -144,7 +148,7 @@ def test_a_row_is_a_report(row: bytes, changes: dict[str, Any]) -> None:
     assert parse_csv_line(line(row), COLUMNS) == report | changes
 
 
-def test_an_empty_cell_is_no_field() -> None:
+def test_an_empty_cell_is_a_missing_field() -> None:
     assert parse_csv_line(line(b",,,,"), COLUMNS) == {}
 
 
@@ -153,11 +157,11 @@ def test_an_empty_cell_is_no_field() -> None:
     [
         pytest.param(b"a,1", id="too few cells"),
         pytest.param(b"a,1,2,3,4,5", id="too many cells"),
-        pytest.param(b'"a,1,2,3,4', id="a quote that does not end"),
-        pytest.param(b"\xff,1,2,3,4", id="no UTF-8"),
+        pytest.param(b'"a,1,2,3,4', id="an open quote"),
+        pytest.param(b"\xff,1,2,3,4", id="invalid UTF-8"),
     ],
 )
-def test_what_is_no_row_is_refused(row: bytes) -> None:
+def test_an_invalid_csv_row_is_rejected(row: bytes) -> None:
     with pytest.raises(Refused) as raised:
         parse_csv_line(line(row), COLUMNS)
     assert raised.value.reason == "invalid_csv"

@@ -1,6 +1,5 @@
-"""Prices older than SEF_PRICE_RETENTION_DAYS become hours and days, and are deleted."""
+"""Prices older than SEF_PRICE_RETENTION_DAYS are rolled up into buckets and deleted."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -18,10 +17,12 @@ from tests.harness import MakeSef
 FIRST = datetime(2024, 3, 1, tzinfo=UTC)
 DAYS = 5
 LATER = FIRST + timedelta(days=60)
-"""When everything has settled; 57 days are kept, so that the first three are too old."""
+"""A time at which all days are settled. With a retention of 57 days, the first three are old."""
 
 
 class Stage:
+    """SEF with a retention of 57 days, and a clock that the test sets."""
+
     def __init__(self, make_sef: MakeSef, url: str) -> None:
         self.now = FIRST + timedelta(days=DAYS)
         self.url = url
@@ -32,7 +33,7 @@ class Stage:
         assert self.sef.process_incoming_data(agent_id, "pricing", body)["status"] == "success"
 
     def fill(self, agent_id: str = "a") -> None:
-        """Five days with a price every 20 minutes, of which each gap is filled."""
+        """Report six prices, 20 minutes apart, on each of five days; SEF fills the gaps."""
         for day in range(DAYS):
             for number in range(6):
                 at = FIRST + timedelta(days=day, hours=10, minutes=20 * number)
@@ -43,8 +44,12 @@ class Stage:
 
     def buckets(self, table: Any, agent_id: str = "a") -> list[Row[Any]]:
         with transaction(self.url) as connection:
-            found = select(table).where(table.c.agent_id == agent_id).order_by(table.c.starts_at)
-            return list(connection.execute(found))
+            statement = select(table).where(table.c.agent_id == agent_id)
+            return list(connection.execute(statement.order_by(table.c.starts_at)))
+
+
+ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+ON_MARIADB = pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def stage(make_sef: MakeSef, database_url: str) -> Stage:
     return Stage(make_sef, database_url)
 
 
-def test_old_days_become_buckets_and_the_others_stay_as_they_were(stage: Stage) -> None:
+def test_old_days_become_buckets_and_newer_days_stay_unchanged(stage: Stage) -> None:
     stage.fill()
     before = stage.points()
     assert sum(point.flag is Flag.INTERPOLATED for point in before) == DAYS * 5 * 3
@@ -72,7 +77,7 @@ def test_old_days_become_buckets_and_the_others_stay_as_they_were(stage: Stage) 
     assert [(row.starts_at.hour, row.points) for row in hours] == [(10, 3), (11, 3)] * 3
 
 
-def test_twice_is_once(stage: Stage) -> None:
+def test_a_second_run_changes_nothing(stage: Stage) -> None:
     stage.fill()
     stage.now = LATER
     stage.sef.delete_old_prices()
@@ -81,26 +86,28 @@ def test_twice_is_once(stage: Stage) -> None:
     assert (stage.points(), stage.buckets(pricing_daily), stage.buckets(pricing_hourly)) == once
 
 
-def test_nothing_is_deleted_unless_asked_for(make_sef: MakeSef, stage: Stage) -> None:
+@ON_SQLITE
+def test_no_price_is_deleted_without_a_retention_setting(make_sef: MakeSef, stage: Stage) -> None:
     stage.fill()
     before = stage.points()
     assert make_sef(clock=lambda: LATER + timedelta(days=10_000)).delete_old_prices() == 0
     assert stage.points() == before
 
 
-def test_the_newest_day_of_a_series_stays_however_old(stage: Stage) -> None:
+@ON_SQLITE
+def test_the_newest_day_of_a_series_is_never_deleted(stage: Stage) -> None:
     stage.fill()
     stage.now = LATER + timedelta(days=1000)
     assert stage.sef.delete_old_prices() == DAYS - 1
     assert {point.at.date() for point in stage.points()} == {(FIRST + timedelta(days=4)).date()}
 
 
-def test_a_day_that_got_a_report_of_late_waits_for_a_day(stage: Stage) -> None:
+def test_a_day_with_a_recent_report_is_rolled_up_a_day_later(stage: Stage) -> None:
     stage.fill("a")
     stage.fill("b")
     stage.now = LATER
     stage.report(FIRST + timedelta(hours=10, minutes=5), 0.9, "a")
-    assert stage.sef.delete_old_prices() == 3, "those of b"
+    assert stage.sef.delete_old_prices() == 3, "only days of b"
     assert stage.buckets(pricing_daily, "a") == []
     stage.now = LATER + timedelta(days=1, seconds=1)
     stage.sef.delete_old_prices()
@@ -108,7 +115,7 @@ def test_a_day_that_got_a_report_of_late_waits_for_a_day(stage: Stage) -> None:
     assert (first.points, first.max_price) == (7, Decimal("0.9"))
 
 
-def test_what_comes_for_a_day_that_is_gone_changes_no_bucket_and_is_told(stage: Stage) -> None:
+def test_a_report_for_a_deleted_day_changes_no_bucket_and_writes_an_event(stage: Stage) -> None:
     stage.fill()
     stage.now = LATER
     stage.sef.delete_old_prices()
@@ -123,7 +130,7 @@ def test_what_comes_for_a_day_that_is_gone_changes_no_bucket_and_is_told(stage: 
     assert event.details["prices"] == 2
 
 
-def test_reports_go_on_at_both_ends_of_what_is_kept(stage: Stage) -> None:
+def test_reports_are_stored_at_both_ends_of_the_kept_days(stage: Stage) -> None:
     stage.fill()
     stage.now = LATER
     stage.sef.delete_old_prices()
@@ -139,7 +146,7 @@ def test_reports_go_on_at_both_ends_of_what_is_kept(stage: Stage) -> None:
     ]
 
 
-def test_a_gap_over_midnight_stays_filled_on_the_day_that_is_kept(stage: Stage) -> None:
+def test_a_gap_over_midnight_stays_filled_on_the_kept_day(stage: Stage) -> None:
     midnight = FIRST + timedelta(days=3)
     for minutes in (-10, 10):
         stage.report(midnight + timedelta(minutes=minutes), 0.05)
@@ -151,23 +158,23 @@ def test_a_gap_over_midnight_stays_filled_on_the_day_that_is_kept(stage: Stage) 
         (timedelta(), Flag.INTERPOLATED),
         (timedelta(minutes=5), Flag.INTERPOLATED),
     ]
-    # A late report among what fills the gap replaces it.
+    # A late report in the gap replaces its interpolated points.
     stage.report(midnight + timedelta(minutes=2))
     assert (midnight + timedelta(minutes=2)) in [p.at for p in stage.points()]
 
 
-def test_a_run_ends_after_its_share_and_the_next_goes_on(
+@ON_SQLITE
+def test_a_run_stops_at_its_maximum_and_the_next_run_continues(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sef.prices.retention.DAYS_PER_RUN", 2)
     stage.fill()
     stage.now = LATER
-    done: Callable[[], int] = stage.sef.delete_old_prices
-    assert [done(), done(), done()] == [2, 1, 0]
+    assert [stage.sef.delete_old_prices() for _ in range(3)] == [2, 1, 0]
 
 
-@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
-def test_a_table_that_is_partitioned_by_month_loses_months_at_once(stage: Stage) -> None:
+@ON_MARIADB
+def test_series_survive_a_dropped_partition_of_a_month(stage: Stage) -> None:
     april = datetime(2024, 4, 1, tzinfo=UTC)
     with transaction(stage.url) as connection:
         connection.execute(

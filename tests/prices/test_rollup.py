@@ -1,4 +1,4 @@
-"""What remains of prices that are not kept."""
+"""Hourly and daily buckets of prices."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -29,7 +29,7 @@ def bucket(start: datetime, points: int, *prices: str) -> PriceBucket:
         pytest.param(
             [at(0, "3"), at(30, "1"), at(59.9, "2")],
             [bucket(T, 3, "1", "3", "2", "3", "2")],
-            id="first and last in time, least and most in price",
+            id="first and last by time, minimum and maximum by price",
         ),
         pytest.param(
             [at(59.9, "2"), at(0, "3"), at(30, "1")],
@@ -39,20 +39,22 @@ def bucket(start: datetime, points: int, *prices: str) -> PriceBucket:
         pytest.param(
             [at(0, "1"), at(60, "2")],
             [bucket(T, 1, "1", "1", "1", "1", "1"), bucket(T + HOUR, 1, "2", "2", "2", "2", "2")],
-            id="an hour begins with its first moment",
+            id="an hour includes its start",
         ),
         pytest.param(
             [at(0, "1"), at(1, "1"), at(2, "2")],
             [bucket(T, 3, "1", "2", "1.333333333", "1", "2")],
-            id="a mean with all the digits that are stored",
+            id="a mean with all stored digits",
         ),
     ],
 )
-def test_hours(prices: list[tuple[datetime, Decimal]], hours: list[PriceBucket]) -> None:
+def test_prices_are_rolled_up_into_hours(
+    prices: list[tuple[datetime, Decimal]], hours: list[PriceBucket]
+) -> None:
     assert price_buckets(prices, HOUR) == hours
 
 
-def test_a_day_is_that_of_utc() -> None:
+def test_days_are_days_in_utc() -> None:
     assert start_of(datetime.fromisoformat("2024-03-01T23:30:00-02:00"), DAY) == datetime(
         2024, 3, 2, tzinfo=UTC
     )
@@ -68,9 +70,11 @@ def test_a_day_is_that_of_utc() -> None:
         min_size=1,
     )
 )
-def test_days_are_made_of_hours_and_lose_no_point(prices: dict[datetime, Decimal]) -> None:
+def test_daily_buckets_match_the_hourly_ones_and_lose_no_point(
+    prices: dict[datetime, Decimal],
+) -> None:
     hours, days = price_buckets(prices.items(), HOUR), price_buckets(prices.items(), DAY)
-    assert sum(one.points for one in hours) == sum(one.points for one in days) == len(prices)
+    assert sum(hour.points for hour in hours) == sum(day.points for day in days) == len(prices)
     for day in days:
         of_day = [hour for hour in hours if start_of(hour.starts_at, DAY) == day.starts_at]
         assert day.points == sum(hour.points for hour in of_day)
