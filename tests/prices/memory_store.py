@@ -1,4 +1,4 @@
-"""A store of one series, as a dict: it reads and writes what `sef.prices.ingest` says, no more."""
+"""A store of one series in a dict. It reads and writes exactly the rows of `sef.prices.ingest`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +31,8 @@ class MemoryStore:
     buffer: dict[tuple[Source, datetime], BufferedObservation] = field(default_factory=dict)
     version: int = 0
     received: list[Observation] = field(default_factory=list)
-    """In the order in which it was committed."""
-    told_gaps: list[tuple[datetime, datetime]] = field(default_factory=list)
+    """All arrivals, in the order of their commits."""
+    reported_gaps: list[tuple[datetime, datetime]] = field(default_factory=list)
 
     @property
     def series(self) -> list[Point]:
@@ -40,34 +40,36 @@ class MemoryStore:
 
     @property
     def observations(self) -> list[Observation]:
-        """What the rows were made of, once for each time that it is in them."""
+        """The observations of the rows, with repetitions if rows share one."""
         return [seen for point in self.series for seen in point.observations()]
 
-    def within(self, parts: Iterable[MergeWindow]) -> list[Point]:
-        parts = list(parts)
-        for one, following in pairwise(parts):
-            assert one.end < following.start, "a row would be read twice"
-        return [p for p in self.series if any(part.start <= p.at <= part.end for part in parts)]
+    def within(self, windows: Iterable[MergeWindow]) -> list[Point]:
+        windows = list(windows)
+        for window, following in pairwise(windows):
+            assert window.end < following.start, "a row would be read twice"
+        return [
+            p for p in self.series if any(window.start <= p.at <= window.end for window in windows)
+        ]
 
     def read(self, arrivals: Sequence[Observation]) -> Snapshot:
         waiting = tuple(self.buffer.values())
         if self.version % 2:  # a table has no order
             waiting = waiting[::-1]
-        parts = windows_to_read(self.bounds, waiting, arrivals, self.rules)
-        return Snapshot(self.version, self.bounds, waiting, self.within(parts))
+        windows = windows_to_read(self.bounds, waiting, arrivals, self.rules)
+        return Snapshot(self.version, self.bounds, waiting, self.within(windows))
 
     def plan(
         self,
-        seen: Snapshot,
+        snapshot: Snapshot,
         arrivals: Sequence[Observation],
         *,
         replica_expected: bool = False,
         now: datetime = T,
     ) -> SeriesUpdate:
         return plan_update(
-            seen.bounds,
-            seen.stored,
-            seen.waiting,
+            snapshot.bounds,
+            snapshot.stored,
+            snapshot.waiting,
             arrivals,
             replica_expected=replica_expected,
             now=now,
@@ -76,30 +78,34 @@ class MemoryStore:
         )
 
     def commit(
-        self, seen: Snapshot, arrivals: Sequence[Observation], made: SeriesUpdate, now: datetime = T
+        self,
+        snapshot: Snapshot,
+        arrivals: Sequence[Observation],
+        update: SeriesUpdate,
+        now: datetime = T,
     ) -> bool:
-        """Write a plan; False when another worker has written since the snapshot was read."""
-        if seen.version != self.version:
+        """Write a plan; return False if another worker has written since the snapshot was read."""
+        if snapshot.version != self.version:
             return False
         self.version += 1
-        self.write_rows(made.upserts, made.deletes)
-        self.bounds = made.bounds
-        for observation in made.released:
-            assert self.buffer.pop((observation.source, observation.at)).observation == observation
-        for observation in made.buffered:
-            self.buffer[observation.source, observation.at] = BufferedObservation(observation, now)
+        self.write_rows(update.upserts, update.deletes)
+        self.bounds = update.bounds
+        for observation in update.released:
+            assert self.buffer.pop(observation.instant).observation == observation
+        for observation in update.buffered:
+            self.buffer[observation.instant] = BufferedObservation(observation, now)
         self.received += arrivals
-        self.told_gaps += [(gap.start, gap.end) for gap in made.wide_gaps]
+        self.reported_gaps += [(gap.start, gap.end) for gap in update.wide_gaps]
         return True
 
     def write_rows(self, upserts: Iterable[Point], deletes: Iterable[datetime]) -> None:
         upserts, deletes = list(upserts), list(deletes)
-        named = [point.at for point in upserts] + deletes
-        assert len(named) == len(set(named)), "a row is named twice"
+        written = [point.at for point in upserts] + deletes
+        assert len(written) == len(set(written)), "a row is written twice"
         for moment in deletes:
             del self.rows[moment]
         for point in upserts:
-            assert self.rows.get(point.at) != point, "a row is written that does not change"
+            assert self.rows.get(point.at) != point, "an unchanged row is written"
             self.rows[point.at] = point
 
     def write_change(self, change: SeriesChange) -> None:
@@ -113,18 +119,20 @@ class MemoryStore:
         replica_expected: bool = False,
         now: datetime = T,
     ) -> SeriesUpdate:
-        """One transaction."""
-        seen = self.read(arrivals)
-        made = self.plan(seen, arrivals, replica_expected=replica_expected, now=now)
-        assert self.commit(seen, arrivals, made, now)
-        return made
+        """Read, plan and commit in one transaction."""
+        snapshot = self.read(arrivals)
+        update = self.plan(snapshot, arrivals, replica_expected=replica_expected, now=now)
+        assert self.commit(snapshot, arrivals, update, now)
+        return update
 
     def check(self) -> None:
-        """That rows, buffer and bounds are what everything received so far makes them."""
+        """Assert that rows, buffer and bounds match everything received so far."""
         received = oracle.last_received(self.received)
-        waiting = [held.observation for held in self.buffer.values()]
+        waiting = [buffered.observation for buffered in self.buffer.values()]
         merged = [seen for seen in received if seen not in waiting]
-        assert len(waiting) + len(merged) == len(received), "the buffer holds what was not received"
+        assert len(waiting) + len(merged) == len(received), (
+            "the buffer holds an observation that was not received"
+        )
         assert sorted(self.observations, key=repr) == sorted(merged, key=repr)
         assert self.series == oracle.series(merged, self.rules)
         assert self.bounds == bounds_of(merged, self.rules)

@@ -1,4 +1,4 @@
-"""Observations to write specifications with: short names, and strategies that look for trouble."""
+"""Observations for tests: short constructors, and strategies for difficult sets."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -35,7 +35,7 @@ def seconds_of(moment: datetime) -> float:
 
 
 def shown(rows: Sequence[Point]) -> list[tuple[float, str, str]]:
-    """Rows as (seconds after T, price, flag)."""
+    """Return rows as (seconds after T, price, flag)."""
     return [(seconds_of(row.at), f"{row.price.normalize():f}", row.flag.value) for row in rows]
 
 
@@ -46,7 +46,7 @@ NUDGES = tuple(timedelta(microseconds=n) for n in (0, 0, 0, 0, 1, -1, 500_000))
 sources = st.sampled_from(Source)
 prices = st.one_of(
     st.sampled_from(
-        # The smallest and the largest; the worked case; exactly 5 % apart, and a hair more.
+        # The smallest and the largest; the worked case; exactly 5 % apart, and slightly more.
         [Decimal(1).scaleb(-8), Decimal(2).scaleb(-8), Decimal("999.99999999"), Decimal(1000)]
         + [Decimal(price) for price in ("0.0456", "0.0458", "0.05", "0.06")]
         + [Decimal(price) for price in ("0.975", "1.025", "0.97499999", "1.02500001")]
@@ -89,7 +89,7 @@ def _laid_out(steps_taken: Sequence[tuple[int, timedelta, Source, Decimal]]) -> 
 def observation_sets(
     max_size: int = 12, *, steps: st.SearchStrategy[int] = steps, min_size: int = 1
 ) -> st.SearchStrategy[list[Observation]]:
-    """Observations in order of time, no two of one source at one instant."""
+    """Draw observations in order of time, no two of one source at one time."""
     taken = st.tuples(steps, st.sampled_from(NUDGES), sources, prices)
     return st.lists(taken, min_size=min_size, max_size=max_size).map(_laid_out)
 
@@ -99,7 +99,7 @@ dense_sets = observation_sets(12, steps=st.sampled_from(CLOSE), min_size=3)
 
 @st.composite
 def batches(draw: Any, observations: Sequence[Observation], repeats: int = 5) -> Any:
-    """The observations in any order, some of them again, in batches."""
+    """Draw batches of the observations in any order, some of them repeated."""
     again = draw(st.lists(st.sampled_from(observations), max_size=repeats))
     order = draw(
         st.one_of(
@@ -112,7 +112,7 @@ def batches(draw: Any, observations: Sequence[Observation], repeats: int = 5) ->
 
 @st.composite
 def split(draw: Any, order: Sequence[Observation]) -> Any:
-    """One sequence, cut into batches anywhere."""
+    """Draw a division of one sequence into batches."""
     cuts = draw(st.lists(st.booleans(), min_size=len(order), max_size=len(order)))
     parts: list[list[Observation]] = []
     for observation, begins in zip(order, cuts, strict=True):
@@ -129,7 +129,7 @@ def deliveries(draw: Any, sets: st.SearchStrategy[list[Observation]] | None = No
 
 @st.composite
 def deliveries_with_corrections(draw: Any, max_size: int = 10) -> Any:
-    """As `deliveries`, some observations coming again with another price."""
+    """Draw `deliveries` in which some observations are repeated with another price."""
     observations = draw(observation_sets(max_size))
     corrections = draw(
         st.lists(

@@ -1,6 +1,6 @@
-"""What a clean series is, written from the rules in English and from nothing else.
+"""The rules of a clean series, written from their English text, independently of the product.
 
-Slow and plain: every pair of observations is compared, and sums are made in fractions.
+Slow and plain: every pair of observations is compared, and sums are computed in fractions.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ Pair = tuple[Observation | None, Observation | None]
 
 
 def last_received(observations: Iterable[Observation]) -> list[Observation]:
-    """Rule 1: one source at one instant is one observation, and the newest received stands."""
+    """Apply rule 1: of several observations by one source at one time, the last received counts."""
     return list({(seen.source, seen.at): seen for seen in observations}.values())
 
 
@@ -26,7 +26,7 @@ def nearest(one: Observation, all_of_them: Iterable[Observation]) -> Observation
 
 
 def paired(observations: Iterable[Observation], tolerance: timedelta) -> set[Pair]:
-    """Rule 2: each is the other's nearest, at most `tolerance` apart; ties to the earlier."""
+    """Apply rule 2: pairs are mutually nearest, at most `tolerance` apart; ties to the earlier."""
     seen = list(observations)
     result: set[Pair] = set()
     for one in seen:
@@ -39,12 +39,12 @@ def paired(observations: Iterable[Observation], tolerance: timedelta) -> set[Pai
 
 
 def decimal_of(number: Fraction, places: int) -> Decimal:
-    """Rounded half-even, as Python rounds fractions."""
+    """Round half-even, as Python rounds fractions."""
     return Decimal(round(number * 10**places)).scaleb(-places)
 
 
 def real_point(pair: Pair, rules: CleaningRules) -> Point:
-    """Rules 2 to 4."""
+    """Apply rules 2 to 4."""
     primary, replica = pair
     if primary is None:
         assert replica is not None
@@ -60,7 +60,7 @@ def real_point(pair: Pair, rules: CleaningRules) -> Point:
 
 
 def filled(before: Point, after: Point, rules: CleaningRules) -> list[Point]:
-    """Rule 5."""
+    """Apply rule 5."""
     gap = after.at - before.at
     if gap <= rules.gap_detection_threshold or gap > rules.interpolation_max_gap:
         return []
@@ -87,7 +87,7 @@ def real_points(observations: Iterable[Observation], rules: CleaningRules) -> li
 
 
 def series(observations: Iterable[Observation], rules: CleaningRules) -> list[Point]:
-    """The whole of rules 1 to 5."""
+    """Apply rules 1 to 5."""
     real = real_points(observations, rules)
     rows = list(real)
     for before, after in pairwise(real):
@@ -98,7 +98,7 @@ def series(observations: Iterable[Observation], rules: CleaningRules) -> list[Po
 def wide_gaps(
     observations: Iterable[Observation], rules: CleaningRules
 ) -> list[tuple[datetime, datetime]]:
-    """Where rule 5 writes no points because the gap is too wide."""
+    """Return the gaps in which rule 5 writes no points because they are too wide."""
     moments = [point.at for point in real_points(observations, rules)]
     return [
         (start, end)

@@ -1,4 +1,4 @@
-"""What holds of every set of observations, whatever the rules are set to."""
+"""Laws of a clean series for every set of observations and all rules."""
 
 from collections import Counter
 from dataclasses import replace
@@ -24,14 +24,14 @@ OPPOSITE = {Source.PRIMARY: Source.REPLICA, Source.REPLICA: Source.PRIMARY}
 
 @settings(max_examples=120)
 @given(st.one_of(some.observation_sets(), some.dense_sets), some.rules, st.randoms())
-def test_a_clean_series_is_what_the_rules_say(observations, rules, random):
+def test_a_clean_series_equals_the_oracle(observations, rules, random):
     shuffled = random.sample(observations, len(observations))
     assert clean_series(shuffled, rules) == oracle.series(observations, rules)
 
 
 @settings(max_examples=120)
 @given(some.dense_sets, some.rules, st.randoms())
-def test_pairs_are_the_mutually_nearest(observations, rules, random):
+def test_pairs_are_mutually_nearest(observations, rules, random):
     random.shuffle(observations)
     found = pairs(observations, rules.pairing_tolerance)
     assert len(found) == len(set(found))
@@ -40,7 +40,7 @@ def test_pairs_are_the_mutually_nearest(observations, rules, random):
 
 @settings(max_examples=100)
 @given(some.dense_sets, some.rules)
-def test_pairing_does_not_favour_a_source(observations, rules):
+def test_pairing_treats_both_sources_alike(observations, rules):
     swapped = [replace(seen, source=OPPOSITE[seen.source]) for seen in observations]
 
     def moments(found):
@@ -70,7 +70,7 @@ def test_no_two_rows_share_an_instant_and_prices_can_be_stored(observations, rul
 
 @settings(max_examples=120)
 @given(some.prices, some.prices)
-def test_a_pairs_price_is_the_exact_mean_or_the_primarys(one, other):
+def test_the_price_of_a_pair_is_the_exact_mean_or_the_primarys(one, other):
     (point,) = points(
         [Observation(Source.PRIMARY, some.T, one), Observation(Source.REPLICA, some.T, other)],
         some.RULES,
@@ -107,15 +107,15 @@ def test_fills_lie_between_their_neighbours_in_time_and_price(observations, rule
 
 @settings(max_examples=100)
 @given(some.observation_sets(), some.rules)
-def test_a_series_read_back_makes_itself_again(observations, rules):
+def test_the_observations_of_a_series_make_the_same_series(observations, rules):
     rows = clean_series(observations, rules)
     assert clean_series((seen for row in rows for seen in row.observations()), rules) == rows
 
 
 @settings(max_examples=100)
 @given(some.observation_sets(), some.prices, some.rules)
-def test_interpolated_points_never_feed_anything(observations, nonsense, rules):
-    """Fills with a price from nowhere change nothing but what has to be written."""
+def test_interpolated_points_never_affect_other_points(observations, nonsense, rules):
+    """Stored fills with a wrong price change only the rows that are written, not the result."""
     *stored, arrival = observations
     if not stored:
         return
@@ -129,7 +129,7 @@ def test_interpolated_points_never_feed_anything(observations, nonsense, rules):
     assert change.bounds == bounds_of(observations, rules)
 
 
-# The two ways in
+# Append and merge
 
 
 @settings(max_examples=120)
@@ -138,23 +138,25 @@ def test_interpolated_points_never_feed_anything(observations, nonsense, rules):
     some.rules,
     st.lists(st.booleans(), min_size=20, max_size=20),
 )
-def test_any_mixture_of_append_and_merge_ends_in_the_clean_series(delivery, rules, fast):
+def test_any_mixture_of_append_and_merge_gives_the_clean_series(delivery, rules, fast):
     store = MemoryStore(rules)
     for batch, prefers_append in zip(delivery, fast, strict=False):
         store.received += batch
         if prefers_append and can_append(store.bounds, batch, rules):
             store.write_change(append(store.bounds, batch, rules))
         else:
-            for part in merge_windows(batch, rules):
-                near = store.within([part])
-                store.write_change(merge(store.bounds, near, part.arrivals, rules))
+            for window in merge_windows(batch, rules):
+                near = store.within([window])
+                store.write_change(merge(store.bounds, near, window.arrivals, rules))
         store.check()
 
 
 @settings(max_examples=120)
 @given(some.observation_sets(), some.rules, st.integers(0, 12), st.randoms())
-def test_append_and_merge_agree_on_whatever_can_be_appended(observations, rules, cut, random):
-    """`cut` parts what is stored from what arrives, wherever that leaves only an append."""
+def test_append_and_merge_give_the_same_rows_where_append_is_possible(
+    observations, rules, cut, random
+):
+    """`cut` divides stored observations from arrivals. Cases without an append are skipped."""
     stored, arrivals = observations[:cut], observations[cut:]
     bounds = bounds_of(stored, rules)
     if not arrivals or not can_append(bounds, arrivals, rules):
@@ -166,19 +168,19 @@ def test_append_and_merge_agree_on_whatever_can_be_appended(observations, rules,
         store.received = [*stored, *arrivals]
     change = append(bounds, arrivals, rules)
     fast.write_change(change)
-    held = set()
-    for part in merge_windows(arrivals, rules):
-        merged = merge(slow.bounds, slow.within([part]), part.arrivals, rules)
+    merged_points = set()
+    for window in merge_windows(arrivals, rules):
+        merged = merge(slow.bounds, slow.within([window]), window.arrivals, rules)
         slow.write_change(merged)
-        held |= set(merged.points)
+        merged_points |= set(merged.points)
     assert (fast.rows, fast.bounds) == (slow.rows, slow.bounds)
-    assert set(change.points) <= held
+    assert set(change.points) <= merged_points
     fast.check()
 
 
 @settings(max_examples=100)
 @given(some.observation_sets(), some.rules)
-def test_whatever_can_be_appended_pairs_with_nothing_stored(observations, rules):
+def test_arrivals_that_can_be_appended_pair_with_no_stored_observation(observations, rules):
     for cut in range(1, len(observations)):
         stored, arrivals = observations[:cut], observations[cut:]
         if can_append(bounds_of(stored, rules), arrivals, rules):
@@ -186,12 +188,12 @@ def test_whatever_can_be_appended_pairs_with_nothing_stored(observations, rules)
             assert apart == oracle.real_points(observations, rules)
 
 
-# Neighbourhoods
+# Merge windows
 
 
 @settings(max_examples=120)
 @given(some.dense_sets, some.rules, st.data())
-def test_what_an_arrival_changes_lies_within_reach_of_it(observations, rules, data):
+def test_an_arrival_changes_only_rows_within_reach(observations, rules, data):
     arrival = data.draw(st.sampled_from(observations))
     others = [seen for seen in observations if seen != arrival]
     without, including = oracle.series(others, rules), oracle.series(observations, rules)
@@ -201,14 +203,15 @@ def test_what_an_arrival_changes_lies_within_reach_of_it(observations, rules, da
 
 @settings(max_examples=120)
 @given(some.deliveries_with_corrections(), some.rules)
-def test_neighbourhoods_part_the_arrivals_and_lie_apart(delivery, rules):
+def test_merge_windows_divide_the_arrivals_and_do_not_overlap(delivery, rules):
     arrivals = [seen for batch in delivery for seen in batch]
-    parts = merge_windows(arrivals, rules)
-    taken = [seen for part in parts for seen in part.arrivals]
+    windows = merge_windows(arrivals, rules)
+    taken = [seen for window in windows for seen in window.arrivals]
     assert Counter(taken) == Counter(arrivals)
     assert oracle.last_received(sorted(arrivals, key=lambda o: o.at)) == oracle.last_received(taken)
-    for part in parts:
+    for window in windows:
         assert all(
-            part.start + rules.reach <= seen.at <= part.end - rules.reach for seen in part.arrivals
+            window.start + rules.reach <= seen.at <= window.end - rules.reach
+            for seen in window.arrivals
         )
-    assert all(one.end < following.start for one, following in pairwise(parts))
+    assert all(one.end < following.start for one, following in pairwise(windows))

@@ -1,4 +1,4 @@
-"""Reports that arrive at the same time share a transaction, and nobody can tell."""
+"""Reports that arrive at the same time share a transaction, without any effect on the answers."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,33 +30,33 @@ def report(minute: float, **fields: Any) -> dict[str, Any]:
 
 
 class HeldDatabase:
-    """The database of a façade, whose next write lasts until it is let go."""
+    """The database of a façade. Its next write blocks until `let_go`."""
 
     def __init__(self, sef: SmartEmergencyFallback) -> None:
         self._sef, self._write = sef, sef._database.write
-        self._is_held, self._go_on = threading.Event(), threading.Event()
-        sef._database.write = self._held  # type: ignore[method-assign]
+        self._is_blocked, self._may_write = threading.Event(), threading.Event()
+        sef._database.write = self._blocked  # type: ignore[method-assign]
 
-    def _held(self, work: Any, *args: Any, **options: Any) -> Any:
-        if not self._is_held.is_set():
-            self._is_held.set()
-            assert self._go_on.wait(2 * LIMIT)
+    def _blocked(self, work: Any, *args: Any, **options: Any) -> Any:
+        if not self._is_blocked.is_set():
+            self._is_blocked.set()
+            assert self._may_write.wait(2 * LIMIT)
         return self._write(work, *args, **options)
 
     def wait_for(self, waiting: int) -> None:
-        """Until one is being written and so many wait behind it."""
-        assert self._is_held.wait(LIMIT)
+        """Wait until one report is being written and `waiting` reports are queued behind it."""
+        assert self._is_blocked.wait(LIMIT)
         until(lambda: len(self._sef._reports._batcher._waiting) >= waiting)
 
     def let_go(self) -> None:
-        self._go_on.set()
+        self._may_write.set()
         self._sef._database.write = self._write  # type: ignore[method-assign]
 
 
 def together(
     sef: SmartEmergencyFallback, reports: Sequence[tuple[str, Mapping[str, Any]]]
 ) -> list[Any]:
-    """What each is told (or its error), all of them written in one group and in this order."""
+    """Return the answer or the error of each report, all written in one group and in this order."""
 
     def send(entry: tuple[str, Mapping[str, Any]]) -> Any:
         try:
@@ -64,15 +64,15 @@ def together(
         except Exception as error:
             return error
 
-    held = HeldDatabase(sef)
+    database = HeldDatabase(sef)
     with ThreadPoolExecutor(len(reports) + 1) as threads:
         first = threads.submit(send, ("first", report(0)))
         futures = []
         for number, entry in enumerate(reports):
-            held.wait_for(number)
+            database.wait_for(number)
             futures.append(threads.submit(send, entry))
-        held.wait_for(len(reports))
-        held.let_go()
+        database.wait_for(len(reports))
+        database.let_go()
         assert first.result()["status"] == "success"
         return [future.result() for future in futures]
 
@@ -80,7 +80,7 @@ def together(
 CASES = [
     pytest.param(
         [("a", report(0)), ("a", report(20)), ("b", report(5)), ("a", report(10))],
-        id="a gap, and what falls into it",
+        id="a gap and a report inside it",
     ),
     pytest.param(
         [("a", report(0)), ("a", report(0.1, is_replica=True, spot_price=0.051))],
@@ -98,7 +98,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("reports", CASES)
-def test_each_is_told_what_it_would_be_told_alone(
+def test_each_report_of_a_group_gets_the_answer_it_would_get_alone(
     make_sef: MakeSef, reports: list[tuple[str, dict[str, Any]]]
 ) -> None:
     sef = make_sef()
@@ -108,7 +108,7 @@ def test_each_is_told_what_it_would_be_told_alone(
         for agent_id, body in reports
     ]
     assert grouped == [
-        told | {"agent_id": told["agent_id"].removesuffix("-alone")} for told in alone
+        answer | {"agent_id": answer["agent_id"].removesuffix("-alone")} for answer in alone
     ]
     for agent_id in {agent_id for agent_id, _ in reports}:
         assert sef.price_series(agent_id) == sef.price_series(f"{agent_id}-alone")
@@ -128,7 +128,7 @@ POISON = {
 
 @pytest.fixture
 def poison(database_url: str, make_sef: MakeSef) -> Iterator[None]:
-    """The database refuses one price, as a defect would."""
+    """Make the database reject one price, as a defect would."""
     make_sef()
     with transaction(database_url) as connection:
         connection.execute(text(POISON[connection.dialect.name]))
@@ -138,35 +138,35 @@ def poison(database_url: str, make_sef: MakeSef) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("poison")
-def test_a_report_that_cannot_be_written_fails_alone(
+def test_a_report_the_database_rejects_fails_alone(
     sef: SmartEmergencyFallback, database_url: str
 ) -> None:
     reports = [(f"a{number}", report(1)) for number in range(6)]
     reports[3] = ("a3", report(1, spot_price=666))
-    told = together(sef, reports)
-    assert isinstance(told[3], DBAPIError)
-    assert "poison" in str(told[3])
-    assert [one["status"] for one in told[:3] + told[4:]] == ["success"] * 5
+    answers = together(sef, reports)
+    assert isinstance(answers[3], DBAPIError)
+    assert "poison" in str(answers[3])
+    assert [answer["status"] for answer in answers[:3] + answers[4:]] == ["success"] * 5
     assert [len(stored_points(database_url, f"a{n}", "p")) for n in range(6)] == [1, 1, 1, 0, 1, 1]
 
 
-def test_reports_do_not_wait_for_a_series_that_somebody_holds(
+def test_reports_do_not_wait_for_a_locked_series_of_another_agent(
     make_sef: MakeSef, mariadb_url: str
 ) -> None:
     sef = make_sef(mariadb_url)
     sef.process_incoming_data("held", "pricing", report(0))
     with transaction(mariadb_url) as connection, ThreadPoolExecutor(1) as thread:
-        holds = "SELECT * FROM price_series WHERE agent_id = 'held' AND pool_id = 'p' FOR UPDATE"
-        connection.execute(text(holds)).all()
+        lock = "SELECT * FROM price_series WHERE agent_id = 'held' AND pool_id = 'p' FOR UPDATE"
+        connection.execute(text(lock)).all()
         others = [("a", report(1)), ("held", report(1)), ("b", report(1))]
-        told = thread.submit(together, sef, others)
+        answers = thread.submit(together, sef, others)
         until(lambda: all(stored_points(mariadb_url, agent_id, "p") for agent_id in "ab"))
-        assert not told.done()
+        assert not answers.done()
         connection.rollback()
-        assert [one["status"] for one in told.result(LIMIT)] == ["success"] * 3
+        assert [answer["status"] for answer in answers.result(LIMIT)] == ["success"] * 3
 
 
-def test_a_connection_that_breaks_before_the_commit_is_nobodys_loss(
+def test_a_connection_lost_before_the_commit_loses_no_report(
     make_sef: MakeSef, mariadb: Any, mariadb_url: str
 ) -> None:
     sef = make_sef(mariadb_url)
@@ -186,15 +186,15 @@ def test_a_connection_that_breaks_before_the_commit_is_nobodys_loss(
 
     sef.process_incoming_data("a", "pricing", report(0))
     sef._database._transaction = transaction_that_breaks  # type: ignore[method-assign]
-    told = together(sef, [(name, report(1)) for name in "abcd"])
-    assert [one["status"] for one in told] == ["success"] * 4
+    answers = together(sef, [(name, report(1)) for name in "abcd"])
+    assert [answer["status"] for answer in answers] == ["success"] * 4
 
 
 @pytest.mark.parametrize("series", [1, 5])
-def test_many_threads_end_in_the_clean_series(
+def test_many_threads_give_the_clean_series(
     make_sef: MakeSef, database_url: str, series: int
 ) -> None:
-    """Every thread has a share of its own and some of everybody else's, in an order of its own."""
+    """Each thread sends its own share and some reports of the other shares, in random order."""
     threads, workers = 16, [make_sef(), make_sef()]
     agents = [f"agent-{number}" for number in range(series)]
     observations = {name: long_series(Random(name), 120 // series) for name in agents}
@@ -202,11 +202,11 @@ def test_many_threads_end_in_the_clean_series(
 
     def send(number: int) -> None:
         dice = Random(number)
-        mine = [one for place, one in enumerate(everything) if place % threads == number]
+        mine = [entry for index, entry in enumerate(everything) if index % threads == number]
         mine += dice.sample(everything, len(everything) // 8)
         dice.shuffle(mine)
         for agent_id, seen in mine:
-            patiently(workers[number % 2], agent_id, seen)
+            send_until_stored(workers[number % 2], agent_id, seen)
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(send, range(threads)))
@@ -216,21 +216,21 @@ def test_many_threads_end_in_the_clean_series(
         )
 
 
-def patiently(sef: SmartEmergencyFallback, agent_id: str, seen: Observation) -> None:
+def send_until_stored(sef: SmartEmergencyFallback, agent_id: str, seen: Observation) -> None:
     for _ in range(50):
         try:
-            told = sef.process_incoming_data(agent_id, "pricing", payload(seen))
+            answer = sef.process_incoming_data(agent_id, "pricing", payload(seen))
         except Unavailable:
             continue
-        assert told["status"] == "success", told
+        assert answer["status"] == "success", answer
         return
     raise AssertionError("the database stayed too busy")
 
 
-def test_of_corrections_the_last_that_was_answered_stands(
+def test_the_last_acknowledged_correction_counts(
     sef: SmartEmergencyFallback, database_url: str
 ) -> None:
-    """A client that waits for each answer finds its own order kept, whoever else reports."""
+    """Reports of a client that waits for each answer are applied in its order."""
 
     def correct(number: int) -> None:
         for price in range(1, 16):

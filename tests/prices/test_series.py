@@ -1,4 +1,4 @@
-"""A clean price series, rule by rule, as tables of cases."""
+"""The rules of a clean price series, as tables of cases."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -25,7 +25,7 @@ from tests.prices.observations import (
 MICRO = 0.000001
 
 
-def test_the_defaults_are_the_ones_that_were_agreed():
+def test_the_default_rules_are_the_agreed_ones():
     assert CleaningRules() == CleaningRules(
         pairing_tolerance=timedelta(seconds=30),
         divergence_limit=Decimal("0.05"),
@@ -43,7 +43,7 @@ def test_a_repeat_changes_nothing():
     assert points([primary(0), primary(0)], RULES) == points([primary(0)], RULES)
 
 
-def test_of_two_prices_at_one_instant_the_last_received_stands():
+def test_the_last_received_of_two_prices_for_one_time_counts():
     assert shown(points([primary(0, "0.05"), primary(0, "0.04")], RULES)) == [(0, "0.04", NORMAL)]
 
 
@@ -68,7 +68,10 @@ PAIRING = {
     "two replicas equally near: the earlier": ([P(15), R(0), R(30)], {(15, 0)}),
     "two primaries equally near: the earlier": ([R(15), P(0), P(30)], {(0, 15)}),
     "nearest is not mutual": ([P(0), R(20), P(25)], {(25, 20)}),
-    "who loses the nearest does not take the next": ([R(0), P(10), R(11), P(40)], {(10, 11)}),
+    "a half that loses its nearest does not take the next": (
+        [R(0), P(10), R(11), P(40)],
+        {(10, 11)},
+    ),
     "a chain of equal steps pairs from the earliest": ([P(0), R(10), P(20), R(30)], {(0, 10)}),
     "each tick pairs with its own": ([P(0), R(5), P(300), R(305)], {(0, 5), (300, 305)}),
 }
@@ -89,7 +92,7 @@ def test_pairs_are_mutually_nearest_and_within_the_tolerance(observations, expec
     assert len(made) == len(observations) - len(expected)
 
 
-def test_a_pair_is_one_point_at_the_primarys_time():
+def test_a_pair_is_one_point_at_the_time_of_the_primary():
     (point,) = points([primary(20, "0.0456"), replica(0, "0.0458")], RULES)
     assert point == Point(
         at(20), Decimal("0.0457"), Flag.AVERAGED, Decimal("0.0456"), Decimal("0.0458"), at(0)
@@ -125,8 +128,8 @@ def test_a_lone_replica_is_a_point_at_its_own_time():
     [
         pytest.param("1.025", "0.975", "0.05", AVERAGED, id="exactly-5-percent-of-the-mean"),
         pytest.param("0.975", "1.025", "0.05", AVERAGED, id="exactly-5-percent-replica-dearer"),
-        pytest.param("1.02500001", "0.975", "0.05", DIVERGENT, id="a-hair-more"),
-        pytest.param("0.975", "1.02500001", "0.05", DIVERGENT, id="a-hair-more-replica-dearer"),
+        pytest.param("1.02500001", "0.975", "0.05", DIVERGENT, id="slightly-more"),
+        pytest.param("0.975", "1.02500001", "0.05", DIVERGENT, id="slightly-more-replica-dearer"),
         pytest.param("1", "0.951", "0.05", DIVERGENT, id="under-5-percent-of-the-larger-only"),
         pytest.param("0.05", "0.0458", "0.05", DIVERGENT, id="8.8-percent"),
         pytest.param("0.00000001", "0.00000002", "0.05", DIVERGENT, id="smallest-prices"),
@@ -148,12 +151,12 @@ def test_a_pair_that_differs_by_more_than_the_limit_is_not_averaged(one, other, 
 
 FILLS = {
     "600 s is no gap": (600, []),
-    "a microsecond more is one": (600 + MICRO, [300, 600]),
+    "a microsecond more is a gap": (600 + MICRO, [300, 600]),
     "strictly before the later point": (900, [300, 600]),
     "1799 s": (1799, [300, 600, 900, 1200, 1500]),
     "1800 s is filled": (1800, [300, 600, 900, 1200, 1500]),
     "a microsecond more is too wide": (1800 + MICRO, []),
-    "neighbours at once": (1, []),
+    "a second apart": (1, []),
 }
 
 
@@ -175,7 +178,7 @@ def test_a_gap_is_filled_every_five_minutes_from_the_earlier_point(width, expect
     ],
     ids=str,
 )
-def test_a_fill_lies_on_the_line_or_carries_the_price_forward(method, prices):
+def test_a_fill_is_linear_or_repeats_the_previous_price(method, prices):
     rules = replace(RULES, interpolation_method=method)
     rows = clean_series([primary(0, "0.05"), primary(1200, "0.06")], rules)
     assert shown(rows[1:-1]) == [
@@ -196,7 +199,7 @@ def test_a_filled_price_is_rounded_to_nine_decimals(start, end, price):
     assert first.price == Decimal(price)
 
 
-def test_a_filled_price_halfway_between_two_is_rounded_to_the_even_one():
+def test_a_filled_price_halfway_between_two_is_rounded_to_even():
     rules = replace(RULES, interpolation_step=timedelta(seconds=500))
     low = Decimal("0.000000010")
     for high, expected in (("0.000000011", "0.000000010"), ("0.000000013", "0.000000012")):
@@ -215,18 +218,18 @@ def test_a_filled_price_halfway_between_two_is_rounded_to_the_even_one():
     ],
     ids=lambda change: "-".join(change),
 )
-def test_settings_that_leave_no_room_fill_nothing(change):
+def test_no_gap_is_filled_if_the_settings_exclude_it(change):
     rules = replace(RULES, **change)
     assert fill(at(0), Decimal(1), at(1200), Decimal(2), rules) == []
 
 
-def test_a_threshold_below_the_step_fills_nothing_in_gaps_no_wider_than_the_step():
+def test_a_gap_no_wider_than_the_step_gets_no_point():
     rules = replace(RULES, gap_detection_threshold=timedelta(seconds=100))
     assert fill(at(0), Decimal(1), at(300), Decimal(2), rules) == []
     assert len(fill(at(0), Decimal(1), at(301), Decimal(2), rules)) == 1
 
 
-# Merging arrivals into what is stored
+# Merging arrivals into a stored series
 
 
 def merged(stored: list[Observation], arrivals: list[Observation]):
@@ -255,12 +258,12 @@ def test_a_late_point_refills_the_gap_on_both_sides():
     assert {seconds_of(moment) for moment in change.deletes} == {1200, 1500}
 
 
-def test_a_late_point_that_leaves_no_gap_takes_the_fill_away_on_both_sides():
+def test_a_late_point_that_leaves_no_gap_removes_the_fill_on_both_sides():
     _, rows = merged([primary(0, "0.05"), primary(1200, "0.06")], [primary(600, "0.08")])
     assert rows == [(0, "0.05", NORMAL), (600, "0.08", NORMAL), (1200, "0.06", NORMAL)]
 
 
-def test_a_late_point_makes_a_gap_that_was_too_wide_fillable():
+def test_a_late_point_in_a_too_wide_gap_makes_it_fillable():
     _, rows = merged([primary(0, "1"), primary(2400, "1")], [primary(1500, "1")])
     assert [row[0] for row in rows if row[2] == INTERPOLATED] == [
         *(300, 600, 900, 1200),
@@ -274,12 +277,12 @@ def test_a_correction_refills_the_gap_on_both_sides():
     assert [price for _, price, flag in rows if flag == INTERPOLATED] == ["2", "3", "3", "2"]
 
 
-def test_a_nearer_replica_takes_the_place_of_the_one_that_was_paired():
+def test_a_nearer_replica_replaces_the_paired_one():
     _, rows = merged([primary(20, "0.04"), replica(0, "0.042")], [replica(21, "0.041")])
     assert rows == [(0, "0.042", NORMAL), (20, "0.0405", AVERAGED)]
 
 
-def test_the_missing_half_takes_a_lone_replicas_point_to_the_primarys_time():
+def test_the_point_of_a_lone_replica_moves_to_the_time_of_its_late_primary():
     change, rows = merged([replica(0, "0.042")], [primary(20, "0.04")])
     assert rows == [(20, "0.041", AVERAGED)]
     assert change.deletes == (at(0),)
@@ -291,7 +294,7 @@ def test_a_repeat_writes_nothing():
     assert (change.upserts, change.deletes) == ((), ())
 
 
-# What may be appended without reading
+# Arrivals that can be appended
 
 
 @pytest.mark.parametrize(
@@ -302,19 +305,19 @@ def test_a_repeat_writes_nothing():
         pytest.param([primary(40 + MICRO)], True, id="beyond-the-tolerance"),
         pytest.param([primary(900), primary(-5)], False, id="one-of-them-late"),
         pytest.param([primary(900), primary(50)], True, id="all-after-in-any-order"),
-        pytest.param([], True, id="nothing"),
+        pytest.param([], True, id="no-arrivals"),
     ],
 )
-def test_only_what_cannot_pair_with_anything_stored_is_appended(arrivals, expected):
+def test_only_arrivals_that_cannot_pair_with_stored_ones_are_appended(arrivals, expected):
     bounds = SeriesBounds(at(-900), at(0), Decimal(1), latest_observed_at=at(10))
     assert can_append(bounds, arrivals, RULES) is expected
 
 
-def test_anything_can_be_appended_to_nothing():
+def test_any_arrivals_can_be_appended_to_an_empty_series():
     assert can_append(None, [primary(10), replica(5), primary(-900)], RULES)
 
 
-def test_an_append_fills_the_gap_from_the_head():
+def test_an_append_fills_the_gap_after_the_latest_point():
     bounds = append(None, [primary(0, "1"), replica(10, "1")], RULES).bounds
     change = append(bounds, [primary(900, "4")], RULES)
     assert shown(change.upserts) == [
@@ -327,10 +330,10 @@ def test_an_append_fills_the_gap_from_the_head():
     assert change.bounds == SeriesBounds(at(0), at(900), Decimal(4), at(900))
 
 
-# Neighbourhoods
+# Merge windows
 
 
-def test_arrivals_that_touch_no_common_row_are_merged_apart():
+def test_arrivals_that_affect_no_common_row_are_in_separate_windows():
     apart = 2 * RULES.reach.total_seconds()
     together = merge_windows([primary(apart), primary(0)], RULES)
     assert [[o.at for o in part.arrivals] for part in together] == [[at(0), at(apart)]]
@@ -340,10 +343,10 @@ def test_arrivals_that_touch_no_common_row_are_merged_apart():
     assert all(part.end == part.arrivals[-1].at + RULES.reach for part in parts)
 
 
-# What a point was made of
+# The observations of a point
 
 
-def test_a_point_is_made_of_the_one_or_two_observations_that_it_carries():
+def test_a_point_returns_the_observations_it_was_made_from():
     (pair,) = points([primary(20, "0.04"), replica(0, "0.05")], RULES)
     assert list(pair.observations()) == [primary(20, "0.04"), replica(0, "0.05")]
     (lone,) = points([replica(0)], RULES)
@@ -353,5 +356,5 @@ def test_a_point_is_made_of_the_one_or_two_observations_that_it_carries():
 
 
 @pytest.mark.parametrize("flag", Flag)
-def test_every_point_but_an_interpolated_one_is_real(flag):
+def test_every_point_except_an_interpolated_one_is_real(flag):
     assert Point(at(0), Decimal(1), flag).is_real is (flag is not Flag.INTERPOLATED)

@@ -1,7 +1,7 @@
-"""What holds of a stored series, however the reports come in: the promise of a clean series.
+"""Laws of a stored series for every order of arrival: it equals the clean series.
 
-The store is a dict that reads only the stretches that `to_read` asks for, and writes only what
-`plan` says. After every step its rows, its bounds and its buffer are compared with the rules.
+The store is a dict that reads only the windows of `windows_to_read` and writes only the rows of
+`plan_update`. After every step its rows, bounds and buffer are compared with the oracle.
 """
 
 from datetime import timedelta
@@ -38,11 +38,11 @@ def instant_of(observation):
     return observation.source, observation.at
 
 
-def check_outcomes(store, batch, made, received_before):
-    """That each arrival was told where it is, and whether it was a repeat."""
+def check_outcomes(store, batch, update, received_before):
+    """Assert that the result of each arrival has its point and detects repeats."""
     last = {(seen.source, seen.at): seen for seen in received_before}
-    assert len(made.outcomes) == len(batch)
-    for arrival, outcome in zip(batch, made.outcomes, strict=True):
+    assert len(update.outcomes) == len(batch)
+    for arrival, outcome in zip(batch, update.outcomes, strict=True):
         assert outcome.is_repeat == (last.get((arrival.source, arrival.at)) == arrival)
         last[arrival.source, arrival.at] = arrival
         if outcome.point is None:
@@ -50,8 +50,8 @@ def check_outcomes(store, batch, made, received_before):
         else:
             assert holds(outcome.point, arrival)
             assert store.rows[outcome.point.at] == outcome.point
-    assert made.waiting_count == len(store.buffer)
-    assert made.interpolated == sum(point.flag is Flag.INTERPOLATED for point in made.upserts)
+    assert update.waiting_count == len(store.buffer)
+    assert update.interpolated == sum(point.flag is Flag.INTERPOLATED for point in update.upserts)
 
 
 # The worked case
@@ -79,10 +79,10 @@ def test_the_worked_case():
 
 def test_the_worked_case_with_a_replica_that_is_expected():
     store = MemoryStore(RULES)
-    made = store.take([primary(0, "0.0456")], replica_expected=True)
-    assert (made.waiting_count, made.outcomes[0].point, store.rows) == (1, None, {})
-    made = store.take([replica(0, "0.0458")], replica_expected=True)
-    assert (made.waiting_count, made.released) == (0, (primary(0, "0.0456"),))
+    update = store.take([primary(0, "0.0456")], replica_expected=True)
+    assert (update.waiting_count, update.outcomes[0].point, store.rows) == (1, None, {})
+    update = store.take([replica(0, "0.0458")], replica_expected=True)
+    assert (update.waiting_count, update.released) == (0, (primary(0, "0.0456"),))
     assert shown(store.series) == [(0, "0.0457", AVERAGED)]
     store.take([primary(0, "0.05")], replica_expected=True)
     assert shown(store.series) == [(0, "0.05", DIVERGENT)]
@@ -98,7 +98,7 @@ def test_the_worked_case_with_a_replica_that_is_expected():
 
 @settings(max_examples=150)
 @given(mixed_deliveries, some.rules)
-def test_any_order_repetition_and_split_ends_in_the_same_rows(delivery, rules):
+def test_any_order_repetition_and_split_gives_the_same_rows(delivery, rules):
     store = MemoryStore(rules)
     for batch in delivery:
         before = list(store.received)
@@ -109,7 +109,7 @@ def test_any_order_repetition_and_split_ends_in_the_same_rows(delivery, rules):
 
 @settings(max_examples=150)
 @given(mixed_deliveries, some.rules)
-def test_one_batch_is_as_good_as_many(delivery, rules):
+def test_one_batch_gives_the_same_rows_as_many(delivery, rules):
     everything = [seen for batch in delivery for seen in batch]
     store = MemoryStore(rules)
     check_outcomes(store, everything, store.take(everything), [])
@@ -118,7 +118,7 @@ def test_one_batch_is_as_good_as_many(delivery, rules):
 
 @settings(max_examples=150)
 @given(some.deliveries_with_corrections(), some.rules)
-def test_a_correction_stands_in_any_arrangement_of_the_others(delivery, rules):
+def test_a_correction_counts_in_any_order_of_the_other_reports(delivery, rules):
     store = MemoryStore(rules)
     for batch in delivery:
         before = list(store.received)
@@ -128,15 +128,20 @@ def test_a_correction_stands_in_any_arrangement_of_the_others(delivery, rules):
 
 @settings(max_examples=100)
 @given(mixed_deliveries, some.rules)
-def test_what_is_sent_again_writes_nothing(delivery, rules):
+def test_repeated_reports_write_nothing(delivery, rules):
     store = MemoryStore(rules)
     for batch in delivery:
         store.take(batch)
     for batch in reversed(delivery):
-        made = store.take(batch)
-        assert (made.upserts, made.deletes, made.buffered, made.released) == ((), (), (), ())
-        assert made.wide_gaps == ()
-        assert all(outcome.is_repeat and outcome.point for outcome in made.outcomes)
+        update = store.take(batch)
+        assert (update.upserts, update.deletes, update.buffered, update.released) == (
+            (),
+            (),
+            (),
+            (),
+        )
+        assert update.wide_gaps == ()
+        assert all(outcome.is_repeat and outcome.point for outcome in update.outcomes)
     store.check()
 
 
@@ -147,8 +152,8 @@ def test_what_is_sent_again_writes_nothing(delivery, rules):
     st.lists(st.booleans(), min_size=60, max_size=60),
     some.rules,
 )
-def test_two_workers_that_read_again_before_they_write(delivery, turns, expected, rules):
-    """A worker reads, and writes at a later turn; it starts over when the other was faster."""
+def test_two_workers_with_version_conflicts_give_the_clean_series(delivery, turns, expected, rules):
+    """A worker reads, and writes at a later turn; after a version conflict it reads again."""
     queues = (delivery[::2], delivery[1::2])
     store = MemoryStore(rules)
     reading = [None, None]
@@ -160,9 +165,9 @@ def test_two_workers_that_read_again_before_they_write(delivery, turns, expected
             return
         snapshot, reading[worker] = reading[worker], None
         before = list(store.received)
-        made = store.plan(snapshot, batch, replica_expected=replica_expected)
-        if store.commit(snapshot, batch, made):
-            check_outcomes(store, queues[worker].pop(0), made, before)
+        update = store.plan(snapshot, batch, replica_expected=replica_expected)
+        if store.commit(snapshot, batch, update):
+            check_outcomes(store, queues[worker].pop(0), update, before)
             store.check()
 
     for worker, replica_expected in zip(turns, expected, strict=True):
@@ -198,33 +203,33 @@ def test_two_workers_that_read_again_before_they_write(delivery, turns, expected
         pytest.param(
             [primary(0), replica(10), primary(25), replica(45), primary(400)],
             primary(165),
-            id="what-is-seen-without-its-neighbour-stays",
+            id="a-point-read-without-its-neighbour-stays",
         ),
     ],
 )
-def test_a_pairing_hangs_on_a_chain_of_others(stored, arrival):
-    """With no gap to fill, how far is read hangs on the pairings alone."""
+def test_a_pairing_can_depend_on_a_chain_of_other_pairings(stored, arrival):
+    """Without gaps to fill, the width of the window depends on the pairings only."""
     store = MemoryStore(CleaningRules(interpolation_max_gap=timedelta(0)))
     store.take(stored)
     store.take([arrival])
     store.check()
 
 
-def test_what_was_read_of_a_fill_without_its_end_stays():
-    """The fill at 1900 is read for the arrival at 1, the point at 3300 that it leads to is not."""
+def test_a_fill_whose_end_was_not_read_stays():
+    """The arrival at 1 reads the fill at 1900, but not the point at 3300 at the end of the gap."""
     store = MemoryStore(RULES)
     store.take([primary(0), primary(1600), primary(3300)])
     store.take([primary(1)])
     store.check()
 
 
-def test_one_batch_may_change_several_stretches():
+def test_one_batch_can_change_several_windows():
     store = MemoryStore(RULES)
     store.take([seen for day in (0, 86400) for seen in (primary(day), primary(day + 1200))])
-    made = store.take([primary(day + 1000) for day in (0, 86400)])
-    assert made.deletes == ()
-    made = store.take([primary(day + 500) for day in (86400, 0)])
-    assert set(made.deletes) == {at(300), at(600), at(900), at(86700), at(87000), at(87300)}
+    update = store.take([primary(day + 1000) for day in (0, 86400)])
+    assert update.deletes == ()
+    update = store.take([primary(day + 500) for day in (86400, 0)])
+    assert set(update.deletes) == {at(300), at(600), at(900), at(86700), at(87000), at(87300)}
     store.check()
 
 
@@ -238,8 +243,8 @@ chains = some.observation_sets(
 
 @settings(max_examples=250)
 @given(chains, st.sampled_from(SHORT), st.data())
-def test_in_a_dense_chain_the_neighbourhood_is_read_far_enough(observations, rules, data):
-    """With little to fill, how far is read hangs on the pairings alone."""
+def test_the_window_is_wide_enough_for_a_dense_chain_of_pairings(observations, rules, data):
+    """With small gaps to fill, the width of the window depends on the pairings only."""
     arrival = data.draw(st.sampled_from(observations))
     store = MemoryStore(rules)
     store.received = [seen for seen in observations if seen != arrival]
@@ -249,15 +254,15 @@ def test_in_a_dense_chain_the_neighbourhood_is_read_far_enough(observations, rul
     store.check()
 
 
-def test_a_backfill_between_what_is_stored_is_merged_in_one_go():
-    """Thousands of reports in one batch, each in a stretch of its own, are a normal use."""
+def test_a_large_backfill_between_stored_points_is_merged_at_once():
+    """A batch of thousands of reports, each in a window of its own, is a normal use."""
     store = MemoryStore(RULES)
     store.take([primary(8000 * n) for n in range(4001)])
     batch = [primary(8000 * n + 4000) for n in range(4000)]
     stored = store.series
-    seen = Snapshot(store.version, store.bounds, (), stored[:-1])  # all of them are near
-    made = store.plan(seen, batch)
-    assert len(made.upserts) == 4000
+    seen = Snapshot(store.version, store.bounds, (), stored[:-1])  # all rows are in the windows
+    update = store.plan(seen, batch)
+    assert len(update.upserts) == 4000
 
 
 # Waiting
@@ -273,21 +278,21 @@ def test_a_backfill_between_what_is_stored_is_merged_in_one_go():
     ),
     some.rules,
 )
-def test_waiting_changes_nothing_in_the_end(delivery, moments, rules):
-    """A replica is expected or not, time passes, and the clean-up comes by, at any moments."""
+def test_waiting_does_not_change_the_final_series(delivery, moments, rules):
+    """Expected replicas, passing time and clean-ups alternate at random."""
     store = MemoryStore(rules)
     now = T
     for batch, (replica_expected, passes, is_cleaned) in zip(delivery, moments, strict=False):
         now += timedelta(seconds=passes)
         before = list(store.received)
-        made = store.take(batch, replica_expected=replica_expected, now=now)
-        check_outcomes(store, batch, made, before)
+        update = store.take(batch, replica_expected=replica_expected, now=now)
+        check_outcomes(store, batch, update, before)
         store.check()
         if not replica_expected:
             assert store.buffer == {}
         if is_cleaned:
             store.take([], replica_expected=replica_expected, now=now)
-            assert all(held.received_at > now - WINDOW for held in store.buffer.values())
+            assert all(buffered.received_at > now - WINDOW for buffered in store.buffer.values())
             store.check()
     last = store.take([], replica_expected=True, now=now + WINDOW)
     assert (store.buffer, last.waiting_count) == ({}, 0)
@@ -295,27 +300,27 @@ def test_waiting_changes_nothing_in_the_end(delivery, moments, rules):
     assert store.series == clean_series(store.received, rules)
 
 
-def test_a_correction_of_what_waits_replaces_it_and_waits_on():
+def test_a_correction_replaces_a_waiting_observation_and_waits():
     store = MemoryStore(RULES)
     store.take([primary(0, "0.04")], replica_expected=True)
-    made = store.take([primary(0, "0.05")], replica_expected=True, now=at(1))
-    assert (made.buffered, made.released) == ((primary(0, "0.05"),), ())
-    assert [outcome.is_repeat for outcome in made.outcomes] == [False]
+    update = store.take([primary(0, "0.05")], replica_expected=True, now=at(1))
+    assert (update.buffered, update.released) == ((primary(0, "0.05"),), ())
+    assert [outcome.is_repeat for outcome in update.outcomes] == [False]
     store.take([replica(3, "0.05")], replica_expected=True)
     assert shown(store.series) == [(0, "0.05", AVERAGED)]
 
 
-def test_a_repeat_of_what_waits_neither_writes_nor_prolongs_the_wait():
+def test_a_repeat_of_a_waiting_observation_neither_writes_nor_prolongs_the_wait():
     store = MemoryStore(RULES)
     store.take([primary(0)], replica_expected=True, now=T)
-    made = store.take([primary(0)], replica_expected=True, now=at(200))
-    assert (made.buffered, made.released, made.waiting_count) == ((), (), 1)
-    assert [(outcome.point, outcome.is_repeat) for outcome in made.outcomes] == [(None, True)]
-    made = store.take([], replica_expected=True, now=at(300))
-    assert (made.released, made.waiting_count) == ((primary(0),), 0)
+    update = store.take([primary(0)], replica_expected=True, now=at(200))
+    assert (update.buffered, update.released, update.waiting_count) == ((), (), 1)
+    assert [(outcome.point, outcome.is_repeat) for outcome in update.outcomes] == [(None, True)]
+    update = store.take([], replica_expected=True, now=at(300))
+    assert (update.released, update.waiting_count) == ((primary(0),), 0)
 
 
-def test_a_repeat_that_finds_the_wait_over_is_told_its_point():
+def test_a_repeat_after_the_wait_returns_the_point():
     store = MemoryStore(RULES)
     store.take([primary(0)], replica_expected=True)
     (outcome,) = store.take([primary(0)], replica_expected=False).outcomes
@@ -323,31 +328,31 @@ def test_a_repeat_that_finds_the_wait_over_is_told_its_point():
     assert outcome.point == store.rows[T]
 
 
-def test_a_price_that_changes_and_changes_back_is_no_repeat():
+def test_a_price_that_changes_back_is_a_correction_and_not_a_repeat():
     store = MemoryStore(RULES)
     store.take([primary(0, "0.04")])
-    made = store.take([primary(0, "0.05"), primary(0, "0.04")])
-    assert [outcome.is_repeat for outcome in made.outcomes] == [False, False]
+    update = store.take([primary(0, "0.05"), primary(0, "0.04")])
+    assert [outcome.is_repeat for outcome in update.outcomes] == [False, False]
     assert shown(store.series) == [(0, "0.04", NORMAL)]
 
 
-def test_a_late_other_half_still_merges_into_what_did_not_wait():
+def test_a_late_half_merges_into_a_point_that_did_not_wait():
     store = MemoryStore(RULES)
     store.take([primary(0, "0.04")], replica_expected=False)
-    made = store.take([replica(9, "0.041")], replica_expected=True)
-    assert made.waiting_count == 0
+    update = store.take([replica(9, "0.041")], replica_expected=True)
+    assert update.waiting_count == 0
     assert shown(store.series) == [(0, "0.0405", AVERAGED)]
 
 
-def test_nothing_to_do_changes_nothing():
-    made = MemoryStore(RULES).take([])
-    assert (made.bounds, made.upserts, made.deletes, made.outcomes) == (None, (), (), ())
+def test_an_update_without_arrivals_changes_nothing():
+    update = MemoryStore(RULES).take([])
+    assert (update.bounds, update.upserts, update.deletes, update.outcomes) == (None, (), (), ())
 
 
 # The bounds
 
 
-def test_the_head_follows_the_ends_of_the_series():
+def test_the_bounds_follow_the_ends_of_the_series():
     store = MemoryStore(RULES)
     store.take([replica(20, "0.04")])
     assert store.bounds == SeriesBounds(at(20), at(20), Decimal("0.04"), at(20))
@@ -355,14 +360,14 @@ def test_the_head_follows_the_ends_of_the_series():
     assert store.bounds == SeriesBounds(at(0), at(0), Decimal("0.0405"), at(20))
     store.take([primary(-900, "0.05")])
     assert store.bounds == SeriesBounds(at(-900), at(0), Decimal("0.0405"), at(20))
-    store.take([replica(1, "0.041")])  # nearer: the replica at 20 is on its own again
+    store.take([replica(1, "0.041")])  # nearer: the replica at 20 is alone again
     assert store.bounds == SeriesBounds(at(-900), at(20), Decimal("0.04"), at(20))
     store.take([replica(20, "0.06")])
     assert store.bounds == SeriesBounds(at(-900), at(20), Decimal("0.06"), at(20))
     store.check()
 
 
-def test_an_append_reads_nothing_and_a_late_point_only_its_neighbourhood():
+def test_an_append_reads_no_rows_and_a_late_point_only_its_window():
     store = MemoryStore(RULES)
     store.take([primary(3600 * hour) for hour in range(10)])
     assert store.read([primary(3600 * 10)]).stored == []
@@ -376,16 +381,16 @@ def test_an_append_reads_nothing_and_a_late_point_only_its_neighbourhood():
 
 
 WIDE_GAPS = {
-    "behind the bounds": ([6801], [(5000, 6801)]),
+    "after the latest": ([6801], [(5000, 6801)]),
     "1800 s is not wide": ([6800], []),
-    "1800 s and a microsecond is": ([6800.000001], [(5000, 6800.000001)]),
+    "1800 s and a microsecond is wide": ([6800.000001], [(5000, 6800.000001)]),
     "before the first": ([-1801], [(-1801, 0)]),
     "1800 s before the first": ([-1800], []),
-    "in the middle of one that was told": ([2500], []),
+    "inside a reported gap": ([2500], []),
     "beside the first": ([1], []),
     "beside the latest": ([4999], []),
     "several": ([-2000, 2500, 7000, 7100, 9000], [(-2000, 0), (5000, 7000), (7100, 9000)]),
-    "nothing new": ([0, 5000], []),
+    "repeats": ([0, 5000], []),
 }
 
 
@@ -393,20 +398,20 @@ WIDE_GAPS = {
     ("moments", "expected"), WIDE_GAPS.values(), ids=[name.replace(" ", "-") for name in WIDE_GAPS]
 )
 @pytest.mark.parametrize("order", [1, -1], ids=["in-order", "backwards"])
-def test_a_wide_gap_is_told_when_an_end_of_the_series_moves_over_it(moments, expected, order):
+def test_a_wide_gap_is_reported_when_an_end_of_the_series_moves_over_it(moments, expected, order):
     store = MemoryStore(RULES)
     store.take([primary(0), primary(5000)])
-    assert store.told_gaps == [(at(0), at(5000))]
-    told = store.take([primary(moment) for moment in moments][::order]).wide_gaps
-    assert [(gap.start, gap.end) for gap in told] == [(at(a), at(b)) for a, b in expected]
+    assert store.reported_gaps == [(at(0), at(5000))]
+    reported = store.take([primary(moment) for moment in moments][::order]).wide_gaps
+    assert [(gap.start, gap.end) for gap in reported] == [(at(a), at(b)) for a, b in expected]
 
 
-def test_interpolated_points_do_not_part_a_wide_gap():
-    """They end where the wide gap begins, whatever is written in one go with them."""
+def test_interpolated_points_do_not_divide_a_wide_gap():
+    """A fill ends where the wide gap starts, even if both are written at once."""
     store = MemoryStore(RULES)
     store.take([primary(0)])
-    told = store.take([primary(1800), primary(4000)]).wide_gaps
-    assert [(gap.start, gap.end) for gap in told] == [(at(1800), at(4000))]
+    reported = store.take([primary(1800), primary(4000)]).wide_gaps
+    assert [(gap.start, gap.end) for gap in reported] == [(at(1800), at(4000))]
 
 
 far_apart = some.observation_sets(
@@ -416,30 +421,30 @@ far_apart = some.observation_sets(
 
 @settings(max_examples=150)
 @given(far_apart.flatmap(some.split))
-def test_in_order_appends_tell_each_wide_gap_once(delivery):
+def test_appends_in_order_report_each_wide_gap_once(delivery):
     store = MemoryStore(RULES)
     for batch in delivery:
         if not all(seen.at > store.bounds.latest_observed_at for seen in batch if store.bounds):
             continue
         assert store.read(batch).stored == []
         store.take(batch)
-        assert store.told_gaps == oracle.wide_gaps(store.received, RULES)
+        assert store.reported_gaps == oracle.wide_gaps(store.received, RULES)
 
 
 @settings(max_examples=150)
 @given(some.observation_sets(8).flatmap(some.split), st.booleans())
-def test_primaries_alone_tell_each_wide_gap_once_forwards_and_backwards(delivery, backwards):
+def test_primaries_alone_report_each_wide_gap_once_forwards_and_backwards(delivery, backwards):
     delivery = [[primary(some.seconds_of(o.at)) for o in batch] for batch in delivery]
     if backwards:
         delivery = [batch[::-1] for batch in delivery[::-1]]
     store = MemoryStore(RULES)
     for batch in delivery:
         store.take(batch)
-    assert sorted(store.told_gaps) == oracle.wide_gaps(store.received, RULES)
+    assert sorted(store.reported_gaps) == oracle.wide_gaps(store.received, RULES)
 
 
 @pytest.mark.parametrize(
-    ("delivery", "told"),
+    ("delivery", "reported"),
     [
         pytest.param([[primary(0)], [replica(1810)], [primary(1830)]], (0, 1810), id="on"),
         pytest.param([[primary(0)], [replica(1830)], [primary(1810)]], (0, 1830), id="back"),
@@ -448,39 +453,39 @@ def test_primaries_alone_tell_each_wide_gap_once_forwards_and_backwards(delivery
         ),
     ],
 )
-def test_a_wide_gap_is_told_once_although_a_point_at_its_end_moves(delivery, told):
+def test_a_wide_gap_is_reported_once_although_a_point_at_its_end_moves(delivery, reported):
     store = MemoryStore(RULES)
     for batch in delivery:
         store.take(batch)
-    assert store.told_gaps == [(at(told[0]), at(told[1]))]
+    assert store.reported_gaps == [(at(reported[0]), at(reported[1]))]
 
 
 @settings(max_examples=100)
 @given(some.observation_sets(10), st.data())
-def test_late_points_inside_wide_gaps_tell_none(observations, data):
-    """Of one source: none makes another point move."""
+def test_late_points_inside_a_wide_gap_report_no_gap(observations, data):
+    """All observations are of one source, so none of them moves a point."""
     late = [primary(some.seconds_of(seen.at)) for seen in observations]
     store = MemoryStore(RULES)
     store.take([primary(-2000), primary(some.seconds_of(late[-1].at) + 2000)])
-    told = list(store.told_gaps)
+    reported = list(store.reported_gaps)
     for batch in data.draw(some.batches(late)):
         assert store.take(batch).wide_gaps == ()
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 @settings(max_examples=150)
 @given(st.one_of(some.deliveries(), some.deliveries_with_corrections()))
-def test_a_wide_gap_is_told_when_there_was_none_before(delivery):
-    """Rule 5, step by step: whatever is wide now and was not wide already is told, and no more.
+def test_exactly_the_new_wide_gaps_are_reported(delivery):
+    """Rule 5, step by step: each gap that is wide now and was not wide before is reported.
 
-    An old gap is the same one still when a point at its end has moved by a tolerance, to its
-    primary's time or back.
+    A gap stays the same one if a point at its end has moved by up to a tolerance, to the time of
+    its primary or back.
     """
     store = MemoryStore(RULES)
     for batch in delivery:
         before = oracle.wide_gaps(store.received, RULES)
-        told = [(gap.start, gap.end) for gap in store.take(batch).wide_gaps]
-        assert told == [
+        reported = [(gap.start, gap.end) for gap in store.take(batch).wide_gaps]
+        assert reported == [
             (start, end)
             for start, end in oracle.wide_gaps(store.received, RULES)
             if not any(
@@ -507,13 +512,13 @@ def test_a_wide_gap_is_told_when_there_was_none_before(delivery):
         pytest.param([[primary(0), replica(1795), primary(1805)]], id="all-at-once"),
     ],
 )
-def test_a_gap_that_pairing_makes_too_wide_is_told(delivery):
-    """A lone replica's point moves to its primary's time, and the gap beside it is wide now."""
+def test_a_gap_that_pairing_makes_too_wide_is_reported(delivery):
+    """A lone replica's point moves to its primary's time, which makes the gap beside it wide."""
     store = MemoryStore(RULES)
     for batch in delivery:
         store.take(batch)
-    assert len(store.told_gaps) == 1
-    assert store.told_gaps == oracle.wide_gaps(store.received, RULES)
+    assert len(store.reported_gaps) == 1
+    assert store.reported_gaps == oracle.wide_gaps(store.received, RULES)
 
 
 # Settings that change under a stored series
@@ -528,7 +533,7 @@ def with_tolerance(seconds):
 
 
 @pytest.mark.parametrize(
-    ("stored", "was", "arrival", "now"),
+    ("stored", "before", "arrival", "now"),
     [
         pytest.param([primary(0), replica(20)], 5, primary(70), 30, id="wider-and-an-append"),
         pytest.param(
@@ -540,8 +545,8 @@ def with_tolerance(seconds):
         pytest.param([primary(0), replica(29)], 30, primary(29), 5, id="narrower-and-a-new-half"),
     ],
 )
-def test_a_change_of_the_tolerance_keeps_every_observation_once(stored, was, arrival, now):
-    store = MemoryStore(with_tolerance(was))
+def test_a_change_of_the_tolerance_keeps_every_observation_once(stored, before, arrival, now):
+    store = MemoryStore(with_tolerance(before))
     store.take(stored)
     store.rules = with_tolerance(now)
     store.take([arrival])
@@ -551,7 +556,7 @@ def test_a_change_of_the_tolerance_keeps_every_observation_once(stored, was, arr
 @settings(max_examples=100, phases=(Phase.reuse, Phase.generate))
 @given(some.deliveries(some.dense_sets), st.data())
 def test_any_changes_of_the_tolerance_keep_every_observation_once(delivery, data):
-    """Rows of the old tolerance may stay as they are; their observations must."""
+    """Rows of the old tolerance may stay or change, but no observation may be lost."""
     store = MemoryStore(RULES)
     for batch in delivery:
         store.rules = with_tolerance(data.draw(st.sampled_from([0, 15, 30, 60])))

@@ -1,4 +1,4 @@
-"""The stored rows are a function of the set of observations, as those of the pure core are."""
+"""The stored rows depend on the set of observations only, as in `clean_series`."""
 
 import random
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from tests.harness import MakeSef
 START = datetime(2024, 3, 1, tzinfo=UTC)
 RULES = CleaningRules()
 POOL = "m5.large.us-east-1a"
+ON_MARIADB = pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
 
 FEW = settings(
     max_examples=15,
@@ -46,14 +47,14 @@ def report(agent_id: str, seen: Observation) -> dict[str, Any]:
 def send(
     sef: SmartEmergencyFallback, agent_id: str, batches: Sequence[Sequence[Observation]]
 ) -> None:
-    """A batch of one goes the way of a single report."""
+    """Send batches; a batch of one observation as a single report."""
     for batch in batches:
         if len(batch) == 1:
-            told = sef.process_incoming_data(agent_id, "pricing", payload(batch[0]))
-            assert told["status"] in ("success", "buffered")
+            answer = sef.process_incoming_data(agent_id, "pricing", payload(batch[0]))
+            assert answer["status"] in ("success", "buffered")
         else:
-            told = sef.process_batch([report(agent_id, seen) for seen in batch])
-            assert told["rejected"] == []
+            answer = sef.process_batch([report(agent_id, seen) for seen in batch])
+            assert answer["rejected"] == []
 
 
 def cut(items: Sequence[Any], cuts: Sequence[int]) -> list[Sequence[Any]]:
@@ -61,7 +62,7 @@ def cut(items: Sequence[Any], cuts: Sequence[int]) -> list[Sequence[Any]]:
     return [items[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-# Steps at which every rule has an edge, and small ones that make pairs compete for one partner.
+# Steps at the thresholds of every rule, and small steps that make pairs compete for one partner.
 STEPS = [
     0.000001,
     1,
@@ -86,19 +87,20 @@ PRICES = ["0.00000001", "0.0456", "0.0458", "0.05", "0.0524", "0.05256", "0.06",
 
 @st.composite
 def observation_sets(draw: st.DrawFn) -> list[Observation]:
-    """Observations of which no two are of one source and one instant."""
-    at, found = START, []
+    """Draw observations, no two of them of one source at one time."""
+    at, observations = START, []
     for step in draw(st.lists(st.sampled_from(STEPS), min_size=1, max_size=14)):
         at += timedelta(seconds=step)
         sources = draw(st.sampled_from([[Source.PRIMARY], [Source.REPLICA], list(Source)]))
         for source in sources:
-            found.append(Observation(source, at, Decimal(draw(st.sampled_from(PRICES)))))
-    return found
+            observations.append(Observation(source, at, Decimal(draw(st.sampled_from(PRICES)))))
+    return observations
 
 
+@ON_MARIADB
 @FEW
 @given(data=st.data())
-def test_any_order_repetition_and_split_ends_in_the_clean_series(
+def test_any_order_repetition_and_split_gives_the_clean_series(
     sef: SmartEmergencyFallback, database_url: str, data: st.DataObject
 ) -> None:
     observations = data.draw(observation_sets())
@@ -112,9 +114,10 @@ def test_any_order_repetition_and_split_ends_in_the_clean_series(
     assert stored_points(database_url, agent_id, POOL) == clean_series(observations, RULES)
 
 
+@ON_MARIADB
 @FEW
 @given(data=st.data())
-def test_of_corrections_the_last_received_stands(
+def test_the_last_received_correction_counts(
     sef: SmartEmergencyFallback, database_url: str, data: st.DataObject
 ) -> None:
     instants = st.sampled_from([START + timedelta(seconds=s) for s in (0, 10, 25, 700, 2000)])
@@ -132,7 +135,7 @@ def test_of_corrections_the_last_received_stands(
 
 
 @pytest.mark.parametrize("order", ["in order", "newest first", "shuffled"])
-def test_a_long_series_is_the_same_in_one_transaction_and_in_many(
+def test_a_long_series_is_the_same_from_one_transaction_and_from_many(
     sef: SmartEmergencyFallback, database_url: str, order: str
 ) -> None:
     observations = long_series(random.Random(7), 300)
@@ -151,23 +154,23 @@ def test_a_long_series_is_the_same_in_one_transaction_and_in_many(
 
 
 def long_series(chance: random.Random, length: int) -> list[Observation]:
-    """A primary and, for parts of the time, a replica; with repeats of neither."""
-    at, found = START, {}
+    """Return observations of a primary and, for half of them, a replica, without repeats."""
+    at, observations = START, {}
     for _ in range(length):
         at += timedelta(seconds=chance.choice(STEPS))
         price = Decimal(chance.randrange(4_000_000, 6_000_000)).scaleb(-8)
         seen = Observation(Source.PRIMARY, at, price)
-        found[seen.source, seen.at] = seen
+        observations[seen.source, seen.at] = seen
         if chance.random() < 0.5:
             later = at + timedelta(seconds=chance.choice([-20, -1, 0, 1, 20, 31]))
             close = (price * Decimal("1.01")).quantize(Decimal("0.00000001"))
             seen = Observation(Source.REPLICA, later, close)
-            found[seen.source, seen.at] = seen
-    return list(found.values())
+            observations[seen.source, seen.at] = seen
+    return list(observations.values())
 
 
 def send_with_patience(sef: SmartEmergencyFallback, reports: Sequence[dict[str, Any]]) -> None:
-    """As a client does, which repeats what was answered with 503."""
+    """Send reports, and send them again after a 503, as a client does."""
     for _ in range(20):
         try:
             assert sef.process_batch(reports)["rejected"] == []
@@ -179,7 +182,7 @@ def send_with_patience(sef: SmartEmergencyFallback, reports: Sequence[dict[str, 
 
 @pytest.mark.parametrize("series", [1, 3])
 @pytest.mark.parametrize("has_standby", [False, True], ids=["stored at once", "buffered"])
-def test_concurrent_writers_end_in_the_clean_series(
+def test_concurrent_writers_give_the_clean_series(
     make_sef: MakeSef, database_url: str, series: int, has_standby: bool
 ) -> None:
     writers, now = 6, datetime.now(UTC)
@@ -195,11 +198,11 @@ def test_concurrent_writers_end_in_the_clean_series(
 
     def write(number: int) -> None:
         chance = random.Random(number)
-        # A share of its own, and a fifth of everybody else's.
+        # Its own share and a fifth of the shares of the other writers.
         mine = [
-            one
-            for place, one in enumerate(everything)
-            if place % writers == number or chance.random() < 0.2
+            entry
+            for index, entry in enumerate(everything)
+            if index % writers == number or chance.random() < 0.2
         ]
         chance.shuffle(mine)
         sef = make_sef(clock=lambda: now)
