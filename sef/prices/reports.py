@@ -1,4 +1,4 @@
-"""Take pricing reports, one, in batches or from lines, and show the clean series of an agent."""
+"""Store pricing reports (single, in batches, from lines) and read the clean series of an agent."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
