@@ -1,8 +1,16 @@
-"""What is to be done for an agent: the goal that a signal sets, and the next step towards it.
+"""Decide the goal that a signal sets for an agent, and the next step towards it.
 
-An incident is `open` until its instance was replaced (`done`) or nothing came of it (`released`);
-one of an instance that is not the agent's primary is `ignored` from the start. The goal only ever
-rises: monitor, then standby, then switch.
+The goal of an incident (`sef.terms.Goal`) never falls:
+
+- `monitor`: AWS recommended a rebalance, but the risk of the pool is too low for a standby. Record
+  the incident and wait.
+- `standby`: AWS recommended a rebalance and the risk is at or above the threshold. Keep a standby;
+  promote it only in auto-switch.
+- `switch`: the primary is being terminated or is lost, or a planned switchover is due. Promote a
+  standby as soon as one is ready.
+
+An incident is open until the agent has another primary (`done`) or until it ends without one
+(`released`). A signal for an instance that is not the agent's primary is `ignored` at once.
 """
 
 from dataclasses import dataclass
@@ -18,7 +26,7 @@ class AgentState:
     auto_switch: bool
     auto_terminate: bool
     on_probation: bool = False
-    """Whether its primary is fresh and in a risky pool."""
+    """The primary is new and its pool is risky."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +34,9 @@ class IncidentState:
     goal: Goal
     rebalance_at: datetime | None
     concerns_primary: bool
-    """False once the agent has another primary than the one that was being lost."""
+    """False once the agent has another primary than the instance of the incident."""
     is_planned: bool = False
-    """A drill, or the way back from on-demand: worth one standby, and no more."""
+    """A drill or a return to spot. It launches at most one standby."""
     had_standby: bool = False
 
 
@@ -40,50 +48,80 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class CreateStandby:
+    """Create a replica row, which the reconciler then launches.
+
+    When: the agent has no standby, and its incident, manual mode or probation needs one.
+    """
+
     type: ReplicaType
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Promote:
+    """Make the standby the primary.
+
+    When: the standby is ready, and the goal is `switch`, or it is `standby` in auto-switch.
+    """
+
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
+    """Terminate the standby without a promotion.
+
+    When: neither an incident nor manual mode nor probation needs it.
+    """
+
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class CloseIncident:
+    """Close the incident.
+
+    When: the agent has another primary (`done`); or no termination followed the recommendation in
+    time, or the standby of a planned switchover failed (`released`).
+    """
+
     outcome: IncidentStatus
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Nothing to decide: what is there is what is wanted, or is on its way."""
+    """Decide nothing.
+
+    When: the agent has what it needs, or its standby is still launching.
+    """
 
 
 NextStep = CreateStandby | Promote | Release | CloseIncident | Rest
 
 
 def goal_for(signal: SignalType, risk: Risk | None, threshold: float) -> Decision:
-    """The goal that a signal about the agent's primary sets; `risk` is for recommendations."""
+    """Return the goal that a signal for the primary sets, and the reason.
+
+    Args:
+        risk: the risk of the primary's pool. Only a recommendation needs it.
+        threshold: the risk from which a recommendation is worth a standby.
+
+    Raises:
+        ValueError: a recommendation came without a risk.
+    """
     if signal is SignalType.TERMINATION:
-        return Decision(Goal.SWITCH, "AWS takes the instance: a replica becomes the primary")
+        return Decision(Goal.SWITCH, "AWS is terminating the primary; SEF promotes a standby")
     if risk is None:
-        raise ValueError("a recommendation is decided by its risk")
-    because = "; ".join(risk.reasons)
-    if risk.score >= threshold:
-        return Decision(
-            Goal.STANDBY, f"risk {risk.score:.2f} is at or above {threshold:.2f} ({because})"
-        )
-    return Decision(Goal.MONITOR, f"risk {risk.score:.2f} is below {threshold:.2f} ({because})")
+        raise ValueError("a rebalance recommendation needs a risk")
+    is_risky = risk.score >= threshold
+    comparison = f"{'at or above' if is_risky else 'below'} {threshold:.2f}"
+    reason = f"risk {risk.score:.2f} is {comparison} ({'; '.join(risk.reasons)})"
+    return Decision(Goal.STANDBY if is_risky else Goal.MONITOR, reason)
 
 
 def higher_goal(old: Goal, new: Goal) -> Goal:
-    """The higher of two goals."""
+    """Return the higher of two goals."""
     return max(old, new, key=list(Goal).index)
 
 
@@ -95,41 +133,60 @@ def next_step(
     standby_ttl: timedelta,
     now: datetime,
 ) -> NextStep:
-    """The one thing to do next for an agent, given its live standby and its open incident."""
+    """Return the next step for an agent.
+
+    Args:
+        standby: the status of the live standby. None: the agent has no standby.
+        incident: the open incident. None: the agent has no open incident.
+        standby_ttl: the time that a standby is kept after a recommendation.
+    """
     if incident is not None:
-        if not incident.concerns_primary:
-            return CloseIncident(IncidentStatus.DONE, "the agent has another primary by now")
-        if incident.is_planned:
-            return _planned_step(agent, standby, incident)
-        if incident.goal is Goal.SWITCH:
-            if standby is None:
-                return CreateStandby(
-                    ReplicaType.TERMINATION, "no standby when the termination was announced"
-                )
-            if standby is ReplicaStatus.READY:
-                return Promote("the primary is being terminated and the standby is ready")
-            return Rest()
-        since = incident.rebalance_at
-        if since is None or now - since >= standby_ttl:
-            return CloseIncident(
-                IncidentStatus.RELEASED, "no termination followed the recommendation"
-            )
-        if incident.goal is Goal.STANDBY:
-            if standby is None:
-                return CreateStandby(ReplicaType.REBALANCE, "a rebalance was recommended")
-            if standby is ReplicaStatus.READY and agent.auto_switch:
-                return Promote("auto-switch is on and the standby is ready")
-            return Rest()
+        step = _step_of_incident(agent, standby, incident, standby_ttl=standby_ttl, now=now)
+        if step is not None:
+            return step
     if agent.manual:
         if standby is None:
             return CreateStandby(ReplicaType.MANUAL, "manual mode keeps a standby")
         return Rest()
     if agent.on_probation:
         if standby is None:
-            return CreateStandby(ReplicaType.REBALANCE, "the fresh primary is in a risky pool")
+            return CreateStandby(ReplicaType.REBALANCE, "the new primary is in a risky pool")
         return Rest()
     if standby is not None:
-        return Release("nothing asks for a standby any more")
+        return Release("no standby is needed any more")
+    return Rest()
+
+
+def _step_of_incident(
+    agent: AgentState,
+    standby: ReplicaStatus | None,
+    incident: IncidentState,
+    *,
+    standby_ttl: timedelta,
+    now: datetime,
+) -> NextStep | None:
+    """Return the step that the incident asks for. None: it leaves the decision to the mode."""
+    if not incident.concerns_primary:
+        return CloseIncident(IncidentStatus.DONE, "the agent already has another primary")
+    if incident.is_planned:
+        return _planned_step(agent, standby, incident)
+    if incident.goal is Goal.SWITCH:
+        if standby is None:
+            return CreateStandby(
+                ReplicaType.TERMINATION, "the primary is being lost and there is no standby"
+            )
+        if standby is ReplicaStatus.READY:
+            return Promote("the primary is being terminated and the standby is ready")
+        return Rest()
+    since = incident.rebalance_at
+    if since is None or now - since >= standby_ttl:
+        return CloseIncident(IncidentStatus.RELEASED, "no termination followed the recommendation")
+    if incident.goal is Goal.MONITOR:
+        return None
+    if standby is None:
+        return CreateStandby(ReplicaType.REBALANCE, "a rebalance was recommended")
+    if standby is ReplicaStatus.READY and agent.auto_switch:
+        return Promote("auto-switch is on and the standby is ready")
     return Rest()
 
 
@@ -137,10 +194,10 @@ def _planned_step(
     agent: AgentState, standby: ReplicaStatus | None, incident: IncidentState
 ) -> NextStep:
     if standby is ReplicaStatus.READY:
-        return Promote("a planned switchover, and the standby is ready")
+        return Promote("a planned switchover is due and the standby is ready")
     if standby is not None:
         return Rest()
     if incident.had_standby:
-        return CloseIncident(IncidentStatus.RELEASED, "no standby could be had for it")
-    kind = ReplicaType.MANUAL if agent.manual else ReplicaType.REBALANCE
-    return CreateStandby(kind, "a planned switchover")
+        return CloseIncident(IncidentStatus.RELEASED, "no standby could be launched")
+    replica_type = ReplicaType.MANUAL if agent.manual else ReplicaType.REBALANCE
+    return CreateStandby(replica_type, "a planned switchover needs a standby")
