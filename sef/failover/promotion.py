@@ -1,4 +1,4 @@
-"""Making a standby the primary: one transaction, one compare-and-swap of the agent."""
+"""Promote a standby to primary: one transaction, one compare-and-swap of the agent."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,8 +28,8 @@ class Promotion:
     replica_id: str
     incident_id: str | None
     failover_time_ms: int | None
-    is_all: bool
-    """Nothing is to follow it now: no cutover, no termination, no other standby."""
+    has_follow_up: bool
+    """A cutover, a termination or another standby may follow now."""
 
 
 def promote(
@@ -44,110 +44,72 @@ def promote(
     settings: Settings,
     unchecked: str | None = None,
 ) -> Promotion:
-    """Make a ready standby the agent's primary; the agent was read in this transaction.
+    """Make a ready standby the agent's primary; close the incident; begin the cutover.
 
-    The epoch moves on with it, so that nothing which knows the old primary can undo it. The old
-    primary is terminated after `retire_after` and once what belongs to the agent has followed, or
-    left to AWS and its operator if None.
+    The agent's epoch rises, so that a writer that still knows the old primary conflicts. A new
+    primary in a risky pool is on probation: SEF keeps a standby for it for some time.
 
-    A new primary in a risky pool has a standby of its own for a while.
-
-    `unchecked` says why EC2 was not asked whether the standby runs, if it was not.
+    Args:
+        agent: the agent, read in this transaction.
+        retire_after: the delay after which SEF terminates the old primary, once the cutover has
+            moved the traffic. None: SEF does not terminate it.
+        unchecked: the reason why EC2 was not asked if the standby runs. None: EC2 was asked.
 
     Raises:
         IllegalTransition: the standby is not ready.
-        Stale: the agent, the standby or the incident has changed since it was read.
+        VersionConflict: the agent, the standby or the incident has changed since it was read.
     """
     if standby.instance_id is None:
         raise ValueError(f"{standby.id} has no instance to promote")
     now = clock()
+    old, new = agent.instance_id, standby.instance_id
+    epoch = agent.epoch + 1
+    incident_id = incident.id if incident else None
     probation_until = _probation(connection, standby, now, settings)
     update_agent(
         connection,
         agent,
         now,
-        instance_id=standby.instance_id,
+        instance_id=new,
         pool_id=standby.pool_id,
-        epoch=agent.epoch + 1,
+        epoch=epoch,
         not_before=None,
         probation_until=probation_until,
     )
-    old = agent.instance_id
     if old is not None and retire_after is not None:
-        incident_id = incident.id if incident else None
         plan_retirement(connection, agent.id, old, reason, now + retire_after, incident_id)
-    begin_cutover(
-        connection,
-        agent,
-        standby.instance_id,
-        standby.pool_id,
-        incident.id if incident else None,
-        incident.deadline if incident else None,
-        now,
-    )
+    deadline = incident.deadline if incident else None
+    begin_cutover(connection, agent, new, standby.pool_id, incident_id, deadline, now)
     milliseconds = None
     if incident is not None:
-        milliseconds = _conclude(connection, incident, standby, now, clock())
-    took = "" if milliseconds is None else f" in {seconds(milliseconds)}"
-    deadline = incident.deadline if incident else None
-    event = Event(
-        "switchover_completed" if incident is None else "failover_completed",
-        f"{standby.instance_id} replaces {old or 'the unknown primary'}{took}: {reason}",
-        agent.id,
-        details={
-            "old_instance_id": old,
-            "new_instance_id": standby.instance_id,
-            "replica_id": standby.id,
-            "epoch": agent.epoch + 1,
-            "failover_time_ms": milliseconds,
-            "mode": agent.mode,
-            "goal": incident.goal if incident else None,
-            "deadline": iso(deadline),
-            "seconds_left": round((deadline - now).total_seconds(), 3) if deadline else None,
-            "unseen": unchecked,
-        },
-        incident_id=incident.id if incident else None,
-        notification=None
-        if incident is None or incident.kind.is_planned
-        else NotificationKind.SWITCH,
+        milliseconds = _close_incident(connection, incident, standby, now, ends_at=clock())
+    promotion = Promotion(
+        old_instance_id=old,
+        new_instance_id=new,
+        epoch=epoch,
+        replica_id=standby.id,
+        incident_id=incident_id,
+        failover_time_ms=milliseconds,
+        has_follow_up=agent.cutover is not None
+        or (old is not None and retire_after is not None)
+        or probation_until is not None
+        or agent.manual_replica_enabled,
     )
+    event = _completed(agent, incident, promotion, reason, now, unchecked=unchecked)
     notes = []
     if incident is not None and agent.cutover is None:
-        # Else it is over when all that belongs to the agent has followed: see sef/cutover.py.
-        then = f"{old} is left to AWS or its operator"
-        if retire_after is not None:
-            then = f"{old} is terminated, {retire_after.total_seconds():.0f} s from now"
-        said = _summary(incident, standby, milliseconds, now)
-        notes.append(
-            Notification(
-                NotificationKind.OUTCOME,
-                event.type,
-                f"{incident.kind} is {IncidentStatus.DONE}: {said}" + (f"; {then}" if old else ""),
-                agent.id,
-                incident.id,
-            )
-        )
+        # With a cutover, `sef.failover.cutover.events` reports the outcome when the cutover ends.
+        notes.append(_outcome(incident, standby, promotion, now, event.type, retire_after))
     move_replica(
         connection, standby, ReplicaStatus.PROMOTED, reason, now, events=[event], notes=notes
     )
-    return Promotion(
-        old,
-        standby.instance_id,
-        agent.epoch + 1,
-        standby.id,
-        incident.id if incident else None,
-        milliseconds,
-        is_all=agent.cutover is None
-        and (old is None or retire_after is None)
-        and probation_until is None
-        and not agent.manual_replica_enabled,
-    )
+    return promotion
 
 
 def _probation(
     connection: Connection, standby: Replica, now: datetime, settings: Settings
 ) -> datetime | None:
-    """Until when the new primary has a standby of its own, since its pool is known to be risky."""
+    """Return the end of the new primary's probation. None: its pool is not known to be risky."""
     if (
         standby.market is not Market.SPOT
         or standby.pool_id is None
@@ -163,30 +125,16 @@ def _probation(
     return None
 
 
-def _summary(incident: Incident, standby: Replica, milliseconds: int | None, now: datetime) -> str:
-    left = None
-    if incident.deadline is not None and incident.kind.is_announced:
-        left = (incident.deadline - now).total_seconds()
-    return summary(
-        IncidentSummary(
-            incident.kind,
-            IncidentStatus.DONE,
-            incident.goal,
-            incident.reason,
-            None,
-            incident.subject,
-            standby.instance_id,
-            standby.pool_id,
-            milliseconds,
-            left,
-        )
-    )
-
-
-def _conclude(
-    connection: Connection, incident: Incident, standby: Replica, now: datetime, ends: datetime
+def _close_incident(
+    connection: Connection,
+    incident: Incident,
+    standby: Replica,
+    now: datetime,
+    *,
+    ends_at: datetime,
 ) -> int:
-    milliseconds = complete_failover(connection, incident, incident.caused_by, standby.id, ends)
+    """Close the incident with its failover time, and return that time in milliseconds."""
+    milliseconds = complete_failover(connection, incident, incident.caused_by, standby.id, ends_at)
     update_incident(
         connection,
         incident,
@@ -197,3 +145,84 @@ def _conclude(
         failover_time_ms=milliseconds,
     )
     return milliseconds
+
+
+def _completed(
+    agent: Agent,
+    incident: Incident | None,
+    promotion: Promotion,
+    reason: str,
+    now: datetime,
+    *,
+    unchecked: str | None,
+) -> Event:
+    """Build the event of the promotion: a switchover, or the failover of an incident."""
+    milliseconds = promotion.failover_time_ms
+    took = "" if milliseconds is None else f" in {seconds(milliseconds)}"
+    old = promotion.old_instance_id or "the unknown primary"
+    deadline = incident.deadline if incident else None
+    is_unplanned = incident is not None and not incident.kind.is_planned
+    return Event(
+        "switchover_completed" if incident is None else "failover_completed",
+        f"{promotion.new_instance_id} replaces {old}{took}: {reason}",
+        agent_id=agent.id,
+        details={
+            "old_instance_id": promotion.old_instance_id,
+            "new_instance_id": promotion.new_instance_id,
+            "replica_id": promotion.replica_id,
+            "epoch": promotion.epoch,
+            "failover_time_ms": milliseconds,
+            "mode": agent.mode,
+            "goal": incident.goal if incident else None,
+            "deadline": iso(deadline),
+            "seconds_left": round((deadline - now).total_seconds(), 3) if deadline else None,
+            "unseen": unchecked,
+        },
+        incident_id=promotion.incident_id,
+        notification=NotificationKind.SWITCH if is_unplanned else None,
+    )
+
+
+def _outcome(
+    incident: Incident,
+    standby: Replica,
+    promotion: Promotion,
+    now: datetime,
+    event_type: str,
+    retire_after: timedelta | None,
+) -> Notification:
+    """Build the notification that closes the incident's thread."""
+    old = promotion.old_instance_id
+    message = f"{incident.kind} is {IncidentStatus.DONE}: "
+    message += _summary(incident, standby, promotion.failover_time_ms, now)
+    if old is not None and retire_after is not None:
+        message += f"; SEF terminates {old} in {retire_after.total_seconds():.0f} s"
+    elif old is not None:
+        message += f"; {old} is left to AWS or its operator"
+    return Notification(
+        NotificationKind.OUTCOME,
+        event_type,
+        message,
+        agent_id=incident.agent_id,
+        incident_id=incident.id,
+    )
+
+
+def _summary(incident: Incident, standby: Replica, milliseconds: int | None, now: datetime) -> str:
+    seconds_left = None
+    if incident.deadline is not None and incident.kind.is_announced:
+        seconds_left = (incident.deadline - now).total_seconds()
+    return summary(
+        IncidentSummary(
+            kind=incident.kind,
+            status=IncidentStatus.DONE,
+            goal=incident.goal,
+            reason=incident.reason,
+            obstacle=None,
+            old=incident.subject,
+            new=standby.instance_id,
+            new_pool=standby.pool_id,
+            failover_ms=milliseconds,
+            seconds_left=seconds_left,
+        )
+    )

@@ -5,19 +5,19 @@ A pass repeats these steps until there is nothing left to do now:
 1. Read a snapshot of the agent: its row, its replicas, its open incident.
 2. Decide the next step from it (`sef.failover.policy`). If there is one, carry it out in one
    transaction that locks the agent, without a call to EC2, and start again.
-3. Otherwise act: make one call to AWS that the rows ask for, without a transaction, in this order:
-   the next cutover step, the launch, releases, former primaries to be terminated, health checks,
-   missing tags. Record its outcome and start again.
+3. Otherwise act: make one call to AWS that the rows ask for, outside of any transaction, in this
+   order: the next cutover step, the launch, releases, terminations of former primaries, health
+   checks, missing tags. Record its outcome and start again.
 
-A pass takes no hint of what happened before: a throttle, a crash or a lost answer is repaired by
-the ordinary path.
+A pass relies on the rows alone. The ordinary steps therefore repair a throttled call, a crash and a
+lost answer too.
 """
 
 import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -43,9 +43,13 @@ from sef.terms import IncidentStatus, NotificationKind, ReplicaStatus
 log = logging.getLogger("sef")
 
 STEPS = 100
-"""Steps of one pass: more than any saga has, so that a defect cannot loop for ever."""
+"""Maximum steps of one pass: more than any saga has, so that a defect cannot loop forever."""
 
 RETRY_AFTER = timedelta(seconds=4)
+"""Mean pause of an agent's work after EC2 did not return a usable answer."""
+
+REPORT_AGAIN_AFTER = timedelta(minutes=5)
+"""Time after the end of a pause from which another postponement gets an event of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Done:
     Attributes:
         sentence: the step, for the log.
         promotion: the promotion, if the step was one.
-        is_last: nothing else can be left to do now.
+        is_last: the agent has no work left.
     """
 
     sentence: str
@@ -70,14 +74,14 @@ def reconcile_agent(
     *,
     snapshot: Snapshot | None = None,
 ) -> list[str]:
-    """Do all that can be done now for an agent; return a sentence for each step taken.
+    """Take all steps that an agent needs now; return a sentence for each step.
 
-    An EC2 that cannot be reached, or does not return a usable answer, is no error: the agent's work
-    is postponed for some seconds.
+    If EC2 cannot be reached, or does not return a usable answer, postpone the agent's work for some
+    seconds instead of raising an error.
 
     Args:
         budget: the terminations that are left in this run; unlimited if None.
-        snapshot: the snapshot that the caller's transaction has just read, if it has.
+        snapshot: the agent's rows, if the caller's transaction has just read them.
     """
     budget = budget or TerminationBudget(0)
     sentences: list[str] = []
@@ -97,14 +101,18 @@ def reconcile_agent(
         log.debug("agent %s: %s", agent_id, done.sentence)
         sentences.append(done.sentence)
         if done.is_last and len(sentences) == 1:
-            # Another look takes as long as the promotion did, while other agents wait for theirs.
+            # Another read would take as long as the promotion, while other agents wait for theirs.
             break
         snapshot = None
     return sentences
 
 
 def _decide(ctx: Context, snapshot: Snapshot, *, is_first: bool) -> Done | None:
-    """Take the next step that needs no call to EC2 but a check of the standby."""
+    """Take the next step of the policy, in one transaction; return None if it has no step.
+
+    A promotion is preceded by a health check of the standby if it is the first step of the pass.
+    Otherwise the pass has just checked the standby.
+    """
     step = snapshot.next_step(ctx.clock(), standby_ttl(ctx))
     if isinstance(step, Rest):
         return None
@@ -117,17 +125,19 @@ def _decide(ctx: Context, snapshot: Snapshot, *, is_first: bool) -> Done | None:
 
 
 def standby_ttl(ctx: Context) -> timedelta:
-    """Return the time that a standby is kept after a recommendation."""
+    """Return the time for which a standby is kept after a recommendation."""
     return timedelta(seconds=ctx.settings.standby_ttl_seconds)
 
 
 def apply_step(
     connection: Connection, ctx: Context, agent_id: str, unchecked: str | None = None
 ) -> Done | None:
-    """Decide once more, with the agent locked, and write what was decided.
+    """Lock the agent, decide again, and write the decision.
+
+    The rows may have changed between the first decision and the lock.
 
     Args:
-        unchecked: the reason why EC2 was not asked about the standby, if it was not.
+        unchecked: the reason why EC2 was not asked about the standby. None: EC2 was asked.
     """
     snapshot = read_snapshot(connection, agent_id, lock=True)
     agent, standby, incident = snapshot.agent, snapshot.standby, snapshot.incident
@@ -149,48 +159,59 @@ def apply_step(
                 incident,
                 reason,
                 ctx.clock,
-                retire_after=_terminate_after(agent, incident, ctx.settings),
+                retire_after=_retire_after(agent, incident, ctx.settings),
                 settings=ctx.settings,
                 unchecked=unchecked,
             )
             return Done(
                 f"promoted {standby.instance_id}: {reason}",
                 promotion,
-                is_last=promotion.is_all and not snapshot.releasing,
+                is_last=not (promotion.has_follow_up or snapshot.releasing),
             )
         case Release(reason) if standby is not None:
             move_replica(connection, standby, ReplicaStatus.RELEASING, reason, now)
         case CloseIncident(outcome, reason) if incident is not None:
-            update_incident(connection, incident, status=outcome, closed_at=now, reason=reason)
-            is_failure = incident.kind.is_planned and outcome is IncidentStatus.RELEASED
-            event = Event(
-                "incident_closed",
-                f"{incident.kind} is {outcome}: {reason}",
-                agent_id,
-                "error" if is_failure else "info",
-                incident_id=incident.id,
-                notification=NotificationKind.OUTCOME,
-            )
-            write_events(connection, [event], now)
+            _close(connection, incident, outcome, reason, now)
         case _:
             return None
     return Done(f"{type(step).__name__}: {step.reason}")
 
 
-def _verify_standby(ctx: Context, standby: Replica, *, is_emergency: bool) -> str | None:
-    """Look at a standby once more before it is promoted; return why that could not be done.
+def _close(
+    connection: Connection, incident: Incident, outcome: IncidentStatus, reason: str, now: datetime
+) -> None:
+    update_incident(connection, incident, status=outcome, closed_at=now, reason=reason)
+    is_failure = incident.kind.is_planned and outcome is IncidentStatus.RELEASED
+    event = Event(
+        "incident_closed",
+        f"{incident.kind} is {outcome}: {reason}",
+        agent_id=incident.agent_id,
+        severity="error" if is_failure else "info",
+        incident_id=incident.id,
+        notification=NotificationKind.OUTCOME,
+    )
+    write_events(connection, [event], now)
 
-    When EC2 cannot say, it is promoted all the same if the primary is certain to be lost.
+
+def _verify_standby(ctx: Context, standby: Replica, *, is_emergency: bool) -> str | None:
+    """Check before a promotion that the standby runs; return the reason if EC2 did not answer.
+
+    Without an answer SEF promotes the standby only in an emergency, since the primary is certain
+    to be lost.
 
     Raises:
-        CloudError: EC2 cannot say, and there is time to ask again.
+        CloudError: EC2 did not answer, and there is time to ask again.
     """
     try:
         watch.require_running(ctx, standby)
     except CloudError as error:
         if not is_emergency:
             raise
-        log.warning("SEF: %s is promoted unseen: %s", standby.instance_id, error)
+        log.warning(
+            "SEF: promoting %s although EC2 did not confirm that it runs: %s",
+            standby.instance_id,
+            error,
+        )
         return str(error)
     return None
 
@@ -200,8 +221,9 @@ def _act(
 ) -> Done | None:
     """Make one call to AWS that the rows ask for.
 
-    A launch that is postponed in this pass delays nothing else in it: the old primary is still
-    terminated. A pass that begins while the agent's work is postponed makes cutover steps only.
+    A launch that is postponed in this pass delays no other call of the pass: the old primary is
+    still terminated. A pass that begins while the agent's work is postponed makes cutover steps
+    only.
     """
     sentence = _call_aws(ctx, snapshot, budget, is_postponed=is_postponed)
     return None if sentence is None else Done(sentence)
@@ -212,30 +234,30 @@ def _call_aws(
 ) -> str | None:
     agent, standby = snapshot.agent, snapshot.standby
     # The cutover comes first: the primary's traffic is more urgent than the next standby.
-    said = advance_cutover(ctx, agent.id)
-    if said is not None or is_postponed:
-        return said
+    sentence = advance_cutover(ctx, agent.id)
+    if sentence is not None or is_postponed:
+        return sentence
     is_launching = standby is not None and standby.status is ReplicaStatus.LAUNCHING
     if standby is not None and is_launching and not agent.is_postponed(ctx.clock()):
-        said = launch.advance(ctx, agent, standby, snapshot.incident)
-        if said is not None:
-            return said
+        sentence = launch.advance(ctx, agent, standby, snapshot.incident)
+        if sentence is not None:
+            return sentence
     for replica in snapshot.releasing:
         if not replica.misses or watch.is_due(ctx, replica):
-            said = terminate.release_standby(ctx, replica, budget)
-            if said is not None:
-                return said
-    due, untagged = ctx.database.read(_due_chores, ctx, agent.id)
-    for retirement in due:
-        said = terminate.terminate_former_primary(ctx, retirement, budget)
-        if said is not None:
-            return said
+            sentence = terminate.release_standby(ctx, replica, budget)
+            if sentence is not None:
+                return sentence
+    retirements, untagged = ctx.database.read(_due_chores, ctx, agent.id)
+    for retirement in retirements:
+        sentence = terminate.terminate_former_primary(ctx, retirement, budget)
+        if sentence is not None:
+            return sentence
     if standby is not None and standby.status is ReplicaStatus.READY and watch.is_due(ctx, standby):
-        return f"the standby is looked after: {watch.check_standby(ctx, standby)}"
+        return f"checked the standby: {watch.check_standby(ctx, standby)}"
     former = [replica for replica in snapshot.former_primaries if watch.is_due(ctx, replica)]
     if former:
         return watch.check_former_primaries(ctx, former)
-    # Tags come last, since nothing waits for them.
+    # Tags come last: no other step waits for them.
     run_instances.tag_instances(ctx, untagged)
     return None
 
@@ -251,7 +273,7 @@ def _due_chores(
 
 def _postpone(ctx: Context, agent_id: str, error: CloudError) -> str:
     """Postpone the agent's work after an error of EC2; return the reason."""
-    reason = f"EC2 could not say: {error}"
+    reason = f"EC2 did not return a usable answer: {error}"
     ctx.database.write(_write_postponement, ctx, agent_id, error, reason)
     return reason
 
@@ -261,36 +283,34 @@ def _write_postponement(
 ) -> None:
     now = ctx.clock()
     agent = read_agent(connection, agent_id, lock=True)
-    # Jitter, so that a throttled fleet does not come back all at once.
+    # Jitter: without it a throttled fleet would retry at one moment.
     pause = RETRY_AFTER * random.uniform(0.5, 1.5)
-    is_news = agent.not_before is None or now - agent.not_before > timedelta(minutes=5)
+    is_new = agent.not_before is None or now - agent.not_before > REPORT_AGAIN_AFTER
     postpone_agent(connection, agent, now, pause, reason)
     is_refusal = error.remedy is Remedy.OPERATOR
     escalate(connection, agent_id, reason, now, at_once=is_refusal)
-    if is_news:
+    if is_new:
         severity: Severity = "error" if is_refusal else "warning"
         incident = open_incident(connection, agent_id)
         event = Event(
             "cloud_unavailable",
             reason,
-            agent_id,
-            severity,
-            {"code": error.code, "next": error.remedy, "call": error.call},
-            incident.id if incident else None,
+            agent_id=agent_id,
+            severity=severity,
+            details={"code": error.code, "next": error.remedy, "call": error.call},
+            incident_id=incident.id if incident else None,
         )
         write_events(connection, [event], now)
 
 
-def _terminate_after(
-    agent: Agent, incident: Incident | None, settings: Settings
-) -> timedelta | None:
-    """Return the delay after which SEF terminates the old primary after an automatic switch.
+def _retire_after(agent: Agent, incident: Incident | None, settings: Settings) -> timedelta | None:
+    """Return the delay after which SEF terminates the old primary of an automatic promotion.
 
-    None: SEF does not terminate it. AWS terminates an instance that it has given notice to. A
-    planned switchover leaves no instance behind.
+    None: SEF does not terminate it. AWS terminates an instance after its notice. A planned
+    switchover always ends with the termination of the old primary.
     """
-    if incident is not None and incident.kind.is_planned:
-        return timedelta(seconds=settings.drain_seconds)
-    if incident is not None and not incident.is_emergency and agent.auto_terminate_enabled:
+    if incident is None or incident.is_emergency:
+        return None
+    if incident.kind.is_planned or agent.auto_terminate_enabled:
         return timedelta(seconds=settings.drain_seconds)
     return None
