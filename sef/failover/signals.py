@@ -1,7 +1,23 @@
-"""A signal of AWS: recorded under its incident, decided on, acted on, answered."""
+"""Receive a signal of AWS for an agent.
+
+1. Record the signal (`record`), in one transaction that locks the agent:
+
+   a. If SEF does not know the agent's instance yet, take the instance that the signal names.
+   b. Find the instance that the signal is about, called the subject of its incident.
+   c. Find or open the incident. The subject is the primary, the standby, or another instance.
+      A signal about the standby ends here: SEF releases the standby.
+   d. Store the signal under the incident.
+   e. While the incident is open, let the signal raise its goal (`sef.failover.policy`).
+
+2. Reconcile the agent (`sef.failover.reconcile`), unless the signal left nothing to do.
+3. Answer with the state of the incident by then (`sef.failover.signal_answers`).
+
+The signal is committed before SEF acts on it. A repeated signal changes nothing, and its answer is
+the state of the incident again.
+"""
 
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -9,17 +25,19 @@ from sqlalchemy import Connection
 from sef.agents import Agent, read_agent, update_agent
 from sef.context import Context
 from sef.failover.cutover.rows import set_cutover_deadline
+from sef.failover.incidents.matching import (
+    ReceivedSignal,
+    incident_of_other_instance,
+    incident_of_primary,
+    resolve_subject,
+)
 from sef.failover.incidents.pool_history import assess_primary
 from sef.failover.incidents.rows import (
     Incident,
+    SignalUpdate,
     create_incident,
-    incident_of_signal,
-    latest_failover,
     latest_incident,
-    open_incident,
-    open_incident_of_primary,
     record_signal,
-    signal_was_received,
     update_incident,
 )
 from sef.failover.policy import goal_for, higher_goal
@@ -44,126 +62,92 @@ from sef.terms import (
     SignalType,
 )
 
-AFTERMATH = timedelta(seconds=60)
-"""How long after its announced end an instance may still be repeating its notice."""
-
 
 @dataclass(frozen=True, slots=True)
 class RecordedSignal:
+    """A signal in the database, and the work that it may have left.
+
+    Attributes:
+        incident_id: the incident that the signal is stored under.
+        about_standby: the subject was the standby, and SEF has released it.
+        may_have_work: False if the incident is closed and the signal changed nothing in it.
+        snapshot: the agent's rows as the transaction left them. None: they have to be read again.
+    """
+
     incident_id: str
     about_standby: bool = False
-    is_settled: bool = False
-    """The incident is over, and the signal has told nothing new of it: there is nothing to do."""
+    may_have_work: bool = True
     snapshot: Snapshot | None = None
-    """What the transaction has read and written of the agent, if that is all there is to know."""
 
 
 def receive_signal(ctx: Context, agent_id: str, signal: Signal) -> dict[str, Any]:
-    """Take a signal; it is committed before anything is done about it.
-
-    A repeat changes nothing and is answered with what became of the incident.
+    """Record a signal, act on it, and return the answer to it.
 
     Raises:
-        AgentNotFound: an interruption registers nobody.
+        AgentNotFound: the agent is not registered. A signal registers no agent.
     """
     now = ctx.clock()
-    received = ctx.database.write(record, ctx, agent_id, signal, now)
-    if not received.is_settled:
-        reconcile_agent(ctx, agent_id, snapshot=received.snapshot)
-    return ctx.database.read(answer, received.incident_id, about_standby=received.about_standby)
+    recorded = ctx.database.write(record, ctx, agent_id, signal, now)
+    if recorded.may_have_work:
+        reconcile_agent(ctx, agent_id, snapshot=recorded.snapshot)
+    return ctx.database.read(answer, recorded.incident_id, about_standby=recorded.about_standby)
 
 
 def record(
     connection: Connection, ctx: Context, agent_id: str, signal: Signal, now: datetime
 ) -> RecordedSignal:
+    """Store a signal under its incident and decide the incident's goal."""
     agent = read_agent(connection, agent_id, lock=True)
-    named = signal.instance_id
-    if (
-        agent.instance_id is None
-        and named is not None
-        and latest_incident(connection, agent_id, named) is None
-    ):
-        update_agent(connection, agent, now, instance_id=named)
-        agent = read_agent(connection, agent_id)
-    subject = signal.instance_id or _resolve_subject(connection, agent, signal, now)
+    agent = _with_named_instance(connection, agent, signal, now)
+    received = ReceivedSignal(signal, agent, now)
+    subject = signal.instance_id or resolve_subject(connection, received)
     if subject == agent.subject:
-        incident = _incident_of_primary(connection, agent, signal, now)
+        incident = incident_of_primary(connection, received)
     else:
         standby = live_standby(connection, agent_id)
         if standby is not None and subject == standby.instance_id:
-            about = _signal_standby(connection, ctx, agent, standby, signal, now)
-            return RecordedSignal(about, about_standby=True)
-        incident = _incident_of_another(connection, agent, subject, signal, now)
-    noted = _note_signal(connection, ctx, agent, incident, signal, now)
-    snapshot = None
-    if noted.is_open and subject == agent.subject and agent.not_before is None:
-        snapshot = Snapshot(agent, current_replicas(connection, agent_id), noted)
-    has_changed = noted.version != incident.version
+            incident = _release_standby(connection, ctx, received, standby)
+            return RecordedSignal(incident.id, about_standby=True)
+        incident = incident_of_other_instance(connection, received, subject)
+    updated = _store_signal(connection, ctx, received, incident)
+    has_changed = updated.version != incident.version
     return RecordedSignal(
-        incident.id, is_settled=not (noted.is_open or has_changed), snapshot=snapshot
+        incident.id,
+        may_have_work=updated.is_open or has_changed,
+        snapshot=_snapshot(connection, agent, updated) if subject == agent.subject else None,
     )
 
 
-def _incident_of_primary(
+# a. The agent's instance, if SEF does not know it yet
+
+
+def _with_named_instance(
     connection: Connection, agent: Agent, signal: Signal, now: datetime
-) -> Incident:
-    known = latest_incident(connection, agent.id, agent.subject)
-    # What was ignored came before the instance was registered, and counts when it is repeated.
+) -> Agent:
+    """Store the instance that the signal names as the primary of an agent without a known one.
+
+    An instance that already has an incident of this agent may be a former primary: it is not
+    stored.
+    """
     if (
-        known is not None
-        and known.status != IncidentStatus.IGNORED
-        and (known.is_open or signal_was_received(connection, known, signal))
+        agent.instance_id is not None
+        or signal.instance_id is None
+        or latest_incident(connection, agent.id, signal.instance_id) is not None
     ):
-        return known
-    other = open_incident(connection, agent.id)
-    if other is not None:
-        if other.kind.is_planned:
-            outcome, why = IncidentStatus.RELEASED, f"overtaken by a {signal.type}"
-        else:
-            outcome, why = IncidentStatus.DONE, "the agent has another primary by now"
-        update_incident(connection, other, status=outcome, closed_at=now, reason=why)
-        said = f"incident is {outcome}: {why}"
-        _record_event(
-            connection,
-            agent,
-            other,
-            "incident_closed",
-            said,
-            now,
-            notification=NotificationKind.OUTCOME,
-        )
-    return open_incident_of_primary(connection, agent, now)
+        return agent
+    update_agent(connection, agent, now, instance_id=signal.instance_id)
+    return read_agent(connection, agent.id)
 
 
-def _incident_of_another(
-    connection: Connection, agent: Agent, subject: str, signal: Signal, now: datetime
+# c. The incident of the standby
+
+
+def _release_standby(
+    connection: Connection, ctx: Context, received: ReceivedSignal, standby: Replica
 ) -> Incident:
-    """The incident of a former primary, or of an instance that is not this agent's."""
-    known = latest_incident(connection, agent.id, subject)
-    if known is not None:
-        return known
-    return create_incident(
-        connection,
-        agent,
-        subject,
-        instance_id=signal.instance_id,
-        pool_id=None,
-        now=now,
-        status=IncidentStatus.IGNORED,
-        reason=f"{subject} is not the primary of {agent.id}",
-    )
-
-
-def _signal_standby(
-    connection: Connection,
-    ctx: Context,
-    agent: Agent,
-    standby: Replica,
-    signal: Signal,
-    now: datetime,
-) -> str:
-    """A standby that is being lost itself is never promoted: it makes way for another."""
-    reason = f"AWS announced a {signal.type} for the standby itself"
+    """Release a standby that AWS has signalled: it is never promoted, another replaces it."""
+    agent, signal, now = received.agent, received.signal, received.now
+    reason = f"AWS sent a {signal.type} for the standby"
     incident = create_incident(
         connection,
         agent,
@@ -179,93 +163,47 @@ def _signal_standby(
     cool_down_pool_of(connection, standby, signal.type, now, ctx.settings)
     move_replica(connection, standby, ReplicaStatus.RELEASING, reason, now, severity="warning")
     update_agent(connection, agent, now, not_before=None)
-    return incident.id
+    return incident
 
 
-def _note_signal(
-    connection: Connection,
-    ctx: Context,
-    agent: Agent,
-    incident: Incident,
-    signal: Signal,
-    now: datetime,
+# d. The signal under its incident
+
+
+def _store_signal(
+    connection: Connection, ctx: Context, received: ReceivedSignal, incident: Incident
 ) -> Incident:
-    """Record the signal and, for a primary that is still to be replaced, decide.
+    """Store the signal under the incident, and let it raise the goal of an open incident.
 
     Returns:
-        The incident as it is then.
+        The incident, with what the signal changed in it.
     """
-    recorded = record_signal(connection, incident, signal, now)
-    is_news = recorded.is_news
-    values = _signal_columns(incident, signal, now) if is_news else {}
-    lost = incident.instance_id
-    if lost is not None and lost != agent.instance_id and values.get("deadline"):
-        set_cutover_deadline(connection, agent.id, lost, values["deadline"], now)
-    if not incident.is_open:
-        if recorded.is_first:
-            said = f"{signal.type} for {incident.subject}: {_why_closed(incident)}"
-            _record_event(connection, agent, incident, "signal_ignored", said, now)
-        if not values:
-            return incident
-        return update_incident(connection, incident, **values)
-    if not is_news and incident.goal is not Goal.MONITOR:
-        return incident  # what a repeat could ask for is wanted already
-    score = None
-    if signal.type is SignalType.REBALANCE:
-        score = assess_primary(connection, ctx, agent, now)
-    decision = goal_for(signal.type, score, ctx.settings.rebalance_risk_threshold)
-    goal = higher_goal(incident.goal, decision.goal)
-    if goal is decision.goal:
-        values["reason"] = decision.reason
-    if score is not None:
-        values["risk_score"] = score.score
-    inputs = {
-        "signal": signal.type,
-        "mode": agent.mode,
-        "risk": asdict(score) if score else None,
-        "threshold": ctx.settings.rebalance_risk_threshold,
-    }
-    values |= {"goal": goal, "inputs": inputs}
-    noted = update_incident(connection, incident, **values)
-    if is_news and agent.not_before is not None:
-        # A new signal is a reason to try at once what was put off; a repeat is not.
-        update_agent(connection, agent, now, not_before=None)
-    if recorded.is_first or goal is not incident.goal:
-        said = f"{signal.type} for {incident.subject}: {decision.reason}"
-        told = inputs | {"goal_before": incident.goal, "goal": goal}
-        kind = signal.type.replace("-", "_")
-        notification = (
-            NotificationKind.RECOMMENDATION if goal is Goal.MONITOR else NotificationKind.DETECTION
-        )
-        _record_event(connection, agent, incident, kind, said, now, told, notification)
-    if recorded.is_first and signal.type is SignalType.TERMINATION:
-        # Last, since all of a storm in this pool have that row in common.
-        cool_down_interrupted_pool(connection, agent.pool_id, now, ctx.settings)
-    return noted
-
-
-def _resolve_subject(connection: Connection, agent: Agent, signal: Signal, now: datetime) -> str:
-    """Whom a signal that names no instance is about.
-
-    Mostly the primary. But an agent that repeats its notice must not bring down instance after
-    instance: what was announced before, and what comes while the former primary may still be
-    announcing its end, is about that one.
-    """
-    before = incident_of_signal(connection, agent.id, signal)
-    if before is not None:
-        return before.subject
-    last = latest_failover(connection, agent.id)
-    if last is not None and last.deadline is not None and now <= last.deadline + AFTERMATH:
-        return last.subject
-    return agent.subject
+    agent, signal, now = received.agent, received.signal, received.now
+    update = record_signal(connection, incident, signal, now)
+    columns = _signal_columns(incident, signal, now) if update.is_news else {}
+    former = incident.instance_id
+    if former is not None and former != agent.instance_id and columns.get("deadline"):
+        # The end of a former primary is also the deadline of the cutover away from it.
+        set_cutover_deadline(connection, agent.id, former, columns["deadline"], now)
+    if incident.is_open:
+        return _raise_goal(connection, ctx, received, incident, update, columns)
+    if update.is_first:
+        message = f"{signal.type} for {incident.subject}: {_why_closed(incident)}"
+        ignored = Event("signal_ignored", message, agent_id=agent.id, incident_id=incident.id)
+        write_events(connection, [ignored], now)
+    return update_incident(connection, incident, **columns) if columns else incident
 
 
 def _signal_columns(incident: Incident, signal: Signal, now: datetime) -> dict[str, Any]:
-    """The columns of an incident that say which signals it has had, and by when it is over."""
+    """Return the columns of an incident that a new signal sets: arrival and deadline.
+
+    A recommendation prolongs the time for which a standby is kept. Only a new recommendation does:
+    the metadata service shows the same one for as long as the instance lives. A recommendation
+    after the notice announces nothing, and sets no column.
+
+    The deadline is the earliest end that AWS has announced; two minutes from now if the signal has
+    none, or one in the past.
+    """
     if signal.type is SignalType.REBALANCE:
-        # The standby's time counts from the last recommendation that AWS gave, not from the last
-        # time it was told: the metadata service shows one for as long as the instance lives.
-        # One that comes behind the notice has announced nothing.
         return {} if incident.termination_at is not None else {"rebalance_at": now}
     announced = signal.terminates_at
     deadline = announced if announced is not None and announced > now else now + NOTICE
@@ -276,26 +214,74 @@ def _signal_columns(incident: Incident, signal: Signal, now: datetime) -> dict[s
 
 def _why_closed(incident: Incident) -> str:
     if incident.new_instance_id is not None:
-        return f"it was replaced by {incident.new_instance_id} already"
+        return f"{incident.new_instance_id} has already replaced it"
     return incident.reason
 
 
-def _record_event(
+# e. The goal
+
+
+def _raise_goal(
     connection: Connection,
-    agent: Agent,
+    ctx: Context,
+    received: ReceivedSignal,
     incident: Incident,
-    event_type: str,
-    message: str,
-    now: datetime,
-    details: dict[str, Any] | None = None,
-    notification: NotificationKind | None = None,
-) -> None:
-    event = Event(
-        event_type,
-        message,
-        agent.id,
-        details=details,
-        incident_id=incident.id,
-        notification=notification,
-    )
-    write_events(connection, [event], now)
+    update: SignalUpdate,
+    columns: dict[str, Any],
+) -> Incident:
+    """Decide on the signal, and raise the goal of an open incident if the decision is higher.
+
+    Args:
+        columns: the columns that the signal sets anyway.
+    """
+    agent, signal, now = received.agent, received.signal, received.now
+    if not update.is_news and incident.goal is not Goal.MONITOR:
+        return incident  # a repeat can raise no goal but `monitor`, whose risk may have risen
+    risk = None
+    if signal.type is SignalType.REBALANCE:
+        risk = assess_primary(connection, ctx, agent, now)
+    threshold = ctx.settings.rebalance_risk_threshold
+    decision = goal_for(signal.type, risk, threshold)
+    goal = higher_goal(incident.goal, decision.goal)
+    inputs = {
+        "signal": signal.type,
+        "mode": agent.mode,
+        "risk": asdict(risk) if risk else None,
+        "threshold": threshold,
+    }
+    columns = columns | {"goal": goal, "inputs": inputs}
+    if goal is decision.goal:
+        columns["reason"] = decision.reason
+    if risk is not None:
+        columns["risk_score"] = risk.score
+    updated = update_incident(connection, incident, **columns)
+    if update.is_news and agent.not_before is not None:
+        # A new signal ends the agent's pause, so that SEF acts at once; a repeat does not.
+        update_agent(connection, agent, now, not_before=None)
+    if update.is_first or goal is not incident.goal:
+        decided = Event(
+            signal.type.replace("-", "_"),
+            f"{signal.type} for {incident.subject}: {decision.reason}",
+            agent_id=agent.id,
+            details=inputs | {"goal_before": incident.goal, "goal": goal},
+            incident_id=incident.id,
+            notification=NotificationKind.RECOMMENDATION
+            if goal is Goal.MONITOR
+            else NotificationKind.DETECTION,
+        )
+        write_events(connection, [decided], now)
+    if update.is_first and signal.type is SignalType.TERMINATION:
+        # Last: all signals of a storm in this pool write the row of its cooldown.
+        cool_down_interrupted_pool(connection, agent.pool_id, now, ctx.settings)
+    return updated
+
+
+def _snapshot(connection: Connection, agent: Agent, incident: Incident) -> Snapshot | None:
+    """Return the agent's rows, to save the reconciler a read.
+
+    None: `agent` may not be the row as it is now, since a new signal ends a pause; or the incident
+    is closed, so that the reconciler has to look for an open one.
+    """
+    if not incident.is_open or agent.not_before is not None:
+        return None
+    return Snapshot(agent, current_replicas(connection, agent.id), incident)
