@@ -1,8 +1,9 @@
-"""Instances that are gone without a word: neither a recommendation nor a notice came.
+"""Detect primaries that disappeared without a recommendation or a notice.
 
-Two witnesses are needed. EC2 alone could be lagging, or speak of an instance that was replaced by
-hand; an agent alone could just have lost its network. What EC2 does not show at all it has to miss
-look after look (`sef.sightings`).
+A loss needs two witnesses: EC2 reports the instance gone, and its agent is silent. EC2 alone may
+lag, or describe an instance that an operator has replaced; an agent alone may have lost its
+network. An instance that EC2 does not show at all counts as gone only after several health checks
+(`sef.failover.standbys.watch`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from sef.cloud.ec2 import Instance
 from sef.context import Context
 from sef.db.tables import agents, incidents, price_series
 from sef.failover.incidents.rows import (
+    Incident,
     open_incident,
     open_incident_of_primary,
     record_signal,
@@ -26,23 +28,59 @@ from sef.failover.standbys.watch import MISSING_FOR, Observed, record_check
 from sef.notifications.events import Event, write_events
 from sef.terms import Goal, IncidentKind, IncidentStatus, NotificationKind, Signal, SignalType
 
-PER_CALL = 200
-"""Instances that one DescribeInstances is asked for by filter."""
+INSTANCES_PER_CALL = 200
+"""Maximum instances in the filter of one DescribeInstances."""
+
 AGENTS_PER_RUN = 2000
+"""Maximum silent agents that one run examines."""
 
 
 def detect_losses(ctx: Context) -> int:
-    """Open an incident for each primary that is lost; returns for how many.
+    """Open an incident for each lost primary, and return the number of losses.
 
     Raises:
-        CloudError: EC2 cannot be read; nothing is concluded from that.
+        CloudError: EC2 cannot be read. SEF concludes nothing from that.
     """
     now = ctx.clock()
     silent = ctx.database.read(silent_agents, _silent_since(ctx, now), limit=AGENTS_PER_RUN)
-    found = 0
-    for start in range(0, len(silent), PER_CALL):
-        found += _examine(ctx, silent[start : start + PER_CALL], now)
-    return found
+    losses = 0
+    for start in range(0, len(silent), INSTANCES_PER_CALL):
+        losses += _examine(ctx, silent[start : start + INSTANCES_PER_CALL], now)
+    return losses
+
+
+def silent_agents(connection: Connection, since: datetime, *, limit: int) -> Sequence[Agent]:
+    """Return agents whose primary has been silent since then and is not being replaced yet.
+
+    A report of the standby does not count as one of the primary. An agent that got its primary
+    after `since` is not silent.
+    """
+    incident = incidents.c
+    is_being_replaced = exists().where(
+        incident.open_agent_id == agents.c.id, incident.goal == Goal.SWITCH
+    )
+    rows = connection.execute(
+        select(agents)
+        .where(
+            agents.c.instance_id.is_not(None),
+            func.coalesce(agents.c.primary_since, agents.c.created_at) <= since,
+            ~_has_reported(agents.c.id, since),
+            ~is_being_replaced,
+        )
+        .order_by(agents.c.id)
+        .limit(limit)
+    )
+    return [Agent(**row._mapping) for row in rows]
+
+
+def heard_since(connection: Connection, agent_id: str, since: datetime) -> bool:
+    """Return True if the primary has reported since then."""
+    return bool(connection.scalar(select(_has_reported(literal(agent_id), since))))
+
+
+def _has_reported(agent_id: ColumnElement[str], since: datetime) -> ColumnElement[bool]:
+    series = price_series.c
+    return exists().where(series.agent_id == agent_id, series.primary_heard_at > since)
 
 
 def _silent_since(ctx: Context, now: datetime) -> datetime:
@@ -50,30 +88,30 @@ def _silent_since(ctx: Context, now: datetime) -> datetime:
 
 
 def _examine(ctx: Context, silent: Sequence[Agent], now: datetime) -> int:
-    told = ctx.ec2.instances([a.instance_id for a in silent if a.instance_id])
-    if ctx.database.read(missing_replicas, told):
-        ctx.database.write(_found_again, ctx, told, now)
-    lost = 0
+    """Ask EC2 for the primaries of silent agents; return the number of losses."""
+    instances = ctx.ec2.instances([agent.instance_id for agent in silent if agent.instance_id])
+    if ctx.database.read(missing_replicas, instances):
+        ctx.database.write(_record_reappeared, ctx, instances, now)
+    losses = 0
     for agent in silent:
-        instance = told.get(agent.instance_id or "")
-        if instance is not None and not instance.is_gone:
-            continue
-        lost += ctx.database.write(
-            _record_loss,
-            ctx,
-            agent,
-            instance,
-            now,
-        )
-    return lost
+        instance = instances.get(agent.instance_id or "")
+        if instance is None or instance.is_gone:
+            losses += ctx.database.write(_record_loss, ctx, agent, instance, now)
+    return losses
 
 
 def _record_loss(
-    connection: Connection, ctx: Context, told: Agent, instance: Instance | None, now: datetime
+    connection: Connection, ctx: Context, silent: Agent, instance: Instance | None, now: datetime
 ) -> bool:
-    agent = read_agent(connection, told.id, lock=True)
-    if agent != told or agent.instance_id is None:
-        return False  # it has another primary, or has moved on otherwise: look again
+    """Open an incident for the loss, or turn the open one into it; return False if it is no loss.
+
+    Args:
+        silent: the agent's row when EC2 was asked.
+        instance: the answer of EC2. None: EC2 does not show the instance.
+    """
+    agent = read_agent(connection, silent.id, lock=True)
+    if agent != silent or agent.instance_id is None:
+        return False  # the row has changed since EC2 was asked: the next run examines it again
     if heard_since(connection, agent.id, _silent_since(ctx, now)):
         return False
     if instance is None and not _is_forgotten(connection, ctx, agent.instance_id, now):
@@ -81,19 +119,12 @@ def _record_loss(
     incident = open_incident(connection, agent.id)
     if incident is not None and incident.is_emergency:
         return False
+    threshold = ctx.settings.silence_threshold_seconds
     state = instance.ec2_state if instance else "not there"
-    reason = (
-        f"EC2 reports {agent.instance_id} {state}, and the agent has been silent for "
-        f"{ctx.settings.silence_threshold_seconds:.0f} s or more"
-    )
-    inputs = {"ec2_state": state, "silent_for": ctx.settings.silence_threshold_seconds}
-    if incident is not None and incident.kind.is_planned:
-        update_incident(
-            connection, incident, status=IncidentStatus.RELEASED, closed_at=now, reason=reason
-        )
-        incident = None
-    if incident is None:
-        incident = open_incident_of_primary(connection, agent, now)
+    observed = f"{agent.instance_id} is {state}" if instance else f"{agent.instance_id} is missing"
+    reason = f"{observed} in EC2, and its agent has been silent for at least {threshold:.0f} s"
+    inputs = {"ec2_state": state, "silent_for": threshold}
+    incident = _incident_of_loss(connection, agent, incident, reason, now)
     record_signal(connection, incident, Signal(SignalType.LOSS, now), now)
     update_incident(
         connection,
@@ -109,68 +140,52 @@ def _record_loss(
     cool_down_interrupted_pool(connection, agent.pool_id, now, ctx.settings)
     event = Event(
         "unannounced_loss",
-        reason,
-        agent.id,
-        "error",
-        inputs,
-        incident.id,
+        f"{reason}; SEF promotes a standby",
+        agent_id=agent.id,
+        severity="error",
+        details=inputs,
+        incident_id=incident.id,
         notification=NotificationKind.DETECTION,
     )
     write_events(connection, [event], now)
     return True
 
 
-def _is_forgotten(connection: Connection, ctx: Context, instance_id: str, now: datetime) -> bool:
-    """Whether EC2 has missed a primary that SEF launched, look after look.
+def _incident_of_loss(
+    connection: Connection, agent: Agent, current: Incident | None, reason: str, now: datetime
+) -> Incident:
+    """Return the incident of the recommendation, or open one. A loss ends a planned switchover."""
+    if current is not None and not current.kind.is_planned:
+        return current
+    if current is not None:
+        update_incident(
+            connection, current, status=IncidentStatus.RELEASED, closed_at=now, reason=reason
+        )
+    return open_incident_of_primary(connection, agent, now)
 
-    Another may never have existed, or not in this region: no evidence of a loss.
+
+def _is_forgotten(connection: Connection, ctx: Context, instance_id: str, now: datetime) -> bool:
+    """Return True if SEF launched the instance and several checks in a row did not find it.
+
+    An instance that SEF did not launch may never have existed, or may be in another region: its
+    absence is no evidence of a loss.
     """
     replica = replica_of_instance(connection, instance_id)
     return replica is not None and _record_check(connection, ctx, replica, Observed.MISSING, now)
 
 
-def _found_again(
-    connection: Connection, ctx: Context, told: Mapping[str, Instance], now: datetime
+def _record_reappeared(
+    connection: Connection, ctx: Context, instances: Mapping[str, Instance], now: datetime
 ) -> None:
-    for replica in missing_replicas(connection, told):
+    """Reset the checks of replicas that EC2 did not show before and shows now."""
+    for replica in missing_replicas(connection, instances):
         _record_check(connection, ctx, replica, Observed.RUNNING, now)
 
 
 def _record_check(
-    connection: Connection, ctx: Context, replica: Replica, sight: Observed, now: datetime
+    connection: Connection, ctx: Context, replica: Replica, observed: Observed, now: datetime
 ) -> bool:
+    """Record a health check; return True if the instance counts as gone after it."""
     every = timedelta(seconds=ctx.settings.loss_check_interval_seconds)
-    seen = record_check(connection, replica, sight, now, every=every, patience=MISSING_FOR)
-    return seen is Observed.GONE
-
-
-def heard_since(connection: Connection, agent_id: str, since: datetime) -> bool:
-    """Whether the primary has reported since then."""
-    return bool(connection.scalar(select(_heard(literal(agent_id), since))))
-
-
-def _heard(agent_id: ColumnElement[str], since: datetime) -> ColumnElement[bool]:
-    series = price_series.c
-    return exists().where(series.agent_id == agent_id, series.primary_heard_at > since)
-
-
-def silent_agents(connection: Connection, since: datetime, *, limit: int) -> Sequence[Agent]:
-    """Agents whose known primary has said nothing since then, nor was new, and is not replaced yet.
-
-    What the standby reports is no word of the primary's.
-    """
-    incident = incidents.c
-    heard = _heard(agents.c.id, since)
-    in_hand = exists().where(incident.open_agent_id == agents.c.id, incident.goal == Goal.SWITCH)
-    rows = connection.execute(
-        select(agents)
-        .where(
-            agents.c.instance_id.is_not(None),
-            func.coalesce(agents.c.primary_since, agents.c.created_at) <= since,
-            ~heard,
-            ~in_hand,
-        )
-        .order_by(agents.c.id)
-        .limit(limit)
-    )
-    return [Agent(**row._mapping) for row in rows]
+    result = record_check(connection, replica, observed, now, every=every, patience=MISSING_FOR)
+    return result is Observed.GONE

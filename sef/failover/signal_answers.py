@@ -1,4 +1,4 @@
-"""The answer to a signal: an action, a message and what they are about."""
+"""Answer a signal: the action that SEF took, a message, and the rows that they are about."""
 
 from enum import StrEnum
 from typing import Any
@@ -11,19 +11,24 @@ from sef.terms import Goal, IncidentStatus, ReplicaStatus
 
 
 class Action(StrEnum):
-    """What a signal led to, as the answer to it says."""
+    """The action that a signal led to."""
 
     MONITOR = "monitor"  # the risk is too low for a standby
-    LAUNCHING = "replica_launching"  # a standby is on its way; promoted when ready if need be
+    LAUNCHING = "replica_launching"  # a standby is launching; a termination promotes it when ready
     STANDBY_READY = "standby_ready"  # it waits for a termination, auto-switch or an operator
     PROMOTED = "promoted"  # the agent has a new primary
-    WAITING = "waiting"  # a standby is needed and cannot be had now; it is tried again
-    STANDBY_REPLACED = "standby_replaced"  # the signal was about the standby itself
-    RELEASED = "released"  # over: no termination followed
+    WAITING = "waiting"  # a standby is needed but none can be launched now; SEF keeps trying
+    STANDBY_REPLACED = "standby_replaced"  # the signal was about the standby
+    RELEASED = "released"  # the incident is closed: no termination followed
     IGNORED = "ignored"  # the instance is not, or no longer, the agent's
 
 
 def answer(connection: Connection, incident_id: str, *, about_standby: bool) -> dict[str, Any]:
+    """Return the answer to a signal, from the state of its incident.
+
+    Args:
+        about_standby: the signal was about the standby, which SEF released for it.
+    """
     incident = read_incident(connection, incident_id)
     standby, failed = None, None
     if incident.is_open or about_standby:
@@ -50,23 +55,23 @@ def _outcome(
     incident: Incident, standby: Replica | None, failed: Replica | None, about_standby: bool
 ) -> tuple[Action, str]:
     if about_standby:
-        return Action.STANDBY_REPLACED, f"{incident.reason}; another takes its place"
+        return Action.STANDBY_REPLACED, f"{incident.reason}; SEF launches another"
     if incident.new_instance_id is not None:
         return Action.PROMOTED, f"{incident.new_instance_id} replaced {incident.subject}"
     if not incident.is_open:
-        is_over = incident.status == IncidentStatus.RELEASED
-        return (Action.RELEASED if is_over else Action.IGNORED), incident.reason
+        is_released = incident.status == IncidentStatus.RELEASED
+        return (Action.RELEASED if is_released else Action.IGNORED), incident.reason
     if incident.goal is Goal.MONITOR:
         return Action.MONITOR, incident.reason
     if standby is None:
         why = f" ({failed.reason})" if failed else ""
-        return Action.WAITING, f"{incident.reason}; no standby now{why}, it is tried again"
+        return Action.WAITING, f"{incident.reason}; no standby is available{why}; SEF keeps trying"
     if standby.status is ReplicaStatus.READY:
-        return Action.STANDBY_READY, f"{incident.reason}; {standby.instance_id} stands by"
+        return Action.STANDBY_READY, f"{incident.reason}; {standby.instance_id} is ready"
     if standby.instance_id is None and incident.status is IncidentStatus.NEEDS_OPERATOR:
         why = f" ({incident.obstacle})" if incident.obstacle else ""
-        said = f"{incident.reason}; none can be launched now{why}, it is tried again"
-        return Action.WAITING, said
+        message = f"{incident.reason}; no standby can be launched now{why}; SEF keeps trying"
+        return Action.WAITING, message
     then = "promoted when ready" if incident.goal is Goal.SWITCH else "kept as a standby"
     name = standby.instance_id or "a standby"
     return Action.LAUNCHING, f"{incident.reason}; {name} is launching, {then}"

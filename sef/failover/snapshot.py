@@ -1,4 +1,4 @@
-"""The rows of one agent, and the decision that follows from them."""
+"""Read the rows of one agent, and decide its next step from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ from sef.terms import ReplicaStatus
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The rows of an agent that its next step is decided from.
+    """The rows of an agent that decide its next step.
 
     Attributes:
-        replicas: the replicas that have neither failed nor been terminated.
+        replicas: the replicas that are neither failed nor terminated.
         incident: the open incident.
     """
 
@@ -43,7 +43,7 @@ class Snapshot:
 
     @property
     def former_primaries(self) -> Sequence[Replica]:
-        """Former primaries that still run, as far as is known."""
+        """The promoted replicas that are not the primary any more, and are not known to be gone."""
         primary = self.agent.instance_id
         return [
             replica
@@ -53,17 +53,18 @@ class Snapshot:
         ]
 
     def wanted_step(self, now: datetime, standby_ttl: timedelta) -> NextStep:
-        """Decide the next step towards the agent's goal, as if nothing was postponed."""
+        """Decide the next step towards the agent's goal, as if no work was postponed."""
+        standby, incident = self.standby, self.incident
         return next_step(
             _agent_state(self.agent, now),
-            self.standby.status if self.standby else None,
-            _incident_state(self.incident, self.agent) if self.incident else None,
+            standby.status if standby else None,
+            _incident_state(incident, self.agent) if incident else None,
             standby_ttl=standby_ttl,
             now=now,
         )
 
     def next_step(self, now: datetime, standby_ttl: timedelta) -> NextStep:
-        """Decide the step to take now: while work is postponed, the agent gets no new standby."""
+        """Decide the step to take now. While work is postponed, the agent gets no new standby."""
         step = self.wanted_step(now, standby_ttl)
         if isinstance(step, CreateStandby) and self.agent.is_postponed(now):
             return Rest()
@@ -84,8 +85,8 @@ def read_snapshot(connection: Connection, agent_id: str, *, lock: bool = False) 
         agent = read_agent(connection, agent_id, lock=True)
         replicas = current_replicas(connection, agent_id)
     else:
-        # The replicas first: if the standby is promoted between the two reads, it is not taken
-        # for a former primary.
+        # Read the replicas first: if another worker promotes the standby between the two reads,
+        # the snapshot still has it as the standby, and not as a former primary.
         replicas = current_replicas(connection, agent_id)
         agent = read_agent(connection, agent_id)
     return Snapshot(agent, replicas, open_incident(connection, agent_id))
@@ -93,17 +94,17 @@ def read_snapshot(connection: Connection, agent_id: str, *, lock: bool = False) 
 
 def _agent_state(agent: Agent, now: datetime) -> AgentState:
     return AgentState(
-        agent.manual_replica_enabled,
-        agent.auto_switch_enabled,
-        agent.auto_terminate_enabled,
+        manual=agent.manual_replica_enabled,
+        auto_switch=agent.auto_switch_enabled,
+        auto_terminate=agent.auto_terminate_enabled,
         on_probation=agent.probation_until is not None and now < agent.probation_until,
     )
 
 
 def _incident_state(incident: Incident, agent: Agent) -> IncidentState:
     return IncidentState(
-        incident.goal,
-        incident.rebalance_at,
+        goal=incident.goal,
+        rebalance_at=incident.rebalance_at,
         concerns_primary=incident.subject == agent.subject,
         is_planned=incident.kind.is_planned,
         had_standby=incident.replica_id is not None,
