@@ -1,14 +1,36 @@
-"""One run over all agents with unfinished work: which agents, in which order, in which lane."""
+"""Reconcile all agents that have unfinished work: select them, order them, put them in lanes.
+
+One pass:
+
+1. Report storms: pools in which AWS interrupts several agents at once.
+2. Read the agents with work that is due, the most urgent first (`agents_with_work`).
+3. Reconcile them in threads, in three lanes that do not wait for one another (`Lane`).
+4. While some of them are still busy, because calls to EC2 are slow, read again which other agents
+   have become due (a cycle), and reconcile those too.
+5. Report it if the limit of terminations deferred some.
+"""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import Connection, and_, case, exists, func, literal, or_, select, union_all
+from sqlalchemy import (
+    CompoundSelect,
+    Connection,
+    and_,
+    case,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    union_all,
+)
 
 from sef.agents import LONGEST_PAUSE
 from sef.context import Context
@@ -22,20 +44,25 @@ from sef.terms import LOSING, Goal, IncidentKind, ReplicaStatus, plural
 
 log = logging.getLogger("sef")
 
-
-PARALLEL = 8
-"""Agents of one lane that are worked on at once."""
+THREADS_PER_LANE = 8
+"""Agents of one lane that are reconciled at the same time."""
 
 CYCLES = 100
-"""How often a round that does not end looks for more work: then the next one has its turn."""
+"""Maximum cycles of one pass. Work that has become due after that belongs to the next pass."""
+
+RECENTLY = timedelta(minutes=1)
+"""Time after the end of its pause during which an agent is in the retry lane."""
+
+REQUEST_HEAD_START = timedelta(seconds=2)
+"""Time after a notice during which only the request that delivered it works on the incident."""
 
 
 class Lane(StrEnum):
-    """Work that does not wait for that of another lane."""
+    """A queue of agents with threads of its own."""
 
-    URGENT = "urgent"  # an instance is being lost, or is lost
-    ORDINARY = "ordinary"
-    RETRY = "retry"  # it did not get on a moment ago, and may hang again
+    URGENT = "urgent"  # the primary is being lost, or is lost
+    ORDINARY = "ordinary"  # all other work
+    RETRY = "retry"  # a step failed a moment ago, and its call to EC2 may hang again
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,170 +72,32 @@ class WorkItem:
 
 
 def reconcile_all(ctx: Context) -> int:
-    """One round over all agents with unfinished work; returns how many there were.
-
-    While it lasts for some of them, whose calls to EC2 are slow, it takes up what has become
-    due for the others meanwhile.
-    """
+    """Make one pass over all agents with unfinished work; return the number of agents."""
     _report_storms(ctx, ctx.clock())
-    budgets: list[TerminationBudget] = []
-
-    def begin_cycle() -> Callable[[str], None]:
-        budget = TerminationBudget(ctx.settings.max_terminations_per_run)
-        budgets.append(budget)
-        return lambda agent_id: _reconcile_isolated(ctx, agent_id, budget)
-
     due = _due_work(ctx)
-    count = 0
-    if due:
-        pause = ctx.settings.reconcile_interval_seconds
-        count = work_in_lanes(due, lambda: _due_work(ctx), begin_cycle, pause)
+    if not due:
+        return 0
+    count, budgets = _work_in_lanes(ctx, due)
     for budget in budgets:
         if budget.deferred:
-            _report_terminations(ctx, budget)
+            _report_deferred_terminations(ctx, budget)
     return count
-
-
-def _due_work(ctx: Context) -> Sequence[WorkItem]:
-    now = ctx.clock()
-    checked_before = now - watch.check_interval(ctx)
-    return ctx.database.read(agents_with_work, now, checked_before=checked_before)
-
-
-def _report_storms(ctx: Context, now: datetime) -> None:
-    # Here and not with each signal: there the agents of a storm would wait for one another.
-    for storm in ctx.database.read(storms.current_storms, now):
-        ctx.database.write(storms.report_storm, storm, now)
-
-
-def _report_terminations(ctx: Context, budget: TerminationBudget) -> None:
-    waiting = len(budget.deferred)
-    due = ctx.settings.max_terminations_per_run + waiting
-    reached = LimitHit("max_terminations_per_run", f"{due} instances were to be terminated")
-    consequence = f"{plural(waiting, 'termination')} left for the next cycle"
-    ctx.database.write(report_limit, reached, consequence, ctx.clock())
-
-
-def _reconcile_isolated(ctx: Context, agent_id: str, budget: TerminationBudget) -> None:
-    """One agent's trouble must not stop the others."""
-    try:
-        reconcile_agent(ctx, agent_id, budget)
-    except Unavailable:
-        log.warning("SEF: the database is away; agent %s waits", agent_id)
-    except Exception:
-        log.exception("SEF: agent %s could not be reconciled", agent_id)
-
-
-def work_in_lanes(
-    first: Sequence[WorkItem],
-    find_due: Callable[[], Sequence[WorkItem]],
-    begin_cycle: Callable[[], Callable[[str], None]],
-    pause: float,
-) -> int:
-    """Work on each agent, those of each lane in their order; returns how many agents there were.
-
-    The lanes do not wait for one another: EC2 may leave some calls unanswered, which takes many
-    seconds each, and an agent whose calls failed is in a lane of its own kind. Nor do they wait for
-    the end of the round: every `pause` seconds what has become due meanwhile is taken in.
-    """
-    seen: set[str] = set()
-    running: dict[Future[None], str] = {}
-    due = first
-    with ExitStack() as stack:
-        lanes = {
-            lane: stack.enter_context(ThreadPoolExecutor(PARALLEL, f"sef-{lane}")) for lane in Lane
-        }
-        for _ in range(CYCLES):
-            work = begin_cycle()
-            in_hand = set(running.values())
-            for item in due:
-                if item.agent_id not in in_hand:
-                    running[lanes[item.lane].submit(work, item.agent_id)] = item.agent_id
-                    seen.add(item.agent_id)
-            over, _ = wait(running, timeout=pause)
-            for future in over:
-                del running[future]
-                future.result()
-            if not running:
-                break
-            due = find_due()
-    for future in running:
-        future.result()
-    return len(seen)
-
-
-RECENTLY = timedelta(minutes=1)
-
-REQUEST_HEAD_START = timedelta(seconds=2)
-"""So long the request that has brought a notice is left alone with it."""
 
 
 def agents_with_work(
     connection: Connection, now: datetime, *, checked_before: datetime
 ) -> Sequence[WorkItem]:
-    """The agents for which something is unfinished, the most urgent first.
+    """Return the agents that have unfinished work, the most urgent first.
 
-    `checked_before`: a standby, or a former primary that still runs, that was last looked at
-    before then is looked at again; so is one that a wrong clock has looked at in the future.
+    An agent whose work is postponed is left out, except for a cutover step that is due.
+
+    Args:
+        checked_before: a health check of a standby or a former primary is due if its last check was
+            before then, or is later than a right clock can have recorded.
     """
-    replica, incident, retirement = replica_instances.c, incidents.c, retirements.c
-    unchecked = or_(
-        replica.checked_at.is_(None),
-        replica.checked_at <= checked_before,
-        replica.checked_at > now + (now - checked_before),
-    )
-    never = literal(None, incident.deadline.type)
-    # Drills are switches, too, but nothing is lost if they wait.
-    is_emergency = and_(incident.goal == Goal.SWITCH, incident.kind.in_(LOSING))
-    # Who has just brought a notice is at it: in a storm, every promotion would be prepared twice.
-    nobody_is_at_it = or_(
-        incident.kind != IncidentKind.INTERRUPTION,
-        incident.termination_at.is_(None),
-        incident.termination_at <= now - REQUEST_HEAD_START,
-        incident.termination_at > now,  # by a clock that is wrong
-    )
-    # Each part is found by an index of its own.
-    work = union_all(
-        select(
-            incident.open_agent_id.label("id"),
-            case((is_emergency, 0), else_=1).label("urgency"),
-            incident.deadline.label("deadline"),
-        ).where(incident.open_agent_id.is_not(None), nobody_is_at_it),
-        select(replica.agent_id, literal(1), never).where(
-            replica.status.in_([ReplicaStatus.LAUNCHING, ReplicaStatus.RELEASING])
-        ),
-        select(replica.agent_id, literal(1), never).where(
-            replica.status == ReplicaStatus.READY, unchecked
-        ),
-        select(replica.agent_id, literal(2), never)
-        .join(agents, agents.c.id == replica.agent_id)
-        .where(
-            replica.status == ReplicaStatus.PROMOTED,
-            agents.c.instance_id != replica.instance_id,
-            unchecked,
-        ),
-        select(retirement.agent_id, literal(2), never).where(
-            retirement.terminated_at.is_(None),
-            retirement.obstacle.is_(None),
-            retirement.not_before <= now,
-            ~exists().where(
-                cutovers.c.open_agent_id == retirement.agent_id,
-                cutovers.c.traffic_moved_at.is_(None),
-            ),
-        ),
-        select(
-            cutovers.c.open_agent_id,
-            case((cutovers.c.deadline.is_not(None), 0), else_=1),
-            cutovers.c.deadline,
-        ).where(cutovers.c.due_at <= now),
-        select(agents.c.id, literal(1), never)
-        .outerjoin(replica_instances, replica.live_agent_id == agents.c.id)
-        .where(agents.c.manual_replica_enabled, replica.id.is_(None)),
-        select(agents.c.id, literal(1), never)
-        .outerjoin(replica_instances, replica.live_agent_id == agents.c.id)
-        .where(agents.c.probation_until > now, replica.id.is_(None)),
-    ).subquery()
+    work = _unfinished_work(now, checked_before).subquery()
     urgency = func.min(work.c.urgency)
+    deadline = func.min(work.c.deadline)
     rows = connection.execute(
         select(work.c.id, urgency.label("urgency"), func.min(agents.c.not_before).label("since"))
         .join(agents, agents.c.id == work.c.id)
@@ -217,15 +106,15 @@ def agents_with_work(
                 agents.c.not_before.is_(None),
                 agents.c.not_before <= now,
                 agents.c.not_before > now + LONGEST_PAUSE,
-                # A cutover is put off by its own steps alone.
+                # The pauses of a cutover are those of its steps, not of its agent.
                 exists().where(cutovers.c.open_agent_id == agents.c.id, cutovers.c.due_at <= now),
             )
         )
         .group_by(work.c.id)
         .order_by(
             urgency,
-            func.min(work.c.deadline).is_(None),  # NULL is the smallest otherwise
-            func.min(work.c.deadline),
+            deadline.is_(None),  # without this, NULL would sort first
+            deadline,
             work.c.id,
         )
     )
@@ -236,3 +125,153 @@ def agents_with_work(
             lane = Lane.RETRY
         due.append(WorkItem(row.id, lane))
     return due
+
+
+def _unfinished_work(now: datetime, checked_before: datetime) -> CompoundSelect[Any]:
+    """Build the union of all kinds of work, as agent id, urgency (0 is highest) and deadline.
+
+    Each part of the union is found by an index of its own.
+    """
+    replica, incident, retirement = replica_instances.c, incidents.c, retirements.c
+    is_check_due = or_(
+        replica.checked_at.is_(None),
+        replica.checked_at <= checked_before,
+        replica.checked_at > now + (now - checked_before),
+    )
+    no_deadline = literal(None, incident.deadline.type)
+    # A drill has the goal `switch` too, but its primary is not being lost: it can wait.
+    is_emergency = and_(incident.goal == Goal.SWITCH, incident.kind.in_(LOSING))
+    # The request that delivered a notice is handling it; without the head start, a storm would
+    # prepare every promotion twice.
+    is_free = or_(
+        incident.kind != IncidentKind.INTERRUPTION,
+        incident.termination_at.is_(None),
+        incident.termination_at <= now - REQUEST_HEAD_START,
+        incident.termination_at > now,  # written by a wrong clock
+    )
+    open_incidents = select(
+        incident.open_agent_id.label("id"),
+        case((is_emergency, 0), else_=1).label("urgency"),
+        incident.deadline.label("deadline"),
+    ).where(incident.open_agent_id.is_not(None), is_free)
+    moving_replicas = select(replica.agent_id, literal(1), no_deadline).where(
+        replica.status.in_([ReplicaStatus.LAUNCHING, ReplicaStatus.RELEASING])
+    )
+    unchecked_standbys = select(replica.agent_id, literal(1), no_deadline).where(
+        replica.status == ReplicaStatus.READY, is_check_due
+    )
+    unchecked_former_primaries = (
+        select(replica.agent_id, literal(2), no_deadline)
+        .join(agents, agents.c.id == replica.agent_id)
+        .where(
+            replica.status == ReplicaStatus.PROMOTED,
+            agents.c.instance_id != replica.instance_id,
+            is_check_due,
+        )
+    )
+    due_retirements = select(retirement.agent_id, literal(2), no_deadline).where(
+        retirement.terminated_at.is_(None),
+        retirement.obstacle.is_(None),
+        retirement.not_before <= now,
+        ~exists().where(
+            cutovers.c.open_agent_id == retirement.agent_id,
+            cutovers.c.traffic_moved_at.is_(None),
+        ),
+    )
+    due_cutovers = select(
+        cutovers.c.open_agent_id,
+        case((cutovers.c.deadline.is_not(None), 0), else_=1),
+        cutovers.c.deadline,
+    ).where(cutovers.c.due_at <= now)
+    agents_without_standby = (
+        select(agents.c.id, literal(1), no_deadline)
+        .outerjoin(replica_instances, replica.live_agent_id == agents.c.id)
+        .where(replica.id.is_(None))
+    )
+    return union_all(
+        open_incidents,
+        moving_replicas,
+        unchecked_standbys,
+        unchecked_former_primaries,
+        due_retirements,
+        due_cutovers,
+        agents_without_standby.where(agents.c.manual_replica_enabled),
+        agents_without_standby.where(agents.c.probation_until > now),
+    )
+
+
+def _due_work(ctx: Context) -> Sequence[WorkItem]:
+    now = ctx.clock()
+    checked_before = now - watch.check_interval(ctx)
+    return ctx.database.read(agents_with_work, now, checked_before=checked_before)
+
+
+def _work_in_lanes(
+    ctx: Context, due: Sequence[WorkItem]
+) -> tuple[int, Sequence[TerminationBudget]]:
+    """Reconcile the agents of each lane in their order.
+
+    The lanes do not wait for one another: EC2 may leave some calls unanswered, which takes many
+    seconds each, and the agents whose calls failed are in a lane of their own. The agents that
+    become due meanwhile do not wait for the end of the pass: a cycle adds them at the end of each
+    reconcile interval.
+
+    Returns:
+        The number of agents, and the budget of terminations of each cycle.
+    """
+    reconciled: set[str] = set()
+    budgets: list[TerminationBudget] = []
+    running: dict[Future[None], str] = {}
+    with ExitStack() as stack:
+        lanes = {
+            lane: stack.enter_context(ThreadPoolExecutor(THREADS_PER_LANE, f"sef-{lane}"))
+            for lane in Lane
+        }
+        for _ in range(CYCLES):
+            budget = TerminationBudget(ctx.settings.max_terminations_per_run)
+            budgets.append(budget)
+            busy = set(running.values())
+            for item in due:
+                if item.agent_id not in busy:
+                    future = lanes[item.lane].submit(
+                        _reconcile_isolated, ctx, item.agent_id, budget
+                    )
+                    running[future] = item.agent_id
+                    reconciled.add(item.agent_id)
+            finished, _ = wait(running, timeout=ctx.settings.reconcile_interval_seconds)
+            for future in finished:
+                del running[future]
+                future.result()
+            if not running:
+                break
+            due = _due_work(ctx)
+    for future in running:
+        future.result()
+    return len(reconciled), budgets
+
+
+def _reconcile_isolated(ctx: Context, agent_id: str, budget: TerminationBudget) -> None:
+    """Reconcile one agent; log an error, so that it does not stop the other agents."""
+    try:
+        reconcile_agent(ctx, agent_id, budget)
+    except Unavailable:
+        log.warning(
+            "SEF: agent %s was not reconciled: the database is unavailable; the next pass retries",
+            agent_id,
+        )
+    except Exception:
+        log.exception("SEF: agent %s was not reconciled; the next pass retries", agent_id)
+
+
+def _report_storms(ctx: Context, now: datetime) -> None:
+    # Not with each signal: there the agents of a storm would wait for one another.
+    for storm in ctx.database.read(storms.current_storms, now):
+        ctx.database.write(storms.report_storm, storm, now)
+
+
+def _report_deferred_terminations(ctx: Context, budget: TerminationBudget) -> None:
+    deferred = len(budget.deferred)
+    due = ctx.settings.max_terminations_per_run + deferred
+    limit_hit = LimitHit("max_terminations_per_run", f"{due} instances are due for termination")
+    consequence = f"SEF leaves {plural(deferred, 'termination')} to the next pass"
+    ctx.database.write(report_limit, limit_hit, consequence, ctx.clock())
