@@ -1,4 +1,4 @@
-"""An instance is gone without a word: noticed by two witnesses, and failed over."""
+"""An unannounced loss: EC2 and the silence of the agent prove it, and SEF fails over."""
 
 from datetime import timedelta
 from typing import Any
@@ -16,19 +16,19 @@ def report(world: World, sef: Any, agent_id: str = "a", **fields: Any) -> None:
     assert sef.process_incoming_data(agent_id, "pricing", payload | fields)["status"] != "rejected"
 
 
-def look(world: World, sef: Any) -> int:
+def detect_and_reconcile(world: World, sef: Any) -> int:
     found: int = sef.detect_losses()
     sef.reconcile()
     return found
 
 
-def test_one_that_is_gone_and_silent_is_replaced(world: World) -> None:
+def test_it_replaces_a_primary_that_is_gone_and_silent(world: World) -> None:
     sef = world.sef()
     lost = world.primary(sef)
     report(world, sef)
     world.simulation.terminate(lost)
     world.clock.advance(SILENCE + 1)
-    assert look(world, sef) == 1
+    assert detect_and_reconcile(world, sef) == 1
 
     new = world.agent().instance_id
     assert new != lost
@@ -44,35 +44,35 @@ def test_one_that_is_gone_and_silent_is_replaced(world: World) -> None:
     [event] = world.events("unannounced_loss")
     assert event.severity == "error"
     assert "terminated" in event.message
-    assert look(world, sef) == 0
+    assert detect_and_reconcile(world, sef) == 0
     world.check(gone={lost})
 
 
 @ONCE
-def test_an_agent_that_is_silent_while_its_instance_runs_is_left_alone(world: World) -> None:
+def test_a_silent_agent_with_a_running_instance_is_not_a_loss(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     report(world, sef)
     world.clock.advance(86_400)
-    assert look(world, sef) == 0
+    assert detect_and_reconcile(world, sef) == 0
     assert world.agent().instance_id == primary
     assert not world.rows("incidents")
 
 
 @ONCE
-def test_an_instance_that_is_gone_while_its_agent_reports_is_left_alone(world: World) -> None:
+def test_a_gone_instance_of_a_reporting_agent_is_not_a_loss(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     world.simulation.terminate(primary)
     for _ in range(5):
         world.clock.advance(SILENCE - 1)
         report(world, sef)
-        assert look(world, sef) == 0
+        assert detect_and_reconcile(world, sef) == 0
     assert world.agent().instance_id == primary
 
 
 @ONCE
-def test_what_the_standby_reports_is_no_word_of_the_primary(world: World) -> None:
+def test_a_report_of_the_standby_does_not_count_for_the_primary(world: World) -> None:
     sef = world.sef()
     lost = world.primary(sef)
     sef.enable_manual_replica_mode("a")
@@ -82,25 +82,25 @@ def test_what_the_standby_reports_is_no_word_of_the_primary(world: World) -> Non
     report(world, sef, is_replica=True, pool_id="m5.large.us-east-1b")
     world.clock.advance(11)
     standby = world.standby().instance_id
-    assert look(world, sef) == 1
+    assert detect_and_reconcile(world, sef) == 1
     assert world.agent().instance_id == standby
     world.check(gone={lost})
 
 
 @ONCE
-def test_a_fresh_primary_is_given_the_time_to_report(world: World) -> None:
+def test_a_new_primary_has_time_to_report(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     world.simulation.terminate(primary)
     world.clock.advance(SILENCE - 1)
-    assert look(world, sef) == 0
+    assert detect_and_reconcile(world, sef) == 0
     world.clock.advance(2)
-    assert look(world, sef) == 1
+    assert detect_and_reconcile(world, sef) == 1
 
 
 @ONCE
-def test_a_former_standby_that_ec2_has_forgotten_is_lost(world: World) -> None:
-    """EC2 shows an instance for about an hour after its end; what SEF launched did exist."""
+def test_a_promoted_standby_that_ec2_does_not_show_any_more_is_a_loss(world: World) -> None:
+    """EC2 shows an instance for about an hour after its end. An instance of SEF did exist."""
     sef = world.sef()
     world.primary(sef)
     world.signal(sef, TERMINATION)
@@ -109,7 +109,7 @@ def test_a_former_standby_that_ec2_has_forgotten_is_lost(world: World) -> None:
     world.simulation.set_options(visible_after_seconds=10**6)
     for _ in range(9):
         assert sef.detect_losses() == 0
-        assert sef.detect_losses() == 0  # the looks of a moment count as one
+        assert sef.detect_losses() == 0  # checks of one moment count as one
         world.clock.advance(31)
     assert sef.detect_losses() == 1
     world.simulation.set_options(visible_after_seconds=0)
@@ -118,26 +118,26 @@ def test_a_former_standby_that_ec2_has_forgotten_is_lost(world: World) -> None:
 
 
 @ONCE
-def test_an_instance_that_ec2_never_knew_is_no_loss(world: World) -> None:
+def test_an_instance_that_ec2_never_showed_is_not_a_loss(world: World) -> None:
     sef = world.sef()
     sef.register_agent("a", {"instance_id": "i-0123456789abcdef0", "pool_id": POOL})
     world.clock.advance(86_400)
-    assert look(world, sef) == 0
+    assert detect_and_reconcile(world, sef) == 0
     assert not world.rows("incidents")
 
 
 @ONCE
-def test_an_agent_without_an_instance_is_not_asked_for(world: World) -> None:
+def test_an_agent_without_an_instance_is_not_examined(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     sef.register_agent("a", {"instance_id": None})
     world.simulation.terminate(primary)
     world.clock.advance(86_400)
-    assert look(world, sef) == 0
+    assert detect_and_reconcile(world, sef) == 0
 
 
 @ONCE
-def test_nothing_is_concluded_while_ec2_cannot_be_read(world: World) -> None:
+def test_it_detects_no_loss_while_ec2_cannot_be_read(world: World) -> None:
     sef = world.sef()
     lost = world.primary(sef)
     world.simulation.terminate(lost)
@@ -147,7 +147,7 @@ def test_nothing_is_concluded_while_ec2_cannot_be_read(world: World) -> None:
         sef.detect_losses()
     assert not world.rows("incidents")
     world.simulation.clear_faults()
-    assert look(world, sef) == 1
+    assert detect_and_reconcile(world, sef) == 1
     world.check(gone={lost})
 
 
@@ -159,7 +159,7 @@ def test_a_recommendation_that_ends_in_a_loss_is_one_incident(world: World) -> N
     standby = world.standby().instance_id
     world.simulation.terminate(lost)
     world.clock.advance(SILENCE + 1)
-    assert look(world, sef) == 1
+    assert detect_and_reconcile(world, sef) == 1
     assert world.agent().instance_id == standby
     [incident] = world.rows("incidents")
     assert incident.id == answer["incident_id"]
@@ -168,12 +168,12 @@ def test_a_recommendation_that_ends_in_a_loss_is_one_incident(world: World) -> N
 
 
 @ONCE
-def test_a_notice_that_comes_after_the_loss_changes_nothing(world: World) -> None:
+def test_a_notice_after_the_loss_changes_nothing(world: World) -> None:
     sef = world.sef()
     lost = world.primary(sef)
     world.simulation.terminate(lost)
     world.clock.advance(SILENCE + 1)
-    look(world, sef)
+    detect_and_reconcile(world, sef)
     new = world.agent().instance_id
     answer = world.signal(sef, TERMINATION, instance_id=lost)
     assert answer["action"] == "promoted"
@@ -183,7 +183,7 @@ def test_a_notice_that_comes_after_the_loss_changes_nothing(world: World) -> Non
 
 
 @ONCE
-def test_two_workers_find_one_loss(world: World) -> None:
+def test_two_workers_detect_a_loss_once(world: World) -> None:
     one, other = world.sef(), world.sef()
     lost = world.primary(one)
     world.simulation.terminate(lost)
@@ -197,7 +197,7 @@ def test_two_workers_find_one_loss(world: World) -> None:
 
 
 @ONCE
-def test_a_loss_is_noticed_though_the_agents_row_changes_all_the_time(world: World) -> None:
+def test_it_detects_a_loss_while_the_agents_row_keeps_changing(world: World) -> None:
     sef = world.sef()
     lost = world.primary(sef)
     world.simulation.add_fault("RunInstances", error_code="InsufficientInstanceCapacity")
@@ -206,7 +206,7 @@ def test_a_loss_is_noticed_though_the_agents_row_changes_all_the_time(world: Wor
     for _ in range(8):
         world.settle(sef, 61)
     assert world.agent().updated_at > world.clock() - timedelta(seconds=SILENCE)
-    assert look(world, sef) == 1
+    assert detect_and_reconcile(world, sef) == 1
     world.simulation.clear_faults()
     world.settle(sef, 61)
     assert world.agent().instance_id != lost

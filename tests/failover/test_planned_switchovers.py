@@ -1,4 +1,4 @@
-"""Switchovers that nobody is forced to: drills, and the way back from on-demand to spot."""
+"""Planned switchovers: drills, and returns from on-demand to spot."""
 
 import re
 from typing import Any
@@ -11,14 +11,14 @@ DAY = 86_400
 STAY = 1800
 
 
-def drilled(world: World, **settings: Any) -> tuple[Any, str]:
+def agent_with_drills(world: World, **settings: Any) -> tuple[Any, str]:
     sef = world.sef(**settings)
     primary = world.primary(sef)
     sef.register_agent("a", {"drill_interval": DAY})
     return sef, primary
 
 
-def tick(world: World, sef: Any) -> int:
+def plan_and_reconcile(world: World, sef: Any) -> int:
     begun: int = sef.plan_switchovers()
     sef.reconcile()
     return begun
@@ -27,12 +27,12 @@ def tick(world: World, sef: Any) -> int:
 # Drills
 
 
-def test_a_drill_is_a_real_switchover_and_says_how_long_it_took(world: World) -> None:
-    sef, old = drilled(world)
+def test_a_drill_switches_the_primary_and_reports_its_duration(world: World) -> None:
+    sef, old = agent_with_drills(world)
     world.clock.advance(DAY - 60)
-    assert tick(world, sef) == 0
+    assert plan_and_reconcile(world, sef) == 0
     world.clock.advance(60)
-    assert tick(world, sef) == 1
+    assert plan_and_reconcile(world, sef) == 1
     new = world.agent().instance_id
     assert new != old
     [incident] = world.rows("incidents")
@@ -42,29 +42,29 @@ def test_a_drill_is_a_real_switchover_and_says_how_long_it_took(world: World) ->
     assert re.search(r" in \d+\.\d{3} s: a planned switchover", event.message)
     assert world.state(old) in ALIVE
     world.settle(sef, 61)
-    assert world.state(old) not in ALIVE, "a drill leaves nothing behind"
-    assert tick(world, sef) == 0
+    assert world.state(old) not in ALIVE, "a drill leaves no instance behind"
+    assert plan_and_reconcile(world, sef) == 0
     world.check()
     world.clock.advance(DAY)
-    assert tick(world, sef) == 1
+    assert plan_and_reconcile(world, sef) == 1
     world.check()
 
 
 @ONCE
-def test_nobody_is_drilled_unless_asked(world: World) -> None:
+def test_it_does_not_drill_an_agent_without_an_interval(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     world.clock.advance(365 * DAY)
-    assert tick(world, sef) == 0
+    assert plan_and_reconcile(world, sef) == 0
 
 
 @ONCE
-def test_a_drill_in_manual_mode_uses_the_standby_and_leaves_the_next(world: World) -> None:
-    sef, old = drilled(world)
+def test_a_drill_in_manual_mode_promotes_the_standby_and_launches_another(world: World) -> None:
+    sef, old = agent_with_drills(world)
     sef.enable_manual_replica_mode("a")
     standby = world.standby().instance_id
     world.clock.advance(DAY)
-    assert tick(world, sef) == 1
+    assert plan_and_reconcile(world, sef) == 1
     assert world.agent().instance_id == standby
     assert world.standby().status == "ready"
     world.settle(sef, 61)
@@ -73,29 +73,29 @@ def test_a_drill_in_manual_mode_uses_the_standby_and_leaves_the_next(world: Worl
 
 
 @ONCE
-def test_a_drill_that_finds_no_standby_is_told_and_not_repeated_at_once(world: World) -> None:
-    sef, old = drilled(world)
+def test_a_drill_without_capacity_is_reported_and_not_repeated_at_once(world: World) -> None:
+    sef, old = agent_with_drills(world)
     for pool in world.simulation.pools():
         world.simulation.set_pool(pool.pool, capacity=False)
     world.clock.advance(DAY)
-    assert tick(world, sef) == 1
+    assert plan_and_reconcile(world, sef) == 1
     world.settle(sef, 120)
     [incident] = world.rows("incidents")
     assert (incident.kind, incident.status) == ("drill", "released")
     [event] = world.events("incident_closed")
     assert event.severity == "error"
     assert world.agent().instance_id == old
-    assert tick(world, sef) == 0
+    assert plan_and_reconcile(world, sef) == 0
     assert not world.alive()
     world.check()
 
 
 @ONCE
 @pytest.mark.parametrize("announced", [REBALANCE, TERMINATION])
-def test_what_aws_announces_overtakes_a_drill(world: World, announced: str) -> None:
-    sef, old = drilled(world, simulator_pending_seconds=600)
+def test_a_signal_supersedes_a_drill(world: World, announced: str) -> None:
+    sef, old = agent_with_drills(world, simulator_pending_seconds=600)
     world.clock.advance(DAY)
-    assert tick(world, sef) == 1
+    assert plan_and_reconcile(world, sef) == 1
     standby = world.standby()
     assert standby.status == "launching"
     world.clock.advance(1)
@@ -113,20 +113,20 @@ def test_what_aws_announces_overtakes_a_drill(world: World, announced: str) -> N
 
 
 @ONCE
-def test_an_open_incident_is_not_disturbed_by_a_drill(world: World) -> None:
-    sef, old = drilled(world)
+def test_it_does_not_drill_during_an_open_incident(world: World) -> None:
+    sef, old = agent_with_drills(world)
     world.clock.advance(DAY - 60)
     world.signal(sef, REBALANCE)
     world.clock.advance(120)
-    assert tick(world, sef) == 0
+    assert plan_and_reconcile(world, sef) == 0
     assert world.agent().instance_id == old
 
 
 # On-demand and back
 
 
-def on_demand(world: World, **settings: Any) -> tuple[Any, str]:
-    """An agent whose primary had to be launched on-demand."""
+def agent_on_demand(world: World, **settings: Any) -> tuple[Any, str]:
+    """Register an agent whose primary SEF had to launch on-demand."""
     sef = world.sef(spot_pools=",".join(OTHERS), interrupted_pool_cooldown_seconds=0, **settings)
     world.primary(sef)
     for pool in OTHERS:
@@ -137,54 +137,54 @@ def on_demand(world: World, **settings: Any) -> tuple[Any, str]:
     return sef, primary
 
 
-def capacity(world: World) -> None:
+def restore_capacity(world: World) -> None:
     for pool in OTHERS:
         world.simulation.set_pool(pool, capacity=True)
 
 
-def test_an_on_demand_primary_is_replaced_by_spot_when_there_is_some(world: World) -> None:
-    sef, expensive = on_demand(world)
-    capacity(world)
+def test_it_returns_to_spot_when_there_is_capacity(world: World) -> None:
+    sef, expensive = agent_on_demand(world)
+    restore_capacity(world)
     world.clock.advance(STAY - 1)
-    assert tick(world, sef) == 0, "it stays a minimum"
+    assert plan_and_reconcile(world, sef) == 0, "it stays a minimum"
     world.clock.advance(2)
-    assert tick(world, sef) == 1
+    assert plan_and_reconcile(world, sef) == 1
     new = world.agent().instance_id
     assert new != expensive
     assert world.described(new)["InstanceLifecycle"] == "spot"
     world.settle(sef, 61)
     assert world.state(expensive) not in ALIVE
     world.clock.advance(10 * STAY)
-    assert tick(world, sef) == 0
+    assert plan_and_reconcile(world, sef) == 0
     world.check()
 
 
 @ONCE
-def test_it_stays_while_there_is_no_spot_and_tries_again_later(world: World) -> None:
-    sef, expensive = on_demand(world, allow_on_demand=True)
+def test_it_stays_on_demand_without_spot_capacity_and_retries_later(world: World) -> None:
+    sef, expensive = agent_on_demand(world, allow_on_demand=True)
     world.clock.advance(STAY + 1)
-    assert tick(world, sef) == 1
+    assert plan_and_reconcile(world, sef) == 1
     world.settle(sef, 120)
     [attempt] = [i for i in world.rows("incidents") if i.kind == "return-to-spot"]
     assert attempt.status == "released"
     assert world.agent().instance_id == expensive
     assert not world.standby(), "on-demand is not replaced by on-demand"
-    assert tick(world, sef) == 0, "not at once again"
-    capacity(world)
+    assert plan_and_reconcile(world, sef) == 0, "not at once again"
+    restore_capacity(world)
     world.clock.advance(STAY)
-    assert tick(world, sef) == 1
+    assert plan_and_reconcile(world, sef) == 1
     assert world.agent().instance_id != expensive
     world.settle(sef, 61)
     world.check()
 
 
 @ONCE
-def test_it_does_not_go_back_and_forth_all_day(world: World) -> None:
-    sef, _ = on_demand(world, max_spot_returns_per_day=2)
+def test_it_limits_the_returns_to_spot_per_day(world: World) -> None:
+    sef, _ = agent_on_demand(world, max_spot_returns_per_day=2)
     for returned in range(3):
-        capacity(world)
+        restore_capacity(world)
         world.clock.advance(STAY + 1)
-        assert tick(world, sef) == (returned < 2)
+        assert plan_and_reconcile(world, sef) == (returned < 2)
         world.settle(sef, 61)
         if returned == 2:
             break
@@ -193,37 +193,37 @@ def test_it_does_not_go_back_and_forth_all_day(world: World) -> None:
         world.clock.advance(600)
         world.signal(sef, TERMINATION, instance_id=world.agent().instance_id)
     world.clock.advance(DAY)
-    capacity(world)
-    assert tick(world, sef) == 1
+    restore_capacity(world)
+    assert plan_and_reconcile(world, sef) == 1
 
 
 @ONCE
-def test_a_pool_with_a_bad_past_is_no_reason_to_return(world: World) -> None:
-    sef, expensive = on_demand(world)
+def test_it_does_not_return_to_a_risky_pool(world: World) -> None:
+    sef, expensive = agent_on_demand(world)
     for pool in OTHERS:
         world.past(10, 9, pool=pool)
-    capacity(world)
+    restore_capacity(world)
     world.clock.advance(STAY + 1)
-    assert tick(world, sef) == 1
+    assert plan_and_reconcile(world, sef) == 1
     world.settle(sef, 120)
     assert world.agent().instance_id == expensive
 
 
 @ONCE
-def test_in_manual_mode_the_operator_decides(world: World) -> None:
-    sef, expensive = on_demand(world)
+def test_it_does_not_return_to_spot_in_manual_mode(world: World) -> None:
+    sef, expensive = agent_on_demand(world)
     sef.enable_manual_replica_mode("a")
-    capacity(world)
+    restore_capacity(world)
     world.clock.advance(STAY + 1)
-    assert tick(world, sef) == 0
+    assert plan_and_reconcile(world, sef) == 0
     assert world.agent().instance_id == expensive
 
 
 @ONCE
-def test_a_primary_that_an_operator_launched_on_demand_stays(world: World) -> None:
+def test_it_keeps_a_primary_that_an_operator_launched_on_demand(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef, InstanceMarketOptions={})
     world.clock.advance(DAY)
-    assert tick(world, sef) == 0
+    assert plan_and_reconcile(world, sef) == 0
     assert world.agent().instance_id == primary
     assert world.pool_of(primary) == POOL

@@ -1,4 +1,4 @@
-"""What is to be done for an agent: every situation, as a table, and what never happens."""
+"""The policy: the next step in every situation, as a table, and the laws that it keeps."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -76,7 +76,7 @@ class Situation:
 
     @property
     def is_expired(self):
-        """A recommendation that no termination followed in time."""
+        """Return True for a recommendation that no termination followed in time."""
         if not self.concerns_primary or self.is_termination or self.is_planned:
             return False
         since = self.incident.rebalance_at
@@ -86,21 +86,21 @@ class Situation:
 SITUATIONS = [Situation(*parts) for parts in product(AGENTS, STANDBYS, INCIDENTS)]
 
 
-def those(predicate):
+def situations_where(predicate):
     found = [situation for situation in SITUATIONS if predicate(situation)]
-    assert found, "no situation is of this kind"
+    assert found, "no situation matches"
     return found
 
 
-def taking(kind):
-    return those(lambda situation: isinstance(situation.step, kind))
+def situations_with(kind):
+    return situations_where(lambda situation: isinstance(situation.step, kind))
 
 
 def test_all_situations_are_visited():
     assert {standby for standby in STANDBYS if standby} == LIVE
     assert len(SITUATIONS) == 16 * 3 * (1 + 3 * 5 * 2 + 4)
     for kind in (CreateStandby, Promote, Release, CloseIncident, Rest):
-        assert taking(kind)
+        assert situations_with(kind)
 
 
 # The table
@@ -184,28 +184,28 @@ def test_the_next_step(incident, agent, standby, step):
 
 
 def test_only_a_ready_standby_is_promoted():
-    assert all(situation.standby is ReplicaStatus.READY for situation in taking(Promote))
+    assert all(situation.standby is ReplicaStatus.READY for situation in situations_with(Promote))
 
 
 def test_no_second_standby_is_launched():
-    assert all(situation.standby is None for situation in taking(CreateStandby))
+    assert all(situation.standby is None for situation in situations_with(CreateStandby))
 
 
 def test_only_a_standby_that_is_there_is_released():
-    assert all(situation.standby is not None for situation in taking(Release))
+    assert all(situation.standby is not None for situation in situations_with(Release))
 
 
 def test_only_an_incident_that_is_open_is_closed():
-    assert all(situation.incident is not None for situation in taking(CloseIncident))
+    assert all(situation.incident is not None for situation in situations_with(CloseIncident))
 
 
-def test_a_termination_releases_nothing_and_is_not_given_up():
-    for situation in those(lambda situation: situation.is_termination):
+def test_a_termination_neither_releases_a_standby_nor_closes_the_incident():
+    for situation in situations_where(lambda situation: situation.is_termination):
         assert not isinstance(situation.step, Release | CloseIncident)
 
 
 def test_a_termination_is_an_emergency_in_every_mode():
-    for situation in those(lambda situation: situation.is_termination):
+    for situation in situations_where(lambda situation: situation.is_termination):
         expected = {
             None: CreateStandby,
             ReplicaStatus.LAUNCHING: Rest,
@@ -215,20 +215,22 @@ def test_a_termination_is_an_emergency_in_every_mode():
 
 
 def test_manual_mode_never_releases_its_standby():
-    assert not any(situation.agent.manual for situation in taking(Release))
+    assert not any(situation.agent.manual for situation in situations_with(Release))
 
 
 def test_manual_mode_without_an_incident_always_has_a_standby():
-    for situation in those(lambda s: s.agent.manual and s.incident is None and not s.standby):
+    for situation in situations_where(
+        lambda s: s.agent.manual and s.incident is None and not s.standby
+    ):
         assert situation.step == CreateStandby(ReplicaType.MANUAL, "manual mode keeps a standby")
 
 
-def test_without_auto_switch_only_a_termination_and_what_is_planned_promote():
-    for situation in taking(Promote):
+def test_only_a_termination_or_a_planned_switchover_promotes_without_auto_switch():
+    for situation in situations_with(Promote):
         assert situation.agent.auto_switch or situation.is_termination or situation.is_planned
 
 
-def test_auto_terminate_decides_nothing_here():
+def test_auto_terminate_does_not_change_the_step():
     for situation in SITUATIONS:
         agent = situation.agent
         other = replace(agent, auto_terminate=not agent.auto_terminate)
@@ -236,42 +238,44 @@ def test_auto_terminate_decides_nothing_here():
 
 
 def test_an_expired_recommendation_is_closed_before_anything_else():
-    for situation in those(lambda situation: situation.is_expired):
+    for situation in situations_where(lambda situation: situation.is_expired):
         assert isinstance(situation.step, CloseIncident)
         assert situation.step.outcome is IncidentStatus.RELEASED
 
 
-def test_only_expired_recommendations_and_plans_that_failed_come_to_nothing():
-    for situation in taking(CloseIncident):
+def test_only_an_expired_recommendation_or_a_failed_plan_is_released():
+    for situation in situations_with(CloseIncident):
         if situation.step.outcome is IncidentStatus.RELEASED:
             has_failed = situation.is_planned and situation.incident.had_standby
             assert situation.is_expired or (has_failed and situation.standby is None)
 
 
-def test_what_is_planned_is_worth_one_standby():
-    for situation in those(lambda s: s.is_planned and s.incident.had_standby):
+def test_a_planned_switchover_creates_one_standby():
+    for situation in situations_where(lambda s: s.is_planned and s.incident.had_standby):
         assert not isinstance(situation.step, CreateStandby)
 
 
 def test_an_incident_of_a_former_primary_only_closes():
-    for situation in those(lambda s: s.incident is not None and not s.incident.concerns_primary):
+    for situation in situations_where(
+        lambda s: s.incident is not None and not s.incident.concerns_primary
+    ):
         assert isinstance(situation.step, CloseIncident)
         assert situation.step.outcome is IncidentStatus.DONE
 
 
-def test_a_recommendation_without_risk_launches_nothing_of_its_own():
-    for situation in taking(CreateStandby):
+def test_a_recommendation_without_risk_creates_no_standby():
+    for situation in situations_with(CreateStandby):
         if situation.incident is None or situation.incident.goal is Goal.MONITOR:
             assert situation.step.type is ReplicaType.MANUAL or situation.agent.on_probation
 
 
-def test_every_step_but_rest_says_its_reason():
+def test_every_step_except_rest_has_a_reason():
     for situation in SITUATIONS:
         assert isinstance(situation.step, Rest) or situation.step.reason.strip()
 
 
 def test_every_agent_comes_to_rest():
-    """Steps are taken, launches succeed, and nothing goes round in circles."""
+    """If steps are taken and launches succeed, the policy never loops."""
     for start in SITUATIONS:
         agent, standby, incident = start.agent, start.standby, start.incident
         steps = 0
@@ -328,7 +332,7 @@ def test_the_goal_that_a_signal_sets(signal, score, goal):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
-def test_a_threshold_may_be_at_either_end(threshold):
+def test_the_threshold_can_be_zero_or_one(threshold):
     always = goal_for(SignalType.REBALANCE, Risk(1.0, ()), threshold)
     assert always.goal is Goal.STANDBY
     never = goal_for(SignalType.REBALANCE, Risk(0.0, ()), threshold)
@@ -350,7 +354,7 @@ def test_a_goal_only_rises():
 
 
 @pytest.mark.parametrize(("old", "new", "third"), list(product(Goal, repeat=3)))
-def test_raising_is_the_highest_of_all_in_any_order(old, new, third):
+def test_higher_goal_is_a_maximum(old, new, third):
     order = list(Goal).index
     assert order(higher_goal(old, new)) >= max(order(old), order(new))
     assert higher_goal(old, new) in (old, new)

@@ -1,4 +1,4 @@
-"""A fresh primary in a pool that is known to be risky has a standby of its own for a while."""
+"""Probation: SEF keeps a standby for a new primary in a risky pool for some time."""
 
 from datetime import timedelta
 from typing import Any
@@ -10,8 +10,8 @@ from tests.harness import ONCE, OTHERS, REBALANCE, TERMINATION, World
 RISKY = OTHERS[0]
 
 
-def failed_over(world: World, past: tuple[int, int] | None = None, **settings: Any) -> Any:
-    """An agent that has just been failed over to the one pool there is."""
+def fail_over(world: World, past: tuple[int, int] | None = None, **settings: Any) -> Any:
+    """Fail an agent over to the only pool."""
     sef = world.sef(spot_pools=RISKY, **settings)
     if past:
         world.past(*past, pool=RISKY)
@@ -21,8 +21,8 @@ def failed_over(world: World, past: tuple[int, int] | None = None, **settings: A
     return sef
 
 
-def test_in_a_risky_pool_it_has_a_standby_until_its_probation_is_over(world: World) -> None:
-    sef = failed_over(world, (10, 9), allow_on_demand=True)
+def test_a_new_primary_in_a_risky_pool_has_a_standby_until_its_probation_ends(world: World) -> None:
+    sef = fail_over(world, (10, 9), allow_on_demand=True)
     fresh = world.agent().instance_id
     world.settle(sef, 5)
     standby = world.standby()
@@ -39,8 +39,8 @@ def test_in_a_risky_pool_it_has_a_standby_until_its_probation_is_over(world: Wor
 
 
 @ONCE
-def test_its_standby_is_promoted_when_the_fresh_primary_is_taken_too(world: World) -> None:
-    sef = failed_over(world, (10, 9), allow_on_demand=True)
+def test_it_promotes_the_standby_of_a_primary_on_probation(world: World) -> None:
+    sef = fail_over(world, (10, 9), allow_on_demand=True)
     world.settle(sef, 5)
     standby = world.standby().instance_id
     world.signal(sef, TERMINATION, instance_id=world.agent().instance_id)
@@ -50,8 +50,10 @@ def test_its_standby_is_promoted_when_the_fresh_primary_is_taken_too(world: Worl
 
 @ONCE
 @pytest.mark.parametrize("past", [None, (30, 0), (30, 2)])
-def test_elsewhere_it_has_none(world: World, past: tuple[int, int] | None) -> None:
-    sef = failed_over(world, past)
+def test_a_new_primary_in_another_pool_has_no_standby(
+    world: World, past: tuple[int, int] | None
+) -> None:
+    sef = fail_over(world, past)
     world.settle(sef, 5)
     assert world.standby() is None
     assert world.agent().probation_until is None
@@ -59,14 +61,14 @@ def test_elsewhere_it_has_none(world: World, past: tuple[int, int] | None) -> No
 
 
 @ONCE
-def test_none_when_it_is_turned_off(world: World) -> None:
-    sef = failed_over(world, (10, 9), probation_seconds=0, allow_on_demand=True)
+def test_a_new_primary_has_no_standby_if_probation_is_disabled(world: World) -> None:
+    sef = fail_over(world, (10, 9), probation_seconds=0, allow_on_demand=True)
     world.settle(sef, 5)
     assert world.standby() is None
 
 
 @ONCE
-def test_a_pool_that_was_interrupted_is_avoided_for_a_while(world: World) -> None:
+def test_it_avoids_an_interrupted_pool_during_its_cooldown(world: World) -> None:
     sef = world.sef(spot_pools=",".join(OTHERS))
     world.past(1, 1, OTHERS[1], unannounced=True)  # once it is over, the price decides
     world.primary(sef, "a", pool=OTHERS[0])
@@ -89,7 +91,7 @@ def test_a_pool_that_was_interrupted_is_avoided_for_a_while(world: World) -> Non
 
 
 @ONCE
-def test_the_notices_of_a_storm_do_not_wait_for_the_one_row_of_their_pool(world: World) -> None:
+def test_the_notices_of_a_storm_do_not_each_write_the_cooldown_of_their_pool(world: World) -> None:
     sef = world.sef(spot_pools=",".join(OTHERS), interrupted_pool_cooldown_seconds=3600)
     agents = ("a", "b", "c")
     for agent_id in agents:
@@ -100,5 +102,5 @@ def test_the_notices_of_a_storm_do_not_wait_for_the_one_row_of_their_pool(world:
         world.signal(sef, TERMINATION, agent_id)
         [avoided] = world.rows("unavailable_pools", None)
         avoided_until.append(avoided.until)
-    assert avoided_until[1] == avoided_until[0]  # what is nearly said is not said again
+    assert avoided_until[1] == avoided_until[0]  # an extension of less than 10 % is not written
     assert avoided_until[2] == world.clock() + timedelta(seconds=3600)

@@ -1,4 +1,4 @@
-"""Two workers on one database, at the same time: everything happens once."""
+"""Two workers on one database at the same time: every effect happens once."""
 
 import threading
 from collections.abc import Callable
@@ -12,11 +12,11 @@ import pytest
 from sef.errors import Conflict
 from tests.harness import ALIVE, ONCE, OTHERS, REBALANCE, TERMINATION, World
 
-ROUNDS = 6
+ROUNDS = 4
 
 
 def together(*calls: Callable[[], Any]) -> list[Any]:
-    """Begin all at the same moment."""
+    """Run the calls in threads that start at the same moment; return the results."""
     barrier = threading.Barrier(len(calls))
 
     def begin(call: Callable[[], Any]) -> Any:
@@ -28,12 +28,12 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
 
 
 def test_two_workers_that_reconcile_launch_and_promote_once(world: World) -> None:
-    """From the first row to the promotion, all steps are taken in a race."""
+    """Both workers race for every step, from the first row to the promotion."""
     one, two = world.sef(), world.sef()
     for number in range(ROUNDS):
         agent_id = f"agent-{number}"
         primary = world.primary(one, agent_id)
-        # EC2 is away at first, so that there is an intent and nothing more.
+        # EC2 is unavailable at first, so that there is a replica row without an instance.
         world.simulation.add_fault("*", error_code="UnknownOutage", http_status=500)
         world.signal(one, TERMINATION, agent_id, instance_id=primary)
         world.simulation.clear_faults()
@@ -48,7 +48,7 @@ def test_two_workers_that_reconcile_launch_and_promote_once(world: World) -> Non
 
 
 @ONCE
-def test_two_workers_that_take_the_same_signal_launch_once(world: World) -> None:
+def test_two_workers_that_receive_the_same_signal_launch_once(world: World) -> None:
     one, two = world.sef(), world.sef()
     for number in range(ROUNDS):
         agent_id = f"agent-{number}"
@@ -68,7 +68,7 @@ def test_two_workers_that_take_the_same_signal_launch_once(world: World) -> None
 
 
 @ONCE
-def test_switches_and_rounds_of_two_workers_leave_one_standby(world: World) -> None:
+def test_switches_and_passes_of_two_workers_leave_one_standby(world: World) -> None:
     one, two = world.sef(), world.sef()
     primary = world.primary(one)
     one.enable_manual_replica_mode("a")
@@ -96,7 +96,7 @@ def test_switches_and_rounds_of_two_workers_leave_one_standby(world: World) -> N
 
 
 @ONCE
-def test_enabling_and_disabling_from_two_workers_leaks_nothing(world: World) -> None:
+def test_enabling_and_disabling_manual_mode_at_once_leaks_no_instance(world: World) -> None:
     one, two = world.sef(), world.sef()
     world.primary(one)
     for _ in range(ROUNDS):
@@ -114,7 +114,7 @@ def test_enabling_and_disabling_from_two_workers_leaks_nothing(world: World) -> 
 
 
 @ONCE
-def test_a_poisoned_agent_blocks_nobody(world: World) -> None:
+def test_an_agent_that_always_fails_does_not_block_others(world: World) -> None:
     sef = world.sef()
     agents = [f"agent-{number:02}" for number in range(12)]
     world.simulation.add_fault("*", error_code="UnknownOutage", http_status=500, count=2)
@@ -138,7 +138,7 @@ def test_a_poisoned_agent_blocks_nobody(world: World) -> None:
     assert "InvalidLaunchTemplateName" in failed.message
 
 
-def test_a_lease_has_one_holder_and_passes_on_when_it_ends(world: World) -> None:
+def test_a_lease_has_one_holder_and_can_be_taken_when_it_expires(world: World) -> None:
     one, two = world.sef(), world.sef()
     for_ten = timedelta(seconds=10)
     assert one.holds_lease("sef_reconcile", for_ten)
@@ -154,7 +154,7 @@ def test_a_lease_has_one_holder_and_passes_on_when_it_ends(world: World) -> None
 
 
 @ONCE
-def test_of_two_workers_that_want_a_lease_at_once_one_has_it(world: World) -> None:
+def test_one_of_several_workers_gets_a_lease(world: World) -> None:
     workers = [world.sef() for _ in range(4)]
     for number in range(5):
         wanted = [partial(w.holds_lease, f"job-{number}", timedelta(seconds=10)) for w in workers]
@@ -168,7 +168,7 @@ def test_of_two_workers_that_want_a_lease_at_once_one_has_it(world: World) -> No
 
 @ONCE
 @pytest.mark.parametrize("kinds", [(REBALANCE, TERMINATION), (TERMINATION, TERMINATION)])
-def test_the_primary_and_its_standby_are_announced_at_the_same_time(
+def test_the_primary_and_its_standby_get_signals_at_the_same_time(
     world: World, kinds: tuple[str, str]
 ) -> None:
     one, two = world.sef(), world.sef()
@@ -187,15 +187,15 @@ def test_the_primary_and_its_standby_are_announced_at_the_same_time(
         agent = world.agent(agent_id)
         assert agent.instance_id != primary
         if agent.instance_id == doomed:
-            # It was promoted first, and is then the primary that was announced.
+            # It was promoted first, and then got the signal as the primary.
             assert kinds[0] == REBALANCE
             assert world.standby(agent_id) is not None
         world.check(agent_id)
 
 
 @ONCE
-def test_capacity_that_comes_back_between_two_workers_leaks_no_instance(world: World) -> None:
-    """One has been refused and goes on to the next pool; the other makes the first call late."""
+def test_capacity_that_returns_between_two_workers_leaks_no_instance(world: World) -> None:
+    """Worker one is refused and tries the next pool; worker two makes the first call late."""
     dearer, cheaper = OTHERS
     one = world.sef(spot_pools=",".join(OTHERS))
     world.primary(one)

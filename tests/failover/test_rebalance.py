@@ -1,4 +1,4 @@
-"""AWS recommends to move an instance: a standby in a safer pool, for as long as it makes sense."""
+"""A rebalance recommendation: SEF keeps a standby in a safer pool while the risk lasts."""
 
 import base64
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from sef.errors import AgentNotFound
 from tests.harness import ALIVE, ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World, meanwhile
 
 
-def test_a_standby_is_launched_in_another_pool(world: World) -> None:
+def test_it_launches_a_standby_in_another_pool(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     answer = world.signal(sef, REBALANCE, instance_id=primary)
@@ -32,7 +32,7 @@ def test_a_standby_is_launched_in_another_pool(world: World) -> None:
 
 
 @ONCE
-def test_the_cheapest_pool_of_those_of_equal_risk_is_taken(world: World) -> None:
+def test_it_chooses_the_cheapest_of_pools_of_equal_risk(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     world.simulation.set_pool("m5.large.us-east-1f", price=0.01)
@@ -45,7 +45,7 @@ def test_the_cheapest_pool_of_those_of_equal_risk_is_taken(world: World) -> None
 
 
 @ONCE
-def test_a_cheap_pool_with_a_bad_past_is_passed_over(world: World) -> None:
+def test_it_skips_a_cheap_pool_with_many_terminations(world: World) -> None:
     sef = world.sef(spot_pools=",".join(OTHERS))
     world.primary(sef)
     world.past(10, 10, pool="m5.large.us-east-1c")  # the cheaper of the two
@@ -54,7 +54,7 @@ def test_a_cheap_pool_with_a_bad_past_is_passed_over(world: World) -> None:
 
 
 @ONCE
-def test_the_pool_of_the_primary_is_avoided_though_nobody_told_sef_of_it(world: World) -> None:
+def test_it_avoids_the_primarys_pool_when_the_agent_has_no_pool_id(world: World) -> None:
     cheapest = "m5.large.us-east-1d"
     sef = world.sef()
     primary = world.launch(cheapest)
@@ -64,7 +64,7 @@ def test_the_pool_of_the_primary_is_avoided_though_nobody_told_sef_of_it(world: 
 
 
 @ONCE
-def test_the_standby_is_like_the_primary(world: World) -> None:
+def test_the_standby_has_the_settings_of_the_primary(world: World) -> None:
     sef = world.sef()
     client = world.client
     key = f"key-{world.clock().timestamp()}"
@@ -111,8 +111,8 @@ def test_the_standby_is_like_the_primary(world: World) -> None:
 
 
 @ONCE
-def test_a_name_that_the_primary_has_is_no_obstacle(world: World) -> None:
-    """A tag can be given once: EC2 refuses a launch that has one twice."""
+def test_it_launches_with_one_name_tag_if_the_primary_has_one(world: World) -> None:
+    """EC2 refuses a launch with two tags of one key."""
     sef = world.sef()
     tags = [{"Key": "Name", "Value": "by hand"}]
     world.primary(sef, TagSpecifications=[{"ResourceType": "instance", "Tags": tags}])
@@ -145,7 +145,7 @@ def test_a_hundred_repeats_have_one_effect(world: World) -> None:
     world.check()
 
 
-def test_announced_from_eight_threads_at_once_it_is_one_incident(world: World) -> None:
+def test_a_recommendation_from_eight_threads_is_one_incident(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     announced = world.clock()
@@ -165,7 +165,7 @@ def test_announced_from_eight_threads_at_once_it_is_one_incident(world: World) -
 
 
 @ONCE
-def test_where_recommendations_come_to_nothing_it_is_only_watched(world: World) -> None:
+def test_it_only_monitors_where_no_termination_follows_recommendations(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     world.past(40, 0)
@@ -195,7 +195,7 @@ def test_the_risk_rises_with_every_termination_that_followed(world: World) -> No
 
 
 @ONCE
-def test_recommendations_that_are_not_settled_yet_say_nothing_of_the_risk(world: World) -> None:
+def test_recent_recommendations_do_not_change_the_risk(world: World) -> None:
     sef = world.sef()
     for number in range(6):
         world.primary(sef, f"agent-{number}")
@@ -203,7 +203,7 @@ def test_recommendations_that_are_not_settled_yet_say_nothing_of_the_risk(world:
         assert answer["risk_score"] == 0.5
 
 
-def test_with_auto_switch_the_standby_is_promoted_as_soon_as_it_is_ready(world: World) -> None:
+def test_auto_switch_promotes_the_standby_as_soon_as_it_is_ready(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     sef.set_auto_mode("a", "auto-switch", enabled=True)
@@ -219,7 +219,7 @@ def test_with_auto_switch_the_standby_is_promoted_as_soon_as_it_is_ready(world: 
     assert signal.failover_completed
     assert signal.failover_time_ms == answer["failover_time_ms"]
     assert signal.replica_id == world.replicas()[0].id
-    # The old primary is AWS's or the operator's to end.
+    # Without auto-terminate, AWS or the operator terminates the old primary.
     for _ in range(3):
         world.settle(sef, 3600)
     assert world.state(primary) == "running"
@@ -246,7 +246,7 @@ def test_a_promotion_waits_until_the_standby_runs(world: World) -> None:
 
 
 @ONCE
-def test_with_auto_terminate_too_the_old_primary_ends_after_the_drain(world: World) -> None:
+def test_auto_terminate_terminates_the_old_primary_after_the_drain(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     sef.set_auto_mode("a", "auto-switch", enabled=True)
@@ -264,7 +264,7 @@ def test_with_auto_terminate_too_the_old_primary_ends_after_the_drain(world: Wor
 
 
 @ONCE
-def test_auto_terminate_alone_ends_nothing(world: World) -> None:
+def test_auto_terminate_without_auto_switch_terminates_nothing(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     sef.set_auto_mode("a", "auto-terminate", enabled=True)
@@ -275,7 +275,7 @@ def test_auto_terminate_alone_ends_nothing(world: World) -> None:
     world.check()
 
 
-def test_a_standby_that_no_termination_follows_is_let_go(world: World) -> None:
+def test_it_releases_the_standby_if_no_termination_follows(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     announced = world.clock()
@@ -299,7 +299,7 @@ def test_a_standby_that_no_termination_follows_is_let_go(world: World) -> None:
     world.settle(sef, 60)
     assert len(world.tagged()) == 1
 
-    # Another recommendation is another matter.
+    # A new recommendation opens another incident.
     again = world.signal(sef, REBALANCE, instance_id=primary)
     assert again["action"] == "standby_ready"
     assert again["incident_id"] != incident.id
@@ -308,7 +308,7 @@ def test_a_standby_that_no_termination_follows_is_let_go(world: World) -> None:
 
 
 @ONCE
-def test_a_new_recommendation_prolongs_and_a_repeated_one_does_not(world: World) -> None:
+def test_a_new_recommendation_keeps_the_standby_longer_and_a_repeat_does_not(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     announced = world.clock()
@@ -325,7 +325,7 @@ def test_a_new_recommendation_prolongs_and_a_repeated_one_does_not(world: World)
 
 
 @ONCE
-def test_an_agent_without_a_known_instance_is_served_from_the_default_template(
+def test_it_uses_the_default_template_without_a_known_instance(
     world: World,
 ) -> None:
     sef = world.sef()
@@ -342,7 +342,7 @@ def test_an_agent_without_a_known_instance_is_served_from_the_default_template(
 
 
 @ONCE
-def test_an_agents_own_template_stands_above_its_instance(world: World) -> None:
+def test_it_prefers_the_agents_template_to_its_instance(world: World) -> None:
     sef = world.sef()
     world.client.create_launch_template(
         LaunchTemplateName=(name := f"own-{world.clock().timestamp():.6f}"),
@@ -357,7 +357,7 @@ def test_an_agents_own_template_stands_above_its_instance(world: World) -> None:
 
 
 @ONCE
-def test_a_template_that_leaves_the_type_open_takes_that_of_the_primary(world: World) -> None:
+def test_it_uses_the_primarys_type_if_the_template_has_none(world: World) -> None:
     sef = world.sef()
     world.client.create_launch_template(
         LaunchTemplateName=(name := f"open-{world.clock().timestamp():.6f}"),
@@ -371,7 +371,7 @@ def test_a_template_that_leaves_the_type_open_takes_that_of_the_primary(world: W
 
 
 @ONCE
-def test_without_instance_and_template_it_says_so_and_leaves_nothing_half_done(
+def test_it_reports_a_missing_launch_template_and_retries(
     world: World,
 ) -> None:
     sef = world.sef(launch_template="")
@@ -387,7 +387,7 @@ def test_without_instance_and_template_it_says_so_and_leaves_nothing_half_done(
     assert world.attempts() == []
     assert world.tagged() == []
 
-    # It is not tried in every round, and once it can be, it is done.
+    # SEF does not retry in every pass, and succeeds once there is a template.
     for _ in range(4):
         world.settle(sef, 60)
     assert len(world.replicas()) == 1
@@ -398,7 +398,7 @@ def test_without_instance_and_template_it_says_so_and_leaves_nothing_half_done(
 
 
 @ONCE
-def test_an_unknown_agent_is_refused(world: World) -> None:
+def test_it_rejects_a_signal_for_an_unknown_agent(world: World) -> None:
     sef = world.sef()
     with pytest.raises(AgentNotFound) as caught:
         world.signal(sef, REBALANCE, "nobody")
@@ -408,7 +408,7 @@ def test_an_unknown_agent_is_refused(world: World) -> None:
 
 
 @ONCE
-def test_auto_switch_turned_on_while_a_standby_waits_switches(world: World) -> None:
+def test_enabling_auto_switch_promotes_a_waiting_standby(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     world.signal(sef, REBALANCE, instance_id=primary)
@@ -420,7 +420,7 @@ def test_auto_switch_turned_on_while_a_standby_waits_switches(world: World) -> N
 
 
 @ONCE
-def test_a_standby_that_vanishes_is_replaced_while_the_recommendation_stands(
+def test_it_replaces_a_lost_standby_during_a_recommendation(
     world: World,
 ) -> None:
     sef = world.sef()
@@ -437,7 +437,7 @@ def test_a_standby_that_vanishes_is_replaced_while_the_recommendation_stands(
 
 
 @ONCE
-def test_another_primary_registered_meanwhile_ends_the_incident(world: World) -> None:
+def test_registering_another_primary_closes_the_incident(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     world.signal(sef, REBALANCE, instance_id=primary)
@@ -451,7 +451,7 @@ def test_another_primary_registered_meanwhile_ends_the_incident(world: World) ->
 
 
 @ONCE
-def test_a_recommendation_that_arrives_while_another_worker_promotes(world: World) -> None:
+def test_a_recommendation_during_a_promotion_by_another_worker_has_no_effect(world: World) -> None:
     sef, other = world.sef(), world.sef()
     primary = world.primary(sef)
     sef.set_auto_mode("a", "auto-switch", enabled=True)
@@ -468,7 +468,7 @@ def test_a_recommendation_that_arrives_while_another_worker_promotes(world: Worl
 
 
 @ONCE
-def test_a_promoted_standby_can_be_announced_in_its_turn(world: World) -> None:
+def test_it_replaces_a_promoted_standby_that_gets_a_recommendation(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     sef.set_auto_mode("a", "auto-switch", enabled=True)

@@ -1,4 +1,4 @@
-"""Two workers come to one step of a saga at the same moment: it is done once, or one of them loses.
+"""Two workers reach one step of a saga at the same moment: one of them takes it, the other loses.
 
 Each test names the transactions, or the call to EC2, at which the two wait for each other.
 """
@@ -25,7 +25,7 @@ from tests.waiting import LIMIT
 
 T = TypeVar("T")
 
-ROUNDS = 3
+ROUNDS = 2
 DECIDE = "failover.reconcile.apply_step"
 OPEN = "failover.instances.launch.decide_launch"
 ANSWER = "failover.instances.run_instances._record_launched"
@@ -39,7 +39,7 @@ REPORT = "prices.write.write_one_by_one"
 
 
 class Meeting:
-    """Two threads wait for each other, each at the first of its points that it comes to."""
+    """Two threads wait for each other, each at the first of the given points that it reaches."""
 
     def __init__(self) -> None:
         self._barrier = threading.Barrier(2)
@@ -51,7 +51,7 @@ class Meeting:
         if thread in self._been:
             return
         self._been.add(thread)
-        # One that does not come, since the other has done its work already, is not waited for.
+        # If the other thread has done the work already, this one never comes: do not wait for it.
         with suppress(threading.BrokenBarrierError):
             self._barrier.wait(LIMIT)
             self.took_place = True
@@ -72,7 +72,7 @@ class Meeting:
 
 @contextmanager
 def meeting(monkeypatch: pytest.MonkeyPatch, *points: str) -> Iterator[Meeting]:
-    """Two threads meet just before the first of these transactions that each of them begins."""
+    """Let two threads meet, each before the first of these transactions that it begins."""
     met = Meeting()
     write = Database.write
 
@@ -87,12 +87,12 @@ def meeting(monkeypatch: pytest.MonkeyPatch, *points: str) -> Iterator[Meeting]:
     assert met.took_place, f"the two did not meet at {points}"
 
 
-def calling(world: World, on: str, met: Meeting) -> Ec2:
+def cloud_meeting(world: World, on: str, met: Meeting) -> Ec2:
     return world.cloud(on, met.wait)
 
 
-def interrupted(world: World, sef: SmartEmergencyFallback, agent_id: str) -> str:
-    """An agent with a primary that is being lost; nothing is done about it yet."""
+def agent_with_notice(world: World, sef: SmartEmergencyFallback, agent_id: str) -> str:
+    """Register an agent whose primary has a notice, on which SEF has not acted yet."""
     primary = world.primary(sef, agent_id)
     world.simulation.add_fault("*", error_code="UnknownOutage", http_status=500)
     world.signal(sef, TERMINATION, agent_id, instance_id=primary)
@@ -101,7 +101,7 @@ def interrupted(world: World, sef: SmartEmergencyFallback, agent_id: str) -> str
     return primary
 
 
-def failed_over_once(world: World, sef: SmartEmergencyFallback, agent_id: str) -> None:
+def check_failed_over_once(world: World, sef: SmartEmergencyFallback, agent_id: str) -> None:
     for _ in range(2):
         world.settle(sef, 7)
     assert len(world.tagged(agent_id)) == 1
@@ -112,21 +112,21 @@ def failed_over_once(world: World, sef: SmartEmergencyFallback, agent_id: str) -
 
 @ONCE
 @pytest.mark.parametrize("point", [DECIDE, OPEN, ANSWER, READY])
-def test_a_step_that_two_workers_take_at_once_is_taken_once(
+def test_two_workers_take_a_step_once(
     world: World, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     one, two = world.sef(), world.sef()
     for number in range(ROUNDS):
         agent_id = f"agent-{number}"
-        interrupted(world, one, agent_id)
-        came_as_far_as(world, one, point)
+        agent_with_notice(world, one, agent_id)
+        stop_before(world, one, point)
         with meeting(monkeypatch, point) as met:
             met.of(one.reconcile, two.reconcile)
-        failed_over_once(world, two, agent_id)
+        check_failed_over_once(world, two, agent_id)
 
 
-def came_as_far_as(world: World, sef: SmartEmergencyFallback, point: str) -> None:
-    """Stop an agent that is to have a standby just before this step."""
+def stop_before(world: World, sef: SmartEmergencyFallback, point: str) -> None:
+    """Stop the saga of an agent just before this step."""
     if point == DECIDE:
         world.simulation.add_fault("RunInstances", error_code="UnauthorizedOperation", count=1)
         sef.reconcile()
@@ -143,20 +143,22 @@ def came_as_far_as(world: World, sef: SmartEmergencyFallback, point: str) -> Non
 
 @ONCE
 @pytest.mark.parametrize("moment", ["before-call", "after-call"])
-def test_two_workers_make_the_same_call_at_once(world: World, moment: str) -> None:
+def test_two_workers_that_make_the_same_call_launch_once(world: World, moment: str) -> None:
     for number in range(ROUNDS):
         met = Meeting()
-        one, two = (world.sef(calling(world, f"{moment}.ec2.RunInstances", met)) for _ in range(2))
+        one, two = (
+            world.sef(cloud_meeting(world, f"{moment}.ec2.RunInstances", met)) for _ in range(2)
+        )
         agent_id = f"agent-{number}"
-        interrupted(world, one, agent_id)
-        came_as_far_as(world, world.sef(), ANSWER)
+        agent_with_notice(world, one, agent_id)
+        stop_before(world, world.sef(), ANSWER)
         met.of(one.reconcile, two.reconcile)
         assert met.took_place
-        failed_over_once(world, two, agent_id)
+        check_failed_over_once(world, two, agent_id)
 
 
 @ONCE
-def test_two_workers_promote_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_promote_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = world.sef(), world.sef()
     for number in range(ROUNDS):
         agent_id = f"agent-{number}"
@@ -170,11 +172,11 @@ def test_two_workers_promote_at_once(world: World, monkeypatch: pytest.MonkeyPat
             answers = together(*notices)
         assert {a["action"] for a in answers} == {"promoted"}
         assert len({a["new_instance_id"] for a in answers}) == 1
-        failed_over_once(world, one, agent_id)
+        check_failed_over_once(world, one, agent_id)
 
 
 @ONCE
-def test_an_operator_switches_while_a_worker_promotes(
+def test_an_operators_switch_during_a_promotion_promotes_the_standby_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = world.sef(), world.sef()
@@ -203,7 +205,7 @@ def test_an_operator_switches_while_a_worker_promotes(
 
 @ONCE
 @pytest.mark.parametrize("kind", [REBALANCE, TERMINATION])
-def test_a_signal_for_the_standby_comes_while_a_worker_promotes_it(
+def test_a_signal_for_the_standby_during_its_promotion_leaves_a_healthy_primary(
     world: World, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     one, two = world.sef(), world.sef()
@@ -222,13 +224,13 @@ def test_a_signal_for_the_standby_comes_while_a_worker_promotes_it(
             world.settle(two, 31)
         serving = world.agent(agent_id).instance_id
         assert serving != primary
-        # Promoted before its own notice came, it is replaced in its turn.
+        # If it was promoted before its own notice came, SEF has replaced it too.
         assert serving != doomed or kind == REBALANCE
         world.check(agent_id)
 
 
 @ONCE
-def test_a_standby_is_released_while_a_notice_wants_it(
+def test_a_notice_during_the_release_of_the_standby_has_one_promotion(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = world.sef(), world.sef()
@@ -250,13 +252,15 @@ def test_a_standby_is_released_while_a_notice_wants_it(
 
 
 @ONCE
-def test_orphans_are_swept_while_a_launch_is_answered(world: World) -> None:
-    """What is launched as the listing is made is in no row yet that says so."""
+def test_a_sweep_during_a_launch_terminates_no_orphan(world: World) -> None:
+    """An instance that is launched during the listing is in no row yet."""
     for number in range(ROUNDS):
         met = Meeting()
-        launching = world.sef(calling(world, "after-call.ec2.RunInstances", met))
+        launching = world.sef(cloud_meeting(world, "after-call.ec2.RunInstances", met))
         # An hour ahead: to this worker every instance is old.
-        sweeping = world.sef(calling(world, "before-call.ec2.DescribeInstances", met), ahead=3600)
+        sweeping = world.sef(
+            cloud_meeting(world, "before-call.ec2.DescribeInstances", met), ahead=3600
+        )
         agent_id = f"agent-{number}"
         world.primary(launching, agent_id)
         together(partial(world.signal, launching, REBALANCE, agent_id), sweeping.sweep_orphans)
@@ -268,7 +272,7 @@ def test_orphans_are_swept_while_a_launch_is_answered(world: World) -> None:
 
 
 @ONCE
-def test_of_manual_and_auto_mode_one_is_refused(
+def test_one_of_manual_and_auto_mode_is_refused(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = world.sef(), world.sef()
@@ -294,7 +298,7 @@ def test_of_manual_and_auto_mode_one_is_refused(
         world.check(agent_id)
 
 
-def test_the_other_half_comes_while_what_waits_is_released(
+def test_the_second_report_of_a_pair_during_the_release_of_the_first_makes_one_point(
     world: World, monkeypatch: pytest.MonkeyPatch, database_url: str
 ) -> None:
     one, two = world.sef(), world.sef()

@@ -1,4 +1,4 @@
-"""AWS takes a whole pool: many agents at once, and one event."""
+"""A storm: AWS interrupts many agents of one pool at once, under EC2's request limits."""
 
 import threading
 from collections import Counter
@@ -20,9 +20,10 @@ from tests.waiting import LIMIT, until
 def fleet(
     world: World, sef: Any, count: int, pool: str = POOL, *, alike: bool = False
 ) -> dict[str, str]:
-    """Agents whose instances are all in one pool; their primaries by id.
+    """Register agents with instances in one pool; return their primaries by agent id.
 
-    Unless they are alike each has a Name of its own: no two are launched by one call.
+    Unless they are alike, each instance has a Name of its own, so that one call launches one
+    standby.
     """
     kind, _, zone = pool.rpartition(".")
     launched = world.client.run_instances(
@@ -41,13 +42,13 @@ def fleet(
     return agents
 
 
-def all_at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+def in_parallel(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     with ThreadPoolExecutor(8) as threads:
         return [done.result() for done in [threads.submit(call) for call in calls]]
 
 
 def notices(world: World, workers: Sequence[Any], agents: dict[str, str]) -> list[Any]:
-    """Everyone is given notice within a second, of deadlines a second apart, the last one first."""
+    """Return a notice for each agent, with deadlines a second apart, the last agent first."""
     at = world.clock()
     return [
         partial(
@@ -63,18 +64,18 @@ def notices(world: World, workers: Sequence[Any], agents: dict[str, str]) -> lis
     ]
 
 
-def of_pools(world: World) -> list[Any]:
+def storm_events(world: World) -> list[Any]:
     return [e for e in world.rows("system_events", None) if e.event_type == "pool_interrupted"]
 
 
 @ONCE
-def test_one_pool_that_takes_many_agents_is_one_event(world: World) -> None:
+def test_it_reports_a_storm_as_one_event(world: World) -> None:
     one, two = world.sef(), world.sef()
     agents = fleet(world, one, 6)
-    all_at_once(notices(world, [one, two], agents))
-    all_at_once([one.reconcile, two.reconcile])
+    in_parallel(notices(world, [one, two], agents))
+    in_parallel([one.reconcile, two.reconcile])
     world.settle(one, 5)
-    [event] = of_pools(world)
+    [event] = storm_events(world)
     assert event.severity == "warning"
     assert event.agent_id is None
     assert event.details["pool_id"] == POOL
@@ -82,20 +83,20 @@ def test_one_pool_that_takes_many_agents_is_one_event(world: World) -> None:
 
 
 @ONCE
-def test_agents_that_follow_are_counted_under_the_same_event(world: World) -> None:
+def test_it_counts_later_agents_of_a_storm_in_the_same_event(world: World) -> None:
     sef = world.sef()
     agents = fleet(world, sef, 5)
     for number, (agent_id, instance_id) in enumerate(agents.items()):
         world.signal(sef, TERMINATION, agent_id, instance_id=instance_id)
         world.settle(sef, 30)
-        assert len(of_pools(world)) == (number >= 2)
-    [event] = of_pools(world)
+        assert len(storm_events(world)) == (number >= 2)
+    [event] = storm_events(world)
     assert event.details["agents"] == 5
     assert event.message == f"SEF: AWS takes instances of 5 agents in {POOL} at once"
 
 
 @ONCE
-def test_another_storm_of_the_same_pool_is_another_event(world: World) -> None:
+def test_it_reports_a_later_storm_of_the_pool_as_another_event(world: World) -> None:
     sef = world.sef()
     for number in range(2):
         agents = {f"{number}-{a}": i for a, i in fleet(world, sef, 3).items()}
@@ -104,22 +105,22 @@ def test_another_storm_of_the_same_pool_is_another_event(world: World) -> None:
             world.signal(sef, TERMINATION, agent_id, instance_id=instance_id)
         world.settle(sef, 1)
         world.clock.advance(3600)
-    assert [e.details["agents"] for e in of_pools(world)] == [3, 3]
+    assert [e.details["agents"] for e in storm_events(world)] == [3, 3]
 
 
 @ONCE
-def test_single_interruptions_and_recommendations_are_no_storm(world: World) -> None:
+def test_single_notices_and_recommendations_are_not_a_storm(world: World) -> None:
     sef = world.sef()
     agents = fleet(world, sef, 5)
     for number, (agent_id, instance_id) in enumerate(agents.items()):
         kind = TERMINATION if number < 2 else REBALANCE
         world.signal(sef, kind, agent_id, instance_id=instance_id)
     world.settle(sef, 1)
-    assert of_pools(world) == []
+    assert storm_events(world) == []
 
 
 @ONCE
-def test_its_launches_are_spread_over_the_other_pools(world: World) -> None:
+def test_it_spreads_the_launches_of_a_storm_over_the_other_pools(world: World) -> None:
     sef = world.sef(spot_pools=",".join([POOL, *OTHERS]))
     agents = fleet(world, sef, 2 * LAUNCHES_PER_POOL)
     for notice in notices(world, [sef], agents):
@@ -131,8 +132,8 @@ def test_its_launches_are_spread_over_the_other_pools(world: World) -> None:
 # EC2's request buckets
 
 
-def calls_of() -> tuple[list[str], Callable[..., None]]:
-    """The replicas that EC2 is asked to launch, in this order, and what notes them."""
+def launch_log() -> tuple[list[str], Callable[..., None]]:
+    """Return a list of the replicas that EC2 launches, in order, and the hook that fills it."""
     made: list[str] = []
 
     def note(params: Any, **_: Any) -> None:
@@ -141,7 +142,9 @@ def calls_of() -> tuple[list[str], Callable[..., None]]:
     return made, note
 
 
-def limited(world: World, note: Callable[..., None], *, ahead: float = 0, **settings: Any) -> Any:
+def sef_with_limits(
+    world: World, note: Callable[..., None], *, ahead: float = 0, **settings: Any
+) -> Any:
     cloud = world.cloud("before-call.ec2.RunInstances", note)
     given = {"run_instances_burst": 5, "run_instances_per_second": 2.0} | settings
     return world.sef(cloud, ahead=ahead, **given)
@@ -154,25 +157,25 @@ def agents_of(world: World, replica_ids: Sequence[str]) -> list[str]:
 
 @ONCE
 def test_forty_agents_have_one_replacement_each_under_ec2s_limits(world: World) -> None:
-    made, note = calls_of()
-    workers = [limited(world, note, spot_pools=",".join([POOL, *OTHERS])) for _ in range(2)]
+    made, note = launch_log()
+    workers = [sef_with_limits(world, note, spot_pools=",".join([POOL, *OTHERS])) for _ in range(2)]
     agents = fleet(world, workers[0], 40)
-    all_at_once(notices(world, workers, agents))
+    in_parallel(notices(world, workers, agents))
     assert len(made) == 5, "the bucket holds five"
     seconds = 0
     while len(made) < 40 and seconds < 60:
         before = len(made)
         world.clock.advance(2)
         seconds += 2
-        all_at_once([worker.reconcile for worker in workers])
+        in_parallel([worker.reconcile for worker in workers])
         assert len(made) - before <= 4, "two come back each second"
-    assert seconds <= 22, "and hardly one is held back that EC2 would take"
+    assert seconds <= 22, "SEF holds back hardly a call that EC2 would accept"
     world.settle(workers[0], 2)
 
     served = agents_of(world, made)
     assert sorted(served) == sorted(agents), "one call for each agent"
-    # The last agent's deadline is the closest. Those who came before any of the others waited
-    # were served as they came.
+    # The last agent has the closest deadline. The first five agents came before any other agent
+    # waited, and were served in the order of arrival.
     waited = served[5:]
     for position, agent_id in enumerate(waited):
         later = [a for a in waited[position + 4 :] if a > agent_id]
@@ -182,16 +185,16 @@ def test_forty_agents_have_one_replacement_each_under_ec2s_limits(world: World) 
         assert world.agent(agent_id).instance_id == replacement.id != old
         world.check(agent_id)
     pools = Counter(i.pool for a in agents for i in world.tagged(a))
-    # Those who choose at the same moment do not see each other.
+    # Agents that choose at the same moment do not see the choice of each other.
     assert max(pools.values()) - min(pools.values()) <= 2 * LAUNCHES_PER_POOL
-    assert len(of_pools(world)) == 1
+    assert len(storm_events(world)) == 1
     assert {i.status for i in world.rows("incidents", None)} == {"done"}
 
 
 @ONCE
-def test_a_standby_leaves_tokens_for_emergencies(world: World) -> None:
-    made, note = calls_of()
-    sef = limited(world, note)
+def test_a_standby_launch_leaves_tokens_for_emergencies(world: World) -> None:
+    made, note = launch_log()
+    sef = sef_with_limits(world, note)
     agents = fleet(world, sef, 6)
     recommended = list(agents)[:4]
     for agent_id in recommended:
@@ -202,17 +205,17 @@ def test_a_standby_leaves_tokens_for_emergencies(world: World) -> None:
         assert answer["action"] == "promoted"
     assert len(made) == 5
     world.settle(sef, 1)
-    assert len(made) == 5, "the bucket has two, and they are not for this one"
+    assert len(made) == 5, "the two tokens in the bucket are reserved for emergencies"
     world.settle(sef, 1)
     assert len(made) == 6
     assert world.standby(recommended[3]).status == "ready"
-    assert world.agent(recommended[3]).not_before is None, "to wait is no failure"
+    assert world.agent(recommended[3]).not_before is None, "waiting for a token postpones no work"
 
 
 @ONCE
 def test_a_notice_does_not_take_the_token_of_a_closer_deadline(world: World) -> None:
-    made, note = calls_of()
-    sef = limited(world, note, run_instances_burst=2, run_instances_per_second=1.0)
+    made, note = launch_log()
+    sef = sef_with_limits(world, note, run_instances_burst=2, run_instances_per_second=1.0)
     agents = fleet(world, sef, 4)
     deadlines = {"agent-00": 110, "agent-01": 100, "agent-02": 30, "agent-03": 90}
     at = world.clock()
@@ -231,7 +234,7 @@ def test_a_notice_does_not_take_the_token_of_a_closer_deadline(world: World) -> 
     assert agents_of(world, made) == ["agent-00", "agent-01"]
     world.clock.advance(1)
     assert notice("agent-03")["action"] == "replica_launching"
-    assert len(made) == 2, "there is one token, and it is another's"
+    assert len(made) == 2, "the only token belongs to an agent with a closer deadline"
     sef.reconcile()
     assert agents_of(world, made)[2:] == ["agent-02"]
     world.settle(sef, 1)
@@ -239,9 +242,9 @@ def test_a_notice_does_not_take_the_token_of_a_closer_deadline(world: World) -> 
 
 
 @ONCE
-def test_a_repeated_call_takes_a_token_too(world: World) -> None:
-    made, note = calls_of()
-    sef = limited(world, note, run_instances_burst=1, run_instances_per_second=0.1)
+def test_a_retried_launch_takes_a_token(world: World) -> None:
+    made, note = launch_log()
+    sef = sef_with_limits(world, note, run_instances_burst=1, run_instances_per_second=0.1)
     primary = world.primary(sef)
     world.simulation.add_fault("RunInstances", count=1, lose_reply=True)
     world.signal(sef, TERMINATION, instance_id=primary)
@@ -256,16 +259,16 @@ def test_a_repeated_call_takes_a_token_too(world: World) -> None:
 
 @ONCE
 def test_a_throttled_call_empties_the_bucket(world: World) -> None:
-    """Somebody else on the account calls EC2, too."""
-    made, note = calls_of()
-    sef = limited(world, note)
+    """Another program on the account uses the bucket of EC2 too."""
+    made, note = launch_log()
+    sef = sef_with_limits(world, note)
     agents = fleet(world, sef, 2)
     world.simulation.throttle("RunInstances", count=1)
     for agent_id, instance_id in agents.items():
         world.signal(sef, TERMINATION, agent_id, instance_id=instance_id)
     assert len(made) == 1
     world.clock.advance(7)
-    all_at_once([sef.reconcile])
+    in_parallel([sef.reconcile])
     assert len(made) == 3
     for agent_id in agents:
         world.check(agent_id)
@@ -273,8 +276,8 @@ def test_a_throttled_call_empties_the_bucket(world: World) -> None:
 
 @ONCE
 def test_a_pool_without_capacity_costs_one_call_and_not_one_for_each_agent(world: World) -> None:
-    _, note = calls_of()
-    sef = limited(
+    _, note = launch_log()
+    sef = sef_with_limits(
         world,
         note,
         run_instances_burst=1,
@@ -296,11 +299,11 @@ def test_a_pool_without_capacity_costs_one_call_and_not_one_for_each_agent(world
 
 
 @ONCE
-def test_what_waits_for_its_call_and_is_not_wanted_any_more_is_never_launched(
+def test_it_does_not_launch_a_waiting_replica_that_was_released(
     world: World,
 ) -> None:
-    made, note = calls_of()
-    sef = limited(world, note, run_instances_burst=1, run_instances_per_second=0.1)
+    made, note = launch_log()
+    sef = sef_with_limits(world, note, run_instances_burst=1, run_instances_per_second=0.1)
     primary = world.primary(sef, "b")
     world.signal(sef, TERMINATION, "b", instance_id=primary)
     world.primary(sef)
@@ -315,15 +318,15 @@ def test_what_waits_for_its_call_and_is_not_wanted_any_more_is_never_launched(
 
 @ONCE
 def test_a_worker_whose_clock_is_ahead_empties_the_bucket_for_a_moment_only(world: World) -> None:
-    made, note = calls_of()
-    ahead = limited(
+    made, note = launch_log()
+    ahead = sef_with_limits(
         world, note, ahead=5 * 3600, run_instances_burst=1, run_instances_per_second=1.0
     )
     agents = fleet(world, ahead, 2)
     ids = list(agents)
     world.signal(ahead, TERMINATION, ids[0], instance_id=agents[ids[0]])
     assert len(made) == 1
-    right = limited(world, note, run_instances_burst=1, run_instances_per_second=1.0)
+    right = sef_with_limits(world, note, run_instances_burst=1, run_instances_per_second=1.0)
     world.signal(right, TERMINATION, ids[1], instance_id=agents[ids[1]])
     assert len(made) == 1
     world.settle(right, 1)
@@ -331,8 +334,8 @@ def test_a_worker_whose_clock_is_ahead_empties_the_bucket_for_a_moment_only(worl
 
 
 @ONCE
-def test_calls_that_ec2_never_answers_hold_up_nobody_elses(world: World) -> None:
-    """More agents than a lane has threads hang; the others are served before any of them is."""
+def test_calls_without_an_answer_do_not_delay_other_agents(world: World) -> None:
+    """More calls hang than a lane has threads; other agents are served before a call returns."""
     hanging = threading.Event()
 
     def hang(params: Any, **_: Any) -> None:
@@ -347,7 +350,7 @@ def test_calls_that_ec2_never_answers_hold_up_nobody_elses(world: World) -> None
     agents = fleet(world, quick, 12)
     poisoned, others = list(agents)[:9], list(agents)[9:]
     for agent_id in poisoned:
-        # What its standby is launched like is told by its tags, which the call repeats.
+        # The call for the standby repeats the tags of the primary.
         world.client.create_tags(
             Resources=[agents[agent_id]], Tags=[{"Key": "Name", "Value": "hangs"}]
         )
@@ -361,19 +364,19 @@ def test_calls_that_ec2_never_answers_hold_up_nobody_elses(world: World) -> None
 
     world.write(update(tables.agents).where(tables.agents.c.id.in_(others)).values(not_before=None))
     with ThreadPoolExecutor(1) as background:
-        round_ = background.submit(slow.reconcile)
+        running = background.submit(slow.reconcile)
         try:
             until(lambda: all(world.promotions(agent_id) for agent_id in others))
-            assert not round_.done(), "those who hang still do"
+            assert not running.done(), "the hanging calls still hang"
         finally:
             hanging.set()
-        round_.result()
+        running.result()
     for agent_id in others:
         world.check(agent_id)
 
 
 @ONCE
-def test_terminations_take_tokens_of_their_own(world: World) -> None:
+def test_terminations_have_a_token_bucket_of_their_own(world: World) -> None:
     ended: list[str] = []
 
     def note(params: Any, **_: Any) -> None:
@@ -398,7 +401,7 @@ def test_terminations_take_tokens_of_their_own(world: World) -> None:
 
 
 @ONCE
-def test_one_that_hangs_alone_does_not_hold_up_who_comes_after(world: World) -> None:
+def test_a_single_hanging_call_does_not_delay_an_agent_that_becomes_due(world: World) -> None:
     hanging, has_begun = threading.Event(), threading.Event()
 
     def hang(params: Any, **_: Any) -> None:
@@ -423,19 +426,19 @@ def test_one_that_hangs_alone_does_not_hold_up_who_comes_after(world: World) -> 
     world.write(update(tables.agents).where(column == alone).values(not_before=None))
     world.write(update(tables.agents).where(column == after).values(not_before=not_yet))
     with ThreadPoolExecutor(1) as background:
-        round_ = background.submit(slow.reconcile)
+        running = background.submit(slow.reconcile)
         try:
             assert has_begun.wait(LIMIT)
             world.write(update(tables.agents).where(column == after).values(not_before=None))
             until(lambda: world.promotions(after))
-            assert not round_.done(), "the one that hangs still does"
+            assert not running.done(), "the one that hangs still does"
         finally:
             hanging.set()
-        round_.result()
+        running.result()
 
 
-def protected(world: World, sef: Any, count: int) -> dict[str, str]:
-    """Agents with a ready standby each."""
+def agents_with_standby(world: World, sef: Any, count: int) -> dict[str, str]:
+    """Register agents with a ready standby each."""
     agents = fleet(world, sef, count, alike=True)
     for agent_id in agents:
         world.signal(sef, REBALANCE, agent_id)
@@ -444,8 +447,8 @@ def protected(world: World, sef: Any, count: int) -> dict[str, str]:
     return agents
 
 
-class LookingTogether:
-    """The first look at EC2 lasts until as many others have come as are to come."""
+class SharedCheck:
+    """Hold the first check at EC2 until all other checks wait for its end."""
 
     def __init__(self, others: int) -> None:
         self.calls: list[Any] = []
@@ -457,20 +460,20 @@ class LookingTogether:
         until(lambda: len(self.calls) > 1 or len(self.looks._waiting) == self._others)
 
 
-def all_noticed(world: World, agents: dict[str, str]) -> LookingTogether:
-    together = LookingTogether(len(agents) - 1)
+def notify_all(world: World, agents: dict[str, str]) -> SharedCheck:
+    together = SharedCheck(len(agents) - 1)
     sef = world.sef(world.cloud("before-call.ec2.DescribeInstances", together))
     together.looks = sef._context.describe
     together.looks._patience = LIMIT  # on a busy machine, one that waits a second would call alone
-    all_at_once(notices(world, [sef], agents))
+    in_parallel(notices(world, [sef], agents))
     return together
 
 
 @ONCE
-def test_looks_at_standbys_that_come_together_share_a_call(world: World) -> None:
-    agents = protected(world, world.sef(), 6)
-    together = all_noticed(world, agents)
-    assert len(together.calls) == 2, "one for the first, one for all who came meanwhile"
+def test_concurrent_checks_of_standbys_share_a_call(world: World) -> None:
+    agents = agents_with_standby(world, world.sef(), 6)
+    together = notify_all(world, agents)
+    assert len(together.calls) == 2, "one for the first, one for all others"
     for agent_id in agents:
         [promotion] = world.promotions(agent_id)
         assert promotion.details["unseen"] is None
@@ -478,11 +481,11 @@ def test_looks_at_standbys_that_come_together_share_a_call(world: World) -> None
 
 
 @ONCE
-def test_what_ec2_refuses_to_one_call_is_told_to_all_who_shared_it(world: World) -> None:
-    agents = protected(world, world.sef(), 6)
+def test_an_error_of_a_shared_check_reaches_every_promotion(world: World) -> None:
+    agents = agents_with_standby(world, world.sef(), 6)
     world.simulation.throttle("DescribeInstances", count=2)
-    together = all_noticed(world, agents)
-    assert len(together.calls) == 2, "nobody asks again alone"
+    together = notify_all(world, agents)
+    assert len(together.calls) == 2, "no check is repeated alone"
     for agent_id in agents:
         [promotion] = world.promotions(agent_id)
         assert "RequestLimitExceeded" in promotion.details["unseen"]

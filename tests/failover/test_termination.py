@@ -1,4 +1,4 @@
-"""AWS gives an instance two minutes: the agent has another primary before they are over."""
+"""A termination notice: SEF promotes a standby within the two minutes that AWS gives."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -11,12 +11,12 @@ from tests.harness import ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World
 TWO = {"spot_pools": ",".join(OTHERS)}
 
 
-def empty(world: World, *pools: str) -> None:
+def drain_pools(world: World, *pools: str) -> None:
     for pool in pools:
         world.simulation.set_pool(pool, capacity=False)
 
 
-def no_on_demand(world: World) -> None:
+def refuse_on_demand(world: World) -> None:
     world.simulation.add_fault(
         "RunInstances",
         market="on-demand",
@@ -25,7 +25,7 @@ def no_on_demand(world: World) -> None:
     )
 
 
-def test_a_ready_standby_is_promoted_within_the_answer(world: World) -> None:
+def test_it_promotes_a_ready_standby_before_it_answers(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     first = world.signal(sef, REBALANCE, instance_id=primary)
@@ -49,7 +49,7 @@ def test_a_ready_standby_is_promoted_within_the_answer(world: World) -> None:
     assert not signals[REBALANCE].failover_completed
     assert world.rows("incidents")[0].status == "done"
     assert len(world.tagged()) == 1
-    # What AWS has given notice to, AWS terminates.
+    # AWS terminates an instance after its notice.
     assert world.state(primary) == "running"
     world.check()
 
@@ -69,7 +69,7 @@ def test_the_failover_time_counts_from_the_notice_to_the_promotion(world: World)
     world.check()
 
 
-def test_a_standby_that_is_launching_is_promoted_when_it_runs(world: World) -> None:
+def test_it_promotes_a_launching_standby_when_it_runs(world: World) -> None:
     sef = world.sef(simulator_pending_seconds=600)
     primary = world.primary(sef)
     assert world.signal(sef, REBALANCE, instance_id=primary)["action"] == "replica_launching"
@@ -92,7 +92,7 @@ def test_a_standby_that_is_launching_is_promoted_when_it_runs(world: World) -> N
     world.check()
 
 
-def test_without_a_standby_there_is_an_emergency_launch(world: World) -> None:
+def test_it_launches_in_an_emergency_without_a_standby(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     answer = world.signal(sef, TERMINATION, instance_id=primary)
@@ -107,10 +107,10 @@ def test_without_a_standby_there_is_an_emergency_launch(world: World) -> None:
 
 
 @ONCE
-def test_a_pool_without_capacity_is_passed_over(world: World) -> None:
+def test_it_skips_a_pool_without_capacity(world: World) -> None:
     sef = world.sef(**TWO)
     primary = world.primary(sef)
-    empty(world, "m5.large.us-east-1c")  # the cheaper
+    drain_pools(world, "m5.large.us-east-1c")  # the cheaper
     assert world.signal(sef, TERMINATION, instance_id=primary)["action"] == "promoted"
     assert world.agent().pool_id == "m5.large.us-east-1b"
     assert [a.status for a in world.attempts()] == ["refused", "launched"]
@@ -118,10 +118,10 @@ def test_a_pool_without_capacity_is_passed_over(world: World) -> None:
 
 
 @ONCE
-def test_without_spot_capacity_anywhere_it_is_on_demand(world: World) -> None:
+def test_it_launches_on_demand_without_spot_capacity(world: World) -> None:
     sef = world.sef(**TWO)
     primary = world.primary(sef)
-    empty(world, *OTHERS)
+    drain_pools(world, *OTHERS)
     assert world.signal(sef, TERMINATION, instance_id=primary)["action"] == "promoted"
     assert [i.market for i in world.alive()] == ["on-demand"]
     assert world.replicas()[0].market == "on-demand"
@@ -131,11 +131,11 @@ def test_without_spot_capacity_anywhere_it_is_on_demand(world: World) -> None:
 
 
 @ONCE
-def test_without_any_capacity_it_waits_and_is_served_when_there_is_some(world: World) -> None:
+def test_it_waits_without_any_capacity_and_launches_when_there_is_some(world: World) -> None:
     sef = world.sef(spot_pools=OTHERS[0])
     primary = world.primary(sef)
-    empty(world, OTHERS[0])
-    no_on_demand(world)
+    drain_pools(world, OTHERS[0])
+    refuse_on_demand(world)
     answer = world.signal(sef, TERMINATION, instance_id=primary)
     assert answer["action"] == "waiting"
     assert answer["new_instance_id"] is None
@@ -144,7 +144,7 @@ def test_without_any_capacity_it_waits_and_is_served_when_there_is_some(world: W
     status = sef.get_agent_status("a")
     assert status["incident"]["goal"] == "switch"
 
-    # Not in every round, but soon.
+    # SEF does not retry in every pass, but soon.
     replicas = len(world.replicas())
     world.settle(sef, 2)
     assert len(world.replicas()) == replicas
@@ -164,12 +164,12 @@ def test_without_any_capacity_it_waits_and_is_served_when_there_is_some(world: W
 
 
 @ONCE
-def test_capacity_that_comes_back_within_the_two_minutes_is_found(world: World) -> None:
-    """A cooldown of five minutes is longer than the notice: an emergency cannot sit it out."""
+def test_it_finds_capacity_that_returns_within_the_notice(world: World) -> None:
+    """A cooldown of five minutes is longer than the notice: an emergency does not wait for it."""
     sef = world.sef(spot_pools=OTHERS[0])
     primary = world.primary(sef)
-    empty(world, OTHERS[0])
-    no_on_demand(world)
+    drain_pools(world, OTHERS[0])
+    refuse_on_demand(world)
     assert world.signal(sef, TERMINATION, instance_id=primary)["action"] == "waiting"
     world.simulation.clear_faults()
     world.simulation.set_pool(OTHERS[0], capacity=True)
@@ -202,7 +202,7 @@ def test_both_signals_from_eight_threads_have_one_effect(world: World) -> None:
 
 @ONCE
 def test_a_notice_that_names_no_instance_can_be_repeated(world: World) -> None:
-    """The instance is optional, and a report may be sent twice when its answer is lost."""
+    """The instance is optional, and an agent may send a notice twice if the answer is lost."""
     sef = world.sef()
     world.primary(sef)
     announced = world.clock()
@@ -229,7 +229,7 @@ def test_a_notice_that_names_neither_instance_nor_time_can_be_repeated(world: Wo
 
 
 @ONCE
-def test_a_notice_for_an_agent_without_a_known_instance_is_served(world: World) -> None:
+def test_it_replaces_the_primary_of_an_agent_without_a_known_instance(world: World) -> None:
     sef = world.sef()
     sef.register_agent("a", {})
     answer = world.signal(sef, TERMINATION)
@@ -239,7 +239,7 @@ def test_a_notice_for_an_agent_without_a_known_instance_is_served(world: World) 
 
 
 @ONCE
-def test_the_instance_that_a_notice_names_becomes_known_by_it(world: World) -> None:
+def test_it_learns_an_unknown_primary_from_the_notice(world: World) -> None:
     sef = world.sef()
     sef.register_agent("a", {})
     old = world.launch(POOL, KeyName="known-by-notice")
@@ -271,7 +271,7 @@ def test_a_notice_for_a_former_primary_is_recorded_and_changes_nothing(world: Wo
 
 
 @ONCE
-def test_a_notice_for_an_instance_that_is_nobodys_is_recorded_and_changes_nothing(
+def test_a_notice_for_an_unknown_instance_is_recorded_and_changes_nothing(
     world: World,
 ) -> None:
     sef = world.sef()
@@ -289,7 +289,7 @@ def test_a_notice_for_an_instance_that_is_nobodys_is_recorded_and_changes_nothin
 
 
 @ONCE
-def test_a_notice_that_came_before_its_instance_was_registered_counts_when_repeated(
+def test_a_notice_before_registration_counts_when_repeated(
     world: World,
 ) -> None:
     sef = world.sef()
@@ -306,7 +306,7 @@ def test_a_notice_that_came_before_its_instance_was_registered_counts_when_repea
 
 @pytest.mark.parametrize("kind", [REBALANCE, TERMINATION])
 @ONCE
-def test_a_standby_that_is_announced_itself_makes_way_for_another(world: World, kind: str) -> None:
+def test_it_replaces_a_standby_that_gets_a_signal(world: World, kind: str) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     world.signal(sef, REBALANCE, instance_id=primary)
@@ -328,8 +328,8 @@ def test_a_standby_that_is_announced_itself_makes_way_for_another(world: World, 
 
 
 @ONCE
-def test_the_pool_in_which_the_standby_was_announced_is_avoided_too(world: World) -> None:
-    """Interruptions of one type and zone come together."""
+def test_it_avoids_the_pool_of_a_standby_that_got_a_notice(world: World) -> None:
+    """Interruptions of one type and zone often come together."""
     sef = world.sef()
     primary = world.primary(sef)
     world.signal(sef, REBALANCE, instance_id=primary)
@@ -339,7 +339,7 @@ def test_the_pool_in_which_the_standby_was_announced_is_avoided_too(world: World
 
 
 @ONCE
-def test_a_standby_announced_before_sef_knew_its_instance_is_not_promoted(
+def test_it_does_not_promote_a_standby_with_a_notice_from_before_its_id_was_known(
     world: World,
 ) -> None:
     sef = world.sef()
@@ -358,7 +358,7 @@ def test_a_standby_announced_before_sef_knew_its_instance_is_not_promoted(
 
 
 @ONCE
-def test_both_lose_their_instance_and_a_third_takes_over(world: World) -> None:
+def test_a_third_instance_takes_over_if_primary_and_standby_get_a_notice(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     world.signal(sef, REBALANCE, instance_id=primary)
@@ -374,7 +374,7 @@ def test_both_lose_their_instance_and_a_third_takes_over(world: World) -> None:
 
 
 @ONCE
-def test_in_manual_mode_too_and_the_next_standby_is_kept(world: World) -> None:
+def test_it_promotes_in_manual_mode_and_keeps_the_next_standby(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     sef.enable_manual_replica_mode("a")
@@ -392,7 +392,7 @@ def test_in_manual_mode_too_and_the_next_standby_is_kept(world: World) -> None:
 
 
 @ONCE
-def test_the_deadline_is_what_aws_said_or_two_minutes(world: World) -> None:
+def test_the_deadline_is_the_announced_end_or_two_minutes(world: World) -> None:
     sef = world.sef(simulator_pending_seconds=60)
     for agent_id, said, seconds in (("a", 95, 95), ("b", None, 120), ("c", -5, 120)):
         primary = world.primary(sef, agent_id)
@@ -404,13 +404,15 @@ def test_the_deadline_is_what_aws_said_or_two_minutes(world: World) -> None:
         assert sef.get_agent_status(agent_id)["incident"]["deadline"] is not None
         [signal] = signals(world, agent_id)
         assert (signal.termination_time is None) == (said is None)
-    # Those who have the least time left come first.
+    # All three are promoted.
     world.simulation.set_options(pending_seconds=0)
     world.settle(sef, 3)
     assert {len(world.promotions(agent_id)) for agent_id in "abc"} == {1}
 
 
-def test_it_is_recorded_while_ec2_is_away_and_completed_when_it_is_back(world: World) -> None:
+def test_it_records_a_notice_while_ec2_is_unavailable_and_acts_when_it_is_back(
+    world: World,
+) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     world.simulation.add_fault("*", error_code="ServiceUnavailable")
@@ -435,7 +437,7 @@ def test_it_is_recorded_while_ec2_is_away_and_completed_when_it_is_back(world: W
 
 
 @ONCE
-def test_a_ready_standby_is_promoted_though_ec2_is_away(world: World) -> None:
+def test_it_promotes_a_ready_standby_while_ec2_is_unavailable(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     world.signal(sef, REBALANCE, instance_id=primary)
@@ -447,7 +449,7 @@ def test_a_ready_standby_is_promoted_though_ec2_is_away(world: World) -> None:
 
 
 @ONCE
-def test_it_is_answered_and_carried_out_though_ec2_throttles(world: World) -> None:
+def test_it_answers_a_notice_while_ec2_throttles_and_acts_later(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     world.simulation.throttle("RunInstances", count=2)
@@ -464,8 +466,8 @@ def test_it_is_answered_and_carried_out_though_ec2_throttles(world: World) -> No
 
 
 @ONCE
-def test_repeats_do_not_press_an_ec2_that_throttles(world: World) -> None:
-    """An agent repeats its signal every few seconds; the pause is what the throttle asks for."""
+def test_repeated_signals_do_not_shorten_the_pause_after_a_throttle(world: World) -> None:
+    """An agent repeats its signal every few seconds; a throttled EC2 needs the pause."""
     sef = world.sef()
     primary = world.primary(sef)
     announced = world.clock()
@@ -479,7 +481,7 @@ def test_repeats_do_not_press_an_ec2_that_throttles(world: World) -> None:
 
 
 @ONCE
-def test_a_standby_that_died_unseen_is_replaced_rather_than_promoted(world: World) -> None:
+def test_it_replaces_a_terminated_standby_instead_of_promoting_it(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     world.signal(sef, REBALANCE, instance_id=primary)

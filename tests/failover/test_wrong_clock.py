@@ -1,4 +1,4 @@
-"""One worker's clock is an hour off: things take longer, and nothing is doubled or lost."""
+"""A worker's clock is an hour wrong: work takes longer, and no effect is doubled or lost."""
 
 from datetime import timedelta
 
@@ -8,10 +8,11 @@ from tests.harness import ALIVE, ONCE, OTHERS, REBALANCE, TERMINATION, World
 
 HOUR = 3600
 TEN_SECONDS = timedelta(seconds=10)
-OFF = pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["ahead", "behind"])
+WRONG_CLOCK = pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["ahead", "behind"])
 
 
-@OFF
+@ONCE
+@WRONG_CLOCK
 @pytest.mark.parametrize("first_is_wrong", [True, False])
 def test_a_failover_has_one_successor(world: World, ahead: float, first_is_wrong: bool) -> None:
     right, wrong = world.sef(), world.sef(ahead=ahead)
@@ -33,8 +34,9 @@ def test_a_failover_has_one_successor(world: World, ahead: float, first_is_wrong
     world.check()
 
 
-@OFF
-def test_an_emergency_launch_that_one_begins_and_the_other_ends(world: World, ahead: float) -> None:
+@ONCE
+@WRONG_CLOCK
+def test_one_worker_completes_the_emergency_launch_of_another(world: World, ahead: float) -> None:
     right, wrong = world.sef(simulator_pending_seconds=600), world.sef(ahead=ahead)
     primary = world.primary(right)
     world.simulation.throttle("RunInstances", count=2)
@@ -59,8 +61,8 @@ def test_an_emergency_launch_that_one_begins_and_the_other_ends(world: World, ah
 
 
 @ONCE
-@OFF
-def test_a_healthy_fleet_is_left_alone(world: World, ahead: float) -> None:
+@WRONG_CLOCK
+def test_it_changes_nothing_in_a_healthy_fleet(world: World, ahead: float) -> None:
     right, wrong = world.sef(), world.sef(ahead=ahead)
     primary = world.primary(right)
     right.enable_manual_replica_mode("a")
@@ -79,7 +81,7 @@ def test_a_healthy_fleet_is_left_alone(world: World, ahead: float) -> None:
 
 
 @ONCE
-def test_what_it_put_off_for_an_hour_others_do_now(world: World) -> None:
+def test_a_right_worker_does_not_wait_for_a_pause_of_an_hour(world: World) -> None:
     right, wrong = world.sef(spot_pools=OTHERS[0]), world.sef(spot_pools=OTHERS[0], ahead=HOUR)
     primary = world.primary(right)
     world.simulation.throttle()
@@ -91,14 +93,14 @@ def test_what_it_put_off_for_an_hour_others_do_now(world: World) -> None:
 
 
 @ONCE
-def test_its_lease_does_not_outlive_it_by_an_hour(world: World) -> None:
+def test_a_lease_of_a_fast_clock_does_not_last_an_hour_longer(world: World) -> None:
     right, wrong = world.sef(), world.sef(ahead=HOUR)
     assert wrong.holds_lease("sef_reconcile", TEN_SECONDS)
     assert right.holds_lease("sef_reconcile", TEN_SECONDS)
 
 
 @ONCE
-def test_clocks_that_differ_by_seconds_are_believed(world: World) -> None:
+def test_clocks_that_differ_by_seconds_are_trusted(world: World) -> None:
     right, wrong = world.sef(), world.sef(ahead=5)
     assert wrong.holds_lease("sef_reconcile", TEN_SECONDS)
     assert not right.holds_lease("sef_reconcile", TEN_SECONDS)

@@ -1,4 +1,4 @@
-"""Which agents a round works on, in which order, and who waits for whom."""
+"""The work queue of a pass: its agents, their order, and their lanes."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -92,7 +92,7 @@ def test_emergencies_come_first_by_their_deadline(database: Database) -> None:
         (seconds(86_400), Lane.URGENT),  # by a wrong clock
     ],
 )
-def test_who_did_not_get_on_a_moment_ago_is_in_a_lane_of_its_kind(
+def test_an_agent_whose_pause_ended_a_moment_ago_is_in_the_retry_lane(
     database: Database, not_before: datetime | None, lane: Lane | None
 ) -> None:
     pauses = {} if not_before is None else {"a": not_before}
@@ -100,7 +100,7 @@ def test_who_did_not_get_on_a_moment_ago_is_in_a_lane_of_its_kind(
     assert due(database) == ([] if lane is None else [("a", lane)])
 
 
-def test_however_many_are_watched_nobody_is_left_out(database: Database) -> None:
+def test_many_monitored_agents_hide_no_other_work(database: Database) -> None:
     watched = [incident(f"a-{n:04}", "monitor") for n in range(700)]
     write(database, [*watched, incident("z", "switch", deadline=seconds(90))])
     retirement = {"instance_id": "i-9", "agent_id": "a-0699", "reason": "", "not_before": NOW}

@@ -1,4 +1,4 @@
-"""What people read is a sentence: said once, in the right number, about somebody."""
+"""Messages in events and log lines are well formed: singular and plural, no None, no repetition."""
 
 import logging
 import re
@@ -9,11 +9,11 @@ from tests.failover.cutover.cutover_targets import SAME_ZONE, Belongings
 from tests.failover.instances.test_orphans import named, orphan
 from tests.harness import ONCE, TERMINATION, World
 
-UGLY = re.compile(r"\b1 (instances|launches|tables|tries|prices)\b|None|(\b\w+) is done: \2")
+MALFORMED = re.compile(r"\b1 (instances|launches|tables|tries|prices)\b|None|(\b\w+) is done: \2")
 
 
 @ONCE
-def test_no_sentence_of_a_failover_with_a_cutover_at_its_limit_is_ugly(
+def test_messages_of_a_failover_with_a_cutover_are_well_formed(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="sef")
@@ -28,12 +28,12 @@ def test_no_sentence_of_a_failover_with_a_cutover_at_its_limit_is_ugly(
     messages = [row.message for row in world.rows("system_events", None)]
     assert any("SEF_MAX_LAUNCHES_PER_HOUR" in message for message in messages)
     assert any("running: " in message for message in messages)
-    ugly = [line for line in [*messages, *caplog.messages] if UGLY.search(line)]
-    assert not ugly
+    malformed = [line for line in [*messages, *caplog.messages] if MALFORMED.search(line)]
+    assert not malformed
 
 
 @ONCE
-def test_what_is_about_no_agent_is_logged_without_one(
+def test_an_event_without_an_agent_is_logged_without_one(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     named(world)
