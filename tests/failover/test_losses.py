@@ -17,9 +17,9 @@ def report(world: World, sef: Any, agent_id: str = "a", **fields: Any) -> None:
 
 
 def detect_and_reconcile(world: World, sef: Any) -> int:
-    found: int = sef.detect_losses()
+    losses: int = sef.detect_losses()
     sef.reconcile()
-    return found
+    return losses
 
 
 def test_it_replaces_a_primary_that_is_gone_and_silent(world: World) -> None:

@@ -10,8 +10,8 @@ REFUSED = "UnauthorizedOperation"
 
 
 def only_incident(world: World) -> Any:
-    [found] = world.rows("incidents")
-    return found
+    [incident] = world.rows("incidents")
+    return incident
 
 
 @pytest.mark.parametrize("signal", [REBALANCE, TERMINATION])

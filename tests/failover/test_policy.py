@@ -87,9 +87,9 @@ SITUATIONS = [Situation(*parts) for parts in product(AGENTS, STANDBYS, INCIDENTS
 
 
 def situations_where(predicate):
-    found = [situation for situation in SITUATIONS if predicate(situation)]
-    assert found, "no situation matches"
-    return found
+    matches = [situation for situation in SITUATIONS if predicate(situation)]
+    assert matches, "no situation matches"
+    return matches
 
 
 def situations_with(kind):

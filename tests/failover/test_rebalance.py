@@ -93,17 +93,17 @@ def test_the_standby_has_the_settings_of_the_primary(world: World) -> None:
     assert made["VpcId"] == like["VpcId"]
     assert made["SubnetId"] != like["SubnetId"]
     assert made["InstanceLifecycle"] == "spot"
-    told = client.describe_instance_attribute(InstanceId=standby.instance_id, Attribute="userData")[
-        "UserData"
-    ]["Value"]
-    assert base64.b64decode(told).decode() == user_data
-    found = {tag["Key"]: tag["Value"] for tag in made["Tags"]}
+    attribute = client.describe_instance_attribute(
+        InstanceId=standby.instance_id, Attribute="userData"
+    )["UserData"]["Value"]
+    assert base64.b64decode(attribute).decode() == user_data
+    made_tags = {tag["Key"]: tag["Value"] for tag in made["Tags"]}
     attempt = world.attempts()[0]
-    assert found["team"] == "web"
-    assert found["sef:agent"] == "a"
-    assert found["sef:replica"] == standby.id
-    assert found["sef:attempt"] == attempt.client_token == made["ClientToken"]
-    assert found["sef:managed"] == world.rows("deployment", None)[0].name
+    assert made_tags["team"] == "web"
+    assert made_tags["sef:agent"] == "a"
+    assert made_tags["sef:replica"] == standby.id
+    assert made_tags["sef:attempt"] == attempt.client_token == made["ClientToken"]
+    assert made_tags["sef:managed"] == world.rows("deployment", None)[0].name
     options = attempt.parameters["InstanceMarketOptions"]
     assert options["MarketType"] == "spot"
     assert options["SpotOptions"]["SpotInstanceType"] == "one-time"

@@ -394,16 +394,18 @@ def test_it_promotes_in_manual_mode_and_keeps_the_next_standby(world: World) -> 
 @ONCE
 def test_the_deadline_is_the_announced_end_or_two_minutes(world: World) -> None:
     sef = world.sef(simulator_pending_seconds=60)
-    for agent_id, said, seconds in (("a", 95, 95), ("b", None, 120), ("c", -5, 120)):
+    for agent_id, announced, seconds in (("a", 95, 95), ("b", None, 120), ("c", -5, 120)):
         primary = world.primary(sef, agent_id)
-        ends = {} if said is None else {"termination_time": world.clock().timestamp() + said}
+        ends = (
+            {} if announced is None else {"termination_time": world.clock().timestamp() + announced}
+        )
         world.signal(sef, TERMINATION, agent_id, instance_id=primary, **ends)
         [incident] = world.rows("incidents", agent_id)
         left = incident.deadline - world.clock()
         assert abs(left - timedelta(seconds=seconds)) < timedelta(milliseconds=1)
         assert sef.get_agent_status(agent_id)["incident"]["deadline"] is not None
         [signal] = signals(world, agent_id)
-        assert (signal.termination_time is None) == (said is None)
+        assert (signal.termination_time is None) == (announced is None)
     # All three are promoted.
     world.simulation.set_options(pending_seconds=0)
     world.settle(sef, 3)

@@ -55,8 +55,8 @@ def write(
 
 
 def due(database: Database) -> list[tuple[str, Lane]]:
-    found = database.read(agents_with_work, NOW, checked_before=seconds(-30))
-    return [(item.agent_id, item.lane) for item in found]
+    items = database.read(agents_with_work, NOW, checked_before=seconds(-30))
+    return [(item.agent_id, item.lane) for item in items]
 
 
 def test_emergencies_come_first_by_their_deadline(database: Database) -> None:
@@ -105,6 +105,6 @@ def test_many_monitored_agents_hide_no_other_work(database: Database) -> None:
     write(database, [*watched, incident("z", "switch", deadline=seconds(90))])
     retirement = {"instance_id": "i-9", "agent_id": "a-0699", "reason": "", "not_before": NOW}
     database.write(lambda c: c.execute(insert(retirements), [retirement]))
-    found = due(database)
-    assert found[0] == ("z", Lane.URGENT)
-    assert len(found) == 701
+    work = due(database)
+    assert work[0] == ("z", Lane.URGENT)
+    assert len(work) == 701
