@@ -1,4 +1,4 @@
-"""A rebalance recommendation: SEF keeps a standby in a safer pool while the risk lasts."""
+"""A rebalance recommendation: SEF keeps a standby in a safer pool for a limited time."""
 
 import base64
 from concurrent.futures import ThreadPoolExecutor
