@@ -1,0 +1,1 @@
+"""The replicas of an agent: their rows, their health checks, and when to retry a launch."""

@@ -1,4 +1,4 @@
-"""What follows when a standby does not come about, or a pool proves to be a bad one."""
+"""Handle failed launches and bad pools: retry delays, escalation, pool cooldowns."""
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
@@ -15,48 +15,68 @@ from sef.notifications.events import Event, write_events
 from sef.terms import IncidentStatus, Market, NotificationKind, ReplicaStatus
 
 RETRY_EMERGENCY = timedelta(seconds=10)
+"""Delay before the next launch of an emergency."""
+
 RETRY = timedelta(seconds=60)
+"""Delay before the next launch without an emergency."""
+
 RETRY_OPERATOR = timedelta(minutes=5)
-"""Until the next standby is tried, after one failed: in need of one, otherwise, and when EC2's
-refusal will most likely need a person."""
+"""Delay before the next launch if an operator most likely has to act first."""
+
+MIN_EXTENSION = 0.1
+"""Smallest extension of a cooldown that is written, as a part of the cooldown."""
+
+_UNAVAILABLE = select(unavailable_pools.c.pool_id, unavailable_pools.c.market).where(
+    unavailable_pools.c.until > bindparam("now")
+)
 
 
 def fail_launch(
     connection: Connection, replica: Replica, reason: str, pause: timedelta, now: datetime
 ) -> str | None:
-    """A standby has failed, and the next one is tried after a pause; None: too late."""
+    """Fail a launching replica and postpone the agent's next launch.
+
+    Return a sentence about it, or None if another worker has changed the replica.
+
+    Args:
+        pause: delay before the next launch; `RETRY_OPERATOR` also escalates at once.
+    """
     if read_replica(connection, replica.id) != replica:
         return None
     move_replica(connection, replica, ReplicaStatus.FAILED, reason, now, severity="error")
     agent = read_agent(connection, replica.agent_id, lock=True)
     postpone_agent(connection, agent, now, pause, reason)
-    escalate(connection, agent.id, reason, now, at_once=pause is RETRY_OPERATOR)
-    return f"gave up: {reason}"
+    escalate(connection, agent.id, reason, now, at_once=pause == RETRY_OPERATOR)
+    return f"launch failed, SEF retries in {pause.total_seconds():.0f} s: {reason}"
 
 
 def escalate(
     connection: Connection, agent_id: str, reason: str, now: datetime, *, at_once: bool = False
 ) -> None:
-    """Say that an agent's incident is stuck: at once, or once its deadline is over.
+    """Mark the open incident of an agent as `needs_operator`, and notify once.
 
-    It is still tried again: what a person mends goes on by itself.
+    SEF keeps retrying, so the incident continues by itself once the operator has removed the
+    obstacle.
+
+    Args:
+        at_once: escalate before the deadline of the incident too.
     """
     incident = open_incident(connection, agent_id)
     if incident is None:
         return
-    is_called = incident.status is IncidentStatus.NEEDS_OPERATOR
-    is_over = incident.deadline is not None and now >= incident.deadline
-    if not is_called and not at_once and not is_over:
+    is_escalated = incident.status is IncidentStatus.NEEDS_OPERATOR
+    is_overdue = incident.deadline is not None and now >= incident.deadline
+    if not (is_escalated or at_once or is_overdue):
         return
     if incident.obstacle != reason:
         update_incident(connection, incident, status=IncidentStatus.NEEDS_OPERATOR, obstacle=reason)
-    if is_called:
+    if is_escalated:
         return
     event = Event(
         "operator_needed",
-        f"{incident.subject} cannot be replaced without help: {reason}",
-        incident.agent_id,
-        "error",
+        f"cannot replace {incident.subject}; operator action needed: {reason}",
+        agent_id=incident.agent_id,
+        severity="error",
         incident_id=incident.id,
         notification=NotificationKind.OPERATOR,
     )
@@ -64,18 +84,18 @@ def escalate(
 
 
 def cool_down_pool_of(
-    connection: Connection, replica: Replica, why: str, now: datetime, settings: Settings
+    connection: Connection, replica: Replica, code: str, now: datetime, settings: Settings
 ) -> None:
-    """Leave the pool alone in which a replica came to grief."""
+    """Put the pool of a failed or signalled replica on cooldown."""
     if replica.pool_id and replica.market:
         pause = timedelta(seconds=settings.pool_cooldown_seconds)
-        cool_down_pool(connection, replica.pool_id, replica.market, why, now, pause)
+        cool_down_pool(connection, replica.pool_id, replica.market, code, now, pause)
 
 
 def cool_down_interrupted_pool(
     connection: Connection, pool_id: str | None, now: datetime, settings: Settings
 ) -> None:
-    """Leave the pool alone in which AWS takes instances: it seldom takes only one."""
+    """Put a spot pool on cooldown after an interruption: AWS seldom interrupts only one."""
     if pool_id is not None:
         pause = timedelta(seconds=settings.interrupted_pool_cooldown_seconds)
         cool_down_pool(connection, pool_id, Market.SPOT, "Interrupted", now, pause)
@@ -89,24 +109,19 @@ def cool_down_pool(
     now: datetime,
     pause: timedelta,
 ) -> None:
-    """Leave a pool alone for a time, or for longer if that was said before.
+    """Put a pool on cooldown, or extend its cooldown; never shorten it.
 
-    A storm says so with every signal, and all of them would wait for this one row: what is nearly
-    said already is not said again.
+    In a storm every signal would update this one row, and the transactions would wait for each
+    other. So an extension by less than 10 % is skipped.
     """
     key = {"pool_id": pool_id, "market": market}
-    said = rows_where(connection, unavailable_pools, key).one_or_none()
-    if said is None or said.until < now + 0.9 * pause:
-        until = now + pause
-        row = {"pool_id": pool_id, "market": market, "error_code": code, "until": until}
-        upsert(connection, unavailable_pools, [row])
-
-
-_UNAVAILABLE = select(unavailable_pools.c.pool_id, unavailable_pools.c.market).where(
-    unavailable_pools.c.until > bindparam("now")
-)
+    row = rows_where(connection, unavailable_pools, key).one_or_none()
+    if row is None or row.until < now + (1 - MIN_EXTENSION) * pause:
+        cooldown = {"error_code": code, "until": now + pause}
+        upsert(connection, unavailable_pools, [key | cooldown])
 
 
 def pools_on_cooldown(connection: Connection, now: datetime) -> Collection[tuple[str, Market]]:
+    """Return the pools on cooldown, each with its market."""
     rows = connection.execute(_UNAVAILABLE, {"now": now})
     return {(row.pool_id, Market(row.market)) for row in rows}

@@ -1,3 +1,5 @@
+"""Store retirements: former primaries and surplus instances that SEF is to terminate."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,9 +9,27 @@ from sqlalchemy import Connection, bindparam, exists, select, update
 from sef.db.statements import insert_missing
 from sef.db.tables import cutovers, retirements
 
+_DUE = select(retirements).where(
+    retirements.c.agent_id == bindparam("agent"),
+    retirements.c.terminated_at.is_(None),
+    retirements.c.obstacle.is_(None),
+    retirements.c.not_before <= bindparam("now"),
+    ~exists().where(
+        cutovers.c.open_agent_id == retirements.c.agent_id, cutovers.c.traffic_moved_at.is_(None)
+    ),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Retirement:
+    """A row of `retirements`.
+
+    Attributes:
+        not_before: earliest time of the termination, or of its next attempt.
+        missed_checks: number of attempts in which EC2 did not know the instance.
+        obstacle: why the instance is left running, if it is.
+    """
+
     instance_id: str
     agent_id: str
     reason: str
@@ -28,7 +48,7 @@ def plan_retirement(
     not_before: datetime,
     incident_id: str | None,
 ) -> None:
-    """Write down that a former primary shall be terminated, once."""
+    """Record that an instance is to be terminated. A second record for it changes nothing."""
     insert_missing(
         connection,
         retirements,
@@ -44,25 +64,17 @@ def plan_retirement(
     )
 
 
-_DUE = select(retirements).where(
-    retirements.c.agent_id == bindparam("agent"),
-    retirements.c.terminated_at.is_(None),
-    retirements.c.obstacle.is_(None),
-    retirements.c.not_before <= bindparam("now"),
-    ~exists().where(
-        cutovers.c.open_agent_id == retirements.c.agent_id, cutovers.c.traffic_moved_at.is_(None)
-    ),
-)
-
-
 def due_retirements(connection: Connection, agent_id: str, now: datetime) -> Sequence[Retirement]:
-    """Former primaries to be terminated now: none until the new one has all that it is to have."""
+    """Return the retirements of an agent that are due.
+
+    None is due before the open cutover has moved the traffic to the new primary.
+    """
     rows = connection.execute(_DUE, {"agent": agent_id, "now": now})
     return [Retirement(**row._mapping) for row in rows]
 
 
 def planned_retirements(connection: Connection, agent_id: str) -> dict[str, datetime]:
-    """The former primaries to be terminated, now or later, each with the earliest time for it."""
+    """Return the earliest termination time of each retirement that is not done, by instance id."""
     columns = retirements.c
     rows = connection.execute(
         select(columns.instance_id, columns.not_before).where(
@@ -75,7 +87,7 @@ def planned_retirements(connection: Connection, agent_id: str) -> dict[str, date
 
 
 def postpone_retirement(connection: Connection, retirement: Retirement, until: datetime) -> None:
-    """Try again later: EC2 does not know the instance, not yet or not any more."""
+    """Retry a termination later, because EC2 did not know the instance."""
     columns = retirements.c
     connection.execute(
         update(retirements)
@@ -90,9 +102,12 @@ def postpone_retirement(connection: Connection, retirement: Retirement, until: d
 def finish_retirement(
     connection: Connection, instance_id: str, now: datetime, *, obstacle: str | None = None
 ) -> bool:
-    """Write down that the instance is terminated, or why it is not; False when that was done."""
+    """Record that an instance is terminated or, with an obstacle, that it is left running.
+
+    Return False if another worker has recorded either.
+    """
     columns = retirements.c
-    answer = connection.execute(
+    finished = connection.execute(
         update(retirements)
         .where(
             columns.instance_id == instance_id,
@@ -101,4 +116,4 @@ def finish_retirement(
         )
         .values(terminated_at=None if obstacle else now, obstacle=obstacle)
     )
-    return answer.rowcount == 1
+    return finished.rowcount == 1

@@ -1,4 +1,4 @@
-"""Replicas, retirements, and the pools that have no capacity."""
+"""Store replicas: create them, move them through their states, and read them."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,39 @@ from sef.notifications.events import Event, Severity, write_events
 from sef.notifications.outbox import Notification
 from sef.terms import LIVE, Market, NotificationKind, ReplicaStatus, ReplicaType, check_transition
 
+_ENDED = (ReplicaStatus.TERMINATED, ReplicaStatus.FAILED)
+
+_CURRENT = select(replica_instances).where(
+    replica_instances.c.agent_id == bindparam("agent"),
+    replica_instances.c.status.not_in(_ENDED),
+)
+
+_STAMPS = {
+    ReplicaStatus.READY: "ready_at",
+    ReplicaStatus.PROMOTED: "promoted_at",
+    ReplicaStatus.TERMINATED: "terminated_at",
+}
+"""Columns that record when a replica reached a state."""
+
+_MESSAGES = {
+    ReplicaStatus.READY: "{standby} is ready",
+    ReplicaStatus.PROMOTED: "{instance} is promoted",
+    ReplicaStatus.RELEASING: "{standby} is released",
+    ReplicaStatus.TERMINATED: "{instance} is terminated",
+    ReplicaStatus.FAILED: "{standby} failed",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Replica:
+    """A row of `replica_instances`.
+
+    Attributes:
+        live_agent_id: the agent while the replica is its standby, launching or ready; else None.
+        checked_at: time of the latest health check.
+        misses: number of consecutive checks in which the instance was missing.
+    """
+
     id: str
     agent_id: str
     instance_id: str | None
@@ -38,19 +68,22 @@ class Replica:
 
 
 def live_standby(connection: Connection, agent_id: str) -> Replica | None:
+    """Return the standby of an agent, launching or ready, if it has one."""
     return _one(connection, live_agent_id=agent_id)
 
 
 def read_replica(connection: Connection, replica_id: str) -> Replica | None:
+    """Return a replica by its id."""
     return _one(connection, id=replica_id)
 
 
 def replica_of_instance(connection: Connection, instance_id: str) -> Replica | None:
+    """Return the replica for which an instance was launched; None if SEF did not launch it."""
     return _one(connection, instance_id=instance_id)
 
 
 def missing_replicas(connection: Connection, instance_ids: Collection[str]) -> Sequence[Replica]:
-    """Those of the instances' replicas that the last look at EC2 did not find."""
+    """Return the replicas of these instances that were missing in their latest check."""
     columns = replica_instances.c
     statement = select(replica_instances).where(
         columns.instance_id.in_(sorted(instance_ids)), columns.misses > 0
@@ -59,7 +92,7 @@ def missing_replicas(connection: Connection, instance_ids: Collection[str]) -> S
 
 
 def pools_of(connection: Connection, instance_ids: Collection[str]) -> dict[str, str | None]:
-    """By instance that SEF launched, its pool."""
+    """Return the pool of each of these instances that SEF launched, by instance id."""
     columns = replica_instances.c
     rows = connection.execute(
         select(columns.instance_id, columns.pool_id).where(columns.instance_id.in_(instance_ids))
@@ -68,18 +101,12 @@ def pools_of(connection: Connection, instance_ids: Collection[str]) -> dict[str,
 
 
 def latest_failed_replica(connection: Connection, agent_id: str) -> Replica | None:
-    """The last standby that failed; its `reason` says why."""
+    """Return the latest standby that failed. Its `reason` is the cause."""
     return _one(connection, newest_by="created_at", agent_id=agent_id, status=ReplicaStatus.FAILED)
 
 
-_CURRENT = select(replica_instances).where(
-    replica_instances.c.agent_id == bindparam("agent"),
-    replica_instances.c.status.not_in([ReplicaStatus.TERMINATED, ReplicaStatus.FAILED]),
-)
-
-
 def current_replicas(connection: Connection, agent_id: str) -> Sequence[Replica]:
-    """The replicas of an agent that are not over: a standby, those that end, primaries."""
+    """Return the replicas of an agent that are neither terminated nor failed."""
     return _replicas(connection.execute(_CURRENT, {"agent": agent_id}))
 
 
@@ -91,7 +118,10 @@ def create_replica(
     incident_id: str | None,
     now: datetime,
 ) -> str:
-    """Write down that an agent shall have a standby. The UNIQUE key refuses a second live one."""
+    """Create a launching replica and return its id.
+
+    The UNIQUE key on `live_agent_id` rejects a second standby of the agent.
+    """
     replica_id = f"replica-{uuid4().hex[:16]}"
     row = {
         "id": replica_id,
@@ -104,25 +134,10 @@ def create_replica(
         "created_at": now,
     }
     insert_rows(connection, replica_instances, row)
-    said = f"launching a standby: {reason}"
-    event = _event(agent_id, replica_id, incident_id, ReplicaStatus.LAUNCHING, said)
+    message = f"launching a standby: {reason}"
+    event = _event(agent_id, replica_id, incident_id, ReplicaStatus.LAUNCHING, message)
     write_events(connection, [event], now)
     return replica_id
-
-
-_STAMPS = {
-    ReplicaStatus.READY: "ready_at",
-    ReplicaStatus.PROMOTED: "promoted_at",
-    ReplicaStatus.TERMINATED: "terminated_at",
-}
-
-_WORDS = {
-    ReplicaStatus.READY: "standby {instance} is ready",
-    ReplicaStatus.PROMOTED: "{instance} is promoted",
-    ReplicaStatus.RELEASING: "standby {instance} is released",
-    ReplicaStatus.TERMINATED: "{instance} is terminated",
-    ReplicaStatus.FAILED: "standby {instance} failed",
-}
 
 
 def move_replica(
@@ -138,14 +153,17 @@ def move_replica(
     notes: Sequence[Notification] = (),
     **values: Any,
 ) -> None:
-    """Make one move of the transition table, with its event row.
+    """Move a replica to another state of the transition table, and write the event.
 
-    `calls` are those to EC2 that it took, as `sef.cloud.timing` tells them. `events` and `notes`
-    are written with its own event.
+    Args:
+        calls: the calls to EC2 that the move took, as `sef.cloud.ec2.timed` records them.
+        events: further events to write after the replica's own.
+        notes: notifications to write with the events.
+        values: further columns to change.
 
     Raises:
-        IllegalTransition: the table does not have it.
-        Stale: the replica has moved since it was read.
+        IllegalTransition: the transition table does not contain this move.
+        VersionConflict: the replica has changed since it was read.
     """
     check_transition(replica.status, status)
     if status in _STAMPS:
@@ -159,8 +177,10 @@ def move_replica(
         live_agent_id=replica.agent_id if status in LIVE else None,
         **values,
     )
-    instance = values.get("instance_id") or replica.instance_id or "that was not launched"
-    message = f"{_WORDS[status].format(instance=instance)}: {reason}"
+    instance_id = values.get("instance_id") or replica.instance_id
+    standby = f"standby {instance_id}" if instance_id else "standby without an instance"
+    summary = _MESSAGES[status].format(standby=standby, instance=instance_id or standby)
+    message = f"{summary}: {reason}"
     event = _event(
         replica.agent_id, replica.id, replica.incident_id, status, message, severity, calls
     )
@@ -168,26 +188,32 @@ def move_replica(
 
 
 def change_replica(connection: Connection, replica: Replica, **values: Any) -> None:
-    """Change columns of a replica that was read; Stale if it has moved since."""
+    """Change columns of a replica.
+
+    Raises:
+        VersionConflict: the replica has changed since it was read.
+    """
     key = {"id": replica.id, "status": replica.status}
     swap(connection, replica_instances, key, version=replica.version, **values)
 
 
 def claimed_instances(connection: Connection, ids: Collection[str]) -> set[str]:
-    """Those of the instances that some row still has a use for, or is about to terminate."""
+    """Return the instances that a row refers to.
+
+    The rows are agents, replicas that have not ended, and retirements without a termination.
+    """
     wanted = sorted(ids)
-    over = [ReplicaStatus.TERMINATED, ReplicaStatus.FAILED]
     replica, retirement = replica_instances.c, retirements.c
     statements = (
         select(agents.c.instance_id).where(agents.c.instance_id.in_(wanted)),
         select(replica.instance_id).where(
-            replica.instance_id.in_(wanted), replica.status.not_in(over)
+            replica.instance_id.in_(wanted), replica.status.not_in(_ENDED)
         ),
         select(retirement.instance_id).where(
             retirement.instance_id.in_(wanted), retirement.terminated_at.is_(None)
         ),
     )
-    return {found for statement in statements for found in connection.scalars(statement)}
+    return {claimed for statement in statements for claimed in connection.scalars(statement)}
 
 
 def _one(connection: Connection, *, newest_by: str | None = None, **key: Any) -> Replica | None:
@@ -221,10 +247,16 @@ def _event(
     details: dict[str, Any] = {"replica_id": replica_id, "status": status}
     if calls:
         details["calls"] = list(calls)
-    # Of a standby that belongs to no incident nobody would hear otherwise.
+    # No incident will notify about a standby that failed without one.
     notification = (
         NotificationKind.ALERT if status is ReplicaStatus.FAILED and incident_id is None else None
     )
     return Event(
-        f"replica_{status}", message, agent_id, severity, details, incident_id, notification
+        f"replica_{status}",
+        message,
+        agent_id=agent_id,
+        severity=severity,
+        details=details,
+        incident_id=incident_id,
+        notification=notification,
     )

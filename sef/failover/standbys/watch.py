@@ -1,8 +1,9 @@
-"""What a look at EC2 is worth: an instance that an answer lacks is not lost for that.
+"""Check standbys and former primaries against EC2, and record lost instances.
 
-EC2's answers may lag behind, come from a copy that lags, or be incomplete. Only a state that an
-instance does not come back from is proof at once. EC2 shows an instance that has ended for about
-an hour; one that is not shown at all is lost when look after look, some time apart, misses it.
+A missing instance is not proof that it is gone: EC2's answers can lag, come from a copy that lags,
+or be incomplete. Only a state that an instance does not come back from is proof at once. EC2 shows
+an ended instance for about an hour. An instance that EC2 does not show at all is lost when it is
+missing in repeated checks, some time apart.
 """
 
 from collections.abc import Sequence
@@ -22,21 +23,23 @@ from sef.notifications.events import Severity
 from sef.terms import ReplicaStatus
 
 MISSING_FOR = timedelta(minutes=5)
-"""How long EC2 has not to show a standby, or one that launches, until it is given up."""
+"""Time until a missing standby, ready or launching, is lost."""
 
 FORGOTTEN_AFTER = timedelta(hours=1)
-"""The same for one that is kept for its operator, as long as EC2 shows what has ended."""
+"""Time until a missing former primary is lost: as long as EC2 shows an ended instance."""
 
 
 class Observed(StrEnum):
+    """Result of a check."""
+
     RUNNING = "running"
     GONE = "gone"
-    UNKNOWN = "unknown"  # EC2 shows it without its state
+    UNKNOWN = "unknown"  # EC2 shows the instance without its state
     MISSING = "missing"
 
 
 def classify(instance: Instance | None) -> Observed:
-    """What one answer says."""
+    """Return the result of a single answer of EC2; None stands for a missing instance."""
     if instance is None:
         return Observed.MISSING
     if instance.is_gone:
@@ -47,26 +50,30 @@ def classify(instance: Instance | None) -> Observed:
 def record_check(
     connection: Connection,
     replica: Replica,
-    sight: Observed,
+    observed: Observed,
     now: datetime,
     *,
     every: timedelta,
     patience: timedelta,
 ) -> Observed:
-    """Write down that a replica was looked at; GONE also when it was missed for too long.
+    """Record a check of a replica, and return GONE if its instance is lost.
 
-    Looks are counted, and not the time, so that one worker with a wrong clock gives nobody up.
+    Missing checks are counted rather than timed, so that a worker with a wrong clock cannot give
+    up an instance.
 
     Args:
-        every: looks that follow each other faster count as one.
-        patience: for how long it may be missed, in looks of that distance.
+        every: interval of the checks. Checks that follow each other faster count as one.
+        patience: time until a missing instance is GONE, counted in checks at that interval.
+
+    Raises:
+        VersionConflict: the replica has changed since it was read.
     """
-    if sight is Observed.GONE:
-        return sight
-    if sight is not Observed.MISSING:
+    if observed is Observed.GONE:
+        return observed
+    if observed is not Observed.MISSING:
         if replica.misses or is_check_due(replica, now, every):
             change_replica(connection, replica, checked_at=now, misses=0)
-        return sight
+        return observed
     misses = replica.misses
     if not misses or is_check_due(replica, now, every):
         misses += 1
@@ -75,114 +82,129 @@ def record_check(
 
 
 def is_check_due(replica: Replica, now: datetime, every: timedelta) -> bool:
-    """Whether a replica is to be looked at again; also when a wrong clock wrote the last time."""
+    """Return True if the latest check is older than `every`, or lies as far in the future.
+
+    A time in the future comes from a wrong clock.
+    """
     return replica.checked_at is None or abs(now - replica.checked_at) >= every
 
 
 def check_interval(ctx: Context) -> timedelta:
+    """Return the time between two checks of a standby or former primary."""
     return timedelta(seconds=ctx.settings.standby_check_interval_seconds)
 
 
 def is_due(ctx: Context, replica: Replica) -> bool:
-    """Whether a replica is to be looked at again."""
+    """Return True if a replica is to be checked now."""
     return is_check_due(replica, ctx.clock(), check_interval(ctx))
 
 
 def require_running(ctx: Context, standby: Replica) -> None:
-    """Make sure that a ready standby still runs; one that does not has failed.
+    """Check a ready standby before its promotion. A lost standby becomes failed.
 
     Raises:
-        CloudError: EC2 cannot say.
+        CloudError: EC2 did not return the state of the standby.
     """
     instance = _describe(ctx, standby)
     if classify(instance) is Observed.RUNNING and not standby.misses:
-        return  # what follows is written down, so this need not be
+        return  # the promotion is recorded next, so this check need not be
     if _apply(ctx, standby, instance) in (Observed.UNKNOWN, Observed.MISSING):
         raise unknown_state(standby)
 
 
 def check_standby(ctx: Context, standby: Replica) -> Observed:
-    """Look whether a ready standby still runs; one that does not has failed."""
+    """Check a ready standby. A lost standby becomes failed."""
     return _apply(ctx, standby, _describe(ctx, standby))
 
 
-def _describe(ctx: Context, standby: Replica) -> Instance | None:
-    assert standby.instance_id is not None
-    shown = ctx.describe.submit(standby.instance_id)
-    if isinstance(shown, CloudError):
-        raise shown.again() from shown
-    return shown
-
-
-def _apply(ctx: Context, standby: Replica, instance: Instance | None) -> Observed:
-    sight = record_result(ctx, standby, classify(instance), MISSING_FOR)
-    if sight is Observed.GONE:
-        said = f"its instance is {instance.ec2_state if instance else 'not shown by EC2'}"
-        move_checked(ctx, standby, ReplicaStatus.FAILED, said)
-    return sight
-
-
 def check_former_primaries(ctx: Context, former: Sequence[Replica]) -> str:
-    known = ctx.ec2.instances([r.instance_id for r in former if r.instance_id])
+    """Check the former primaries of an agent. A lost former primary becomes terminated."""
+    instances = ctx.ec2.instances([r.instance_id for r in former if r.instance_id])
     for replica in former:
-        instance = known.get(replica.instance_id or "")
-        # One that was stopped is its operator's still.
+        instance = instances.get(replica.instance_id or "")
+        # A stopped instance still belongs to its operator.
         is_kept = instance is not None and not instance.has_ended
-        sight = Observed.RUNNING if is_kept else classify(instance)
-        if record_result(ctx, replica, sight, FORGOTTEN_AFTER) is Observed.GONE:
-            said = f"EC2 reports it {instance.ec2_state if instance else 'no more'}"
-            move_checked(ctx, replica, ReplicaStatus.TERMINATED, said)
-    return "looked after former primaries"
+        observed = Observed.RUNNING if is_kept else classify(instance)
+        if record_result(ctx, replica, observed, FORGOTTEN_AFTER) is Observed.GONE:
+            state = f"EC2 reports it {instance.ec2_state}" if instance else "EC2 no longer shows it"
+            move_checked(ctx, replica, ReplicaStatus.TERMINATED, state)
+    return "checked the former primaries"
 
 
-def record_result(ctx: Context, replica: Replica, sight: Observed, patience: timedelta) -> Observed:
-    """Record a check; return GONE also when the instance was missing for `patience`."""
-    return ctx.database.write(_record_result, ctx, replica, sight, patience)
-
-
-def _record_result(
-    connection: Connection, ctx: Context, replica: Replica, sight: Observed, patience: timedelta
+def record_result(
+    ctx: Context, replica: Replica, observed: Observed, patience: timedelta
 ) -> Observed:
-    current = read_replica(connection, replica.id)
-    if current is None or current.status is not replica.status:
-        return sight  # another worker has moved it on since
-    every = check_interval(ctx)
-    return record_check(connection, current, sight, ctx.clock(), every=every, patience=patience)
+    """Record a check; return GONE also when the instance was missing for `patience`."""
+    return ctx.database.write(_record_result, ctx, replica, observed, patience)
 
 
 def move_checked(
-    ctx: Context, seen: Replica, status: ReplicaStatus, reason: str, calls: Calls | None = None
+    ctx: Context, checked: Replica, status: ReplicaStatus, reason: str, calls: Calls | None = None
 ) -> None:
-    """Move a replica that was checked, unless it has moved since."""
-    ctx.database.write(move_checked_in, ctx, seen, status, reason, calls)
+    """Move a checked replica to another state, unless another worker has moved it."""
+    ctx.database.write(move_checked_in, ctx, checked, status, reason, calls)
 
 
 def move_checked_in(
     connection: Connection,
     ctx: Context,
-    seen: Replica,
+    checked: Replica,
     status: ReplicaStatus,
     reason: str,
     calls: Calls | None = None,
 ) -> None:
-    """Move a replica that was looked at, unless it has moved since."""
-    severity: Severity = "warning" if status is ReplicaStatus.FAILED else "info"
-    replica = read_replica(connection, seen.id)
+    """Move a checked replica in this transaction; see `move_checked`.
+
+    The pool of a failed standby is put on cooldown.
+    """
+    replica = read_replica(connection, checked.id)
     if (
-        replica is not None
-        and replica.status is seen.status
-        and replica.instance_id == seen.instance_id
+        replica is None
+        or replica.status is not checked.status
+        or replica.instance_id != checked.instance_id
     ):
-        now = ctx.clock()
-        if status is ReplicaStatus.FAILED:
-            cool_down_pool_of(connection, replica, "Vanished", now, ctx.settings)
-        if replica.status is ReplicaStatus.PROMOTED and replica.instance_id is not None:
-            # What it was launched for is long over: its end belongs to what it was lost by.
-            lost_by = latest_incident(connection, replica.agent_id, replica.instance_id)
-            replica = replace(replica, incident_id=lost_by.id if lost_by else None)
-        move_replica(connection, replica, status, reason, now, severity=severity, calls=calls or ())
+        return
+    now = ctx.clock()
+    severity: Severity = "info"
+    if status is ReplicaStatus.FAILED:
+        severity = "warning"
+        cool_down_pool_of(connection, replica, "Vanished", now, ctx.settings)
+    if replica.status is ReplicaStatus.PROMOTED and replica.instance_id is not None:
+        # Attribute the end to the incident that caused it, not to the one that launched the
+        # instance.
+        incident = latest_incident(connection, replica.agent_id, replica.instance_id)
+        replica = replace(replica, incident_id=incident.id if incident else None)
+    move_replica(connection, replica, status, reason, now, severity=severity, calls=calls or ())
 
 
 def unknown_state(standby: Replica) -> CloudError:
-    said = f"EC2 does not tell whether {standby.instance_id} runs"
-    return CloudError("IncompleteAnswer", said, Remedy.WAIT)
+    """Return the error for a standby of which EC2 did not return the state."""
+    message = f"EC2 did not return the state of {standby.instance_id}"
+    return CloudError("IncompleteAnswer", message, Remedy.WAIT)
+
+
+def _describe(ctx: Context, standby: Replica) -> Instance | None:
+    assert standby.instance_id is not None
+    answer = ctx.describe.submit(standby.instance_id)
+    if isinstance(answer, CloudError):
+        raise answer.again() from answer
+    return answer
+
+
+def _apply(ctx: Context, standby: Replica, instance: Instance | None) -> Observed:
+    """Record the check of a ready standby, and fail it if it is lost."""
+    observed = record_result(ctx, standby, classify(instance), MISSING_FOR)
+    if observed is Observed.GONE:
+        reason = f"its instance is {instance.ec2_state if instance else 'missing'}"
+        move_checked(ctx, standby, ReplicaStatus.FAILED, reason)
+    return observed
+
+
+def _record_result(
+    connection: Connection, ctx: Context, replica: Replica, observed: Observed, patience: timedelta
+) -> Observed:
+    current = read_replica(connection, replica.id)
+    if current is None or current.status is not replica.status:
+        return observed  # another worker has moved the replica
+    every = check_interval(ctx)
+    return record_check(connection, current, observed, ctx.clock(), every=every, patience=patience)
