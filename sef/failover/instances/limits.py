@@ -1,7 +1,7 @@
-"""Limits against damage: what SEF does not do, however good its reasons look.
+"""Enforce SEF's own limits on launches and terminations.
 
-A defect, a wrong row or a loop in somebody's scripts must not launch or terminate without end. Each
-limit that is hit is said once for an episode, and what it holds back is tried again.
+A defect, a wrong row or a loop in a client's script must not launch or terminate instances without
+end. SEF reports each limit once for an episode and retries the work that the limit holds back.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,30 @@ from sef.terms import NotificationKind, ReplicaStatus, plural
 
 HOUR = timedelta(hours=1)
 
+EPISODE_GAP = timedelta(minutes=15)
+"""An episode ends when its limit was not hit for this long. Longer than any retry delay."""
+
+HIT_RECORDED_EVERY = timedelta(minutes=1)
+"""Minimum time between two writes of `hit_at` in one episode."""
+
+MAY_RUN = (
+    ReplicaStatus.LAUNCHING,
+    ReplicaStatus.READY,
+    ReplicaStatus.RELEASING,
+    ReplicaStatus.PROMOTED,
+)
+"""States of a replica in which its instance may run."""
+
 
 @dataclass(frozen=True, slots=True)
 class LimitHit:
-    """A limit that is hit; `setting` is the field of `Settings` that sets it."""
+    """A limit that forbids a launch or a termination.
+
+    Attributes:
+        setting: name of the field of `Settings` that sets the limit.
+        found: the count that reached the limit, as a clause for messages.
+        agent_id: the agent of a limit for one agent; None for a limit of the whole fleet.
+    """
 
     setting: str
     found: str
@@ -30,8 +50,33 @@ class LimitHit:
 
     @property
     def reason(self) -> str:
-        """What was found, and which setting forbids to go on."""
-        return f"{self.found}, the limit of {variable(self.setting)}"
+        """Return the count and the environment variable of the limit, for messages."""
+        return f"{self.found} (limit: {variable(self.setting)})"
+
+
+class TerminationBudget:
+    """The terminations that one pass may still make, shared by its threads.
+
+    A budget of 0 is unlimited.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+        self._is_unlimited = count == 0
+        self._lock = Lock()
+        self.deferred: set[str] = set()
+        """Ids of the instances that wait for the next pass."""
+
+    def take(self, instance_id: str) -> bool:
+        """Take one termination from the budget; return False and defer it if none is left."""
+        with self._lock:
+            if self._is_unlimited:
+                return True
+            if self._left == 0:
+                self.deferred.add(instance_id)
+                return False
+            self._left -= 1
+            return True
 
 
 def launch_limit(
@@ -42,94 +87,61 @@ def launch_limit(
     *,
     is_decision: bool = False,
 ) -> LimitHit | None:
-    """The limit that forbids to launch an instance for an agent now, if there is one.
+    """Return the limit that forbids a launch for an agent now, or None.
 
-    For a decision the caller has changed, or is about to change, the agent's replica: two launches
-    of one agent cannot both be under the limit. Those of the whole fleet take turns for it.
+    Args:
+        is_decision: the caller decides on a launch in this transaction, and changes the agent's
+            replica in it. Two launches for one agent then conflict by the replica's version, and
+            decisions under the limit of the whole fleet are serialized.
     """
-    most = settings.max_launches_per_hour
-    if most:
-        until = now + MAX_CLOCK_SKEW
-        launched = launches_between(connection, agent_id, now - HOUR, until)
-        if launched >= most:
-            were = "was" if launched == 1 else "were"
-            said = f"{plural(launched, 'instance')} {were} launched for it within an hour"
-            return LimitHit("max_launches_per_hour", said, agent_id)
-    most = settings.max_instances
-    if most:
+    maximum = settings.max_launches_per_hour
+    if maximum:
+        launched = _launches_between(connection, agent_id, now - HOUR, now + MAX_CLOCK_SKEW)
+        if launched >= maximum:
+            verb = "was" if launched == 1 else "were"
+            found = f"{plural(launched, 'instance')} {verb} launched for the agent within an hour"
+            return LimitHit("max_launches_per_hour", found, agent_id)
+    maximum = settings.max_instances
+    if maximum:
         if is_decision:
-            serialize_on(connection, "max_instances")
-        live = live_instances(connection)
-        if live >= most:
-            said = f"SEF has {plural(live, 'instance')} running in all"
-            return LimitHit("max_instances", said)
+            _serialize_on(connection, "max_instances")
+        live = _live_instances(connection)
+        if live >= maximum:
+            found = f"the whole fleet has {plural(live, 'live instance')}"
+            return LimitHit("max_instances", found)
     return None
 
 
 def report_limit(
     connection: Connection,
-    reached: LimitHit,
+    hit: LimitHit,
     consequence: str,
     now: datetime,
     *,
     incident_id: str | None = None,
 ) -> None:
-    """Say, once for an episode, that a limit is hit and what follows from that."""
-    if not start_episode(connection, reached.setting, reached.agent_id or "", now):
+    """Write an event about a limit and its consequence, once for an episode."""
+    if not _start_episode(connection, hit.setting, hit.agent_id or "", now):
         return
-    name = variable(reached.setting)
     event = Event(
         "limit_reached",
-        f"{reached.reason}: {consequence}",
-        reached.agent_id,
-        "error",
-        {"limit": name},
-        incident_id if reached.agent_id else None,
+        f"{hit.reason}: {consequence}",
+        agent_id=hit.agent_id,
+        severity="error",
+        details={"limit": variable(hit.setting)},
+        incident_id=incident_id if hit.agent_id else None,
         notification=NotificationKind.ALERT,
     )
     write_events(connection, [event], now)
 
 
-class TerminationBudget:
-    """The terminations that a cycle has left, shared by its threads; of 0 there is no end."""
-
-    def __init__(self, count: int) -> None:
-        self._left = count
-        self._is_endless = count == 0
-        self._lock = Lock()
-        self.deferred: set[str] = set()
-        """The instances that have to wait for the next cycle."""
-
-    def take(self, instance_id: str) -> bool:
-        with self._lock:
-            if self._is_endless:
-                return True
-            if self._left == 0:
-                self.deferred.add(instance_id)
-                return False
-            self._left -= 1
-            return True
-
-
-QUIET = timedelta(minutes=15)
-"""An episode is over when its limit was not hit for so long: longer than any back-off."""
-
-NOTED_EVERY = timedelta(minutes=1)
-MAY_RUN = (
-    ReplicaStatus.LAUNCHING,
-    ReplicaStatus.READY,
-    ReplicaStatus.RELEASING,
-    ReplicaStatus.PROMOTED,
-)
-
-
-def launches_between(
+def _launches_between(
     connection: Connection, agent_id: str, since: datetime, until: datetime
 ) -> int:
-    """How many instances were launched for an agent, counting calls whose effect is not known.
+    """Return the number of launches for an agent, including calls whose effect is unknown.
 
-    Refused calls launched nothing. No other transaction can be adding one for the agent when the
-    caller has its replica: attempts change the replica, and an agent has one live replica.
+    Refused calls launched nothing and do not count. While the caller holds the agent's live
+    replica, no other transaction can add a launch: each new attempt changes that replica.
     """
     attempt, replica = launch_attempts.c, replica_instances.c
     return (
@@ -148,8 +160,8 @@ def launches_between(
     )
 
 
-def live_instances(connection: Connection) -> int:
-    """How many instances of all that SEF launched may run, as far as the rows know."""
+def _live_instances(connection: Connection) -> int:
+    """Return the number of launched instances that may run, by the rows of the whole fleet."""
     attempt, replica = launch_attempts.c, replica_instances.c
     known = (
         select(func.count())
@@ -160,10 +172,10 @@ def live_instances(connection: Connection) -> int:
     return (connection.scalar(known) or 0) + (connection.scalar(unknown) or 0)
 
 
-def serialize_on(connection: Connection, name: str) -> None:
-    """Wait for all others who decide under a limit of the whole fleet, and let them wait.
+def _serialize_on(connection: Connection, name: str) -> None:
+    """Serialize the transactions that decide under a limit of the whole fleet.
 
-    It is an update, so that on a cluster the later one of two is repeated.
+    This is an UPDATE, so that on a database cluster the later of two transactions is repeated.
     """
     insert_missing(connection, limit_episodes, [{"name": name, "agent_id": ""}])
     columns = limit_episodes.c
@@ -174,20 +186,25 @@ def serialize_on(connection: Connection, name: str) -> None:
     )
 
 
-def start_episode(connection: Connection, name: str, agent_id: str, now: datetime) -> bool:
-    """Note that a limit is hit; True if that is news, and to be said, and not a repeat.
+def _start_episode(connection: Connection, name: str, agent_id: str, now: datetime) -> bool:
+    """Record that a limit is hit; return True if this hit starts an episode.
 
     Args:
         agent_id: empty for a limit of the whole fleet.
+
+    Raises:
+        VersionConflict: another worker has recorded a hit since the row was read.
     """
-    insert_missing(connection, limit_episodes, [{"name": name, "agent_id": agent_id}])
-    columns = limit_episodes.c
-    of_it = and_(columns.name == name, columns.agent_id == agent_id)
-    row = connection.execute(select(columns.hit_at, columns.version).where(of_it)).one()
-    # What lies in the future was written by a clock that is ahead.
-    goes_on = row.hit_at is not None and now - QUIET < row.hit_at <= now + MAX_CLOCK_SKEW
-    if goes_on and now - row.hit_at < NOTED_EVERY:
-        return False
     key = {"name": name, "agent_id": agent_id}
+    insert_missing(connection, limit_episodes, [key])
+    columns = limit_episodes.c
+    is_key = and_(columns.name == name, columns.agent_id == agent_id)
+    row = connection.execute(select(columns.hit_at, columns.version).where(is_key)).one()
+    # A later time than the maximum clock skew allows comes from a wrong clock and is ignored.
+    is_same_episode = (
+        row.hit_at is not None and now - EPISODE_GAP < row.hit_at <= now + MAX_CLOCK_SKEW
+    )
+    if is_same_episode and now - row.hit_at < HIT_RECORDED_EVERY:
+        return False
     swap(connection, limit_episodes, key, version=row.version, hit_at=now)
-    return not goes_on
+    return not is_same_episode

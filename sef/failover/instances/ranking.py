@@ -1,4 +1,4 @@
-"""Spot pools, an instance type in a zone, and the order in which they are tried for a standby."""
+"""Rank the pools in which a standby can be launched."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -8,15 +8,18 @@ from types import MappingProxyType
 from sef.terms import Market, Pool
 
 RISK_STEP = 0.05
-"""Risks are told apart in steps of this size; within one the price decides."""
+"""Size of a risk step. Pools in the same step are ordered by load and price."""
 
 LAUNCHES_PER_POOL = 5
-"""So many launches go to one pool before the next of its risk has its turn."""
+"""Number of launches into one pool before the next pool of the same risk step is preferred."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A pool that could be tried, and why it stands where it does."""
+    """A pool and market in which a launch can be tried, with the values that rank it.
+
+    `price` is in US dollars per hour; None if unknown.
+    """
 
     pool: Pool
     market: Market
@@ -25,6 +28,7 @@ class Candidate:
 
     @property
     def reason(self) -> str:
+        """Return the values that rank the candidate, for messages."""
         price = "price unknown" if self.price is None else f"${self.price.normalize():f}/h"
         return f"{self.market} in {self.pool}, risk {self.risk:.2f}, {price}"
 
@@ -41,21 +45,23 @@ def rank(
     zone: str | None = None,
     loads: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Candidate]:
-    """The pools to try, best first: spot by risk, then by price; then on-demand when allowed.
+    """Return the pools to try, best first: spot by risk, load and price, then on-demand by price.
 
-    Many launches at once are spread over the pools of one risk, `SPREAD` to each in turn: they
-    would compete for what is left of the cheapest, and be interrupted together the next time.
+    Many launches at a time are spread over the pools of one risk step, `LAUNCHES_PER_POOL` to each
+    in turn. Otherwise they would compete for the capacity of the cheapest pool, and be interrupted
+    together later.
 
     Args:
-        avoid: the pool of the instance that is to be replaced. Interruptions of one type and zone
-            come together, so it is never tried for spot, and last for on-demand.
-        excluded: pools, by market, that were tried already or have had no capacity of late.
-        risks: by pool id; a pool that is not named is at 0.5.
-        spot_prices: by pool id. A pool without one comes after its equals.
-        on_demand_prices: by instance type.
-        zone: where the instance has to be to be given what it needs, such as its volumes. All that
-            is there comes first, on-demand too: elsewhere it could not do its work.
-        loads: launches on spot of late, by pool id.
+        avoid: the pool of the instance to be replaced. Interruptions of one type and zone come
+            together, so this pool is never tried for spot, and last for on-demand.
+        excluded: pools, with their market, that were tried already or are on cooldown.
+        risks: risk by pool id; 0.5 for a pool without an entry.
+        spot_prices: spot price by pool id. A pool without a price comes after its equals.
+        on_demand_prices: on-demand price by instance type.
+        on_demand: add on-demand candidates.
+        zone: zone of the agent's volumes or network interface. All candidates in this zone come
+            first, on-demand too: an instance in another zone cannot take them over.
+        loads: number of recent spot launches by pool id.
     """
     distinct = sorted(set(pools))
     spot = [
@@ -63,23 +69,23 @@ def rank(
         for pool in distinct
         if pool != avoid
     ]
-
-    def order(candidate: Candidate) -> tuple[int, int, bool, Decimal]:
-        turn = loads.get(str(candidate.pool), 0) // LAUNCHES_PER_POOL
-        return (round(candidate.risk / RISK_STEP), turn, *_price_order(candidate.price))
-
-    spot.sort(key=order)
-    rest = []
+    spot.sort(key=lambda c: _spot_order(c, loads))
+    fallback = []
     if on_demand:
-        rest = [
+        fallback = [
             Candidate(pool, Market.ON_DEMAND, 0.0, on_demand_prices.get(pool.instance_type))
             for pool in distinct
         ]
-        rest.sort(key=lambda c: (c.pool == avoid, *_price_order(c.price)))
-    candidates = [c for c in spot + rest if (str(c.pool), c.market) not in excluded]
+        fallback.sort(key=lambda c: (c.pool == avoid, *_price_order(c.price)))
+    candidates = [c for c in spot + fallback if (str(c.pool), c.market) not in excluded]
     if zone is not None:
         candidates.sort(key=lambda c: c.pool.zone != zone)
     return candidates
+
+
+def _spot_order(candidate: Candidate, loads: Mapping[str, int]) -> tuple[int, int, bool, Decimal]:
+    turn = loads.get(str(candidate.pool), 0) // LAUNCHES_PER_POOL
+    return (round(candidate.risk / RISK_STEP), turn, *_price_order(candidate.price))
 
 
 def _price_order(price: Decimal | None) -> tuple[bool, Decimal]:

@@ -1,7 +1,10 @@
-"""Calls that EC2 counts are made only while there is a token for them.
+"""Keep RunInstances and TerminateInstances calls within EC2's request rates.
 
-A throttled call is refused, and delays those after it. To wait for the token instead is no failure:
-the step is left for the next round, which takes the most urgent first.
+EC2 counts these calls in token buckets, one for each action. A throttled call fails and delays the
+calls after it. So SEF counts the tokens itself, in one row that all workers share. A call without a
+token is not an error: the work waits for the next pass, which takes the most urgent work first.
+
+The module has three parts: the bucket as a value, its row, and the tokens of the two actions.
 """
 
 from collections.abc import Callable
@@ -18,122 +21,72 @@ RUN = "RunInstances"
 TERMINATE = "TerminateInstances"
 
 EC2_DEFAULT_RATES = {RUN: 2.0, TERMINATE: 5.0}
-"""What EC2 gives back each second, unless an account has another quota: see `TokenBucket`."""
+"""EC2's default refill rates, in tokens per second. An account can have other quotas."""
 
 KEPT_FOR_EMERGENCIES = 2
-"""Tokens of RunInstances that standbys and drills leave in the bucket."""
+"""Tokens of RunInstances that launches other than emergencies leave in the bucket."""
+
+Reserve = Callable[[Connection], int]
+"""Returns the number of tokens that a call has to leave for more urgent calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What a bucket holds when it is full, and what comes back in a second."""
+    """Capacity of a token bucket, and its refill rate in tokens per second."""
 
     burst: int
     per_second: float
 
 
-Reserve = Callable[[Connection], int]
-"""How many tokens are to be left for others."""
-
-
-def take_termination_token(ctx: Context) -> bool:
-    """Take a token for a TerminateInstances call, if there is one."""
-    rate = _rate(ctx, TERMINATE)
-    if rate is None:
-        return True
-    now = ctx.clock()
-    return ctx.database.read(has_token, TERMINATE, rate, now) and ctx.database.write(
-        take_token, TERMINATE, rate, now
-    )
-
-
-def may_launch(connection: Connection, ctx: Context, left: Reserve) -> bool:
-    """Whether it is worth to try `take_for_launch`."""
-    rate = _rate(ctx, RUN)
-    now = ctx.clock()
-    return rate is None or has_token(connection, RUN, rate, now, left)
-
-
-def take_launch_token(connection: Connection, ctx: Context, left: Reserve) -> bool:
-    """Take a token for a RunInstances call that leaves so many for others who need it more."""
-    rate = _rate(ctx, RUN)
-    now = ctx.clock()
-    return rate is None or take_token(connection, RUN, rate, now, left)
-
-
-def is_limited(ctx: Context, action: str) -> bool:
-    """Whether calls of an action may have to wait for a token."""
-    return _rate(ctx, action) is not None
-
-
-def drain(ctx: Context, action: str) -> None:
-    """EC2 has throttled a call: whatever we have counted, the bucket is empty."""
-    if _rate(ctx, action) is not None:
-        ctx.database.write(empty_bucket, action, ctx.clock())
-
-
-def _rate(ctx: Context, action: str) -> Rate | None:
-    """What EC2 takes of an action; None where that is not limited."""
-    settings = ctx.settings
-    burst, per_second = {
-        RUN: (settings.run_instances_burst, settings.run_instances_per_second),
-        TERMINATE: (settings.terminate_instances_burst, settings.terminate_instances_per_second),
-    }[action]
-    if per_second is None:
-        per_second = 0 if settings.cloud == "simulated" else EC2_DEFAULT_RATES[action]
-    return Rate(burst, per_second) if per_second else None
-
-
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """What was left in a bucket at a moment."""
+    """The tokens in a bucket at a given time."""
 
     tokens: float
     at: datetime
 
     def refilled(self, rate: Rate, now: datetime) -> "TokenBucket":
-        """The bucket now.
+        """Return the bucket as it is now.
 
-        A moment in the future was written by a clock that is ahead of ours, or ours is behind. It
-        is not waited for: what would have come back until then is lost, and nothing else.
+        If `at` is in the future, this host's clock is behind or that of the last writer was ahead.
+        The refill starts from `now` then: the tokens of the time in between are lost, but no call
+        waits until `at`.
         """
         seconds = max(0.0, (now - self.at).total_seconds())
         return TokenBucket(min(float(rate.burst), self.tokens + seconds * rate.per_second), now)
 
     def take(self, rate: Rate, now: datetime, *, left: int = 0) -> "TokenBucket | None":
-        """The bucket after one more call; None while there is no token for it.
+        """Return the bucket after one more call; None if there is no token for the call.
 
-        `left` are those that must be there after it, for others who are more urgent.
+        Args:
+            left: tokens that have to remain for more urgent calls.
         """
-        full = self.refilled(rate, now)
-        # Never more than the bucket holds, or a small one would serve the most urgent only.
-        if full.tokens < 1 + min(left, rate.burst - 1):
+        refilled = self.refilled(rate, now)
+        # A full bucket always serves a call. Otherwise a small bucket would serve only the most
+        # urgent calls.
+        if refilled.tokens < 1 + min(left, rate.burst - 1):
             return None
-        return replace(full, tokens=full.tokens - 1)
-
-
-def _none_reserved(_: Connection) -> int:
-    return 0
+        return replace(refilled, tokens=refilled.tokens - 1)
 
 
 def has_token(
-    connection: Connection, action: str, rate: Rate, now: datetime, left: Reserve = _none_reserved
+    connection: Connection, action: str, rate: Rate, now: datetime, reserve: Reserve | None = None
 ) -> bool:
-    """Whether it is worth to try and take one."""
+    """Return True if `take_token` is likely to succeed. Writes nothing."""
     bucket, _ = _read_bucket(connection, action, rate, now)
-    return bucket.at > now or bucket.take(rate, now, left=left(connection)) is not None
+    return bucket.at > now or bucket.take(rate, now, left=_count(connection, reserve)) is not None
 
 
 def take_token(
-    connection: Connection, action: str, rate: Rate, now: datetime, left: Reserve = _none_reserved
+    connection: Connection, action: str, rate: Rate, now: datetime, reserve: Reserve | None = None
 ) -> bool:
-    """Take a token, so that `left` are left; False while there is none.
+    """Take a token from the bucket's row; return False if there is none.
 
-    Those who need the others are counted after the tokens are: whoever takes one in between is
-    then noticed by the version, and not counted twice.
+    The reserve is counted after the row is read. If a reserved call takes its token in between,
+    this write fails by its version, and that call is not counted twice.
 
     Raises:
-        Stale: somebody else took one meanwhile.
+        VersionConflict: another worker has taken a token since the row was read.
     """
     insert_missing(
         connection,
@@ -141,9 +94,9 @@ def take_token(
         [{"action": action, "tokens": float(rate.burst), "refilled_at": now}],
     )
     bucket, version = _read_bucket(connection, action, rate, now)
-    after = bucket.take(rate, now, left=left(connection))
-    # Without a token the row is written all the same if a clock that is ahead wrote it: nothing
-    # would come back until then.
+    after = bucket.take(rate, now, left=_count(connection, reserve))
+    # A time in the future comes from a fast clock. The row is corrected even if no token is taken:
+    # the bucket would not refill until that time.
     if after is not None or bucket.at > now:
         new = after or bucket.refilled(rate, now)
         swap(
@@ -158,7 +111,10 @@ def take_token(
 
 
 def empty_bucket(connection: Connection, action: str, now: datetime) -> None:
-    """EC2 says that there is nothing left: somebody else on the account has had it."""
+    """Set the tokens of an action to 0, after EC2 throttled it.
+
+    Another client of the same AWS account has used the tokens that SEF counted.
+    """
     columns = request_buckets.c
     connection.execute(
         update(request_buckets)
@@ -167,10 +123,66 @@ def empty_bucket(connection: Connection, action: str, now: datetime) -> None:
     )
 
 
+def is_limited(ctx: Context, action: str) -> bool:
+    """Return True if SEF limits the rate of an action."""
+    return _rate(ctx, action) is not None
+
+
+def may_launch(connection: Connection, ctx: Context, reserve: Reserve) -> bool:
+    """Return True if `take_launch_token` is likely to succeed. Writes nothing."""
+    rate = _rate(ctx, RUN)
+    now = ctx.clock()
+    return rate is None or has_token(connection, RUN, rate, now, reserve)
+
+
+def take_launch_token(connection: Connection, ctx: Context, reserve: Reserve) -> bool:
+    """Take a token for a RunInstances call that leaves the reserve; return False without one.
+
+    Raises:
+        VersionConflict: another worker has taken a token since the row was read.
+    """
+    rate = _rate(ctx, RUN)
+    now = ctx.clock()
+    return rate is None or take_token(connection, RUN, rate, now, reserve)
+
+
+def take_termination_token(ctx: Context) -> bool:
+    """Take a token for a TerminateInstances call; return False if there is none."""
+    rate = _rate(ctx, TERMINATE)
+    if rate is None:
+        return True
+    now = ctx.clock()
+    return ctx.database.read(has_token, TERMINATE, rate, now) and ctx.database.write(
+        take_token, TERMINATE, rate, now
+    )
+
+
+def drain(ctx: Context, action: str) -> None:
+    """Empty the bucket of an action that EC2 has throttled."""
+    if _rate(ctx, action) is not None:
+        ctx.database.write(empty_bucket, action, ctx.clock())
+
+
+def _rate(ctx: Context, action: str) -> Rate | None:
+    """Return the rate of an action from the settings; None if it is not limited."""
+    settings = ctx.settings
+    burst, per_second = {
+        RUN: (settings.run_instances_burst, settings.run_instances_per_second),
+        TERMINATE: (settings.terminate_instances_burst, settings.terminate_instances_per_second),
+    }[action]
+    if per_second is None:
+        per_second = 0 if settings.cloud == "simulated" else EC2_DEFAULT_RATES[action]
+    return Rate(burst, per_second) if per_second else None
+
+
+def _count(connection: Connection, reserve: Reserve | None) -> int:
+    return 0 if reserve is None else reserve(connection)
+
+
 def _read_bucket(
     connection: Connection, action: str, rate: Rate, now: datetime
 ) -> tuple[TokenBucket, int]:
-    """The bucket, with its version; one that nobody has used yet is full."""
+    """Return the bucket and the version of its row. Without a row the bucket is full."""
     row = connection.execute(
         select(request_buckets).where(request_buckets.c.action == action)
     ).one_or_none()
