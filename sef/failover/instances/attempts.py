@@ -1,4 +1,13 @@
-"""Launch attempts, one for each instance that is wished for, and the calls that make them."""
+"""Store launch attempts: one row for each instance that SEF has decided to launch.
+
+1. `open_attempt` commits to launching one instance: pool, market, parameters and client token.
+2. `calls.record_call` notes that the attempt's own call is about to be made. Or `calls.join_call`
+   commits several attempts with equal parameters to one batched call.
+3. `close_attempt` records the instance that EC2 launched, or the error code that it returned.
+4. `cancel_unsent` closes an attempt whose call was not made yet.
+
+Only the last attempt of a replica can be open.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,15 +29,24 @@ from sqlalchemy import (
 
 from sef.db.database import VersionConflict
 from sef.db.tables import incidents, launch_attempts, launch_calls, replica_instances
-from sef.failover.standbys.rows import Replica
-from sef.terms import LOSING, Goal, Market, ReplicaStatus
+from sef.terms import LOSING, Goal, Market
 
-MAX_PER_CALL = 50
-"""Instances of one call."""
+IS_EMERGENCY = and_(incidents.c.goal == Goal.SWITCH, incidents.c.kind.in_(LOSING))
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
+    """A row of `launch_attempts`.
+
+    Attributes:
+        attempt: number of the attempt among those of the replica, from 1.
+        status: open, launched or refused.
+        launch_fingerprint: equal for attempts that one call can launch together.
+        calls: number of RunInstances calls made for this attempt, including one about to be made.
+        call_token: client token of the batched call that the attempt joined, if any.
+        tagged_at: time at which an instance of a batched call received its agent's tags.
+    """
+
     client_token: str
     replica_id: str
     attempt: int
@@ -46,26 +64,10 @@ class Attempt:
     tagged_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchCall:
-    """A RunInstances call, for one attempt or for several.
-
-    Attributes:
-        calls: how often it was made, or was about to be.
-        made_at: when it was for the last time; None where it is for one.
-    """
-
-    client_token: str
-    parameters: Mapping[str, Any]
-    size: int
-    calls: int
-    made_at: datetime | None
-
-
 def attempts_of(connection: Connection, replica_id: str) -> Sequence[Attempt]:
-    """The launch attempts of a replica, oldest first; at most the last one is open."""
+    """Return the launch attempts of a replica, oldest first. Only the last one can be open."""
     columns = launch_attempts.c
-    return _attempts(
+    return read_attempts(
         connection,
         select(launch_attempts).where(columns.replica_id == replica_id).order_by(columns.attempt),
     )
@@ -73,23 +75,24 @@ def attempts_of(connection: Connection, replica_id: str) -> Sequence[Attempt]:
 
 def open_attempt(
     connection: Connection,
-    replica: Replica,
+    *,
+    client_token: str,
+    replica_id: str,
     number: int,
-    token: str,
     pool_id: str,
     market: Market,
     parameters: dict[str, Any],
     launch_fingerprint: str,
     now: datetime,
 ) -> None:
-    """Commit to one instance. The UNIQUE number lets one of two planners through.
+    """Commit to launching one instance.
 
-    `launch_fingerprint` is the same for those that one call can launch together.
+    If two workers plan the same attempt, the UNIQUE key on replica and number rejects the second.
     """
     connection.execute(
         insert(launch_attempts).values(
-            client_token=token,
-            replica_id=replica.id,
+            client_token=client_token,
+            replica_id=replica_id,
             attempt=number,
             pool_id=pool_id,
             market=market,
@@ -109,12 +112,12 @@ def close_attempt(
     instance_id: str | None = None,
     error_code: str | None = None,
 ) -> None:
-    """Write down what EC2's answer is for an attempt.
+    """Record EC2's answer to an attempt: an instance or an error code.
 
     Raises:
-        Stale: somebody else has meanwhile.
+        VersionConflict: the attempt is no longer open.
     """
-    answer = connection.execute(
+    closed = connection.execute(
         update(launch_attempts)
         .where(launch_attempts.c.client_token == token, launch_attempts.c.status == "open")
         .values(
@@ -124,148 +127,42 @@ def close_attempt(
             answered_at=now,
         )
     )
-    if answer.rowcount != 1:
+    if closed.rowcount != 1:
         raise VersionConflict
-
-
-def call_of(connection: Connection, attempt: Attempt) -> LaunchCall:
-    """The call that makes an attempt: one of its own, until it has joined one with others."""
-    if attempt.call_token is None:
-        return LaunchCall(attempt.client_token, attempt.parameters, 1, attempt.calls, None)
-    columns = launch_calls.c
-    row = connection.execute(
-        select(
-            columns.client_token,
-            columns.parameters,
-            columns.size,
-            columns.calls,
-            columns.made_at,
-        ).where(columns.client_token == attempt.call_token)
-    ).one()
-    return LaunchCall(**row._mapping)
-
-
-def record_call(connection: Connection, call: LaunchCall, now: datetime) -> bool:
-    """Write down that a call is about to be made; False if somebody else makes, or made it."""
-    if call.size == 1:
-        columns = launch_attempts.c
-        noted = connection.execute(
-            update(launch_attempts)
-            .where(
-                columns.client_token == call.client_token,
-                columns.status == "open",
-                columns.calls == call.calls,
-                columns.call_token.is_(None),
-            )
-            .values(calls=call.calls + 1)
-        )
-    else:
-        noted = connection.execute(
-            update(launch_calls)
-            .where(
-                launch_calls.c.client_token == call.client_token,
-                launch_calls.c.calls == call.calls,
-            )
-            .values(calls=call.calls + 1, made_at=now)
-        )
-    return noted.rowcount == 1
-
-
-def joinable_attempts(connection: Connection, attempt: Attempt) -> Sequence[str]:
-    """The tokens of other attempts that wait for a call like this one's, closest deadline first."""
-    columns = launch_attempts.c
-    return connection.scalars(
-        _by_deadline(select(columns.client_token))
-        .where(
-            columns.launch_fingerprint == attempt.launch_fingerprint,
-            columns.status == "open",
-            columns.calls == 0,
-            columns.call_token.is_(None),
-            columns.client_token != attempt.client_token,
-            replica_instances.c.status == ReplicaStatus.LAUNCHING,
-        )
-        .limit(MAX_PER_CALL - 1)
-    ).all()
-
-
-def join_call(
-    connection: Connection,
-    tokens: Collection[str],
-    call_token: str,
-    parameters: dict[str, Any],
-    now: datetime,
-) -> LaunchCall:
-    """Commit attempts that were not called yet to one call.
-
-    Raises:
-        Stale: one of them was called, joined or dropped meanwhile.
-    """
-    columns = launch_attempts.c
-    joined = connection.execute(
-        update(launch_attempts)
-        .where(
-            columns.client_token.in_(sorted(tokens)),
-            columns.status == "open",
-            columns.calls == 0,
-            columns.call_token.is_(None),
-        )
-        .values(calls=1, call_token=call_token)
-    )
-    if joined.rowcount != len(tokens):
-        raise VersionConflict
-    call = LaunchCall(call_token, parameters, len(tokens), 1, now)
-    connection.execute(
-        insert(launch_calls).values(
-            client_token=call_token,
-            parameters=parameters,
-            size=call.size,
-            calls=call.calls,
-            made_at=now,
-            created_at=now,
-        )
-    )
-    return call
-
-
-def attempts_of_call(connection: Connection, call: LaunchCall) -> Sequence[Attempt]:
-    """The attempts that a call makes, closest deadline first, those not wanted any more last."""
-    columns = launch_attempts.c
-    token = columns.call_token if call.size > 1 else columns.client_token
-    return _attempts(
-        connection, _by_deadline(select(launch_attempts)).where(token == call.client_token)
-    )
 
 
 def cancel_unsent(connection: Connection, token: str, code: str, now: datetime) -> bool:
-    """Close an attempt whose call was never made, and so launched nothing; False if it was made."""
+    """Close an attempt whose call was not made, so that it launched nothing.
+
+    Return False if the call was made, or is about to be.
+    """
     return _cancel(connection, launch_attempts.c.client_token == token, code, now) == 1
 
 
 def cancel_unsent_in_pool(
     connection: Connection, pool_id: str, market: Market, code: str, now: datetime
 ) -> int:
-    """Close all attempts in a pool that wait to be called, and would be refused like the last."""
+    """Close the attempts in a pool that wait for their first call; return their number.
+
+    EC2 has just refused a launch in this pool and would refuse these too.
+    """
     columns = launch_attempts.c
     return _cancel(
         connection, and_(columns.pool_id == pool_id, columns.market == market), code, now
     )
 
 
-def _cancel(connection: Connection, which: ColumnElement[bool], code: str, now: datetime) -> int:
-    columns = launch_attempts.c
-    return connection.execute(
-        update(launch_attempts)
-        .where(which, columns.status == "open", columns.calls == 0)
-        .values(status="refused", error_code=code, answered_at=now)
-    ).rowcount
-
-
 def emergencies_waiting(
     connection: Connection, deadline: datetime | None, *, other_than: str
 ) -> int:
-    """How many calls emergencies wait for whose deadline is closer; of None, all of them.
+    """Return the number of calls that waiting emergencies need.
 
-    Those of one shape are launched together; of the shape `other_than`, with whoever asks.
+    Attempts with equal fingerprints need one call together.
+
+    Args:
+        deadline: count only emergencies with an earlier deadline; None counts all emergencies.
+        other_than: the caller's own fingerprint. Attempts with it join the caller's call and are
+            not counted.
     """
     attempt = launch_attempts.c
     waiting = (
@@ -286,7 +183,7 @@ def emergencies_waiting(
 
 
 def spot_launches_since(connection: Connection, since: datetime) -> dict[str, int]:
-    """How many launches on spot were decided since then and not refused, by pool."""
+    """Return the number of spot launches decided since a time and not refused, by pool id."""
     columns = launch_attempts.c
     rows = connection.execute(
         select(columns.pool_id, func.count().label("launches"))
@@ -301,7 +198,7 @@ def spot_launches_since(connection: Connection, since: datetime) -> dict[str, in
 
 
 def open_tokens(connection: Connection) -> set[str]:
-    """The tokens of launches whose effect is not known yet: those of the calls they are made by."""
+    """Return the client tokens of calls whose effect is unknown: those of open attempts."""
     columns = launch_attempts.c
     is_open = columns.status == "open"
     return set(
@@ -312,7 +209,7 @@ def open_tokens(connection: Connection) -> set[str]:
 
 
 def call_sizes(connection: Connection, tokens: Collection[str]) -> Mapping[str, int]:
-    """For how many attempts the calls are, by token; the others are of no call for several."""
+    """Return the size of each batched call, by client token. Other tokens are left out."""
     columns = launch_calls.c
     rows = connection.execute(
         select(columns.client_token, columns.size).where(columns.client_token.in_(sorted(tokens)))
@@ -320,11 +217,11 @@ def call_sizes(connection: Connection, tokens: Collection[str]) -> Mapping[str, 
     return {row.client_token: row.size for row in rows}
 
 
-IS_EMERGENCY = and_(incidents.c.goal == Goal.SWITCH, incidents.c.kind.in_(LOSING))
+def by_deadline(statement: Select[Any]) -> Select[Any]:
+    """Select attempts by urgency.
 
-
-def _by_deadline(statement: Select[Any]) -> Select[Any]:
-    """Attempts in the order in which they are to be served."""
+    Order: replicas still needed, then emergencies, then the closest deadline.
+    """
     replica, incident = replica_instances.c, incidents.c
     deadline = case((IS_EMERGENCY, incident.deadline))
     return (
@@ -341,6 +238,18 @@ def _by_deadline(statement: Select[Any]) -> Select[Any]:
     )
 
 
-def _attempts(connection: Connection, statement: Select[Any]) -> Sequence[Attempt]:
+def read_attempts(connection: Connection, statement: Select[Any]) -> Sequence[Attempt]:
+    """Return the attempts that a statement selects."""
     rows = connection.execute(statement)
     return [Attempt(**{**row._mapping, "market": Market(row.market)}) for row in rows]
+
+
+def _cancel(
+    connection: Connection, condition: ColumnElement[bool], code: str, now: datetime
+) -> int:
+    columns = launch_attempts.c
+    return connection.execute(
+        update(launch_attempts)
+        .where(condition, columns.status == "open", columns.calls == 0)
+        .values(status="refused", error_code=code, answered_at=now)
+    ).rowcount

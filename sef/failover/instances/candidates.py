@@ -1,4 +1,4 @@
-"""What a standby of an agent would be like, and the pools that it could be in, best first."""
+"""Collect the launch options of an agent's standby, and rank the pools to try."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,52 +14,60 @@ from sef.context import Context
 from sef.failover.incidents import risk
 from sef.failover.incidents.pool_history import pool_histories
 from sef.failover.incidents.rows import Incident
-from sef.failover.instances import attempts
-from sef.failover.instances.attempts import Attempt
+from sef.failover.instances.attempts import Attempt, spot_launches_since
 from sef.failover.instances.ranking import Candidate, rank
-from sef.failover.standbys import backoff
+from sef.failover.standbys.backoff import pools_on_cooldown
 from sef.terms import IncidentKind, Market, Pool, parse_pool
 
 LOAD_COUNTS_FOR = timedelta(minutes=5)
-"""How long a launch counts when the next ones are spread over the pools."""
+"""Age up to which a launch counts as load of its pool."""
 
 
 class NoLaunchConfiguration(Exception):
-    """Nothing says what a new instance of this agent should be like."""
+    """No source gives the launch parameters of an agent's standby."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchOptions:
-    """What EC2 says about the standbys that an agent could have."""
+    """Launch parameters, pools and prices for the standbys of an agent, as EC2 reports them.
+
+    Attributes:
+        source: parameters of a new instance, without pool and market.
+        pools: the pools in which a standby may be launched.
+        prices: current spot price by pool id; pools without an entry have an unknown price.
+        zone: zone of the agent's volumes or network interface; None if the agent has none.
+    """
 
     source: LaunchConfiguration
     pools: Sequence[Pool]
     prices: Mapping[str, Decimal]
     zone: str | None
-    """Where it could be given the agent's volumes and interface; None if it has none."""
 
 
 def launch_options(ctx: Context, agent: Agent) -> LaunchOptions:
-    """Ask EC2 what a standby of this agent would be like, and where it could be.
+    """Read the launch options of an agent's standby from EC2.
 
     Raises:
-        NoLaunchSource: nothing says what it should be like.
-        CloudError: EC2 could not say, or refuses to.
+        NoLaunchConfiguration: no source gives the launch parameters.
+        CloudError: EC2 did not return a usable answer, or refused the call.
     """
-    source = _launch_configuration(ctx, agent)
+    configuration = _launch_configuration(ctx, agent)
     pools = [pool for pool in map(parse_pool, ctx.settings.pool_list) if pool is not None]
     if not pools:
-        if source.instance_type is None:
+        if configuration.instance_type is None:
             raise NoLaunchConfiguration(
-                f"{source.described_as} names no instance type, and SEF_SPOT_POOLS is empty"
+                f"{configuration.described_as} has no instance type and SEF_SPOT_POOLS is empty; "
+                "set one of them"
             )
-        zones = source.subnets or ctx.ec2.zones()
-        pools = [Pool(source.instance_type, zone) for zone in zones]
+        zones = configuration.subnets or ctx.ec2.zones()
+        pools = [Pool(configuration.instance_type, zone) for zone in zones]
     try:
         prices = ctx.ec2.spot_prices({pool.instance_type for pool in pools}, ctx.clock())
     except CloudError:
-        prices = {}  # a standby without the best price is better than none
-    return LaunchOptions(source, pools, prices, _zone(ctx, agent))
+        # Without prices the pools are ranked by risk alone. A standby at a higher price is better
+        # than no standby.
+        prices = {}
+    return LaunchOptions(configuration, pools, prices, _zone(ctx, agent))
 
 
 def rank_candidates(
@@ -67,53 +75,68 @@ def rank_candidates(
     ctx: Context,
     agent: Agent,
     incident: Incident | None,
-    survey: LaunchOptions,
-    tries: Sequence[Attempt] = (),
+    options: LaunchOptions,
+    attempts: Sequence[Attempt] = (),
 ) -> Sequence[Candidate]:
-    """The pools to try, best first, after those that were tried already; nothing is written."""
+    """Return the pools to try next, best first. Writes nothing.
+
+    Args:
+        attempts: earlier attempts of the same replica. Their pools are left out.
+    """
     now = ctx.clock()
-    settings = ctx.settings
-    pools, source = survey.pools, survey.source
-    settled_after = timedelta(seconds=settings.standby_ttl_seconds)
+    settled_after = timedelta(seconds=ctx.settings.standby_ttl_seconds)
     histories = pool_histories(connection, now, settled_after)
-    cooling = backoff.pools_on_cooldown(connection, now)
-    loads = attempts.spot_launches_since(connection, now - LOAD_COUNTS_FOR)
-    tries = [attempt for attempt in tries if not was_too_many(attempt)]
-    tried = {(attempt.pool_id, attempt.market) for attempt in tries}
-    if any(attempt.error_code in SPOT_QUOTA for attempt in tries):
-        tried |= {(str(pool), Market.SPOT) for pool in pools}
+    cooling = pools_on_cooldown(connection, now)
+    loads = spot_launches_since(connection, now - LOAD_COUNTS_FOR)
+    tried = _tried(attempts, options.pools)
     kind = incident.kind if incident else None
     is_emergency = incident is not None and incident.is_emergency
-    pasts = {str(pool): histories.get(str(pool), risk.History()) for pool in pools}
+    pasts = {str(pool): histories.get(str(pool), risk.History()) for pool in options.pools}
     risks = {pool: risk.assess_for_launch(past).score for pool, past in pasts.items()}
+    pools = options.pools
     if kind is IncidentKind.RETURN:
         # One termination without a recommendation must not close a pool for 90 days.
         pools = [p for p in pools if risk.assess(pasts[str(p)]).score <= risk.UNKNOWN]
+    allows_on_demand = ctx.settings.allow_on_demand and kind is not IncidentKind.RETURN
 
     def ranked(excluded: Collection[tuple[str, Market]]) -> list[Candidate]:
         return rank(
             pools,
-            avoid=source.primary_pool or parse_pool(agent.pool_id),
+            avoid=options.source.primary_pool or parse_pool(agent.pool_id),
             excluded=excluded,
             risks=risks,
-            spot_prices=survey.prices,
+            spot_prices=options.prices,
             on_demand_prices=ctx.on_demand_prices,
             loads=loads,
-            on_demand=is_emergency
-            or (settings.allow_on_demand and kind is not IncidentKind.RETURN),
-            zone=survey.zone,
+            on_demand=is_emergency or allows_on_demand,
+            zone=options.zone,
         )
 
     best = ranked({*cooling, *tried})
-    # With two minutes left a pool that had nothing a minute ago is better than none.
+    # An emergency can have two minutes left. If all pools are on cooldown, it tries them: a pool
+    # that had no capacity a minute ago is better than no pool.
     return ranked(tried) if is_emergency and not best else best
 
 
-def _zone(ctx: Context, agent: Agent) -> str | None:
-    """Return the zone that an instance must be in to take over the agent's volumes and interface.
+def is_batch_over_quota(attempt: Attempt) -> bool:
+    """Return True if a quota refused a batched call; a call for one instance may still succeed."""
+    return attempt.call_token is not None and attempt.error_code in QUOTA
 
-    None if the agent has neither, or if AWS does not say: the cutover will report that error, and a
-    standby is needed now.
+
+def _tried(attempts: Sequence[Attempt], pools: Sequence[Pool]) -> set[tuple[str, Market]]:
+    """Return the pools, with their market, that earlier attempts rule out."""
+    attempts = [attempt for attempt in attempts if not is_batch_over_quota(attempt)]
+    tried = {(attempt.pool_id, attempt.market) for attempt in attempts}
+    if any(attempt.error_code in SPOT_QUOTA for attempt in attempts):
+        tried |= {(str(pool), Market.SPOT) for pool in pools}
+    return tried
+
+
+def _zone(ctx: Context, agent: Agent) -> str | None:
+    """Return the zone in which an instance can take over the agent's volumes and interface.
+
+    None if the agent has neither. None also if AWS does not return the zone: a standby is needed
+    now, and the cutover will report that error.
     """
     if agent.cutover is None:
         return None
@@ -124,27 +147,27 @@ def _zone(ctx: Context, agent: Agent) -> str | None:
         if interface:
             return ctx.attachments.zone_of_interface(interface["id"])
     except CloudError:
-        pass
+        return None
     return None
 
 
 def _launch_configuration(ctx: Context, agent: Agent) -> LaunchConfiguration:
+    """Return the launch parameters of the first source that the agent has.
+
+    The sources are its launch template, its primary, and the launch template of the settings.
+    """
     if agent.launch_template:
         return ctx.ec2.like_template(agent.launch_template, vpc_of=agent.instance_id)
-    like = ctx.ec2.like_instance(agent.instance_id) if agent.instance_id else None
-    if like is not None:
-        return like
+    like_primary = ctx.ec2.like_instance(agent.instance_id) if agent.instance_id else None
+    if like_primary is not None:
+        return like_primary
     if ctx.settings.launch_template:
-        source = ctx.ec2.like_template(ctx.settings.launch_template)
+        configuration = ctx.ec2.like_template(ctx.settings.launch_template)
         pool = parse_pool(agent.pool_id)
         if pool is not None:
-            return replace(source, instance_type=pool.instance_type)
-        return source
+            return replace(configuration, instance_type=pool.instance_type)
+        return configuration
     raise NoLaunchConfiguration(
-        "it has no launch template, EC2 knows no instance of it, and SEF_LAUNCH_TEMPLATE is not set"
+        "the agent has no launch template, EC2 does not show its instance, and "
+        "SEF_LAUNCH_TEMPLATE is not set; set a launch template"
     )
-
-
-def was_too_many(attempt: Attempt) -> bool:
-    """Whether a quota refused a call for several: there may be room for one."""
-    return attempt.call_token is not None and attempt.error_code in QUOTA

@@ -1,8 +1,14 @@
-"""From the wish for a standby to an instance that runs, one committed step at a time.
+"""Launch the instance of a standby, one committed step in each call of `advance`.
 
-Each method does one step and says what it did, or returns None when there is nothing to do yet.
-The order is always: write down the RunInstances call with its token, commit, make the call, write
-down the answer. Whoever finds the rows, after a crash or a time-out, goes on from there.
+1. Check SEF's own launch limits. At a limit, postpone the agent and call the operator.
+2. Read the launch parameters, pools and prices from EC2, and rank the pools.
+3. Open a launch attempt in the best pool: commit the parameters and a client token.
+4. Make the RunInstances call and record EC2's answer (`run_instances`). If EC2 refuses, start
+   again at step 1 with the next pool.
+5. Wait until EC2 reports the instance running, and mark the replica ready. If the instance ends,
+   stays missing or does not run in time, fail or release the replica.
+
+After a crash or a timeout between two steps, any worker continues from the rows.
 """
 
 from collections.abc import Sequence
@@ -17,13 +23,13 @@ from sef.cloud.launch_parameters import launch_fingerprint, launch_parameters
 from sef.context import Context
 from sef.db.leases import deployment_name
 from sef.failover.incidents.rows import Incident, latest_incident, open_incident, update_incident
-from sef.failover.instances import attempts, run_instances
-from sef.failover.instances.attempts import Attempt
+from sef.failover.instances import run_instances
+from sef.failover.instances.attempts import Attempt, attempts_of, open_attempt
 from sef.failover.instances.candidates import (
     NoLaunchConfiguration,
+    is_batch_over_quota,
     launch_options,
     rank_candidates,
-    was_too_many,
 )
 from sef.failover.instances.limits import launch_limit, report_limit
 from sef.failover.instances.ranking import Candidate
@@ -36,57 +42,30 @@ from sef.failover.standbys.backoff import (
     fail_launch,
 )
 from sef.failover.standbys.rows import Replica, change_replica, move_replica, read_replica
-from sef.failover.standbys.watch import MISSING_FOR, Observed, record_check
+from sef.failover.standbys.watch import MISSING_FOR, Observed, check_interval, record_check
 from sef.notifications.events import Event, write_events
 from sef.terms import IncidentStatus, Market, ReplicaStatus
+
+MAX_CONSIDERED = 10
+"""Maximum number of candidates in the details of a launch decision."""
 
 
 def advance(ctx: Context, agent: Agent, replica: Replica, incident: Incident | None) -> str | None:
     """Take a launching replica one step further.
 
+    Return a sentence about the step, or None if there is nothing to do yet.
+
     Raises:
-        CloudError: EC2 could not say; the same step is to be repeated.
+        CloudError: EC2 did not return a usable answer; a later pass repeats the step.
     """
-    tries, current = ctx.database.read(_attempts_and_replica, replica.id)
+    attempts, current = ctx.database.read(_attempts_and_replica, replica.id)
     if current != replica:
-        return "another worker took it further"
-    if tries and tries[-1].status == "open":
-        return run_instances.make_call(ctx, tries[-1], incident)
-    if tries and tries[-1].status == "launched":
-        return _await_running(ctx, agent, replica)
-    return _plan_launch(ctx, agent, replica, incident, tries)
-
-
-def _attempts_and_replica(
-    connection: Connection, replica_id: str
-) -> tuple[Sequence[Attempt], Replica | None]:
-    # Read the replica last: if its version is unchanged, the attempts are current.
-    tries = attempts.attempts_of(connection, replica_id)
-    return tries, read_replica(connection, replica_id)
-
-
-def _plan_launch(
-    ctx: Context,
-    agent: Agent,
-    replica: Replica,
-    incident: Incident | None,
-    tries: Sequence[Attempt],
-) -> str | None:
-    now = ctx.clock()
-    if ctx.database.read(launch_limit, agent.id, now, ctx.settings):
-        # EC2 need not be asked what to launch.
-        put_off = ctx.database.write(_defer_if_limited, ctx, replica, incident)
-        if put_off is not None:
-            return put_off
-    try:
-        survey = launch_options(ctx, agent)
-    except (NoLaunchConfiguration, CloudError) as error:
-        if isinstance(error, CloudError) and error.remedy is Remedy.WAIT:
-            raise
-        why = error  # the name is unbound after the clause
-        return ctx.database.write(cannot_launch, ctx, replica, incident, why)
-    ranked = ctx.database.read(rank_candidates, ctx, agent, incident, survey, tries)
-    return ctx.database.write(decide_launch, ctx, replica, incident, tries, survey.source, ranked)
+        return "another worker has changed the replica"
+    if attempts and attempts[-1].status == "open":
+        return run_instances.make_call(ctx, attempts[-1], incident)
+    if attempts and attempts[-1].status == "launched":
+        return _await_running(ctx, replica)
+    return _plan_launch(ctx, agent, replica, incident, attempts)
 
 
 def decide_launch(
@@ -94,56 +73,66 @@ def decide_launch(
     ctx: Context,
     replica: Replica,
     incident: Incident | None,
-    tries: Sequence[Attempt],
-    source: LaunchConfiguration,
+    attempts: Sequence[Attempt],
+    configuration: LaunchConfiguration,
     candidates: Sequence[Candidate],
 ) -> str | None:
-    """Commit to a launch into the best candidate, give up, or put off; None: too late."""
+    """Open a launch attempt in the best candidate and return a sentence about the decision.
+
+    At a limit the launch is postponed; without a candidate it fails. None if another worker has
+    changed the replica since it was read.
+
+    Args:
+        attempts: the earlier attempts of the replica.
+    """
     if read_replica(connection, replica.id) != replica:
-        return None  # somebody else has taken it further since
-    put_off = _defer_if_limited(connection, ctx, replica, incident)
-    if put_off is not None:
-        return put_off
+        return None
+    postponed = _defer_if_limited(connection, ctx, replica, incident)
+    if postponed is not None:
+        return postponed
     if not candidates:
-        refusals = ", ".join(sorted({str(a.error_code) for a in tries})) or "all cooling down"
-        is_emergency = incident is not None and incident.is_emergency
-        pause = RETRY_EMERGENCY if is_emergency else RETRY
-        return fail_launch(
-            connection, replica, f"no pool has capacity ({refusals})", pause, ctx.clock()
-        )
+        codes = ", ".join(sorted({str(a.error_code) for a in attempts}))
+        reason = f"no pool has capacity ({codes or 'all are on cooldown'})"
+        return fail_launch(connection, replica, reason, _retry_delay(incident), ctx.clock())
     best = candidates[0]
-    token = f"{replica.id}-{len(tries) + 1}"
+    number = len(attempts) + 1
+    token = f"{replica.id}-{number}"
     tags = {
         MANAGED_TAG: deployment_name(connection),
         AGENT_TAG: replica.agent_id,
         REPLICA_TAG: replica.id,
         ATTEMPT_TAG: token,
     }
-    parameters = launch_parameters(source, best.pool, spot=best.market is Market.SPOT, tags=tags)
+    is_spot = best.market is Market.SPOT
+    parameters = launch_parameters(configuration, best.pool, spot=is_spot, tags=tags)
+    # After a quota refused a batched call, the attempt must not join one again: its own token as
+    # fingerprint equals no other.
+    is_alone = any(map(is_batch_over_quota, attempts))
+    fingerprint = token if is_alone else launch_fingerprint(parameters)
     change_replica(connection, replica, pool_id=str(best.pool), market=best.market)
     now = ctx.clock()
-    attempts.open_attempt(
+    open_attempt(
         connection,
-        replica,
-        len(tries) + 1,
-        token,
-        str(best.pool),
-        best.market,
-        parameters,
-        token if any(map(was_too_many, tries)) else launch_fingerprint(parameters),
-        now,
+        client_token=token,
+        replica_id=replica.id,
+        number=number,
+        pool_id=str(best.pool),
+        market=best.market,
+        parameters=parameters,
+        launch_fingerprint=fingerprint,
+        now=now,
     )
-    said = f"launching {best.reason}, like {source.described_as}"
-    considered = [candidate.reason for candidate in candidates[:10]]
+    message = f"launching {best.reason}, like {configuration.described_as}"
+    considered = [candidate.reason for candidate in candidates[:MAX_CONSIDERED]]
     event = Event(
         "launch_decided",
-        said,
-        replica.agent_id,
+        message,
+        agent_id=replica.agent_id,
         details={"replica_id": replica.id, "token": token, "candidates": considered},
         incident_id=replica.incident_id,
     )
     write_events(connection, [event], now)
-    return said
+    return message
 
 
 def cannot_launch(
@@ -151,108 +140,164 @@ def cannot_launch(
     ctx: Context,
     replica: Replica,
     incident: Incident | None,
-    why: NoLaunchConfiguration | CloudError,
+    error: NoLaunchConfiguration | CloudError,
 ) -> str | None:
-    """Give up, or put off, since nothing says what to launch; None: too late."""
-    put_off = _defer_if_limited(connection, ctx, replica, incident)
-    if put_off is not None:
-        return put_off
-    is_unread = isinstance(why, CloudError)
-    said = f"the launch parameters cannot be read: {why}" if is_unread else str(why)
-    return fail_launch(connection, replica, said, RETRY_OPERATOR, ctx.clock())
+    """Fail the replica because its launch parameters are missing or cannot be read.
+
+    At a limit the launch is postponed. None if another worker has changed the replica.
+    """
+    postponed = _defer_if_limited(connection, ctx, replica, incident)
+    if postponed is not None:
+        return postponed
+    reason = str(error)
+    if isinstance(error, CloudError):
+        reason = f"EC2 did not return the launch parameters: {error}"
+    return fail_launch(connection, replica, reason, RETRY_OPERATOR, ctx.clock())
+
+
+def mark_ready(connection: Connection, ctx: Context, replica: Replica, pool_id: str) -> str | None:
+    """Record that a launched instance runs; None if another worker has changed the replica.
+
+    If AWS has signalled the interruption of this instance meanwhile, release the replica.
+    """
+    if read_replica(connection, replica.id) != replica:
+        return None
+    now = ctx.clock()
+    # A signal can arrive before SEF knows which replica the instance belongs to.
+    if latest_incident(connection, replica.agent_id, str(replica.instance_id)) is not None:
+        reason = "AWS announced its interruption while it was launching"
+        cool_down_pool_of(connection, replica, "Signalled", now, ctx.settings)
+        move_replica(connection, replica, ReplicaStatus.RELEASING, reason, now, severity="warning")
+        return reason
+    seconds = (now - replica.created_at).total_seconds()
+    reason = f"runs in {pool_id} after {seconds:.1f} s"
+    move_replica(
+        connection, replica, ReplicaStatus.READY, reason, now, pool_id=pool_id, checked_at=now
+    )
+    incident = open_incident(connection, replica.agent_id)
+    if incident is not None and incident.status is IncidentStatus.NEEDS_OPERATOR:
+        update_incident(connection, incident, status=IncidentStatus.OPEN)
+    return reason
+
+
+def _attempts_and_replica(
+    connection: Connection, replica_id: str
+) -> tuple[Sequence[Attempt], Replica | None]:
+    # Read the replica last: if its version is unchanged, the attempts are current too.
+    attempts = attempts_of(connection, replica_id)
+    return attempts, read_replica(connection, replica_id)
+
+
+def _plan_launch(
+    ctx: Context,
+    agent: Agent,
+    replica: Replica,
+    incident: Incident | None,
+    attempts: Sequence[Attempt],
+) -> str | None:
+    if ctx.database.read(launch_limit, agent.id, ctx.clock(), ctx.settings):
+        # At a limit there is no need to ask EC2 for launch options.
+        postponed = ctx.database.write(_defer_if_limited, ctx, replica, incident)
+        if postponed is not None:
+            return postponed
+    try:
+        options = launch_options(ctx, agent)
+    except (NoLaunchConfiguration, CloudError) as error:
+        if isinstance(error, CloudError) and error.remedy is Remedy.WAIT:
+            raise
+        return ctx.database.write(cannot_launch, ctx, replica, incident, error)
+    candidates = ctx.database.read(rank_candidates, ctx, agent, incident, options, attempts)
+    return ctx.database.write(
+        decide_launch, ctx, replica, incident, attempts, options.source, candidates
+    )
 
 
 def _defer_if_limited(
     connection: Connection, ctx: Context, replica: Replica, incident: Incident | None
 ) -> str | None:
-    """Put a launch off that a limit forbids, and call the operator; None if none does.
+    """Postpone a launch that a limit forbids, and escalate its incident; None without a limit.
 
-    The replica stays as it is: nothing failed, and it goes on by itself.
+    The replica stays as it is: nothing failed, and the launch continues when the limit allows. A
+    planned switchover is not postponed: its replica fails.
     """
     now = ctx.clock()
     limit = launch_limit(connection, replica.agent_id, now, ctx.settings, is_decision=True)
     if limit is None or read_replica(connection, replica.id) != replica:
         return None
-    report_limit(connection, limit, "no instance is launched", now, incident_id=replica.incident_id)
+    report_limit(
+        connection,
+        limit,
+        "SEF launches no instance now and retries",
+        now,
+        incident_id=replica.incident_id,
+    )
     if incident is not None and incident.kind.is_planned:
-        return fail_launch(connection, replica, limit.reason, RETRY_OPERATOR, ctx.clock())
-    is_emergency = incident is not None and incident.is_emergency
-    pause = RETRY_EMERGENCY if is_emergency else RETRY
+        return fail_launch(connection, replica, limit.reason, RETRY_OPERATOR, now)
     agent = read_agent(connection, replica.agent_id, lock=True)
-    postpone_agent(connection, agent, now, pause, limit.reason)
+    postpone_agent(connection, agent, now, _retry_delay(incident), limit.reason)
     escalate(connection, agent.id, limit.reason, now, at_once=True)
-    return f"put off: {limit.reason}"
+    return f"launch postponed: {limit.reason}"
 
 
-def _await_running(ctx: Context, agent: Agent, replica: Replica) -> str | None:
-    now = ctx.clock()
+def _retry_delay(incident: Incident | None) -> timedelta:
+    is_emergency = incident is not None and incident.is_emergency
+    return RETRY_EMERGENCY if is_emergency else RETRY
+
+
+def _await_running(ctx: Context, replica: Replica) -> str | None:
     assert replica.instance_id is not None
     assert replica.launched_at is not None
-    age = now - replica.launched_at
+    age = ctx.clock() - replica.launched_at
     instance = ctx.ec2.instances([replica.instance_id]).get(replica.instance_id)
     if instance is None:
         return ctx.database.write(_on_missing, ctx, replica)
     if instance.is_gone:
-        said = f"its instance is {instance.ec2_state}"
-        return ctx.database.write(_on_died, ctx, replica, said)
+        return ctx.database.write(_on_died, ctx, replica, f"its instance is {instance.ec2_state}")
     if instance.ec2_state == "running":
-        pool = str(instance.pool) if instance.pool else str(replica.pool_id)
-        return ctx.database.write(mark_ready, ctx, replica, pool)
+        pool_id = str(instance.pool) if instance.pool else str(replica.pool_id)
+        return ctx.database.write(mark_ready, ctx, replica, pool_id)
     if age >= timedelta(seconds=ctx.settings.launch_timeout_seconds):
-        said = f"does not run after {ctx.settings.launch_timeout_seconds:.0f} s"
-        return ctx.database.write(_on_timeout, ctx, replica, said)
+        reason = f"not running after {ctx.settings.launch_timeout_seconds:.0f} s"
+        return ctx.database.write(_on_timeout, ctx, replica, reason)
     return None
 
 
-def _on_missing(connection: Connection, ctx: Context, told: Replica) -> str | None:
-    """EC2 does not show it, or not yet. It may run: it is terminated, not only given up."""
-    replica = read_replica(connection, told.id)
-    if replica != told:
+def _on_missing(connection: Connection, ctx: Context, replica: Replica) -> str | None:
+    """Record that an answer of EC2 lacks the instance; release the replica after `MISSING_FOR`.
+
+    The instance may run all the same. A released replica terminates it, a failed one would not.
+    """
+    current = read_replica(connection, replica.id)
+    if current != replica:
         return None
-    every = timedelta(seconds=ctx.settings.standby_check_interval_seconds)
-    sight = record_check(
-        connection, replica, Observed.MISSING, ctx.clock(), every=every, patience=MISSING_FOR
+    observed = record_check(
+        connection,
+        current,
+        Observed.MISSING,
+        ctx.clock(),
+        every=check_interval(ctx),
+        patience=MISSING_FOR,
     )
-    if sight is not Observed.GONE:
+    if observed is not Observed.GONE:
         return None
-    current = read_replica(connection, told.id)
+    # `record_check` has changed the row.
+    current = read_replica(connection, replica.id)
     assert current is not None
-    return _on_timeout(connection, ctx, current, "EC2 does not show it")
+    return _on_timeout(connection, ctx, current, "EC2 still does not show it")
 
 
-def mark_ready(connection: Connection, ctx: Context, replica: Replica, pool_id: str) -> str | None:
-    """Write down that a launched instance runs; None: too late."""
-    if read_replica(connection, replica.id) != replica:
-        return None
-    now = ctx.clock()
-    signalled = latest_incident(connection, replica.agent_id, str(replica.instance_id))
-    if signalled is not None:
-        # AWS announced its end before it was known whose it is.
-        said = "AWS announced its end while it was launching"
-        cool_down_pool_of(connection, replica, "Signalled", now, ctx.settings)
-        move_replica(connection, replica, ReplicaStatus.RELEASING, said, now, severity="warning")
-        return said
-    seconds = (now - replica.created_at).total_seconds()
-    said = f"runs in {pool_id} after {seconds:.1f} s"
-    move_replica(
-        connection, replica, ReplicaStatus.READY, said, now, pool_id=pool_id, checked_at=now
-    )
-    incident = open_incident(connection, replica.agent_id)
-    if incident is not None and incident.status is IncidentStatus.NEEDS_OPERATOR:
-        update_incident(connection, incident, status=IncidentStatus.OPEN)
-    return said
-
-
-def _on_timeout(connection: Connection, ctx: Context, replica: Replica, said: str) -> str | None:
+def _on_timeout(connection: Connection, ctx: Context, replica: Replica, reason: str) -> str | None:
+    """Release a replica that does not run in time; None if another worker has changed it."""
     if read_replica(connection, replica.id) != replica:
         return None
     now = ctx.clock()
     cool_down_pool_of(connection, replica, "TooSlow", now, ctx.settings)
-    move_replica(connection, replica, ReplicaStatus.RELEASING, said, now, severity="warning")
-    escalate(connection, replica.agent_id, said, now)
-    return said
+    move_replica(connection, replica, ReplicaStatus.RELEASING, reason, now, severity="warning")
+    escalate(connection, replica.agent_id, reason, now)
+    return reason
 
 
 def _on_died(connection: Connection, ctx: Context, replica: Replica, reason: str) -> str | None:
+    """Fail a replica whose instance ended while it was launching."""
     cool_down_pool_of(connection, replica, "DiedWhileLaunching", ctx.clock(), ctx.settings)
     return fail_launch(connection, replica, reason, RETRY_EMERGENCY, ctx.clock())
