@@ -1,4 +1,14 @@
-"""Instances that SEF launched and that no row has a use for: forgotten, or thought to be gone."""
+"""Find and terminate orphans: instances launched by SEF that no database row refers to.
+
+A sweep has these steps:
+
+1. List the instances with this deployment's tags, then read the rows. In this order an instance
+   that is launched in between is not in the list.
+2. Keep the orphans of agents whose primary does not run.
+3. Finish the terminations that an earlier sweep decided but did not report.
+4. Commit each decision to terminate an orphan, call EC2, and report the termination. If the process
+   dies in between, the next sweep reports it.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -14,165 +24,90 @@ from sef.db.leases import deployment_name
 from sef.db.statements import insert_missing
 from sef.db.tables import orphan_terminations
 from sef.errors import AgentNotFound
-from sef.failover.instances import attempts
+from sef.failover.instances.attempts import call_sizes, open_tokens
 from sef.failover.instances.limits import LimitHit, report_limit
 from sef.failover.standbys.rows import claimed_instances
 from sef.failover.standbys.watch import FORGOTTEN_AFTER
 from sef.notifications.events import Event, write_events
 
 MIN_ORPHAN_AGE = timedelta(minutes=5)
-"""Younger instances are left alone: their row may be about to be written."""
+"""Minimum age of an orphan. The row of a younger instance may be about to be written."""
 
+RETENTION = timedelta(days=1)
+"""Time to keep a reported termination.
 
-def sweep_orphans(database: Database, cloud: Ec2, settings: Settings, now: datetime) -> int:
-    """Terminate the orphans and return how many were terminated.
-
-    The cloud is listed first, then the rows: what is launched in between is in no list. An orphan
-    of an agent whose primary does not run may be all that is left of it, as after a database was
-    restored from a backup: that one is kept. When there are more orphans than one cycle may
-    terminate, it is most likely the rows that are wrong: all are kept, and that is said.
-
-    Each termination is committed before its call and told after it, by the next sweep if this one
-    dies in between.
-
-    Raises:
-        CloudError: EC2 cannot be read; nothing was terminated.
-        Unavailable: the database cannot be read; nothing was terminated.
-    """
-    name = database.write(deployment_name)
-    old = [
-        instance
-        for instance in cloud.managed_by(name)
-        # Without the tag of an attempt it was registered, not launched.
-        if ATTEMPT_TAG in instance.tags
-        # One of which EC2 does not tell state or age is left for another time.
-        and instance.ec2_state is not None
-        and not instance.has_ended
-        and instance.launched_at is not None
-        and now - instance.launched_at > MIN_ORPHAN_AGE
-    ]
-    left_over = database.read(unreported)
-    if not old and not left_over:
-        return 0
-    unclaimed, primaries = database.read(_unclaimed, old)
-    shown = cloud.instances({*primaries.values(), *(orphan.id for orphan in unclaimed)})
-    running = {instance.id for instance in shown.values() if instance.is_alive}
-    # One that was retired after it was listed: no row claims it any more, but EC2 has ended it.
-    ended = {instance.id for instance in shown.values() if instance.has_ended}
-    old = [instance for instance in old if instance.id not in ended]
-    unclaimed = [orphan for orphan in unclaimed if orphan.id not in ended]
-    superfluous = [
-        orphan
-        for orphan in unclaimed
-        if orphan.id not in primaries or primaries[orphan.id] in running
-    ]
-    terminated = _finish_earlier(database, cloud, left_over, old, superfluous, now)
-    most = settings.max_terminations_per_run
-    if most and len(superfluous) > most:
-        said = f"no row has a use for {len(superfluous)} of {len(old)} instances that SEF launched"
-        reached = LimitHit("max_terminations_per_run", said)
-        database.write(report_limit, reached, "none is terminated", now)
-        return terminated
-    for orphan in superfluous:
-        pool_id = str(orphan.pool) if orphan.pool else None
-        decided = OrphanTermination(orphan.id, orphan.tags.get(AGENT_TAG), pool_id, now)
-        if not database.write(_decide, orphan, decided):
-            continue
-        if cloud.terminate(orphan.id):
-            terminated += _report(database, decided, now)
-    return terminated
+Longer than EC2 shows an ended instance. An answer that lags may still show it running, and must not
+cause a second report.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class OrphanTermination:
+    """A decision to terminate an orphan."""
+
     instance_id: str
     agent_id: str | None
     pool_id: str | None
     decided_at: datetime
 
 
-def _finish_earlier(
-    database: Database,
-    cloud: Ec2,
-    left_over: Sequence[OrphanTermination],
-    running: Collection[Instance],
-    superfluous: Collection[Instance],
-    now: datetime,
-) -> int:
-    """What became of the terminations that were decided on before and that nobody told of.
+@dataclass(frozen=True, slots=True)
+class _Orphan:
+    """An instance that no row refers to, with the primary of its agent, if there is one."""
 
-    Those that are superfluous still are terminated again, like all the others.
+    instance: Instance
+    primary: str | None
+
+
+def sweep_orphans(database: Database, ec2: Ec2, settings: Settings, now: datetime) -> int:
+    """Terminate the orphans and return the number of reported terminations.
+
+    An orphan whose agent has no running primary is kept. It may be the only instance left of this
+    agent, as after the database was restored from a backup. If there are more orphans than one
+    pass may terminate, the rows are most likely wrong: all orphans are kept, and SEF reports the
+    limit.
+
+    Raises:
+        CloudError: EC2 did not return a usable answer, or refused a call. Terminations made before
+            the error are reported by this sweep or the next one.
+        Unavailable: the database cannot be read; no further instance is terminated.
     """
-    kept = {i.id for i in running} - {i.id for i in superfluous}
-    for instance_id in kept & {left.instance_id for left in left_over}:
-        database.write(cancel_termination, instance_id)
-    shown = {i.id for i in running}
-    others = [left for left in left_over if left.instance_id not in shown]
-    found = cloud.instances([left.instance_id for left in others])
-    told = 0
-    for left in others:
-        instance = found.get(left.instance_id)
-        is_forgotten = instance is None and now - left.decided_at > FORGOTTEN_AFTER
-        if is_forgotten or (instance is not None and instance.has_ended):
-            told += _report(database, left, now)
-    return told
-
-
-def _decide(connection: Connection, orphan: Instance, termination: OrphanTermination) -> bool:
-    """Commit to a termination, unless some row has come to have a use for the instance."""
-    unclaimed, _ = _unclaimed(connection, [orphan])
-    if not unclaimed:
-        return False
-    record_decision(connection, termination)
-    return True
-
-
-def _report(database: Database, termination: OrphanTermination, now: datetime) -> bool:
-    return database.write(report_termination, termination, now)
-
-
-def _unclaimed(
-    connection: Connection, instances: Sequence[Instance]
-) -> tuple[list[Instance], dict[str, str]]:
-    """The instances that no row claims, and by each the primary of its agent, if it has one."""
-    # In this order: a launch that is answered meanwhile is open first, and claimed then.
-    pending = attempts.open_tokens(connection)
-    claimed = claimed_instances(connection, [instance.id for instance in instances])
-    of_several = attempts.call_sizes(connection, {i.tags[ATTEMPT_TAG] for i in instances})
-    unclaimed = [
-        instance
-        for instance in instances
-        if instance.id not in claimed
-        and instance.tags[ATTEMPT_TAG] not in pending
-        # It has no agent while nobody took it of a call for several, which is answered. Of any
-        # other the answer lacks a tag, or whose it was is in rows that a restored backup lost.
-        and (AGENT_TAG in instance.tags or instance.tags[ATTEMPT_TAG] in of_several)
+    deployment = database.write(deployment_name)
+    launched = [i for i in ec2.managed_by(deployment) if _is_old_launch(i, now)]
+    unfinished = database.read(unreported)
+    if not launched and not unfinished:
+        return 0
+    orphans = database.read(_find_orphans, launched)
+    primaries = {orphan.primary for orphan in orphans if orphan.primary is not None}
+    current = ec2.instances({*primaries, *(orphan.instance.id for orphan in orphans)})
+    # A retirement may have terminated an instance after it was listed. No row refers to this
+    # instance any more, but it is not an orphan.
+    ended = {instance.id for instance in current.values() if instance.has_ended}
+    launched = [instance for instance in launched if instance.id not in ended]
+    running = {instance.id for instance in current.values() if instance.is_alive}
+    surplus = [
+        orphan.instance
+        for orphan in orphans
+        if orphan.instance.id not in ended and (orphan.primary is None or orphan.primary in running)
     ]
-    primaries = {}
-    for orphan in unclaimed:
-        if AGENT_TAG not in orphan.tags:
-            continue
-        try:
-            agent = read_agent(connection, orphan.tags[AGENT_TAG])
-        except AgentNotFound:
-            continue
-        if agent.instance_id is not None:
-            primaries[orphan.id] = agent.instance_id
-    return unclaimed, primaries
-
-
-RETENTION = timedelta(days=1)
-"""How long a termination is remembered that was told: longer than EC2 shows what has ended, and
-an answer that lags may still show it running."""
+    reported = _finish_earlier(database, ec2, unfinished, launched, surplus, now)
+    maximum = settings.max_terminations_per_run
+    if maximum and len(surplus) > maximum:
+        found = f"no database row refers to {len(surplus)} of {len(launched)} launched instances"
+        hit = LimitHit("max_terminations_per_run", found)
+        consequence = "SEF terminates none of them. If they are orphans, raise the limit"
+        database.write(report_limit, hit, consequence, now)
+        return reported
+    return reported + sum(_terminate(database, ec2, orphan, now) for orphan in surplus)
 
 
 def record_decision(connection: Connection, termination: OrphanTermination) -> None:
-    """Write down that an orphan is about to be terminated."""
+    """Record that an orphan is about to be terminated."""
     insert_missing(connection, orphan_terminations, [asdict(termination)])
 
 
 def unreported(connection: Connection) -> Sequence[OrphanTermination]:
-    """Those decided on of which nobody has said yet that they were made."""
+    """Return the decided terminations without a report."""
     columns = orphan_terminations.c
     rows = connection.execute(
         select(columns.instance_id, columns.agent_id, columns.pool_id, columns.decided_at).where(
@@ -183,7 +118,7 @@ def unreported(connection: Connection) -> Sequence[OrphanTermination]:
 
 
 def cancel_termination(connection: Connection, instance_id: str) -> None:
-    """Forget a decision: the instance runs, and there is a use for it by now."""
+    """Delete a decision whose instance is running and no longer an orphan to terminate."""
     columns = orphan_terminations.c
     connection.execute(
         delete(orphan_terminations).where(
@@ -195,24 +130,119 @@ def cancel_termination(connection: Connection, instance_id: str) -> None:
 def report_termination(
     connection: Connection, termination: OrphanTermination, now: datetime
 ) -> bool:
-    """Write the event of a termination that was made; False if it was written before."""
-    record_decision(connection, termination)  # unless another worker has withdrawn it meanwhile
+    """Write the event of a termination; return False if it was written before."""
+    record_decision(connection, termination)  # another sweep may have cancelled the decision
     columns = orphan_terminations.c
-    instance_id = termination.instance_id
-    is_news = connection.execute(
+    is_first = connection.execute(
         update(orphan_terminations)
-        .where(columns.instance_id == instance_id, columns.reported_at.is_(None))
+        .where(columns.instance_id == termination.instance_id, columns.reported_at.is_(None))
         .values(reported_at=now)
     ).rowcount
-    if not is_news:
+    if not is_first:
         return False
     event = Event(
         "orphan_terminated",
-        f"{instance_id} was launched by SEF and no row has a use for it: terminated",
-        termination.agent_id,
-        "warning",
-        {"instance_id": instance_id, "pool_id": termination.pool_id},
+        f"terminated orphan {termination.instance_id}: no database row refers to it",
+        agent_id=termination.agent_id,
+        severity="warning",
+        details={"instance_id": termination.instance_id, "pool_id": termination.pool_id},
     )
     write_events(connection, [event], now)
     connection.execute(delete(orphan_terminations).where(columns.reported_at < now - RETENTION))
+    return True
+
+
+def _is_old_launch(instance: Instance, now: datetime) -> bool:
+    """Return True if SEF launched the instance, and it is old enough to be an orphan.
+
+    An instance without the tag of an attempt was registered, not launched. An instance without a
+    state or an age in EC2's answer is left to a later sweep.
+    """
+    return (
+        ATTEMPT_TAG in instance.tags
+        and instance.ec2_state is not None
+        and not instance.has_ended
+        and instance.launched_at is not None
+        and now - instance.launched_at > MIN_ORPHAN_AGE
+    )
+
+
+def _find_orphans(connection: Connection, instances: Sequence[Instance]) -> list[_Orphan]:
+    """Return the instances that no row refers to."""
+    # Read the open attempts first. If the answer to a launch is recorded between the two reads, the
+    # instance is in both results; in the other order it would be in neither.
+    pending = open_tokens(connection)
+    claimed = claimed_instances(connection, [instance.id for instance in instances])
+    batched = call_sizes(connection, {instance.tags[ATTEMPT_TAG] for instance in instances})
+    return [
+        _Orphan(instance, _primary(connection, instance))
+        for instance in instances
+        if instance.id not in claimed
+        and instance.tags[ATTEMPT_TAG] not in pending
+        # An instance without an agent's tag is an orphan if a known batched call launched it: the
+        # call is answered, and no attempt has taken the instance. Otherwise EC2's answer may lack
+        # the tag, or a restored backup has lost the call's row.
+        and (AGENT_TAG in instance.tags or instance.tags[ATTEMPT_TAG] in batched)
+    ]
+
+
+def _primary(connection: Connection, instance: Instance) -> str | None:
+    """Return the primary of the agent in the tags of an instance, if there is one."""
+    if AGENT_TAG not in instance.tags:
+        return None
+    try:
+        return read_agent(connection, instance.tags[AGENT_TAG]).instance_id
+    except AgentNotFound:
+        return None
+
+
+def _finish_earlier(
+    database: Database,
+    ec2: Ec2,
+    unfinished: Sequence[OrphanTermination],
+    launched: Collection[Instance],
+    surplus: Collection[Instance],
+    now: datetime,
+) -> int:
+    """Finish the terminations that an earlier sweep decided but did not report.
+
+    Report the instances that have ended or been forgotten by EC2. Cancel the decision if the
+    instance runs and is no longer surplus. Surplus instances are terminated again later in this
+    sweep. Return the number of reports.
+    """
+    listed = {instance.id for instance in launched}
+    kept = listed - {instance.id for instance in surplus}
+    for instance_id in kept & {termination.instance_id for termination in unfinished}:
+        database.write(cancel_termination, instance_id)
+    unlisted = [t for t in unfinished if t.instance_id not in listed]
+    instances = ec2.instances([termination.instance_id for termination in unlisted])
+    reported = 0
+    for termination in unlisted:
+        instance = instances.get(termination.instance_id)
+        is_forgotten = instance is None and now - termination.decided_at > FORGOTTEN_AFTER
+        if is_forgotten or (instance is not None and instance.has_ended):
+            reported += database.write(report_termination, termination, now)
+    return reported
+
+
+def _terminate(database: Database, ec2: Ec2, orphan: Instance, now: datetime) -> bool:
+    """Terminate an orphan; return True if this sweep reported it."""
+    termination = OrphanTermination(
+        orphan.id,
+        agent_id=orphan.tags.get(AGENT_TAG),
+        pool_id=str(orphan.pool) if orphan.pool else None,
+        decided_at=now,
+    )
+    return (
+        database.write(_decide, orphan, termination)
+        and ec2.terminate(orphan.id)
+        and database.write(report_termination, termination, now)
+    )
+
+
+def _decide(connection: Connection, orphan: Instance, termination: OrphanTermination) -> bool:
+    """Commit to a termination, unless a row refers to the instance by now."""
+    if not _find_orphans(connection, [orphan]):
+        return False
+    record_decision(connection, termination)
     return True
