@@ -1,7 +1,7 @@
-"""A worker is frozen in the middle of a failover and goes on when others have finished it.
+"""A worker frozen during a failover changes nothing when it continues after the failover.
 
-Real processes: two backends on one database, one of which is stopped by SIGSTOP, for longer than
-its lease lasts, and continued by SIGCONT.
+The test runs two real backends on one database. It stops the late backend with SIGSTOP, for longer
+than its lease lasts, and continues it with SIGCONT.
 """
 
 import time
@@ -42,8 +42,8 @@ def workers(
             SEF_RECONCILE_INTERVAL_SECONDS="0.3",
         )
 
-    # With a job of its own, the late worker could call EC2 before its request does: the request
-    # would be answered at once, that a replica is launching.
+    # With periodic jobs, the late worker could call EC2 before its request does. The request would
+    # then be answered at once with a launching replica.
     late, quick = start("late", jobs="false"), start("quick", jobs="true")
     yield late, quick
     for server in (late, quick):
@@ -52,28 +52,28 @@ def workers(
 
 
 def hold_lease(world: World) -> None:
-    """Let the late worker hold the lease of the job, as it does when it is frozen in a pass."""
+    """Give the late worker the lease of the job, as if it were frozen during a pass."""
     row = {"name": RECONCILE, "holder": "late", "expires_at": utc_now() + LEASE, "version": 1}
     with world.connect() as connection, connection.begin():
         upsert(connection, tables.leases, [row])
 
 
 def failover(world: World, late: Server, quick: Server, agent_id: str, fault: Any) -> None:
-    """Freeze the late worker in its request, until the quick one has promoted."""
+    """Freeze the late worker in its request until the quick worker has promoted."""
     primary = world.launch()
     url = f"/api/agents/{agent_id}"
-    told = {"instance_id": primary, "pool_id": "m5.large.us-east-1a"}
-    assert requests.put(quick.url + url, json=told, timeout=LIMIT).ok
-    # Long enough to freeze the late worker on a busy machine, and less than SEF waits for EC2.
+    registration = {"instance_id": primary, "pool_id": "m5.large.us-east-1a"}
+    assert requests.put(quick.url + url, json=registration, timeout=LIMIT).ok
+    # Long enough to freeze the late worker on a busy host, and shorter than SEF's timeout for EC2.
     world.simulation.add_fault(count=1, delay_seconds=6, **fault)
     notice = {"signal_type": TERMINATION, "timestamp": time.time(), "instance_id": primary}
-    quick.freeze()  # or its job might be at EC2 first
+    quick.freeze()  # its job might call EC2 first
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(
             requests.post, f"{late.url}{url}/interruption", json=notice, timeout=2 * LIMIT
         )
         try:
-            until(lambda: world.simulation.faults() == [])  # the request is at EC2
+            until(lambda: world.simulation.faults() == [])  # EC2 has received the request
             late.freeze()
             assert not answer.done()
             assert not world.promotions(agent_id)
@@ -93,9 +93,10 @@ def failover(world: World, late: Server, quick: Server, agent_id: str, fault: An
 
 
 @ONCE
-def test_the_late_one_loses(world: World, workers: tuple[Server, Server]) -> None:
+def test_a_late_worker_does_not_promote_again(world: World, workers: tuple[Server, Server]) -> None:
     late, quick = workers
-    # EC2 has not been told yet; it has launched, and the answer is on its way; it is being asked.
+    # Frozen before EC2 launches, after EC2 has launched but before its answer, and before EC2
+    # returns a description.
     faults = [
         {"action": "RunInstances"},
         {"action": "RunInstances", "lose_reply": True},

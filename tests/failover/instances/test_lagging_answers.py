@@ -1,6 +1,6 @@
-"""EC2's answers lag, lack fields or miss an instance that runs: nothing is concluded from that.
+"""SEF concludes nothing from EC2 answers that lag, lack fields or lack a running instance.
 
-A wrong conclusion would end an instance that serves, or leave one that nobody knows of.
+A wrong conclusion would terminate a serving instance, or leave an unknown instance running.
 """
 
 import time
@@ -14,34 +14,35 @@ from tests.failover.test_losses import report
 from tests.harness import ALIVE, ONCE, REBALANCE, TERMINATION, World
 
 FIELDS = ["instanceState", "placement", "launchTime", "tagSet", "instanceType", "instanceId"]
-ROUNDS = 6
+PASSES = 6
 
 
-def rounds(world: World, sef: Any, count: int = ROUNDS, seconds: float = 31) -> None:
-    """All periodic jobs, again and again; EC2 answers, so none of them fails."""
+def run_all_jobs(world: World, sef: Any, count: int = PASSES, seconds: float = 31) -> None:
+    """Run all periodic jobs `count` times; none of them fails."""
     for _ in range(count):
         world.settle(sef, seconds)
         sef.sweep_orphans()
         sef.detect_losses()
 
 
-def protected(world: World) -> tuple[Any, str, str]:
-    """An agent with a primary and a ready standby, both older than what SEF calls young."""
+def protected_agent(world: World) -> tuple[Any, str, str]:
+    """Return an agent's primary and ready standby, both older than the minimum age of an orphan."""
     sef = world.sef()
     primary = world.primary(sef)
     sef.enable_manual_replica_mode("a")
-    rounds(world, sef, 12)
+    world.clock.advance(372)
+    run_all_jobs(world, sef, 1)
     return sef, primary, str(world.standby().instance_id)
 
 
 @ONCE
 @pytest.mark.parametrize("lacking", [*[[field] for field in FIELDS], FIELDS])
-def test_a_healthy_agent_is_left_alone_whatever_answers_lack(
+def test_a_healthy_agent_is_unchanged_when_answers_lack_fields(
     world: World, lacking: list[str]
 ) -> None:
-    sef, primary, standby = protected(world)
+    sef, primary, standby = protected_agent(world)
     world.simulation.add_fault("DescribeInstances", omit=lacking)
-    rounds(world, sef)
+    run_all_jobs(world, sef)
     assert world.agent().instance_id == primary
     assert world.standby().instance_id == standby
     assert {world.state(primary), world.state(standby)} == {"running"}
@@ -51,21 +52,21 @@ def test_a_healthy_agent_is_left_alone_whatever_answers_lack(
 
 @ONCE
 @pytest.mark.parametrize("lacking", ["item", "instancesSet", "instanceId"])
-def test_a_standby_that_is_not_shown_for_minutes_is_kept(world: World, lacking: str) -> None:
-    sef, _, standby = protected(world)
+def test_a_standby_that_is_missing_for_minutes_is_kept(world: World, lacking: str) -> None:
+    sef, _, standby = protected_agent(world)
     world.simulation.add_fault("DescribeInstances", omit=[lacking])
-    rounds(world, sef, 8)
+    run_all_jobs(world, sef, 8)
     assert world.standby().instance_id == standby
     world.simulation.clear_faults()
-    rounds(world, sef, 1)
+    run_all_jobs(world, sef, 1)
     assert world.standby().misses == 0
     assert len(world.alive()) == 1
     world.check()
 
 
 @ONCE
-def test_an_answer_without_any_list_is_no_answer(world: World) -> None:
-    sef, primary, standby = protected(world)
+def test_a_sweep_fails_on_an_answer_without_a_list(world: World) -> None:
+    sef, primary, standby = protected_agent(world)
     world.simulation.add_fault("DescribeInstances", omit=["reservationSet"])
     with pytest.raises(SefError) as caught:
         sef.sweep_orphans()
@@ -73,26 +74,26 @@ def test_an_answer_without_any_list_is_no_answer(world: World) -> None:
     world.settle(sef, 31)
     world.simulation.clear_faults()
     assert {world.state(primary), world.state(standby)} == {"running"}
-    rounds(world, sef, 2)
+    run_all_jobs(world, sef, 2)
     world.check()
 
 
 @ONCE
-def test_a_standby_that_is_shown_now_and_then_is_never_given_up(world: World) -> None:
-    """As when one of several copies that answer has fallen behind."""
-    sef, _, standby = protected(world)
-    for _ in range(8):
+def test_a_standby_that_is_missing_now_and_then_is_kept(world: World) -> None:
+    """EC2 answers from several copies of its data, of which one has fallen behind."""
+    sef, _, standby = protected_agent(world)
+    for _ in range(4):
         world.simulation.add_fault("DescribeInstances", omit=["item"])
-        rounds(world, sef, 4)
+        run_all_jobs(world, sef, 4)
         world.simulation.clear_faults()
-        rounds(world, sef, 1)
+        run_all_jobs(world, sef, 1)
     assert world.standby().instance_id == standby
     assert len(world.tagged()) == 1
 
 
 @ONCE
-def test_a_switch_waits_for_an_answer_about_the_standby(world: World) -> None:
-    sef, primary, standby = protected(world)
+def test_a_manual_switch_fails_until_the_state_of_the_standby_is_known(world: World) -> None:
+    sef, primary, standby = protected_agent(world)
     for lacking in ("instanceState", "item"):
         world.simulation.add_fault("DescribeInstances", omit=[lacking])
         with pytest.raises(SefError) as caught:
@@ -106,7 +107,7 @@ def test_a_switch_waits_for_an_answer_about_the_standby(world: World) -> None:
 
 @ONCE
 @pytest.mark.parametrize("lacking", ["instanceState", "item"])
-def test_an_automatic_switch_waits_for_it_and_an_emergency_does_not(
+def test_an_automatic_switch_waits_for_the_state_of_the_standby_and_an_emergency_does_not(
     world: World, lacking: str
 ) -> None:
     sef = world.sef()
@@ -125,7 +126,7 @@ def test_an_automatic_switch_waits_for_it_and_an_emergency_does_not(
 
 @ONCE
 @pytest.mark.parametrize("lacking", ["instanceState", "placement", "instancesSet"])
-def test_a_launch_is_waited_for_while_answers_lack_it(world: World, lacking: str) -> None:
+def test_a_launch_stays_open_while_answers_lack_its_instance(world: World, lacking: str) -> None:
     sef = world.sef()
     world.primary(sef)
     world.simulation.throttle("DescribeInstances")
@@ -134,7 +135,7 @@ def test_a_launch_is_waited_for_while_answers_lack_it(world: World, lacking: str
     world.simulation.add_fault("RunInstances", omit=["instanceId"], count=2)
     world.settle(sef, 10)
     assert [a.status for a in world.attempts()] == ["open"]
-    # What the launch is to be like is known by now; how it goes is not told.
+    # SEF has read the launch parameters before; now EC2 does not return the instance.
     world.simulation.add_fault("DescribeInstances", omit=[lacking])
     for _ in range(3):
         world.settle(sef, 10)
@@ -149,9 +150,7 @@ def test_a_launch_is_waited_for_while_answers_lack_it(world: World, lacking: str
 @pytest.mark.parametrize(
     "lacking", ["imageId", "instanceType", "groupSet", "vpcId", "availabilityZone"]
 )
-def test_nothing_is_launched_like_a_primary_that_is_told_of_in_part(
-    world: World, lacking: str
-) -> None:
+def test_no_standby_is_launched_like_an_incomplete_primary(world: World, lacking: str) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     like = {key: world.described(primary)[key] for key in ("ImageId", "VpcId", "SecurityGroups")}
@@ -160,19 +159,19 @@ def test_nothing_is_launched_like_a_primary_that_is_told_of_in_part(
     assert world.tagged() == []
     world.simulation.clear_faults()
     world.settle(sef, 10)
-    made = world.described(str(world.standby().instance_id))
-    assert {key: made[key] for key in like} == like
+    launched = world.described(str(world.standby().instance_id))
+    assert {key: launched[key] for key in like} == like
     world.check()
 
 
 @ONCE
-def test_what_is_released_before_ec2_knows_it_does_not_go_on_running(world: World) -> None:
+def test_a_standby_released_before_ec2_knows_it_is_terminated_later(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     world.simulation.set_options(visible_after_seconds=1000)
     sef.enable_manual_replica_mode("a")
     sef.disable_manual_replica_mode("a")
-    rounds(world, sef, 3)
+    run_all_jobs(world, sef, 3)
     [released] = world.replicas()
     assert released.status == "releasing"
     world.simulation.set_options(visible_after_seconds=0)
@@ -184,7 +183,7 @@ def test_what_is_released_before_ec2_knows_it_does_not_go_on_running(world: Worl
 
 
 @ONCE
-def test_a_launch_that_ec2_never_shows_is_replaced_and_does_not_go_on_running(
+def test_a_launch_that_stays_missing_is_replaced_and_terminated_later(
     world: World,
 ) -> None:
     sef = world.sef()
@@ -205,27 +204,27 @@ def test_a_launch_that_ec2_never_shows_is_replaced_and_does_not_go_on_running(
 
 
 @ONCE
-def test_a_former_primary_that_is_kept_is_kept_though_answers_lack_it(world: World) -> None:
-    """It is its operator's: nobody asked SEF to terminate it."""
+def test_a_former_primary_without_auto_terminate_is_kept_when_answers_lack_it(world: World) -> None:
+    """Without auto-terminate the former primary belongs to its operator."""
     sef = world.sef()
     world.primary(sef)
-    for mode in ("auto-switch",):
-        sef.set_auto_mode("a", mode, enabled=True)
+    sef.set_auto_mode("a", "auto-switch", enabled=True)
     world.signal(sef, REBALANCE)
     former = world.agent().instance_id
     world.clock.advance(10)
     world.signal(sef, REBALANCE, instance_id=former)
     assert world.agent().instance_id != former
     world.simulation.add_fault("DescribeInstances", omit=["item"])
-    rounds(world, sef, 30)
+    # A standby would be lost after 5 minutes.
+    run_all_jobs(world, sef, 12)
     world.simulation.clear_faults()
-    rounds(world, sef, 5)
+    run_all_jobs(world, sef, 2)
     assert world.state(former) == "running"
     world.check()
 
 
 @ONCE
-def test_a_former_primary_that_its_operator_stopped_is_kept(world: World) -> None:
+def test_a_former_primary_stopped_by_its_operator_is_kept(world: World) -> None:
     sef = world.sef(allow_on_demand=True)
     world.primary(sef)
     for pool in world.simulation.pools():
@@ -237,7 +236,8 @@ def test_a_former_primary_that_its_operator_stopped_is_kept(world: World) -> Non
     world.signal(sef, REBALANCE, instance_id=former)
     assert world.agent().instance_id != former
     world.client.stop_instances(InstanceIds=[former])
-    rounds(world, sef, 12)
+    world.clock.advance(372)
+    run_all_jobs(world, sef, 2)
     assert world.state(former) == "stopped"
 
 
@@ -246,7 +246,7 @@ def test_a_former_primary_that_its_operator_stopped_is_kept(world: World) -> Non
 def test_a_former_primary_is_not_terminated_before_its_tags_are_known(
     world: World, lacking: str
 ) -> None:
-    others = world.launch(
+    foreign = world.launch(
         TagSpecifications=[
             {
                 "ResourceType": "instance",
@@ -255,24 +255,24 @@ def test_a_former_primary_is_not_terminated_before_its_tags_are_known(
         ]
     )
     sef = world.sef()
-    sef.register_agent("a", {"instance_id": others, "pool_id": world.pool_of(others)})
+    sef.register_agent("a", {"instance_id": foreign, "pool_id": world.pool_of(foreign)})
     sef.enable_manual_replica_mode("a")
     world.simulation.throttle("TerminateInstances")
     world.simulation.throttle("CreateTags")
     sef.execute_manual_switch("a")
     world.simulation.clear_faults()
     world.simulation.add_fault("DescribeInstances", omit=[lacking])
-    rounds(world, sef, 4)
+    run_all_jobs(world, sef, 4)
     world.simulation.clear_faults()
-    rounds(world, sef, 4)
-    tags = {tag["Key"]: tag["Value"] for tag in world.described(others)["Tags"]}
+    run_all_jobs(world, sef, 4)
+    tags = {tag["Key"]: tag["Value"] for tag in world.described(foreign)["Tags"]}
     assert tags["sef:managed"] == "sef-of-others"
-    assert world.state(others) == "running"
+    assert world.state(foreign) == "running"
 
 
 @ONCE
 @pytest.mark.parametrize("lacking", ["instanceState", "launchTime", "tagSet"])
-def test_an_orphan_is_terminated_only_on_a_whole_answer(world: World, lacking: str) -> None:
+def test_an_orphan_is_kept_while_answers_lack_its_fields(world: World, lacking: str) -> None:
     sef = named(world)
     forgotten = orphan(world)
     world.clock.advance(3600)
@@ -285,7 +285,7 @@ def test_an_orphan_is_terminated_only_on_a_whole_answer(world: World, lacking: s
 
 @ONCE
 @pytest.mark.parametrize("size", [0, 1, 2])
-def test_orphans_on_every_page_are_found(world: World, size: int) -> None:
+def test_a_sweep_finds_the_orphans_of_all_pages(world: World, size: int) -> None:
     sef = named(world)
     forgotten = {orphan(world) for _ in range(3)}
     world.clock.advance(3600)
@@ -295,25 +295,25 @@ def test_orphans_on_every_page_are_found(world: World, size: int) -> None:
 
 
 @ONCE
-def test_the_listing_of_orphans_lags(world: World) -> None:
-    """It shows an instance without the row's present state: the rows decide, and are read last."""
-    sef, primary, standby = protected(world)
+def test_a_sweep_with_an_old_listing_terminates_no_primary(world: World) -> None:
+    """EC2 lists an instance in an old state. The rows decide, and SEF reads them last."""
+    sef, primary, standby = protected_agent(world)
     then = time.time()
     world.simulation.add_fault("*", as_of=then)
     new = sef.execute_manual_switch("a")["new_instance_id"]
     assert new == standby
-    rounds(world, sef, 4)
+    run_all_jobs(world, sef, 4)
     assert world.agent().instance_id == standby
     assert world.state(standby) == "running"
     world.simulation.clear_faults()
-    rounds(world, sef, 4)
+    run_all_jobs(world, sef, 4)
     assert world.state(primary) not in ALIVE
     assert world.standby().status == "ready"
     world.check()
 
 
 @ONCE
-def test_a_silent_primary_that_answers_lack_is_no_loss(world: World) -> None:
+def test_a_silent_primary_that_answers_lack_is_not_lost(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     world.signal(sef, TERMINATION)
@@ -321,16 +321,16 @@ def test_a_silent_primary_that_answers_lack_is_no_loss(world: World) -> None:
     world.clock.advance(421)
     for lacking in ("instanceState", "item"):
         world.simulation.add_fault("DescribeInstances", omit=[lacking])
-        rounds(world, sef, 5)
+        run_all_jobs(world, sef, 5)
         world.simulation.clear_faults()
-        rounds(world, sef, 1)
+        run_all_jobs(world, sef, 1)
     assert world.agent().instance_id == promoted
     report(world, sef)
     world.check()
 
 
 @ONCE
-def test_a_body_that_is_cut_off_is_unknown(world: World) -> None:
+def test_a_truncated_answer_leaves_the_launch_open(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
 

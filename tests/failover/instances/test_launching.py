@@ -1,4 +1,4 @@
-"""From the wish for a standby to one instance that runs, whatever goes wrong on the way."""
+"""A standby launch ends with exactly one running instance, after any failure on the way."""
 
 from datetime import timedelta
 from typing import Any
@@ -19,7 +19,7 @@ from tests.harness import (
     meanwhile,
 )
 
-TWO = {"spot_pools": ",".join(OTHERS)}
+TWO_POOLS = {"spot_pools": ",".join(OTHERS)}
 CHEAPER, DEARER = OTHERS[1], OTHERS[0]
 
 
@@ -27,8 +27,8 @@ def crash(*_: Any, **__: Any) -> None:
     raise Crash
 
 
-def test_the_next_pool_is_tried_with_a_token_of_its_own(world: World) -> None:
-    sef = world.sef(**TWO)
+def test_the_next_pool_is_tried_with_a_new_token(world: World) -> None:
+    sef = world.sef(**TWO_POOLS)
     world.primary(sef)
     world.simulation.set_pool(CHEAPER, capacity=False)
     assert world.signal(sef, REBALANCE)["action"] == "standby_ready"
@@ -45,8 +45,8 @@ def test_the_next_pool_is_tried_with_a_token_of_its_own(world: World) -> None:
 
 
 @ONCE
-def test_a_pool_without_capacity_is_left_alone_for_the_cooldown(world: World) -> None:
-    sef = world.sef(**TWO)
+def test_a_pool_without_capacity_is_not_tried_during_its_cooldown(world: World) -> None:
+    sef = world.sef(**TWO_POOLS)
     for agent_id in "abc":
         world.primary(sef, agent_id)
     world.simulation.set_pool(CHEAPER, capacity=False)
@@ -66,8 +66,8 @@ def test_a_pool_without_capacity_is_left_alone_for_the_cooldown(world: World) ->
 @pytest.mark.parametrize(
     "code", ["UnfulfillableCapacity", "SpotMaxPriceTooLow", "InsufficientFreeAddressesInSubnet"]
 )
-def test_other_ways_to_say_that_there_is_no_room(world: World, code: str) -> None:
-    sef = world.sef(**TWO)
+def test_other_capacity_errors_lead_to_the_next_pool(world: World, code: str) -> None:
+    sef = world.sef(**TWO_POOLS)
     world.primary(sef)
     world.simulation.add_fault("RunInstances", pool=CHEAPER, error_code=code)
     assert world.signal(sef, REBALANCE)["action"] == "standby_ready"
@@ -76,31 +76,31 @@ def test_other_ways_to_say_that_there_is_no_room(world: World, code: str) -> Non
 
 
 @ONCE
-def test_a_used_up_spot_quota_leads_to_on_demand_where_allowed(world: World) -> None:
-    sef = world.sef(**TWO, allow_on_demand=True)
+def test_an_exhausted_spot_quota_leads_to_on_demand_if_allowed(world: World) -> None:
+    sef = world.sef(**TWO_POOLS, allow_on_demand=True)
     world.primary(sef)
-    quota(world)
+    exhaust_spot_quota(world)
     assert world.signal(sef, REBALANCE)["action"] == "standby_ready"
     assert [a.market for a in world.attempts()] == ["spot", "on-demand"]
     assert [i.market for i in world.alive()] == ["on-demand"]
     world.check()
 
 
-def quota(world: World) -> None:
+def exhaust_spot_quota(world: World) -> None:
     world.simulation.add_fault(
         "RunInstances", market="spot", error_code="MaxSpotInstanceCountExceeded"
     )
 
 
 @ONCE
-def test_a_used_up_spot_quota_fails_where_on_demand_is_not_allowed(world: World) -> None:
-    sef = world.sef(**TWO)
+def test_an_exhausted_spot_quota_fails_if_on_demand_is_not_allowed(world: World) -> None:
+    sef = world.sef(**TWO_POOLS)
     world.primary(sef)
-    quota(world)
+    exhaust_spot_quota(world)
     assert world.signal(sef, REBALANCE)["action"] == "waiting"
     assert [a.market for a in world.attempts()] == ["spot"]  # the other pool cannot help
     assert [r.status for r in world.replicas()] == ["failed"]
-    # An emergency may always.
+    # An emergency may always use on-demand.
     assert world.signal(sef, TERMINATION)["action"] == "promoted"
     assert [i.market for i in world.alive()] == ["on-demand"]
     world.check()
@@ -110,7 +110,7 @@ def test_a_used_up_spot_quota_fails_where_on_demand_is_not_allowed(world: World)
 def test_a_throttled_launch_is_repeated_with_the_same_token(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
-    world.simulation.throttle("RunInstances", count=4)  # boto3 makes two calls of one
+    world.simulation.throttle("RunInstances", count=4)  # boto3 repeats each call once
     assert world.signal(sef, REBALANCE)["action"] == "replica_launching"
     world.settle(sef, 1)  # too early
     assert len(world.simulation.faults()) == 1
@@ -122,7 +122,7 @@ def test_a_throttled_launch_is_repeated_with_the_same_token(world: World) -> Non
     world.check()
 
 
-def test_a_launch_whose_answer_is_lost_launches_one(world: World) -> None:
+def test_a_launch_with_a_lost_answer_launches_one_instance(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     world.simulation.add_fault("RunInstances", count=2, lose_reply=True)
@@ -138,10 +138,10 @@ def test_a_launch_whose_answer_is_lost_launches_one(world: World) -> None:
 
 @ONCE
 @pytest.mark.parametrize("code", ["UnauthorizedOperation", "InsufficientInstanceCapacity"])
-def test_a_launch_whose_repeat_is_refused_has_launched_all_the_same(
+def test_a_launch_with_a_lost_answer_and_a_refused_repeat_is_adopted(
     world: World, code: str
 ) -> None:
-    """The first call was done, and its answer lost: a refusal of the second undoes nothing."""
+    """EC2 did the first call and its answer was lost, so the refused repeat changes nothing."""
     sef = world.sef()
     world.primary(sef)
     world.simulation.add_fault("RunInstances", count=2, lose_reply=True)
@@ -155,8 +155,10 @@ def test_a_launch_whose_repeat_is_refused_has_launched_all_the_same(
 
 
 @ONCE
-def test_a_lost_answer_of_an_instance_that_is_gone_by_now_does_not_spin(world: World) -> None:
-    sef = world.sef(**TWO)
+def test_a_launch_with_a_lost_answer_and_an_ended_instance_moves_to_the_next_pool(
+    world: World,
+) -> None:
+    sef = world.sef(**TWO_POOLS)
     world.primary(sef)
     world.simulation.add_fault("RunInstances", count=2, lose_reply=True)
     world.signal(sef, REBALANCE)
@@ -171,7 +173,7 @@ def test_a_lost_answer_of_an_instance_that_is_gone_by_now_does_not_spin(world: W
 
 
 @ONCE
-def test_what_ec2_forbids_is_not_tried_again_at_once(world: World) -> None:
+def test_a_forbidden_launch_is_retried_after_five_minutes(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     world.simulation.add_fault("RunInstances", error_code="UnauthorizedOperation")
@@ -192,7 +194,7 @@ def test_what_ec2_forbids_is_not_tried_again_at_once(world: World) -> None:
 
 
 @ONCE
-def test_repeats_of_the_signal_do_not_try_what_ec2_forbids_again_and_again(
+def test_a_repeated_signal_does_not_retry_a_forbidden_launch(
     world: World,
 ) -> None:
     sef = world.sef()
@@ -206,10 +208,10 @@ def test_repeats_of_the_signal_do_not_try_what_ec2_forbids_again_and_again(
 
 
 @ONCE
-def test_an_instance_that_dies_while_it_launches_is_replaced_in_another_pool(
+def test_an_instance_that_ends_while_launching_is_replaced_in_another_pool(
     world: World,
 ) -> None:
-    sef = world.sef(**TWO, simulator_pending_seconds=60)
+    sef = world.sef(**TWO_POOLS, simulator_pending_seconds=60)
     world.primary(sef)
     world.signal(sef, TERMINATION)
     first = world.standby()
@@ -224,7 +226,7 @@ def test_an_instance_that_dies_while_it_launches_is_replaced_in_another_pool(
 
 
 @ONCE
-def test_an_instance_that_never_runs_is_given_up_and_terminated(world: World) -> None:
+def test_an_instance_that_does_not_run_in_time_is_terminated_and_replaced(world: World) -> None:
     sef = world.sef(simulator_pending_seconds=100_000)
     world.primary(sef)
     world.signal(sef, REBALANCE)
@@ -243,7 +245,7 @@ def test_an_instance_that_never_runs_is_given_up_and_terminated(world: World) ->
 
 
 @ONCE
-def test_an_instance_that_ec2_does_not_show_yet_is_waited_for(world: World) -> None:
+def test_a_launching_instance_that_is_missing_at_first_becomes_ready(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     world.simulation.set_options(visible_after_seconds=1000)
@@ -258,8 +260,8 @@ def test_an_instance_that_ec2_does_not_show_yet_is_waited_for(world: World) -> N
 
 
 @pytest.mark.parametrize("moment", ["before-call", "after-call"])
-def test_a_crash_at_the_launch_leaves_one_instance(world: World, moment: str) -> None:
-    """Committed and not called; called, and the answer not written down."""
+def test_a_crash_at_the_call_leaves_one_instance(world: World, moment: str) -> None:
+    """The worker has committed the attempt, and crashes before the call or before its answer."""
     broken = world.sef(world.cloud(f"{moment}.ec2.RunInstances", crash))
     world.primary(broken)
     with pytest.raises(Crash):
@@ -277,7 +279,7 @@ def test_a_crash_at_the_launch_leaves_one_instance(world: World, moment: str) ->
 
 
 @ONCE
-def test_a_crash_before_any_call_is_gone_on_from(world: World) -> None:
+def test_a_launch_continues_after_a_crash_before_its_attempt(world: World) -> None:
     broken = world.sef(world.cloud("before-call.ec2.DescribeSpotPriceHistory", crash))
     world.primary(broken)
     with pytest.raises(Crash):
@@ -291,7 +293,7 @@ def test_a_crash_before_any_call_is_gone_on_from(world: World) -> None:
 
 
 @ONCE
-def test_a_crash_before_a_termination_leaks_nothing(world: World) -> None:
+def test_a_termination_continues_after_a_crash(world: World) -> None:
     broken = world.sef(world.cloud("before-call.ec2.TerminateInstances", crash))
     primary = world.primary(broken)
     broken.enable_manual_replica_mode("a")
@@ -305,10 +307,10 @@ def test_a_crash_before_a_termination_leaks_nothing(world: World) -> None:
 
 
 @ONCE
-def test_rows_as_a_crash_leaves_them_are_gone_on_from_by_hand_made_calls_too(
+def test_a_call_repeated_outside_of_sef_is_the_same_launch(
     world: World,
 ) -> None:
-    """The very call of the row, made by somebody else, is the same launch."""
+    """An operator repeats the call of the row with its client token, outside of SEF."""
     sef = world.sef()
     world.primary(sef)
     world.simulation.throttle("RunInstances", count=2)
@@ -323,7 +325,7 @@ def test_rows_as_a_crash_leaves_them_are_gone_on_from_by_hand_made_calls_too(
 
 
 @pytest.mark.parametrize("launched", [True, False], ids=["launched", "not-launched"])
-def test_released_while_it_is_unknown_whether_it_launched_nothing_remains(
+def test_a_replica_released_during_an_unknown_launch_leaves_no_instance(
     world: World, launched: bool
 ) -> None:
     sef = world.sef()
@@ -339,7 +341,7 @@ def test_released_while_it_is_unknown_whether_it_launched_nothing_remains(
         world.settle(sef, 7)
     assert [r.status for r in world.replicas()] == ["terminated"]
     assert world.alive() == []
-    assert len(world.tagged()) == 1  # the repeat of a launch may launch, to learn the id
+    assert len(world.tagged()) == 1  # the repeated call may launch, so that SEF learns the id
     world.check()
 
 
@@ -348,7 +350,9 @@ def test_released_while_it_is_unknown_whether_it_launched_nothing_remains(
     "code",
     ["InsufficientInstanceCapacity", "MaxSpotInstanceCountExceeded", "UnauthorizedOperation"],
 )
-def test_released_while_it_is_unknown_and_then_refused_it_is_over(world: World, code: str) -> None:
+def test_a_replica_released_during_an_unknown_launch_ends_when_the_repeat_is_refused(
+    world: World, code: str
+) -> None:
     sef = world.sef()
     world.primary(sef)
     world.simulation.throttle("RunInstances", count=2)
@@ -363,7 +367,7 @@ def test_released_while_it_is_unknown_and_then_refused_it_is_over(world: World, 
     world.check()
 
 
-def test_while_ec2_is_down_nothing_changes_and_later_it_works(world: World) -> None:
+def test_a_launch_waits_while_ec2_is_down(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     world.simulation.add_fault("*", error_code="InternalError")
@@ -374,7 +378,7 @@ def test_while_ec2_is_down_nothing_changes_and_later_it_works(world: World) -> N
     assert world.standby().status == "launching"
     assert world.attempts() == []
     assert world.agent().instance_id == primary
-    assert len(world.events("cloud_unavailable")) == 1  # one, however long it takes
+    assert len(world.events("cloud_unavailable")) == 1  # one event, independent of the duration
     world.simulation.clear_faults()
     world.settle(sef, 7)
     assert world.standby().status == "ready"
@@ -383,7 +387,7 @@ def test_while_ec2_is_down_nothing_changes_and_later_it_works(world: World) -> N
 
 
 @ONCE
-def test_ec2_down_does_not_take_a_ready_standby_for_lost(world: World) -> None:
+def test_a_ready_standby_is_not_lost_while_ec2_is_down(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     sef.enable_manual_replica_mode("a")
@@ -400,7 +404,7 @@ def test_ec2_down_does_not_take_a_ready_standby_for_lost(world: World) -> None:
 
 
 @ONCE
-def test_without_prices_a_standby_is_launched_all_the_same(world: World) -> None:
+def test_a_standby_is_launched_without_prices(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     world.simulation.add_fault("DescribeSpotPriceHistory", error_code="UnauthorizedOperation")
@@ -410,7 +414,7 @@ def test_without_prices_a_standby_is_launched_all_the_same(world: World) -> None
 
 
 @ONCE
-def test_an_agent_may_not_be_launched_for_by_two_at_the_same_step(world: World) -> None:
+def test_two_workers_at_the_same_step_launch_one_instance(world: World) -> None:
     sef, other = world.sef(simulator_pending_seconds=60), world.sef(simulator_pending_seconds=60)
     world.primary(sef)
 
@@ -424,15 +428,15 @@ def test_an_agent_may_not_be_launched_for_by_two_at_the_same_step(world: World) 
 
 
 @ONCE
-def test_the_primary_has_a_new_place_while_its_standby_is_planned(world: World) -> None:
-    """What was planned for another primary is not taken for it."""
+def test_a_launch_plan_is_dropped_when_the_primary_changes(world: World) -> None:
+    """A launch planned for the earlier primary is not used for the new primary."""
     sef, other = world.sef(), world.sef()
     world.primary(sef)
 
-    def move() -> None:
+    def register_new_primary() -> None:
         world.primary(other, pool="m5.large.us-east-1d")
 
-    with meanwhile("FROM launch_attempts", move):
+    with meanwhile("FROM launch_attempts", register_new_primary):
         world.signal(sef, REBALANCE)
     world.settle(sef, 31)
     assert world.standby() is None
@@ -441,16 +445,16 @@ def test_the_primary_has_a_new_place_while_its_standby_is_planned(world: World) 
 
 
 @ONCE
-def test_a_database_that_goes_away_after_the_call_leads_to_one_instance(
+def test_a_database_lost_after_the_call_leaves_one_instance(
     world: World,
 ) -> None:
     sef = world.sef()
     world.primary(sef)
 
-    def gone(*_: Any, **__: Any) -> None:
+    def lose_database(*_: Any, **__: Any) -> None:
         raise Unavailable
 
-    broken = world.sef(world.cloud("after-call.ec2.RunInstances", gone))
+    broken = world.sef(world.cloud("after-call.ec2.RunInstances", lose_database))
     with pytest.raises(Unavailable):
         world.signal(broken, REBALANCE)
     assert len(world.tagged()) == 1
@@ -463,7 +467,7 @@ def test_a_database_that_goes_away_after_the_call_leads_to_one_instance(
 
 
 @ONCE
-def test_a_pool_that_lost_instances_without_a_warning_comes_after_a_calm_one(world: World) -> None:
+def test_a_pool_with_unannounced_losses_ranks_after_a_calm_pool(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     lossy, calm = OTHERS
@@ -477,7 +481,7 @@ def test_a_pool_that_lost_instances_without_a_warning_comes_after_a_calm_one(wor
 
 
 @ONCE
-def test_a_recommendation_is_judged_by_recommendations_alone_and_says_who_warned(
+def test_a_recommendation_is_judged_by_recommendations_alone(
     world: World,
 ) -> None:
     sef = world.sef()

@@ -1,4 +1,4 @@
-"""Instances that SEF launched and forgot: found by their tag, and terminated, but only those."""
+"""A sweep terminates orphans, which it finds by their tags, and no other instance."""
 
 import time
 from typing import Any
@@ -12,23 +12,23 @@ from tests.mariadb import MariaDB
 
 
 def orphan(world: World, deployment: str | None = None, **tags: str) -> str:
-    """Launch an instance with the tags of a SEF, of which no row tells."""
+    """Launch an instance with the tags of a deployment that no row refers to."""
     name = deployment or world.rows("deployment", None)[0].name
-    told = {"sef:managed": name, "sef:agent": "a", "sef:attempt": "forgotten-1"} | {
+    all_tags = {"sef:managed": name, "sef:agent": "a", "sef:attempt": "forgotten-1"} | {
         k.replace("_", ":"): v for k, v in tags.items()
     }
-    spec = [{"Key": key, "Value": value} for key, value in told.items()]
+    spec = [{"Key": key, "Value": value} for key, value in all_tags.items()]
     return world.launch(TagSpecifications=[{"ResourceType": "instance", "Tags": spec}])
 
 
 def named(world: World) -> Any:
-    """A façade whose database has a name by now."""
+    """Return a worker whose database has a deployment name."""
     sef = world.sef()
     assert sef.sweep_orphans() == 0
     return sef
 
 
-def test_one_that_no_row_knows_is_terminated_once_it_is_old(world: World) -> None:
+def test_an_orphan_is_terminated_at_its_minimum_age(world: World) -> None:
     sef = named(world)
     forgotten = orphan(world)
     world.clock.advance(240)
@@ -47,18 +47,18 @@ def test_one_that_no_row_knows_is_terminated_once_it_is_old(world: World) -> Non
 
 
 @ONCE
-def test_those_of_another_sef_and_of_nobody_are_left_alone(world: World) -> None:
+def test_instances_of_other_deployments_and_without_tags_are_kept(world: World) -> None:
     sef = named(world)
-    others = [orphan(world, deployment="sef-of-somebody"), world.launch()]
+    others = [orphan(world, deployment="sef-of-others"), world.launch()]
     world.clock.advance(3600)
     assert sef.sweep_orphans() == 0
     assert {world.state(i) for i in others} == {"running"}
 
 
 @ONCE
-def test_what_any_row_knows_is_left_alone(world: World) -> None:
+def test_instances_that_a_row_refers_to_are_kept(world: World) -> None:
     sef = named(world)
-    # A standby, a primary that was one, a former primary that still drains, a primary by hand.
+    # A standby, a promoted standby, a former primary that still drains, a registered primary.
     primary = world.primary(sef, "a")
     world.signal(sef, REBALANCE, "a")
     old = world.primary(sef, "b")
@@ -75,7 +75,7 @@ def test_what_any_row_knows_is_left_alone(world: World) -> None:
 
 
 @ONCE
-def test_that_of_a_launch_whose_outcome_is_unknown_is_left_alone(world: World) -> None:
+def test_the_instance_of_an_open_launch_is_kept(world: World) -> None:
     sef = named(world)
     world.primary(sef)
     world.simulation.add_fault("RunInstances", count=2, lose_reply=True)
@@ -92,7 +92,7 @@ def test_that_of_a_launch_whose_outcome_is_unknown_is_left_alone(world: World) -
 @pytest.mark.parametrize(
     "between", ["coalesce(launch_attempts.call_token", "agents.instance_id IN"]
 )
-def test_that_of_a_launch_whose_outcome_is_written_down_meanwhile_is_left_alone(
+def test_the_instance_of_a_launch_answered_during_the_sweep_is_kept(
     world: World, between: str
 ) -> None:
     sef, other = named(world), world.sef()
@@ -109,7 +109,7 @@ def test_that_of_a_launch_whose_outcome_is_written_down_meanwhile_is_left_alone(
 
 
 @ONCE
-def test_one_that_is_retired_while_orphans_are_looked_for_is_none(world: World) -> None:
+def test_an_instance_retired_during_the_sweep_is_not_reported(world: World) -> None:
     sef, other = named(world), world.sef()
     world.primary(sef)
     sef.enable_manual_replica_mode("a")
@@ -127,7 +127,7 @@ def test_one_that_is_retired_while_orphans_are_looked_for_is_none(world: World) 
 
 
 @ONCE
-def test_while_ec2_cannot_be_read_nothing_is_terminated(world: World) -> None:
+def test_nothing_is_terminated_while_ec2_cannot_be_read(world: World) -> None:
     sef = named(world)
     forgotten = orphan(world)
     world.clock.advance(3600)
@@ -140,7 +140,7 @@ def test_while_ec2_cannot_be_read_nothing_is_terminated(world: World) -> None:
 
 
 @ONCE
-def test_while_the_database_cannot_be_read_nothing_is_terminated(
+def test_nothing_is_terminated_while_the_database_cannot_be_read(
     world: World, mariadb: MariaDB
 ) -> None:
     sef = named(world)
@@ -158,7 +158,9 @@ def test_while_the_database_cannot_be_read_nothing_is_terminated(
 
 
 @ONCE
-def test_the_database_goes_away_after_ec2_was_listed(world: World, mariadb: MariaDB) -> None:
+def test_nothing_is_terminated_if_the_database_is_lost_after_the_listing(
+    world: World, mariadb: MariaDB
+) -> None:
     named(world)
     forgotten = orphan(world)
     world.clock.advance(3600)
@@ -176,7 +178,7 @@ def test_the_database_goes_away_after_ec2_was_listed(world: World, mariadb: Mari
 
 
 @ONCE
-def test_those_already_terminated_have_their_event_when_ec2_fails_half_way(
+def test_terminated_orphans_are_reported_when_ec2_fails_during_the_sweep(
     world: World,
 ) -> None:
     sef = named(world)
@@ -195,13 +197,12 @@ def test_those_already_terminated_have_their_event_when_ec2_fails_half_way(
     world.simulation.clear_faults()
     sef.sweep_orphans()
     assert {world.state(i) for i in forgotten} == {"terminated"}
-    told = {e.details["instance_id"] for e in world.events("orphan_terminated")}
-    assert told == forgotten
+    assert set(reported(world)) == forgotten
 
 
 @ONCE
-def test_one_that_runs_though_its_row_says_it_was_lost_is_terminated(world: World) -> None:
-    """EC2 did not show a standby for more than five minutes, and it was given up."""
+def test_a_running_instance_of_a_failed_replica_is_terminated(world: World) -> None:
+    """A standby was missing for more than five minutes and became failed."""
     sef = world.sef()
     world.primary(sef)
     world.signal(sef, REBALANCE)
@@ -221,8 +222,8 @@ def test_one_that_runs_though_its_row_says_it_was_lost_is_terminated(world: Worl
 
 
 @ONCE
-def test_what_is_left_of_an_agent_whose_row_names_a_dead_primary_is_kept(world: World) -> None:
-    """As after a restore of the database: its row is older than its promotion."""
+def test_an_orphan_is_kept_if_the_primary_of_its_agent_does_not_run(world: World) -> None:
+    """A database restored from a backup has a row from before the promotion."""
     sef = named(world)
     dead = world.primary(sef)
     serving = orphan(world)
@@ -236,11 +237,11 @@ def test_what_is_left_of_an_agent_whose_row_names_a_dead_primary_is_kept(world: 
     assert world.state(serving) in ALIVE
 
 
-# A backend that dies on the way
+# A worker that dies during a sweep
 
 
-def dies(world: World, on: str) -> None:
-    """A sweep that ends at an event of boto3's."""
+def crash_sweep(world: World, on: str) -> None:
+    """Run a sweep that crashes before or after its TerminateInstances call."""
 
     def crash(**_: Any) -> None:
         raise Crash
@@ -249,56 +250,56 @@ def dies(world: World, on: str) -> None:
         world.sef(world.cloud(f"{on}.ec2.TerminateInstances", crash)).sweep_orphans()
 
 
-def told(world: World) -> list[str]:
+def reported(world: World) -> list[str]:
     return [event.details["instance_id"] for event in world.events("orphan_terminated")]
 
 
 @pytest.mark.parametrize("on", ["before-call", "after-call"])
-def test_a_termination_that_a_crash_cut_short_is_told_once(world: World, on: str) -> None:
+def test_a_termination_interrupted_by_a_crash_is_reported_once(world: World, on: str) -> None:
     sef = named(world)
     forgotten = orphan(world)
     world.clock.advance(3600)
-    dies(world, on)
-    assert told(world) == []
+    crash_sweep(world, on)
+    assert reported(world) == []
     assert sef.sweep_orphans() == 1
     assert world.state(forgotten) == "terminated"
-    assert told(world) == [forgotten]
+    assert reported(world) == [forgotten]
     world.clock.advance(60)
     assert sef.sweep_orphans() == 0
-    assert told(world) == [forgotten]
+    assert reported(world) == [forgotten]
 
 
 @ONCE
-def test_one_that_is_taken_before_the_call_was_made_is_left_alone(world: World) -> None:
+def test_an_orphan_registered_before_the_call_is_kept(world: World) -> None:
     sef = named(world)
     forgotten = orphan(world)
     world.clock.advance(3600)
-    dies(world, "before-call")
+    crash_sweep(world, "before-call")
     sef.register_agent("b", {"instance_id": forgotten})
     assert sef.sweep_orphans() == 0
     assert world.state(forgotten) == "running"
     world.simulation.terminate(forgotten)
     world.clock.advance(7200)
     assert sef.sweep_orphans() == 0
-    assert told(world) == [], "it was not SEF that ended it"
+    assert reported(world) == [], "SEF did not terminate it"
 
 
 @ONCE
-def test_one_that_ec2_does_not_show_is_told_of_when_it_would_be_forgotten(world: World) -> None:
+def test_a_missing_orphan_is_reported_after_an_hour(world: World) -> None:
     sef = named(world)
     forgotten = orphan(world)
     world.clock.advance(3600)
-    dies(world, "after-call")
+    crash_sweep(world, "after-call")
     world.simulation.set_options(visible_after_seconds=10**6)
     assert sef.sweep_orphans() == 0
-    assert told(world) == []
+    assert reported(world) == []
     world.clock.advance(3700)
     assert sef.sweep_orphans() == 1
-    assert told(world) == [forgotten]
+    assert reported(world) == [forgotten]
 
 
 @ONCE
-def test_it_is_told_once_though_the_listing_lags(world: World) -> None:
+def test_a_termination_is_reported_once_although_the_listing_lags(world: World) -> None:
     sef = named(world)
     forgotten = orphan(world)
     then = time.time()
@@ -307,11 +308,11 @@ def test_it_is_told_once_though_the_listing_lags(world: World) -> None:
     world.simulation.add_fault("DescribeInstances", as_of=then)
     world.clock.advance(60)
     assert sef.sweep_orphans() == 0
-    assert told(world) == [forgotten]
+    assert reported(world) == [forgotten]
 
 
 @ONCE
-def test_terminations_are_remembered_for_a_day(world: World) -> None:
+def test_terminations_are_kept_for_a_day(world: World) -> None:
     sef = named(world)
     orphan(world)
     world.clock.advance(3600)
@@ -324,27 +325,27 @@ def test_terminations_are_remembered_for_a_day(world: World) -> None:
 
 
 @ONCE
-def test_one_that_is_taken_while_others_are_terminated_is_left_alone(world: World) -> None:
+def test_an_orphan_registered_during_the_sweep_is_kept(world: World) -> None:
     named(world)
     forgotten = {orphan(world) for _ in range(2)}
     world.clock.advance(3600)
     operator = world.sef()
 
-    def take_the_other(params: Any, **_: Any) -> None:
+    def register_the_other(params: Any, **_: Any) -> None:
         [other] = forgotten - set(params["InstanceIds"])
         if not world.rows("agents", "b"):
             operator.register_agent("b", {"instance_id": other})
 
-    sef = world.sef(world.cloud("provide-client-params.ec2.TerminateInstances", take_the_other))
+    sef = world.sef(world.cloud("provide-client-params.ec2.TerminateInstances", register_the_other))
     assert sef.sweep_orphans() == 1
-    [ended] = told(world)
-    taken = world.agent("b").instance_id
-    assert {ended, taken} == forgotten
-    assert (world.state(ended), world.state(taken)) == ("terminated", "running")
+    [ended] = reported(world)
+    registered = world.agent("b").instance_id
+    assert {ended, registered} == forgotten
+    assert (world.state(ended), world.state(registered)) == ("terminated", "running")
 
 
 @ONCE
-def test_two_sweeps_at_once_tell_of_one_once(world: World) -> None:
+def test_two_sweeps_at_once_report_an_orphan_once(world: World) -> None:
     other = named(world)
     forgotten = orphan(world)
     world.clock.advance(3600)
@@ -354,4 +355,4 @@ def test_two_sweeps_at_once_tell_of_one_once(world: World) -> None:
 
     sef = world.sef(world.cloud("before-call.ec2.TerminateInstances", overtake))
     assert sef.sweep_orphans() == 0
-    assert told(world) == [forgotten]
+    assert reported(world) == [forgotten]

@@ -1,4 +1,4 @@
-"""Which pools are tried for a standby, and in which order."""
+"""The pools for a standby are ranked by market, risk, load and price."""
 
 from decimal import Decimal
 
@@ -55,7 +55,7 @@ def test_a_pool_is_an_instance_type_and_a_zone(pool_id, instance_type, zone):
     ],
     ids=repr,
 )
-def test_an_id_of_another_make_is_no_pool(pool_id):
+def test_an_invalid_pool_id_is_rejected(pool_id):
     assert parse_pool(pool_id) is None
 
 
@@ -89,15 +89,15 @@ def test_risk_comes_before_price():
     assert order(risks={A: 0.9, B: 0.2, C: 0.4}, spot={A: 1, B: 3, C: 2}) == [B, C, A]
 
 
-def test_of_equally_risky_pools_the_cheaper_comes_first():
+def test_the_cheaper_of_equally_risky_pools_comes_first():
     assert order(risks={A: 0.2, B: 0.2, C: 0.2}, spot={A: 3, B: 1, C: 2}) == [B, C, A]
 
 
-def test_a_small_difference_of_risk_leaves_it_to_the_price():
+def test_price_decides_at_a_small_difference_of_risk():
     assert order(risks={A: 0.20, B: 0.21, C: 0.22}, spot={A: 3, B: 2, C: 1}) == [C, B, A]
 
 
-def test_a_tenth_of_risk_is_no_small_difference():
+def test_risk_decides_at_a_difference_of_a_tenth():
     assert order(risks={A: 0.2, B: 0.3, C: 0.4}, spot={A: 3, B: 2, C: 1}) == [A, B, C]
 
 
@@ -105,19 +105,19 @@ def test_a_pool_without_a_price_comes_after_its_equals():
     assert order(spot={B: 2, C: 1}) == [C, B, A]
 
 
-def test_a_pool_without_a_risk_is_at_one_half():
+def test_a_pool_without_a_risk_has_a_risk_of_one_half():
     assert order(risks={A: 0.6, B: 0.4}) == [B, C, A]
     assert [candidate.risk for candidate in ranked([C])] == [0.5]
 
 
-def test_the_pool_that_is_being_interrupted_is_never_tried_for_spot():
+def test_the_interrupted_pool_is_never_tried_for_spot():
     assert order(avoid=A, risks={A: 0, B: 1, C: 1}) == [B, C]
     assert order([A], avoid=A) == []
 
 
-def test_it_is_the_last_resort_for_on_demand():
-    found = ranked(avoid=A, dear={"m5.large": 1}, od=True)
-    assert [(c.pool, c.market) for c in found] == [
+def test_the_interrupted_pool_comes_last_for_on_demand():
+    ranking = ranked(avoid=A, dear={"m5.large": 1}, od=True)
+    assert [(c.pool, c.market) for c in ranking] == [
         (B, Market.SPOT),
         (C, Market.SPOT),
         (B, Market.ON_DEMAND),
@@ -126,9 +126,9 @@ def test_it_is_the_last_resort_for_on_demand():
     ]
 
 
-def test_on_demand_comes_after_all_spot_and_is_tried_by_price():
-    found = ranked([BIG, A], risks={A: 1, BIG: 1}, dear={"m5.large": 2, "m5.xlarge": 1}, od=True)
-    assert [(c.pool, c.market, c.risk, c.price) for c in found] == [
+def test_on_demand_comes_after_all_spot_pools_and_by_price():
+    ranking = ranked([BIG, A], risks={A: 1, BIG: 1}, dear={"m5.large": 2, "m5.xlarge": 1}, od=True)
+    assert [(c.pool, c.market, c.risk, c.price) for c in ranking] == [
         (A, Market.SPOT, 1, None),
         (BIG, Market.SPOT, 1, None),
         (BIG, Market.ON_DEMAND, 0, Decimal(1)),
@@ -136,10 +136,10 @@ def test_on_demand_comes_after_all_spot_and_is_tried_by_price():
     ]
 
 
-def test_what_was_tried_is_excluded_in_its_market_only():
+def test_a_tried_pool_is_excluded_in_its_market_only():
     excluded = {(str(A), Market.SPOT), (str(B), Market.ON_DEMAND)}
-    found = ranked([A, B], excluded=excluded, od=True)
-    assert [(c.pool, c.market) for c in found] == [(B, Market.SPOT), (A, Market.ON_DEMAND)]
+    ranking = ranked([A, B], excluded=excluded, od=True)
+    assert [(c.pool, c.market) for c in ranking] == [(B, Market.SPOT), (A, Market.ON_DEMAND)]
 
 
 def test_a_pool_named_twice_is_tried_once():
@@ -164,20 +164,20 @@ def test_a_pool_named_twice_is_tried_once():
     ],
     ids=["spot", "on-demand", "round-price"],
 )
-def test_a_candidate_says_why_it_stands_where_it_does(candidate, reason):
+def test_the_reason_of_a_candidate_has_market_pool_risk_and_price(candidate, reason):
     assert candidate.reason == reason
 
 
 # Many launches at once
 
 
-def picks(count, loads=None, **named):
-    """Launch one after the other, each counted before the next."""
-    counted = dict(loads or {})
+def launch_one_by_one(count, **situation):
+    """Return the launches by pool after `count` launches into the best pool."""
+    launches = {}
     for _ in range(count):
-        best = rank(**named, loads=counted)[0]
-        counted[str(best.pool)] = counted.get(str(best.pool), 0) + 1
-    return counted
+        best = rank(**situation, loads=launches)[0]
+        launches[str(best.pool)] = launches.get(str(best.pool), 0) + 1
+    return launches
 
 
 def situation_of(pools, risks=None, prices=None):
@@ -200,26 +200,26 @@ def situation_of(pools, risks=None, prices=None):
         (LAUNCHES_PER_POOL + 1, {}, (5, 1, 0)),
         (3 * LAUNCHES_PER_POOL, {}, (5, 5, 5)),
         (4 * LAUNCHES_PER_POOL + 2, {}, (10, 7, 5)),
-        # A riskier pool has no turn, whatever is launched.
+        # A riskier pool gets no launch.
         (4 * LAUNCHES_PER_POOL, {C: 0.9}, (10, 10, 0)),
         (3 * LAUNCHES_PER_POOL, {A: 0.9, B: 0.9}, (0, 0, 15)),
-        # A small difference of risk is none.
+        # A small difference of risk does not matter.
         (3 * LAUNCHES_PER_POOL, {A: 0.50, B: 0.51, C: 0.49}, (5, 5, 5)),
     ],
 )
 def test_many_launches_are_spread_over_the_pools_of_one_risk(count, risks, expected):
     prices = {A: "0.1", B: "0.2", C: "0.3"}
-    launched = picks(count, **situation_of([A, B, C], risks, prices))
+    launched = launch_one_by_one(count, **situation_of([A, B, C], risks, prices))
     assert tuple(launched.get(str(p), 0) for p in (A, B, C)) == expected
 
 
-def test_a_few_launches_of_late_change_nothing():
-    found = ranked(spot={A: "0.1", B: "0.2"})
+def test_a_few_recent_launches_do_not_change_the_order():
+    ranking = ranked(spot={A: "0.1", B: "0.2"})
     loaded = rank(
         **situation_of([A, B, C], prices={A: "0.1", B: "0.2"}),
         loads={str(A): LAUNCHES_PER_POOL - 1},
     )
-    assert loaded == found
+    assert loaded == ranking
 
 
 # Laws
@@ -248,26 +248,26 @@ situations = st.fixed_dictionaries(
 
 @given(pool_lists, situations)
 def test_each_allowed_pool_is_a_candidate_once_in_each_market(pools, situation):
-    found = rank(pools, **situation)
+    ranking = rank(pools, **situation)
     expected = {(pool, Market.SPOT) for pool in pools if pool != situation["avoid"]}
     if situation["on_demand"]:
         expected |= {(pool, Market.ON_DEMAND) for pool in pools}
     expected = {pair for pair in expected if (str(pair[0]), pair[1]) not in situation["excluded"]}
-    assert len(found) == len(expected)
-    assert {(candidate.pool, candidate.market) for candidate in found} == expected
+    assert len(ranking) == len(expected)
+    assert {(candidate.pool, candidate.market) for candidate in ranking} == expected
 
 
 @given(pool_lists, situations, st.randoms())
-def test_the_order_does_not_depend_on_how_the_pools_are_given(pools, situation, random):
+def test_the_order_does_not_depend_on_the_order_of_the_input(pools, situation, random):
     shuffled = random.sample(pools, len(pools))
     assert rank(pools, **situation) == rank([*shuffled, *pools], **situation)
 
 
 @given(pool_lists, situations)
-def test_nobody_stands_before_who_is_clearly_safer_or_equally_risky_and_cheaper(pools, situation):
-    found = rank(pools, **situation)
-    spot = [candidate for candidate in found if candidate.market is Market.SPOT]
-    assert found[: len(spot)] == spot
+def test_no_candidate_ranks_before_a_clearly_safer_or_equally_risky_cheaper_one(pools, situation):
+    ranking = rank(pools, **situation)
+    spot = [candidate for candidate in ranking if candidate.market is Market.SPOT]
+    assert ranking[: len(spot)] == spot
     for index, ahead in enumerate(spot):
         for behind in spot[index + 1 :]:
             assert ahead.risk < behind.risk + RISK_STEP + 1e-9
@@ -279,19 +279,19 @@ def test_nobody_stands_before_who_is_clearly_safer_or_equally_risky_and_cheaper(
 
 
 @given(pool_lists, situations)
-def test_the_avoided_pool_is_last_of_all(pools, situation):
-    found = rank(pools, **situation)
-    assert all(candidate.pool != situation["avoid"] for candidate in found[:-1])
-    if found and found[-1].pool == situation["avoid"]:
-        assert found[-1].market is Market.ON_DEMAND
+def test_the_avoided_pool_comes_last(pools, situation):
+    ranking = rank(pools, **situation)
+    assert all(candidate.pool != situation["avoid"] for candidate in ranking[:-1])
+    if ranking and ranking[-1].pool == situation["avoid"]:
+        assert ranking[-1].market is Market.ON_DEMAND
 
 
 @given(pool_lists, situations, st.integers(1, 40))
-def test_within_one_risk_no_pool_is_a_whole_turn_ahead_of_another(pools, situation, count):
+def test_launches_are_balanced_within_one_risk_step(pools, situation, count):
     situation |= {"on_demand": False}
     candidates = rank(pools, **situation)
     assume(candidates)
-    launched = picks(count, pools=pools, **situation)
+    launched = launch_one_by_one(count, pools=pools, **situation)
     best = round(candidates[0].risk / RISK_STEP)
     equals = [c for c in candidates if round(c.risk / RISK_STEP) == best]
     loads = [launched.get(str(c.pool), 0) for c in equals]
@@ -304,7 +304,7 @@ def test_within_one_risk_no_pool_is_a_whole_turn_ahead_of_another(pools, situati
     situations,
     st.dictionaries(st.sampled_from([str(pool) for pool in all_pools]), st.integers(0, 30)),
 )
-def test_loads_change_the_order_within_one_risk_and_nothing_else(pools, situation, loads):
+def test_loads_change_the_order_within_one_risk_step_only(pools, situation, loads):
     plain, loaded = rank(pools, **situation), rank(pools, **situation, loads=loads)
     assert sorted(plain, key=repr) == sorted(loaded, key=repr)
     steps = [(c.market, round(c.risk / RISK_STEP)) for c in plain]

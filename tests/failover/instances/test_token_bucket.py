@@ -1,4 +1,4 @@
-"""Token buckets: never more calls than EC2 takes, and none held back that it would take."""
+"""A token bucket allows exactly the calls that EC2 allows."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -20,16 +20,18 @@ def after(seconds: float) -> datetime:
     ("tokens", "seconds", "expected"),
     [
         (5, 0, 5),
-        (5, 100, 5),  # never more than it holds
+        (5, 100, 5),  # a bucket does not exceed its capacity
         (0, 0, 0),
         (0, 0.25, 0.5),
         (0, 1, 2),
         (0, 2.5, 5),
         (1.5, 1, 3.5),
-        (3, -10, 3),  # a clock that is behind gives nothing, and takes nothing
+        (3, -10, 3),  # a clock that is behind adds and removes nothing
     ],
 )
-def test_what_comes_back_to_a_bucket(tokens: float, seconds: float, expected: float) -> None:
+def test_a_bucket_refills_up_to_its_capacity(
+    tokens: float, seconds: float, expected: float
+) -> None:
     refilled = TokenBucket(tokens, NOON).refilled(RUN, after(seconds))
     assert refilled == TokenBucket(expected, after(seconds))
 
@@ -43,56 +45,56 @@ def test_what_comes_back_to_a_bucket(tokens: float, seconds: float, expected: fl
         (0, 0, None),
         (3, 2, 2),
         (2.99, 2, None),
-        # However many are more urgent, a full bucket serves whoever comes.
+        # A full bucket serves every call, also with a larger reserve.
         (5, 4, 4),
         (5, 400, 4),
         (4.99, 400, None),
     ],
 )
-def test_a_call_takes_a_token_and_leaves_some(
+def test_a_call_takes_a_token_and_leaves_the_reserve(
     tokens: float, left: int, remaining: float | None
 ) -> None:
-    taken = TokenBucket(tokens, NOON).take(RUN, NOON, left=left)
-    assert (taken and taken.tokens) == remaining
+    after_call = TokenBucket(tokens, NOON).take(RUN, NOON, left=left)
+    assert (after_call and after_call.tokens) == remaining
 
 
 rates = st.builds(Rate, st.integers(1, 100), st.sampled_from([0.5, 1.0, 2.0, 5.0, 20.0]))
 steps = st.lists(st.tuples(st.floats(0, 10), st.integers(0, 6)), max_size=60)
 
 
-def taken_at(rate: Rate, moments: list[tuple[float, int]]) -> list[float]:
-    """Somebody tries after each step; when the calls were made."""
-    bucket, now, made = TokenBucket(rate.burst, NOON), 0.0, []
-    for step, left in moments:
+def call_times(rate: Rate, attempts: list[tuple[float, int]]) -> list[float]:
+    """Try a call after each step, and return the times of the calls that had a token."""
+    bucket, now, called = TokenBucket(rate.burst, NOON), 0.0, []
+    for step, left in attempts:
         now += step
         one_less = bucket.take(rate, after(now), left=left)
         if one_less is not None:
             bucket = one_less
-            made.append(now)
-    return made
+            called.append(now)
+    return called
 
 
 @given(rates, steps)
-def test_in_no_window_are_there_more_calls_than_burst_and_refill(
-    rate: Rate, moments: list[tuple[float, int]]
+def test_no_window_has_more_calls_than_burst_and_refill(
+    rate: Rate, attempts: list[tuple[float, int]]
 ) -> None:
-    made = taken_at(rate, moments)
-    for first in range(len(made)):
-        for last in range(first, len(made)):
-            window = made[last] - made[first]
-            # Times have microseconds.
-            most = rate.burst + rate.per_second * (window + 1e-5 * len(made))
-            assert last - first + 1 <= most
+    calls = call_times(rate, attempts)
+    for first in range(len(calls)):
+        for last in range(first, len(calls)):
+            window = calls[last] - calls[first]
+            # Times are rounded to microseconds.
+            maximum = rate.burst + rate.per_second * (window + 1e-5 * len(calls))
+            assert last - first + 1 <= maximum
 
 
 @given(rates, st.lists(st.floats(0, 10), max_size=40))
-def test_whoever_comes_at_the_rate_is_never_held_back(rate: Rate, waits: list[float]) -> None:
-    moments = [(1.001 / rate.per_second + wait, 0) for wait in waits]
-    assert len(taken_at(rate, moments)) == len(waits)
+def test_calls_at_the_refill_rate_are_never_held_back(rate: Rate, waits: list[float]) -> None:
+    attempts = [(1.001 / rate.per_second + wait, 0) for wait in waits]
+    assert len(call_times(rate, attempts)) == len(waits)
 
 
 @given(rates, st.integers(1, 1000), st.lists(st.floats(-1000, 1000), max_size=30))
-def test_clocks_that_differ_hold_nobody_up_for_longer_than_a_refill(
+def test_different_clocks_delay_a_call_by_one_refill_at_most(
     rate: Rate, left: int, moments: list[float]
 ) -> None:
     bucket = TokenBucket(rate.burst, NOON)

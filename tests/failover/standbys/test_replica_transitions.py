@@ -1,4 +1,4 @@
-"""A replica's life: every move that there is, and every one that there is not."""
+"""The transition table of replicas allows the documented moves and no others."""
 
 from itertools import product
 
@@ -35,7 +35,7 @@ EVERY_PAIR = [
 
 
 @pytest.mark.parametrize(("old", "new"), EVERY_PAIR)
-def test_a_move_is_in_the_table_or_refused(old, new):
+def test_a_move_outside_of_the_table_is_illegal(old, new):
     if new in LEGAL[old]:
         cause = check_transition(old, new)
         assert cause == TRANSITIONS[old, new]
@@ -49,24 +49,24 @@ def test_the_table_has_no_other_moves():
     assert set(TRANSITIONS) == {(old, new) for old, ends in LEGAL.items() for new in ends}
 
 
-def test_nothing_becomes_what_it_is():
+def test_no_state_moves_to_itself():
     assert not any((status, status) in TRANSITIONS for status in ReplicaStatus)
 
 
-def test_terminated_and_failed_have_no_way_out():
+def test_terminated_and_failed_are_final():
     ends = set(ReplicaStatus) - {old for old, _ in TRANSITIONS}
     assert ends == {TERMINATED, FAILED}
 
 
 def reachable(start):
-    found, new = set(), {start}
+    reached, new = set(), {start}
     while new:
-        found |= new
-        new = {after for before, after in TRANSITIONS if before in found} - found
-    return found
+        reached |= new
+        new = {after for before, after in TRANSITIONS if before in reached} - reached
+    return reached
 
 
-def test_every_state_is_reached_from_launching():
+def test_launching_leads_to_every_state():
     assert reachable(LAUNCHING) == set(ReplicaStatus)
 
 
@@ -75,7 +75,7 @@ def test_every_state_can_end(status):
     assert reachable(status) & {TERMINATED, FAILED}
 
 
-def test_what_left_the_live_states_does_not_come_back():
+def test_a_replica_never_returns_to_a_live_state():
     assert set(LIVE) == {LAUNCHING, READY}
     for status in set(ReplicaStatus) - LIVE:
         assert not reachable(status) & LIVE
@@ -85,7 +85,7 @@ def test_only_a_ready_replica_is_promoted():
     assert [old for old, new in TRANSITIONS if new is PROMOTED] == [READY]
 
 
-def test_the_words_that_other_peoples_sql_relies_on():
+def test_stored_values_match_the_documented_schema():
     assert {str(kind) for kind in ReplicaType} == {
         "manual",
         "automatic-rebalance",

@@ -1,4 +1,4 @@
-"""Former primaries are terminated, but nothing that is not SEF's by its tags."""
+"""SEF terminates former primaries only if they carry its own tags."""
 
 from typing import Any
 
@@ -7,12 +7,13 @@ import pytest
 from tests.harness import ALIVE, ONCE, World
 
 
-def tagged(world: World, **tags: str) -> str:
-    told = [{"Key": key.replace("_", ":"), "Value": value} for key, value in tags.items()]
-    return world.launch(TagSpecifications=[{"ResourceType": "instance", "Tags": told}])
+def launch_tagged(world: World, **tags: str) -> str:
+    spec = [{"Key": key.replace("_", ":"), "Value": value} for key, value in tags.items()]
+    return world.launch(TagSpecifications=[{"ResourceType": "instance", "Tags": spec}])
 
 
-def switched(world: World, old: str) -> Any:
+def switch_away_from(world: World, old: str) -> Any:
+    """Register an instance as primary, and switch to a standby by hand."""
     sef = world.sef()
     sef.register_agent("a", {"instance_id": old, "pool_id": world.pool_of(old)})
     sef.enable_manual_replica_mode("a")
@@ -25,12 +26,12 @@ def tags_of(world: World, instance_id: str) -> dict[str, str]:
 
 
 def test_a_registered_instance_is_tagged_before_it_is_terminated(world: World) -> None:
-    old = tagged(world, Name="web")
-    switched(world, old)
+    old = launch_tagged(world, Name="web")
+    switch_away_from(world, old)
     assert world.state(old) not in ALIVE
     [name] = [row.name for row in world.rows("deployment", None)]
-    told = tags_of(world, old)
-    assert (told["sef:managed"], told["sef:agent"], told["Name"]) == (name, "a", "web")
+    tags = tags_of(world, old)
+    assert (tags["sef:managed"], tags["sef:agent"], tags["Name"]) == (name, "a", "web")
     world.check()
 
 
@@ -38,11 +39,11 @@ def test_a_registered_instance_is_tagged_before_it_is_terminated(world: World) -
 @pytest.mark.parametrize(
     "tags", [{"sef_managed": "sef-of-others"}, {"sef_agent": "web-7"}], ids=["sef", "agent"]
 )
-def test_one_that_is_anothers_by_its_tags_is_left_running(
+def test_a_former_primary_with_foreign_tags_is_left_running(
     world: World, tags: dict[str, str]
 ) -> None:
-    old = tagged(world, **tags)
-    sef = switched(world, old)
+    old = launch_tagged(world, **tags)
+    sef = switch_away_from(world, old)
     world.settle(sef, 3600)
     assert world.state(old) == "running"
     [event] = world.events("primary_retired")
@@ -52,20 +53,20 @@ def test_one_that_is_anothers_by_its_tags_is_left_running(
 
 
 @ONCE
-def test_one_that_ec2_does_not_let_sef_tag_is_left_running(world: World) -> None:
+def test_a_former_primary_that_cannot_be_tagged_is_left_running(world: World) -> None:
     old = world.launch()
     world.simulation.add_fault("CreateTags", error_code="UnauthorizedOperation")
-    switched(world, old)
+    switch_away_from(world, old)
     assert world.state(old) == "running"
     [event] = world.events("primary_retired")
     assert "UnauthorizedOperation" in event.message
 
 
 @ONCE
-def test_a_throttled_tagging_is_tried_again(world: World) -> None:
+def test_throttled_tagging_is_retried(world: World) -> None:
     old = world.launch()
     world.simulation.throttle("CreateTags", count=4)
-    sef = switched(world, old)
+    sef = switch_away_from(world, old)
     assert world.state(old) == "running"
     for _ in range(5):
         world.settle(sef, 10)
