@@ -12,7 +12,7 @@ After a crash or a timeout between two steps, any worker continues from the rows
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -94,34 +94,8 @@ def decide_launch(
         codes = ", ".join(sorted({str(a.error_code) for a in attempts}))
         reason = f"no pool has capacity ({codes or 'all are on cooldown'})"
         return fail_launch(connection, replica, reason, _retry_delay(incident), ctx.clock())
-    best = candidates[0]
-    number = len(attempts) + 1
-    token = f"{replica.id}-{number}"
-    tags = {
-        MANAGED_TAG: deployment_name(connection),
-        AGENT_TAG: replica.agent_id,
-        REPLICA_TAG: replica.id,
-        ATTEMPT_TAG: token,
-    }
-    is_spot = best.market is Market.SPOT
-    parameters = launch_parameters(configuration, best.pool, spot=is_spot, tags=tags)
-    # After a quota refused a batched call, the attempt must not join one again: its own token as
-    # fingerprint equals no other.
-    is_alone = any(map(is_batch_over_quota, attempts))
-    fingerprint = token if is_alone else launch_fingerprint(parameters)
-    change_replica(connection, replica, pool_id=str(best.pool), market=best.market)
-    now = ctx.clock()
-    open_attempt(
-        connection,
-        client_token=token,
-        replica_id=replica.id,
-        number=number,
-        pool_id=str(best.pool),
-        market=best.market,
-        parameters=parameters,
-        launch_fingerprint=fingerprint,
-        now=now,
-    )
+    best, now = candidates[0], ctx.clock()
+    token = _open_attempt(connection, replica, attempts, configuration, best, now)
     message = f"launching {best.reason}, like {configuration.described_as}"
     considered = [candidate.reason for candidate in candidates[:MAX_CONSIDERED]]
     event = Event(
@@ -210,6 +184,45 @@ def _plan_launch(
     return ctx.database.write(
         decide_launch, ctx, replica, incident, attempts, options.source, candidates
     )
+
+
+def _open_attempt(
+    connection: Connection,
+    replica: Replica,
+    attempts: Sequence[Attempt],
+    configuration: LaunchConfiguration,
+    candidate: Candidate,
+    now: datetime,
+) -> str:
+    """Commit to a launch in a pool, and return the client token of the attempt."""
+    number = len(attempts) + 1
+    token = f"{replica.id}-{number}"
+    tags = {
+        MANAGED_TAG: deployment_name(connection),
+        AGENT_TAG: replica.agent_id,
+        REPLICA_TAG: replica.id,
+        ATTEMPT_TAG: token,
+    }
+    pool_id, market = str(candidate.pool), candidate.market
+    is_spot = market is Market.SPOT
+    parameters = launch_parameters(configuration, candidate.pool, spot=is_spot, tags=tags)
+    # After a quota refused a batched call, the attempt must not join a batched call again. Its
+    # token as fingerprint is equal to no other.
+    is_alone = any(map(is_batch_over_quota, attempts))
+    fingerprint = token if is_alone else launch_fingerprint(parameters)
+    change_replica(connection, replica, pool_id=pool_id, market=market)
+    open_attempt(
+        connection,
+        client_token=token,
+        replica_id=replica.id,
+        number=number,
+        pool_id=pool_id,
+        market=market,
+        parameters=parameters,
+        launch_fingerprint=fingerprint,
+        now=now,
+    )
+    return token
 
 
 def _defer_if_limited(

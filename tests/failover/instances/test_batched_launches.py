@@ -58,7 +58,7 @@ def waiting_agents(world: World, sef: Any, count: int = AGENTS) -> dict[str, str
     return agents
 
 
-def settle(world: World, sef: Any, times: int = 12) -> None:
+def settle(world: World, sef: Any, times: int = 8) -> None:
     for _ in range(times):
         world.settle(sef, 1)
 
@@ -387,7 +387,7 @@ def test_a_spent_token_leads_to_new_launches(world: World) -> None:
     for instance in managed(world):
         world.simulation.terminate(instance.id)
     sef = worker(world, calls)
-    settle(world, sef, 30)
+    settle(world, sef, 20)
     assert_each_has_a_replacement(world, agents)
     assert len(managed(world)) == 2 * len(agents)
 
