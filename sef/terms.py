@@ -1,4 +1,7 @@
-"""A replica's life: its states, the moves between them, and what causes each."""
+"""The glossary: SEF's terms, their values, and the statuses that may follow each other.
+
+docs/glossary.md explains the same terms to readers; a test holds its tables equal to these enums.
+"""
 
 import re
 from dataclasses import dataclass
@@ -6,146 +9,105 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
-
-class ReplicaType(StrEnum):
-    MANUAL = "manual"
-    REBALANCE = "automatic-rebalance"
-    TERMINATION = "automatic-termination"
-
-
-class Market(StrEnum):
-    SPOT = "spot"
-    ON_DEMAND = "on-demand"
-
-
-class ReplicaStatus(StrEnum):
-    LAUNCHING = "launching"  # decided on; an instance may or may not exist yet
-    READY = "ready"  # EC2 says running: the agent's standby
-    PROMOTED = "promoted"  # is, or was, the agent's primary
-    RELEASING = "releasing"  # no longer wanted; its instance is still to be terminated
-    TERMINATED = "terminated"  # its instance is gone, or never was
-    FAILED = "failed"  # never ran, or vanished while it was a standby
-
-
-LIVE = frozenset({ReplicaStatus.LAUNCHING, ReplicaStatus.READY})
-"""The states of a standby; an agent has at most one replica in them."""
-
-TRANSITIONS: dict[tuple[ReplicaStatus, ReplicaStatus], str] = {
-    (ReplicaStatus.LAUNCHING, ReplicaStatus.READY): "EC2 reports the instance running",
-    (
-        ReplicaStatus.LAUNCHING,
-        ReplicaStatus.RELEASING,
-    ): "not wanted any more, signalled itself, or too slow",
-    (
-        ReplicaStatus.LAUNCHING,
-        ReplicaStatus.FAILED,
-    ): "no pool has capacity, EC2 refuses, or it died on the way",
-    (ReplicaStatus.READY, ReplicaStatus.PROMOTED): "it became the agent's primary",
-    (ReplicaStatus.READY, ReplicaStatus.RELEASING): "not wanted any more, or signalled itself",
-    (ReplicaStatus.READY, ReplicaStatus.FAILED): "its instance vanished",
-    (
-        ReplicaStatus.RELEASING,
-        ReplicaStatus.TERMINATED,
-    ): "EC2 took the termination, or there was no instance",
-    (ReplicaStatus.PROMOTED, ReplicaStatus.TERMINATED): "retired after a switch, or taken by AWS",
-}
-
-
-class IllegalTransition(Exception):
-    """A move that the table does not have: a defect of the caller, never of the data."""
-
-
-def check_transition(old: ReplicaStatus, new: ReplicaStatus) -> str:
-    """Return the cause of a legal move.
-
-    Raises:
-        IllegalTransition: when the table does not have it.
-    """
-    cause = TRANSITIONS.get((old, new))
-    if cause is None:
-        raise IllegalTransition(f"a {old} replica cannot become {new}")
-    return cause
-
-
-class NotificationKind(StrEnum):
-    """What a message tells of; an incident has one message at most of each."""
-
-    RECOMMENDATION = "recommendation"  # the risk is too low to do anything
-    DETECTION = "detection"  # an instance is being lost, or is lost, and SEF acts
-    SWITCH = "switch"  # the agent has a new primary
-    OPERATOR = "operator"  # it cannot go on without a person
-    CUTOVER = "cutover"  # what is to follow the new primary does not, without a person
-    OUTCOME = "outcome"  # it is over
-    ALERT = "alert"  # of no incident
-
-
-class NotificationSeverity(StrEnum):
-    """From which on messages are sent is a setting; in rising order."""
-
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-SEVERITIES = list(NotificationSeverity)
-
-
-class StepKind(StrEnum):
-    """What a step does; the target says to what."""
-
-    RUNNING = "running"  # EC2 reports the new primary running: nothing is moved before
-    WEBHOOK_BEFORE = "webhook-before"
-    VOLUME = "volume"
-    NETWORK_INTERFACE = "network-interface"
-    PRIVATE_IP = "private-ip"
-    REGISTER = "register"  # the new primary, in a target group
-    HEALTHY = "healthy"  # await it there
-    ELASTIC_IP = "elastic-ip"
-    DNS = "dns"
-    DEREGISTER = "deregister"  # the former primaries, from a target group
-    WEBHOOK_AFTER = "webhook-after"
-
-
-class StepStatus(StrEnum):
-    PENDING = "pending"
-    DONE = "done"
-    FAILED = "failed"  # out of its time, or refused: nobody waits for it; it is tried again
-    SKIPPED = "skipped"  # there was no time for it, or the target was taken away
-
-
-class CutoverStatus(StrEnum):
-    RUNNING = "running"
-    NEEDS_OPERATOR = "needs_operator"  # running; a step of it failed
-    DONE = "done"
-    SUPERSEDED = "superseded"  # the agent has another primary by now
-
-
-OPEN_CUTOVERS = (CutoverStatus.RUNNING, CutoverStatus.NEEDS_OPERATOR)
-
-
-def plural(count: int, what: str) -> str:
-    """As in `1 instance` and `2 instances`."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
+# Ids and pools
 
 AGENT_ID_LENGTH = 64
 POOL_ID_LENGTH = 128
 INSTANCE_ID_LENGTH = 64
 IDEMPOTENCY_KEY_LENGTH = 255
 
+_POOL = re.compile(
+    r"(?P<type>[a-z0-9-]+\.[a-z0-9-]+)\.(?P<zone>(?P<region>[a-z]{2}(?:-[a-z]+)+-\d+)[a-z0-9-]+)"
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pool:
+    """A spot pool: an instance type in an availability zone."""
+
+    instance_type: str
+    zone: str
+
+    def __str__(self) -> str:
+        return f"{self.instance_type}.{self.zone}"
+
+
+def parse_pool(pool_id: str | None) -> Pool | None:
+    """Read a pool id such as `m5.large.us-east-1a`.
+
+    Return None for an id of another form: SEF stores prices under any id, but launches only in a
+    pool of which it knows the type and the zone.
+    """
+    match = _POOL.fullmatch(pool_id or "")
+    return Pool(match["type"], match["zone"]) if match else None
+
+
+class Market(StrEnum):
+    """The way an instance is bought."""
+
+    SPOT = "spot"
+    ON_DEMAND = "on-demand"
+
+
+# Prices
+
+PRICE_STEP = Decimal("0.00000001")
+"""Precision of a report's price."""
+
+STORED_STEP = Decimal("0.000000001")
+"""Precision of a stored price: one digit more, so that the mean of two prices is exact."""
+
+
+class Source(StrEnum):
+    """The instance that reported a price."""
+
+    PRIMARY = "primary"
+    REPLICA = "replica"
+
+
+class Flag(StrEnum):
+    """The origin of a point's price."""
+
+    NORMAL = "normal"  # one observation
+    AVERAGED = "averaged_dual_source"  # the mean of a pair
+    DIVERGENT = "divergent_dual_source"  # the primary's price of a pair that differs too much
+    INTERPOLATED = "interpolated"  # filled into a gap
+
+
+class Interpolation(StrEnum):
+    """The method by which a gap is filled."""
+
+    LINEAR = "linear"  # on the straight line between the two points around the gap
+    PREVIOUS = "previous"  # with the price of the point before the gap
+
+
+# Signals and incidents
+
+NOTICE = timedelta(seconds=120)
+"""The time between a termination notice and the termination, by AWS's promise."""
+
 
 class SignalType(StrEnum):
-    REBALANCE = "rebalance-recommendation"
-    TERMINATION = "termination-notice"
-    LOSS = "unannounced-loss"  # found out by SEF itself, never received
+    """The event that a signal reports."""
+
+    REBALANCE = "rebalance-recommendation"  # AWS: the risk of an interruption is elevated
+    TERMINATION = "termination-notice"  # AWS: the instance is terminated, normally in two minutes
+    LOSS = "unannounced-loss"  # detected by SEF itself, never received
 
 
 ANNOUNCED = (SignalType.REBALANCE, SignalType.TERMINATION)
+"""The signals that SEF receives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What AWS announced: `signalled_at` is its own time, `terminates_at` the announced end."""
+    """A signal about one instance.
+
+    Attributes:
+        signalled_at: the time of the signal by AWS's clock.
+        terminates_at: the announced time of the termination.
+        instance_id: the instance, or None if the signal names none.
+    """
 
     type: SignalType
     signalled_at: datetime
@@ -153,47 +115,13 @@ class Signal:
     instance_id: str | None = None
 
 
-PRICE_STEP = Decimal("0.00000001")
-"""What a report's price is rounded to."""
-
-STORED_STEP = Decimal("0.000000001")
-"""What a stored price is rounded to: one digit more, so that the mean of two prices is exact."""
-
-
-class Source(StrEnum):
-    PRIMARY = "primary"
-    REPLICA = "replica"
-
-
-class Flag(StrEnum):
-    NORMAL = "normal"
-    AVERAGED = "averaged_dual_source"
-    DIVERGENT = "divergent_dual_source"
-    INTERPOLATED = "interpolated"
-
-
-class Interpolation(StrEnum):
-    LINEAR = "linear"
-    PREVIOUS = "previous"
-
-
-NOTICE = timedelta(seconds=120)
-"""What AWS gives between a termination notice and the termination."""
-
-
-class Goal(StrEnum):
-    MONITOR = "monitor"
-    STANDBY = "standby"
-    SWITCH = "switch"
-
-
 class IncidentKind(StrEnum):
-    """What an incident is about."""
+    """The reason for which an incident was opened."""
 
-    INTERRUPTION = "interruption"  # AWS announced that it takes the instance
-    LOSS = "loss"  # the instance was gone without a word
-    DRILL = "drill"  # a planned switchover, to know that it works
-    RETURN = "return-to-spot"  # a planned switchover away from on-demand
+    INTERRUPTION = "interruption"  # AWS announced that it terminates, or may terminate, it
+    LOSS = "loss"  # the instance was lost without an announcement
+    DRILL = "drill"  # a planned switchover that tests the failover
+    RETURN = "return-to-spot"  # a planned switchover from on-demand to spot
 
     @property
     def is_planned(self) -> bool:
@@ -205,42 +133,204 @@ class IncidentKind(StrEnum):
 
 
 LOSING = tuple(kind for kind in IncidentKind if not kind.is_planned)
-"""What an instance is lost by."""
+"""The kinds of incident in which an agent loses its instance."""
 
 
-class Mode(StrEnum):
-    MANUAL = "manual"
-    AUTO = "auto"
-    EMERGENCY_ONLY = "emergency_only"
+class Goal(StrEnum):
+    """The state that SEF wants for an incident; in rising order, and a goal never falls."""
+
+    MONITOR = "monitor"  # the risk is below the threshold: launch nothing, watch the instance
+    STANDBY = "standby"  # a standby must be ready
+    SWITCH = "switch"  # a standby must become the primary
 
 
 class IncidentStatus(StrEnum):
-    """Where an incident stands."""
+    """The progress of an incident."""
 
-    OPEN = "open"
-    NEEDS_OPERATOR = "needs_operator"  # open; what stops it will most likely not go by itself
-    DONE = "done"
+    OPEN = "open"  # SEF works on it, or watches the instance
+    NEEDS_OPERATOR = "needs_operator"
+    """Open, but stuck: SEF keeps retrying, and most likely an operator must remove the cause."""
+    DONE = "done"  # the agent has another primary, or the standby that was signalled is replaced
     RELEASED = "released"
-    IGNORED = "ignored"
+    """Closed without a switch: no termination followed, no standby was available for a planned
+    switchover, or a planned switchover gave way to an interruption or a loss."""
+    IGNORED = "ignored"  # the signal was not about the agent's primary or standby
 
 
 OPEN_INCIDENTS = (IncidentStatus.OPEN, IncidentStatus.NEEDS_OPERATOR)
+"""The statuses in which SEF still works on an incident."""
 
-_POOL = re.compile(
-    r"(?P<type>[a-z0-9-]+\.[a-z0-9-]+)\.(?P<zone>(?P<region>[a-z]{2}(?:-[a-z]+)+-\d+)[a-z0-9-]+)"
-)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Pool:
-    instance_type: str
-    zone: str
-
-    def __str__(self) -> str:
-        return f"{self.instance_type}.{self.zone}"
+# Replicas
 
 
-def parse_pool(pool_id: str | None) -> Pool | None:
-    """Read `m5.large.us-east-1a`; None for ids of another make, which SEF takes as they are."""
-    match = _POOL.fullmatch(pool_id or "")
-    return Pool(match["type"], match["zone"]) if match else None
+class ReplicaType(StrEnum):
+    """The reason for which a replica was launched."""
+
+    MANUAL = "manual"  # manual replica mode keeps a standby
+    REBALANCE = "automatic-rebalance"  # a recommendation, a planned switchover, or probation
+    TERMINATION = "automatic-termination"  # the agent lost its primary and had no standby
+
+
+class ReplicaStatus(StrEnum):
+    """The stage of a replica's life."""
+
+    LAUNCHING = "launching"  # SEF decided to launch it; its instance may or may not exist yet
+    READY = "ready"  # EC2 reports its instance as running: it is the agent's standby
+    PROMOTED = "promoted"  # it is, or was, the agent's primary
+    RELEASING = "releasing"  # SEF no longer needs it; its instance must still be terminated
+    TERMINATED = "terminated"  # its instance is gone, or never existed
+    FAILED = "failed"  # it never ran, or its instance disappeared while it was a standby
+
+
+LIVE = frozenset({ReplicaStatus.LAUNCHING, ReplicaStatus.READY})
+"""The statuses of a standby; at most one replica of an agent is in one of them."""
+
+TRANSITIONS: dict[tuple[ReplicaStatus, ReplicaStatus], str] = {
+    # The instance has an id and EC2 reports it as running before the launch timed out.
+    (
+        ReplicaStatus.LAUNCHING,
+        ReplicaStatus.READY,
+    ): "EC2 reports the instance as running",
+    # It may run, or start to run later, so it must be terminated.
+    (
+        ReplicaStatus.LAUNCHING,
+        ReplicaStatus.RELEASING,
+    ): "no longer needed, signalled itself, or the launch timed out",
+    # Nothing runs that would have to be terminated.
+    (
+        ReplicaStatus.LAUNCHING,
+        ReplicaStatus.FAILED,
+    ): "no pool has capacity, EC2 refuses the launch, or the instance ended before it ran",
+    # The compare-and-swap of the agent's row and this transition are one transaction.
+    (
+        ReplicaStatus.READY,
+        ReplicaStatus.PROMOTED,
+    ): "becomes the agent's primary",
+    # Manual mode was turned off, its incident was closed, or AWS announced its termination.
+    (
+        ReplicaStatus.READY,
+        ReplicaStatus.RELEASING,
+    ): "no longer needed, or signalled itself",
+    # A health check saw it ended, or several in a row did not see it at all.
+    (
+        ReplicaStatus.READY,
+        ReplicaStatus.FAILED,
+    ): "a health check finds its instance gone",
+    # An instance that EC2 has not known for minutes counts as gone too.
+    (
+        ReplicaStatus.RELEASING,
+        ReplicaStatus.TERMINATED,
+    ): "EC2 accepts the termination, or there is no instance",
+    # SEF terminated the former primary after a switch, or EC2 reports that it has ended.
+    (
+        ReplicaStatus.PROMOTED,
+        ReplicaStatus.TERMINATED,
+    ): "terminated by SEF after a switch, or by AWS",
+}
+"""The cause of each transition of a replica; every other transition is illegal.
+
+docs/architecture.md draws them as a state diagram, with the same causes.
+"""
+
+
+class IllegalTransition(Exception):
+    """A transition that `TRANSITIONS` does not have: a defect of the caller, never of the data."""
+
+
+def check_transition(old: ReplicaStatus, new: ReplicaStatus) -> str:
+    """Return the cause of a legal transition.
+
+    Raises:
+        IllegalTransition: the table does not have it.
+    """
+    cause = TRANSITIONS.get((old, new))
+    if cause is None:
+        raise IllegalTransition(f"a {old} replica cannot become {new}")
+    return cause
+
+
+# Modes
+
+
+class Mode(StrEnum):
+    """The mode that an agent's switches put it into."""
+
+    MANUAL = "manual"  # SEF always keeps a standby, and an operator switches to it
+    AUTO = "auto"  # auto-switch, auto-terminate or both are on
+    EMERGENCY_ONLY = "emergency_only"  # all are off: SEF still replaces a primary that is lost
+
+
+# Cutover
+
+
+class CutoverStatus(StrEnum):
+    """The progress of a cutover."""
+
+    RUNNING = "running"  # some steps are not finished, and none of them has failed
+    NEEDS_OPERATOR = "needs_operator"  # some are not finished, and at least one has failed
+    DONE = "done"  # every step is done or skipped
+    SUPERSEDED = "superseded"  # the agent got another primary before the cutover was finished
+
+
+OPEN_CUTOVERS = (CutoverStatus.RUNNING, CutoverStatus.NEEDS_OPERATOR)
+"""The statuses in which SEF still works on a cutover."""
+
+
+class StepStatus(StrEnum):
+    """The progress of a step of a cutover."""
+
+    PENDING = "pending"  # not done yet; later steps may wait for it
+    DONE = "done"  # finished
+    FAILED = "failed"
+    """Refused or timed out: no step waits for it any longer, and SEF retries it, except for the
+    `before` webhook."""
+    SKIPPED = "skipped"  # there was no time for it, or its target was removed
+
+
+class StepKind(StrEnum):
+    """The action of a step; its target names the resource."""
+
+    RUNNING = "running"  # wait until EC2 reports the new primary as running
+    WEBHOOK_BEFORE = "webhook-before"  # call the webhook before the first move
+    VOLUME = "volume"  # detach a volume and attach it to the new primary
+    NETWORK_INTERFACE = "network-interface"  # detach it and attach it to the new primary
+    PRIVATE_IP = "private-ip"  # move the secondary private address
+    REGISTER = "register"  # register the new primary in a target group
+    HEALTHY = "healthy"  # wait until the target group reports the new primary as healthy
+    ELASTIC_IP = "elastic-ip"  # associate it with the new primary
+    DNS = "dns"  # set the record to the address of the new primary
+    DEREGISTER = "deregister"  # remove the former primaries from a target group
+    WEBHOOK_AFTER = "webhook-after"  # call the webhook after the last move
+
+
+# Notifications
+
+
+class NotificationKind(StrEnum):
+    """The subject of a notification; an incident has at most one of each kind."""
+
+    RECOMMENDATION = "recommendation"  # its risk is too low for SEF to act
+    DETECTION = "detection"  # an instance is being lost, or is lost, and SEF acts
+    SWITCH = "switch"  # the agent has a new primary
+    OPERATOR = "operator"  # the incident cannot continue without an operator
+    CUTOVER = "cutover"  # the cutover cannot continue without an operator
+    OUTCOME = "outcome"  # the incident is over
+    ALERT = "alert"  # an event outside any incident, or a limit that was reached
+
+
+class NotificationSeverity(StrEnum):
+    """The urgency of a notification, in rising order."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+SEVERITIES = list(NotificationSeverity)
+
+# Words
+
+
+def plural(count: int, noun: str) -> str:
+    """Return the count with its noun, such as `1 instance` or `2 instances`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
