@@ -1,3 +1,5 @@
+"""An agent's row: its primary, its modes, and the work that is postponed."""
+
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,11 +12,26 @@ from sef.errors import AgentNotFound
 from sef.terms import Mode
 
 LONGEST_PAUSE = timedelta(minutes=10)
-"""A longer back-off was written by a worker whose clock is wrong, and is not waited for."""
+"""The longest pause of an agent's work that SEF believes.
+
+A worker with a fast clock may have written a longer one; without this limit it would stop the
+agent's work for as long.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
+    """An agent as it was read.
+
+    Attributes:
+        not_before: the time until which its unfinished work is postponed.
+        put_off_because: the reason for that; meaningless once `not_before` has passed.
+        drill_interval: seconds between two drills, or None for no drills.
+        cutover: its cutover targets, as `sef.failover.cutover.targets` reads them.
+        epoch: grows with every change of primary.
+        version: grows with every change of the row.
+    """
+
     id: str
     instance_id: str | None
     primary_since: datetime | None
@@ -27,12 +44,10 @@ class Agent:
     version: int
     not_before: datetime | None
     put_off_because: str | None
-    """Why its work rests until then; of no meaning when that is over."""
     probation_until: datetime | None
     drill_interval: int | None
     drilled_at: datetime | None
     cutover: dict[str, Any] | None
-    """Its cutover targets, as `sef.failover.cutover.targets` reads them."""
     created_at: datetime
     updated_at: datetime
 
@@ -46,7 +61,7 @@ class Agent:
 
     @property
     def next_drill_at(self) -> datetime | None:
-        """None without drills. While an incident is open it waits."""
+        """Time of the next drill, or None without drills; an open incident delays it."""
         if self.drill_interval is None:
             return None
         return (self.drilled_at or self.created_at) + timedelta(seconds=self.drill_interval)
@@ -59,12 +74,19 @@ class Agent:
 
     @property
     def subject(self) -> str:
-        """What stands for the primary in an incident, also while its instance is not known."""
+        """Name of the primary in an incident, also while its instance is not known."""
         return self.instance_id or f"epoch-{self.epoch}"
 
 
 def read_agent(connection: Connection, agent_id: str, *, lock: bool = False) -> Agent:
-    """Raises AgentNotFound. With `lock`, nobody else decides for the agent until the end."""
+    """Return an agent.
+
+    Args:
+        lock: lock the row, so that no other transaction decides for the agent until this one ends.
+
+    Raises:
+        AgentNotFound: there is no such agent.
+    """
     row = rows_where(connection, agents, {"id": agent_id}, lock=lock).one_or_none()
     if row is None:
         raise AgentNotFound(agent_id)
@@ -72,7 +94,11 @@ def read_agent(connection: Connection, agent_id: str, *, lock: bool = False) -> 
 
 
 def update_agent(connection: Connection, agent: Agent, now: datetime, **values: Any) -> None:
-    """Change an agent that was read in this transaction; Stale if it is another by now."""
+    """Change an agent that was read in this transaction.
+
+    Raises:
+        VersionConflict: another writer has changed the row since.
+    """
     if values.get("instance_id", agent.instance_id) != agent.instance_id:
         values["primary_since"] = now
     key = {"id": agent.id, "epoch": agent.epoch}
@@ -80,10 +106,10 @@ def update_agent(connection: Connection, agent: Agent, now: datetime, **values: 
 
 
 def postpone_agent(
-    connection: Connection, agent: Agent, now: datetime, pause: timedelta, because: str
+    connection: Connection, agent: Agent, now: datetime, pause: timedelta, reason: str
 ) -> None:
-    """Let the unfinished work of an agent, which was read in this transaction, rest for a while."""
-    update_agent(connection, agent, now, not_before=now + pause, put_off_because=because)
+    """Postpone the unfinished work of an agent that was read in this transaction."""
+    update_agent(connection, agent, now, not_before=now + pause, put_off_because=reason)
 
 
 def insert_agent(connection: Connection, agent_id: str, now: datetime, **values: Any) -> None:

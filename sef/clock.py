@@ -1,4 +1,4 @@
-"""The time, taken once per operation and passed in from there."""
+"""The clock: an operation reads it once and passes the time on."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,5 +11,5 @@ def utc_now() -> datetime:
 
 
 def iso(at: datetime | None) -> str | None:
-    """As in 2021-11-21T13:06:40Z, with a fraction only where there is one."""
+    """Return a UTC time as 2021-11-21T13:06:40Z, with a fraction only if it has one."""
     return None if at is None else at.isoformat().replace("+00:00", "Z")

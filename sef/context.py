@@ -1,4 +1,4 @@
-"""Everything that the control loop works with, handed to its functions as one value."""
+"""The context that the functions of the control loop take: database, AWS, settings and clock."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Context:
     """The database, AWS, the settings and the clock of one `SmartEmergencyFallback`.
 
     Attributes:
-        describe: looks up single instances; look-ups that arrive together share one call.
+        describe: looks up single instances; concurrent look-ups share one call.
         http: sends webhooks.
-        on_demand_prices: in USD per hour, by instance type.
+        on_demand_prices: USD per hour, by instance type.
     """
 
     database: Database

@@ -1,8 +1,14 @@
-"""What SEF refuses to do, as exceptions that carry the answer a caller gets."""
+"""Errors with the answer that a caller gets, and errors in the settings."""
 
 
 class SefError(Exception):
-    """A refusal with a `reason` for programs, a `message` for people and an HTTP `status`."""
+    """A call that cannot be carried out.
+
+    Attributes:
+        status: the HTTP status of the answer.
+        reason: a constant in snake_case, for programs.
+        message: a sentence, for people.
+    """
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -12,7 +18,7 @@ class SefError(Exception):
 
 
 class NotHereYet(LookupError):
-    """A row is missing that another node of a database cluster may have committed just now."""
+    """A row is missing that another node of a database cluster may have just committed."""
 
 
 class AgentNotFound(SefError, NotHereYet):
@@ -26,81 +32,100 @@ class IncidentNotFound(SefError):
 
 
 class ModeConflict(SefError):
-    """Manual and automatic modes exclude each other."""
+    """Manual replica mode and the auto modes exclude each other."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(403, reason, message)
 
 
 class Conflict(SefError):
-    """The call is right, but the agent's state does not allow it."""
+    """The call is valid, but the state of the agent does not allow it."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(409, reason, message)
 
 
 class KeyReused(SefError):
+    """The idempotency key was stored with another call."""
+
     def __init__(self) -> None:
         super().__init__(
             422,
             "idempotency_key_reused",
-            "This Idempotency-Key belongs to another call; use a new one for each.",
+            "This Idempotency-Key was used for another call. Use a new key for each call.",
         )
 
 
 class KeyInUse(SefError):
+    """Another request with the same idempotency key has not finished."""
+
     def __init__(self) -> None:
         super().__init__(
             409,
             "idempotency_key_in_use",
-            "The call with this Idempotency-Key is still being carried out; try again in a moment.",
+            "A call with this Idempotency-Key is still running. Try again in a moment.",
         )
 
 
 class Unavailable(SefError):
-    """The database is away: nothing was acknowledged, the call may be repeated."""
+    """The database cannot be reached: nothing was acknowledged, and the call may be repeated."""
 
     def __init__(self, message: str = "The database cannot be reached; try again.") -> None:
         super().__init__(503, "database_unavailable", message)
 
 
 class Overloaded(SefError):
-    """More work waits than is taken on: nothing was acknowledged, the call may be repeated."""
+    """The queue of reports is full: nothing was acknowledged, and the call may be repeated."""
 
     def __init__(self) -> None:
-        super().__init__(503, "overloaded", "Too many reports wait to be written; try again.")
+        super().__init__(
+            503, "overloaded", "Too many reports are waiting to be written; try again."
+        )
 
 
 class JobsNotRunning(SefError):
-    """The periodic jobs of this process do not run any more: it has to be started again."""
+    """The periodic jobs of this process have stopped: the process must be restarted."""
 
-    def __init__(self, told: str) -> None:
-        super().__init__(503, "jobs_stopped", f"The periodic jobs have stopped: {told}.")
+    def __init__(self, cause: str) -> None:
+        super().__init__(
+            503, "jobs_stopped", f"The periodic jobs have stopped: {cause}. Restart this process."
+        )
 
 
 class CloudUnavailable(SefError):
-    """EC2 cannot be reached, or does not know, and the call would be unsafe without it."""
+    """EC2 cannot be reached, or its answer is unknown, and the call would be unsafe without it.
+
+    Attributes:
+        told: the cause, as EC2 or the client reported it.
+    """
 
     def __init__(self, told: str) -> None:
-        super().__init__(503, "cloud_unavailable", f"EC2 could not say: {told}")
+        super().__init__(503, "cloud_unavailable", f"EC2 did not return a usable answer: {told}")
         self.told = told
 
 
 class ConnectionInUse(SefError):
-    """The open connection that SEF was given cannot be used while its owner is reading from it."""
+    """The open connection that SEF was given has a result that its owner has not fetched."""
 
     def __init__(self) -> None:
         super().__init__(
-            409, "connection_in_use", "The connection has an unread result: fetch it first."
+            409,
+            "connection_in_use",
+            "The connection has an unread result. Fetch the result, then call SEF again.",
         )
 
 
 class ConfigurationError(ValueError):
-    """A setting that cannot be used; the message is one line that names it."""
+    """A setting that cannot be used; the message is one line that names the setting."""
 
 
 class Refused(ValueError):
-    """Input that is not taken. `reason` is for programs, `message` is a sentence for people."""
+    """Input that SEF rejects.
+
+    Attributes:
+        reason: a constant in snake_case, for programs.
+        message: a sentence, for people.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -1,8 +1,8 @@
-"""Points at which a test lets the process die: around every COMMIT and every call to others.
+"""Failpoints: places at which a test can kill the process, around every COMMIT and remote call.
 
-`Database.write` and boto3's own events reach them, so a new step has its points without a word
-about them at the step; a call to somebody else than AWS stands in `around`. In normal use `reached`
-is None, which each transaction asks twice, and clients of AWS are not watched at all.
+`Database.write` and boto3's events reach them, so a new step has its failpoints without code of its
+own. A remote call that boto3 does not make stands in `failpoint`. In normal use `reached` is None:
+each transaction checks that twice, and AWS clients are not instrumented at all.
 """
 
 import os
@@ -17,26 +17,28 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 VARIABLE = "SEF_FAILPOINTS"
-"""The environment variable that switches them on: a file that `armed` in it is read from at each
-point. Not a setting: nobody but a test wants it."""
+"""Environment variable with the path of the plan file, which switches the failpoints on.
+
+It is not a setting, because only tests use it.
+"""
 
 reached: Callable[[str], None] | None = None
-"""Called with the name of each point as it is reached; a test may set it, and may raise."""
+"""Called with the name of each failpoint as it is reached; set by tests, and may raise."""
 
 
 def name_of(work: Callable[..., Any]) -> str:
     """Return the name of a transaction, such as `failover.signals.record`.
 
-    Its two points are named `failover.signals.record:before-commit` and `...:after-commit`.
+    Its two failpoints are `failover.signals.record:before-commit` and `...:after-commit`.
     """
     name = f"{work.__module__}.{work.__qualname__}"
     return name.removeprefix("sef.").replace(".<locals>", "")
 
 
 def instrument(client: T) -> T:
-    """A client of boto3 whose calls are failpoints, as `RunInstances:before-call`, if they are on.
+    """Return the boto3 client with failpoints, such as `RunInstances:before-call`, if they are on.
 
-    After a call: EC2's answer, be it a refusal, is there and nobody has looked at it yet.
+    At `after-call`, AWS has answered, with a result or an error, and SEF has not read the answer.
     """
     if reached is not None:
         events = client.meta.events  # type: ignore[attr-defined]
@@ -57,9 +59,9 @@ def _after_call(model: Any, **_: Any) -> None:
 
 @contextmanager
 def failpoint(name: str) -> Iterator[None]:
-    """The points of a call that boto3 does not make, such as `Webhook:before-call`.
+    """Reach the failpoints of a call that boto3 does not make, such as `Webhook:before-call`.
 
-    After a call: it has been answered, or has failed, and nobody has looked at that yet.
+    At `after-call`, the call was answered or has failed, and SEF has not read the result.
     """
     if reached is not None:
         reached(f"{name}:before-call")
@@ -71,7 +73,7 @@ def failpoint(name: str) -> Iterator[None]:
 
 
 def enable_from_env() -> None:
-    """Switch them on for this process if the environment says so; once, at its start."""
+    """Switch the failpoints on if `VARIABLE` is set; called once, at the start of the process."""
     global reached
     file = os.environ.get(VARIABLE)
     if file:
@@ -79,18 +81,18 @@ def enable_from_env() -> None:
 
 
 class _Plan:
-    """What is to happen where: a file, so that a running process can be told.
+    """A plan in a file, which a test can change while the process runs.
 
-    It has one line, `name occurrence`: at that occurrence, counted since the file was changed,
-    the whole process group gets SIGKILL. Every point that is reached is appended to a second
-    file, `.reached`.
+    The file has one line, `name occurrence`. At that occurrence, counted since the last change of
+    the file, the whole process group is killed with SIGKILL. A second file, `.reached`, lists every
+    failpoint that was reached.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._trace = file.with_suffix(".reached")
         self._armed = ""
-        self._seen = Counter[str]()
+        self._occurrences = Counter[str]()
         self._lock = Lock()
 
     def reach(self, name: str) -> None:
@@ -98,9 +100,9 @@ class _Plan:
             armed = self._file.read_text()
             if armed != self._armed:
                 self._armed = armed
-                self._seen.clear()
-            self._seen[name] += 1
+                self._occurrences.clear()
+            self._occurrences[name] += 1
             with self._trace.open("a") as trace:
                 trace.write(f"{name}\n")
-            if armed.split() == [name, str(self._seen[name])]:
+            if armed.split() == [name, str(self._occurrences[name])]:
                 os.killpg(0, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The periodic jobs, on an APScheduler in each process; a lease picks the process that works."""
+"""The periodic jobs: a scheduler in each process, and a lease that decides which process works."""
 
 import logging
 import threading
@@ -23,16 +23,17 @@ LOSSES = "sef_losses"
 SWITCHOVERS = "sef_switchovers"
 NOTIFICATIONS = "sef_notifications"
 RETENTION = "sef_retention"
-RETENTION_EVERY = 60.0
 HEARTBEAT = "sef_heartbeat"
-LEASE = timedelta(seconds=5)
-"""How long a job waits for a process that died while it held the lease."""
 
+RETENTION_EVERY = 60.0
+"""Interval at which old prices are deleted, in seconds."""
+LEASE = timedelta(seconds=5)
+"""Time after a missed pass until another process takes the lease over."""
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 30
-"""How long the ticker may be silent before it counts as dead."""
+"""Maximum time between two heartbeats before the scheduler counts as dead."""
 STUCK_SECONDS = 600
-"""How long one run of a job may take before it counts as stuck; EC2 may be slow for minutes."""
+"""Maximum time of one pass before its job counts as stuck; EC2 may be slow for minutes."""
 
 
 class PeriodicWork(Protocol):
@@ -49,7 +50,11 @@ class PeriodicWork(Protocol):
 
 
 class _Threads(ThreadPoolExecutor):  # type: ignore[misc]
-    """As APScheduler's own, which submits on while a process that ends waits for its requests."""
+    """APScheduler's thread pool, without its error at the end of the process.
+
+    While a process that ends waits for its requests, APScheduler still submits passes to a pool
+    that accepts no more.
+    """
 
     def submit_job(self, job: Job, run_times: list[datetime]) -> None:
         try:
@@ -62,7 +67,9 @@ class _Threads(ThreadPoolExecutor):  # type: ignore[misc]
 class Jobs:
     """The jobs of this process, which run until `shutdown`.
 
-    `clock` tells seconds that never go back.
+    Args:
+        clock: a monotonic clock, in seconds.
+        beat_seconds: interval of the heartbeat.
     """
 
     def __init__(
@@ -108,17 +115,21 @@ class Jobs:
         )
 
     def check(self) -> None:
-        """Raises JobsStopped when the ticker of this process is dead, or a job of it is stuck."""
+        """Check that the jobs of this process run.
+
+        Raises:
+            JobsNotRunning: the scheduler is dead, or a job is stuck.
+        """
         now = self._clock()
         silent = now - self._beaten_at
         if silent > SILENT_SECONDS:
-            raise JobsNotRunning(f"the ticker has been silent for {silent:.0f} s")
+            raise JobsNotRunning(f"no heartbeat for {silent:.0f} s")
         for job_id, since in list(self._running_since.items()):
             if now - since > STUCK_SECONDS:
                 raise JobsNotRunning(f"{job_id} has been running for {now - since:.0f} s")
 
     def shutdown(self, wait: bool = True) -> None:
-        """Start no more runs, and wait for those that are under way."""
+        """Start no more passes; with `wait`, return when the running ones have finished."""
         self.scheduler.shutdown(wait)
 
     def _beat(self) -> None:
@@ -133,11 +144,11 @@ class Jobs:
                 if self._sef.holds_lease(job_id, interval + LEASE):
                     work()
             except SefError as error:
-                # The next run tries again; the rows say what is left to do.
-                log.warning("SEF: %s was cut short: %s", job_id, error)
+                # The next pass retries: the rows say what is left to do.
+                log.warning("SEF: %s stopped early and is retried: %s", job_id, error)
             except RuntimeError:
-                # No thread can be started while the interpreter ends; the rows wait for the next
-                # start.
+                # No thread can be started while the interpreter ends. The rows keep the work until
+                # the next start.
                 if threading.main_thread().is_alive():
                     raise
             finally:

@@ -1,4 +1,4 @@
-"""What reports and signals must look like to be taken, and why they are refused."""
+"""Parse JSON, ids, times and signals, or reject them with a reason."""
 
 import json
 import re
@@ -17,8 +17,11 @@ from sef.terms import (
     SignalType,
 )
 
-BELIEVED_AHEAD = timedelta(hours=1)
-"""What a signal says of times later than this is left out; AWS gives two minutes."""
+MAX_AHEAD = timedelta(hours=1)
+"""Times of a signal that are further in the future than this are ignored.
+
+AWS announces a termination two minutes ahead, so a later time comes from a wrong clock.
+"""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_10000 = Decimal(253402300800)
@@ -27,36 +30,44 @@ _PRINTABLE = re.compile(r"[ -~]+")
 
 
 def parse_signal(payload: object, now: datetime) -> Signal:
-    """Read an interruption signal.
+    """Parse an interruption signal.
 
     Raises:
-        Refused: `unknown_signal_type`, or the reason for which another field is not believable.
+        Refused: `unknown_signal_type`, or the reason of another field.
     """
     fields = parse_object(payload)
-    named = fields.get("signal_type")
-    if not isinstance(named, str) or named not in ANNOUNCED:
+    signal_type = fields.get("signal_type")
+    if not isinstance(signal_type, str) or signal_type not in ANNOUNCED:
         known = " or ".join(ANNOUNCED)
         raise Refused("unknown_signal_type", f"signal_type must be {known}.")
     signalled_at = parse_instant(_required(fields, "timestamp"), "timestamp")
     announced = fields.get("termination_time")
     terminates_at = None if announced is None else parse_instant(announced, "termination_time")
-    # A wrong clock is no reason to let an instance die unprotected: no signal is refused for it.
-    if signalled_at > now + BELIEVED_AHEAD:
+    # A sender with a wrong clock would lose its instance unprotected if SEF rejected its signal, so
+    # such times are replaced.
+    if signalled_at > now + MAX_AHEAD:
         signalled_at = now
-    if terminates_at is not None and terminates_at > now + BELIEVED_AHEAD:
+    if terminates_at is not None and terminates_at > now + MAX_AHEAD:
         terminates_at = None
-    return Signal(SignalType(named), signalled_at, terminates_at, _instance(fields))
+    return Signal(SignalType(signal_type), signalled_at, terminates_at, _instance(fields))
 
 
 def parse_dry_run(value: object) -> bool:
-    """Whether a call is to say only what it would do; None is no."""
+    """Return True if the call is a dry run; None means that it is not.
+
+    Raises:
+        Refused: `invalid_dry_run`.
+    """
     if value is None or isinstance(value, bool):
         return bool(value)
     raise Refused("invalid_dry_run", "dry_run must be true or false.")
 
 
 def parse_json(text: bytes, what: str = "body") -> Any:
-    """JSON with exact numbers.
+    """Parse JSON, with fractional numbers as Decimal.
+
+    Args:
+        what: name of the text for the error message.
 
     Raises:
         Refused: `invalid_json`.
@@ -67,25 +78,32 @@ def parse_json(text: bytes, what: str = "body") -> Any:
         raise Refused("invalid_json", f"The {what} must be JSON.") from None
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_JSON = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant)
-
-
 def parse_object(payload: object) -> Mapping[str, Any]:
+    """Return the payload if it is an object.
+
+    Raises:
+        Refused: `invalid_body`.
+    """
     if not isinstance(payload, Mapping):
         raise Refused("invalid_body", "The body must be a JSON object.")
     return payload
 
 
 def parse_agent_id(value: object) -> str:
+    """Return the agent id.
+
+    Raises:
+        Refused: `invalid_agent_id`.
+    """
     return parse_identifier(value, "agent_id", AGENT_ID_LENGTH)
 
 
 def parse_idempotency_key(value: object) -> str | None:
-    """Read an idempotency key; None is none."""
+    """Return the idempotency key, or None if there is none.
+
+    Raises:
+        Refused: `invalid_idempotency_key`.
+    """
     if value is None:
         return None
     if (
@@ -101,26 +119,37 @@ def parse_idempotency_key(value: object) -> str | None:
 
 
 def parse_identifier(value: object, field: str, length: int) -> str:
+    """Return an id of at most `length` characters.
+
+    Raises:
+        Refused: `invalid_` and the name of the field.
+    """
     if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value) or len(value) > length:
         raise Refused(
             f"invalid_{field}",
-            f"{field} must be 1 to {length} characters of A-Z a-z 0-9 and . _ : / @ - only.",
+            f"{field} must be 1 to {length} characters: A-Z, a-z, 0-9 and . _ : / @ - are allowed.",
         )
     return value
 
 
 def parse_instant(value: object, field: str) -> datetime:
-    """Epoch seconds, whole or fractional, or ISO 8601 with an offset, as UTC."""
+    """Parse epoch seconds, whole or fractional, or ISO 8601 with an offset; return UTC.
+
+    Raises:
+        Refused: `invalid_` and the name of the field.
+    """
     try:
         if isinstance(value, str):
             at = datetime.fromisoformat(value)
             if at.tzinfo is None:
-                raise Refused(f"invalid_{field}", f"{field} needs an offset, such as Z or +02:00.")
+                raise Refused(
+                    f"invalid_{field}", f"{field} must have an offset, such as Z or +02:00."
+                )
             return at.astimezone(UTC)
         seconds = parse_decimal(value)
         if seconds is not None and seconds >= _YEAR_10000 - 1:
             raise Refused(
-                f"invalid_{field}", f"{field} is too large: seconds are expected, not milliseconds."
+                f"invalid_{field}", f"{field} is too large: use seconds instead of milliseconds."
             )
         if seconds is not None and 0 <= seconds < _YEAR_10000 - 1:
             micros = (seconds * 1_000_000).to_integral_value(ROUND_HALF_EVEN)
@@ -129,6 +158,17 @@ def parse_instant(value: object, field: str) -> datetime:
         if isinstance(error, Refused):
             raise
     raise Refused(f"invalid_{field}", f"{field} must be epoch seconds or ISO 8601 with an offset.")
+
+
+def parse_decimal(value: object) -> Decimal | None:
+    """Return a number exactly as it is written, or None if it is not a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    try:
+        number = Decimal(repr(float(value))) if isinstance(value, float) else Decimal(value)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
 
 
 def _required(fields: Mapping[str, Any], name: str) -> object:
@@ -142,11 +182,8 @@ def _instance(fields: Mapping[str, Any]) -> str | None:
     return None if value is None else parse_identifier(value, "instance_id", INSTANCE_ID_LENGTH)
 
 
-def parse_decimal(value: object) -> Decimal | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        return None
-    try:
-        number = Decimal(repr(float(value))) if isinstance(value, float) else Decimal(value)
-    except InvalidOperation:
-        return None
-    return number if number.is_finite() else None
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_JSON = json.JSONDecoder(parse_float=Decimal, parse_constant=_reject_constant)

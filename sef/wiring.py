@@ -26,12 +26,10 @@ def build_context(
     ec2: Ec2 | None = None,
     clients: Clients | None = None,
 ) -> Context:
-    """Return the context, connecting to what is not given.
+    """Return the context; connect as the settings say if `ec2` or `clients` is None.
 
     Args:
-        ec2: EC2, from the settings if None.
-        clients: the clients of AWS's other services, from the settings if None; they are connected
-            when a cutover needs one.
+        clients: clients of AWS's other services; connected when a cutover first needs one.
 
     Raises:
         SimulationError: the simulated EC2 cannot be started.
