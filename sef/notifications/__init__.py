@@ -1,0 +1,1 @@
+"""Writes the history with its transaction and notifies people afterwards."""

@@ -1,21 +1,16 @@
-"""The channels that people are told on: Apprise's services, with their sockets checked.
+"""The channels of notifications: services of Apprise, with their sockets checked.
 
-Slack, e-mail, PagerDuty, SNS and whatever else Apprise reaches over HTTP; each is a URL in the
-setting. A URL is mostly a secret: what is shown, logged and stored is the name of a channel.
+Slack, e-mail, PagerDuty, SNS and every other service that Apprise reaches over HTTP; each is a URL
+in the setting. A URL is normally a secret, so SEF shows, logs and stores only the channel's name.
 """
 
-import logging
 import re
-import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import urllib3.util.connection
 from apprise import Apprise, AppriseAsset, NotifyFormat, NotifyType
 from apprise.plugins import NotifyBase
 from apprise.plugins.custom_form import NotifyForm
@@ -31,10 +26,10 @@ from apprise.utils.parse import parse_urls
 from sef import failpoints
 from sef.config import Settings
 from sef.errors import ConfigurationError
-from sef.notifications.outbound import CheckedPolicy, Network, PermanentHttpError
+from sef.notifications.apprise_guard import CONNECT_SECONDS, captured_log, checked_sockets
+from sef.notifications.outbound import Network, PermanentHttpError
 from sef.terms import NotificationKind, NotificationSeverity
 
-CONNECT_SECONDS = 5.0
 READ_SECONDS = 10.0
 NAME_LENGTH = 140
 _TYPES = {
@@ -45,17 +40,22 @@ _TYPES = {
 
 
 class DeliveryFailed(Exception):
-    """A message did not go, or is not known to have gone; the reason is without secrets."""
+    """A message was not sent, or may not have been; the text contains no secrets."""
 
 
 class DeliveryRejected(DeliveryFailed):
-    """It will not go later either: the channel is at an address that SEF does not call."""
+    """A retry would fail too: the channel is at an address that is not allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
+    """One destination of notifications.
+
+    Attributes:
+        name: the service and its host, as Apprise shows them without secrets; unique and stable.
+    """
+
     name: str
-    """The service and its host as Apprise shows them without secrets; unique, and stable."""
     _url: str = field(repr=False)
     _networks: Sequence[Network] = ()
 
@@ -69,9 +69,12 @@ class Channel:
     ) -> None:
         """Send one message now.
 
+        Args:
+            thread: the key that groups messages, if the service has such a key.
+
         Raises:
-            NotSent: it did not go, or nobody knows.
-            NeverSent: it will not go later either.
+            DeliveryFailed: the message was not sent, or may not have been.
+            DeliveryRejected: a retry would fail too.
         """
         plugin = _plugin(self._url)
         assert plugin is not None
@@ -79,21 +82,26 @@ class Channel:
         notify_type = _TYPES[severity]
         if kind is NotificationKind.OUTCOME and severity is NotificationSeverity.INFO:
             notify_type = NotifyType.SUCCESS
-        with failpoints.failpoint("Message"), _checked(self._networks), _listening() as said:
+        with (
+            failpoints.failpoint("Message"),
+            checked_sockets(self._networks),
+            captured_log() as warnings,
+        ):
             try:
-                went = plugin.notify(
+                is_sent = plugin.notify(
                     body=body, title=title, notify_type=notify_type, body_format=NotifyFormat.TEXT
                 )
             except PermanentHttpError as error:
                 raise DeliveryRejected(str(error)) from None
             except Exception as error:
-                # Whatever a plugin trips over stops this message on this channel, and no other.
+                # A defect of a plugin must fail this message only, so its errors are not passed on.
                 raise DeliveryFailed(f"{type(error).__name__}: {self._clean(str(error))}") from None
-        if not went:
-            raise DeliveryFailed(self._clean("; ".join(said)) or "the service did not take it")
+        if not is_sent:
+            reason = self._clean("; ".join(warnings))
+            raise DeliveryFailed(reason or "the service did not accept the message")
 
     def _clean(self, text: str) -> str:
-        """Without the parts of the URL that Apprise would not show."""
+        """Return the text without the parts of the URL that Apprise would not show."""
         plugin = _plugin(self._url)
         shown = plugin.url(privacy=True) if plugin else ""
         if isinstance(plugin, NotifyJSON | NotifyXML | NotifyForm):
@@ -105,47 +113,46 @@ class Channel:
 
 
 def channels(settings: Settings) -> tuple[Channel, ...]:
-    """The channels of `SEF_NOTIFICATION_URLS`, in its order.
+    """Return the channels of `SEF_NOTIFICATION_URLS`, in order.
 
     Raises:
-        ConfigurationError: one that Apprise does not know or SEF does not use, by its place and
-            service, for the rest of it is a secret.
+        ConfigurationError: Apprise or SEF does not support a URL. The message gives its position
+            and service only, because the rest of it is a secret.
     """
     if settings.notification_urls.strip() and not re.match(
         r"\s*[\w.+-]+://", settings.notification_urls
     ):
-        raise ConfigurationError(
-            "SEF_NOTIFICATION_URLS: it does not begin with a URL such as slack://..."
-        )
-    found: list[Channel] = []
-    for place, url in enumerate(parse_urls(settings.notification_urls), 1):
-        name = _name(url, place)
-        alike = sum(channel.name.partition("#")[0] == name for channel in found)
-        unique = f"{name}#{alike + 1}" if alike else name
-        found.append(Channel(unique, url, settings.webhook_network_list))
-    return tuple(found)
+        raise ConfigurationError("SEF_NOTIFICATION_URLS: must begin with a URL such as slack://...")
+    result: list[Channel] = []
+    for position, url in enumerate(parse_urls(settings.notification_urls), 1):
+        name = _name(url, position)
+        same = sum(channel.name.partition("#")[0] == name for channel in result)
+        unique = f"{name}#{same + 1}" if same else name
+        result.append(Channel(unique, url, settings.webhook_network_list))
+    return tuple(result)
 
 
-def _name(url: str, place: int) -> str:
+def _name(url: str, position: int) -> str:
     scheme = url.partition("://")[0]
     plugin = _plugin(url)
     if plugin is None:
         raise ConfigurationError(
-            f"SEF_NOTIFICATION_URLS: URL {place}, {scheme}://..., is none that Apprise can use"
+            f"SEF_NOTIFICATION_URLS: URL {position}, {scheme}://...: Apprise does not support it"
         )
     if not _is_checkable(plugin):
         raise ConfigurationError(
-            f"SEF_NOTIFICATION_URLS: URL {place}, {scheme}://...: SEF sends over HTTP and SMTP only"
+            f"SEF_NOTIFICATION_URLS: URL {position}, {scheme}://...: "
+            "SEF sends over HTTP and SMTP only"
         )
     host = urlsplit(plugin.url(privacy=True)).netloc.rpartition("@")[2]
     return f"{scheme}://{host}"[:NAME_LENGTH]
 
 
 def _is_checkable(plugin: NotifyBase) -> bool:
-    """Whether it speaks HTTP by requests, whose sockets SEF checks, or SMTP.
+    """Return True if the plugin sends by SMTP, or by HTTP through requests with checked sockets.
 
-    What is left out shows messages on a desktop, writes to a log of this host, or opens sockets in
-    a way of its own.
+    The other plugins show messages on a desktop, write to a log of this host, or open sockets in
+    their own way.
     """
     modules = [sys.modules[kind.__module__] for kind in type(plugin).__mro__]
     return isinstance(plugin, NotifyEmail) or any(
@@ -155,8 +162,8 @@ def _is_checkable(plugin: NotifyBase) -> bool:
 
 
 def _plugin(url: str) -> NotifyBase | None:
-    """A plugin of its own for each message, since a thread is set in it."""
-    with _listening():
+    """Create the plugin of a URL; every message gets its own, because its thread is set in it."""
+    with captured_log():
         plugin = Apprise.instantiate(url, asset=AppriseAsset(http_redirects=False))
     if plugin is not None:
         plugin.redirects = False
@@ -166,85 +173,27 @@ def _plugin(url: str) -> NotifyBase | None:
 
 
 def _join_thread(plugin: Any, thread: str, url: str) -> None:
-    """Set the key by which the service puts messages together, where there is one.
+    """Set the key by which the service groups messages, if it has one.
 
-    What the URL sets itself stands. Services without a key get the same title for all messages of
-    an incident, and no more.
+    A key or an action that the URL sets is kept. A service without a key only gets the same title
+    for all messages of an incident.
     """
     has_action = "action" in parse_qs(urlsplit(url).query)
     for key in ("dedup", "external_id"):  # PagerDuty and its like; SIGNL4
         if getattr(plugin, key, "") is None:
             setattr(plugin, key, thread)
             if getattr(plugin, "action", None) == "trigger" and not has_action:
-                plugin.action = "map"  # an outcome resolves what the detection triggered
+                plugin.action = "map"  # the outcome resolves the alert of the detection
     match plugin:
         case NotifySplunk() if plugin.entity_id == f"{plugin.app_id}/{plugin.routing_key}":
             plugin.entity_id = thread
         case NotifyOpsgenie() | NotifyJira() if not has_action:
-            # Their map remembers in this process what to close, and drops what it cannot find.
+            # Their "map" remembers in this process which alert to close, and drops a message whose
+            # alert it does not find.
             plugin.action = "new"
         case NotifyGoogleChat(thread_key=None):
             plugin.thread_key = thread
         case NotifyEmail():
-            # Mail programs thread by References; that the first message is none they have is
-            # allowed (RFC 5322, 3.6.4).
+            # Mail programs thread by References, which may name a message that was never sent (RFC
+            # 5322, 3.6.4).
             plugin.headers.setdefault("References", f"<{thread}@sef.invalid>")
-
-
-# Apprise's sockets. Its plugins call requests.post, which leaves no room for an adapter; so the one
-# function that opens urllib3's sockets asks whether this thread is sending. Every other user of
-# urllib3 in the process, such as boto3, is served as before.
-
-_networks_here: ContextVar[Sequence[Network] | None] = ContextVar("sef_networks", default=None)
-_said_here: ContextVar[list[str] | None] = ContextVar("sef_said", default=None)
-_create_connection = urllib3.util.connection.create_connection
-
-
-def _create_checked_connection(address: tuple[str, int], *rest: Any, **more: Any) -> socket.socket:
-    networks = _networks_here.get()
-    if networks is None:
-        return _create_connection(address, *rest, **more)
-    host, port = address
-    policy = CheckedPolicy(networks, CONNECT_SECONDS)
-    opened: socket.socket = policy.create_connection(  # type: ignore[no-untyped-call]
-        host.strip("[]"), port, *rest, **more
-    )
-    return opened
-
-
-urllib3.util.connection.create_connection = _create_checked_connection
-
-
-@contextmanager
-def _checked(networks: Sequence[Network]) -> Iterator[None]:
-    token = _networks_here.set(networks)
-    try:
-        yield
-    finally:
-        _networks_here.reset(token)
-
-
-# What Apprise logs while SEF sends is the reason of a failure, and may hold secrets: it is taken
-# out of the log. What another user of Apprise in this process logs is left alone.
-
-
-@contextmanager
-def _listening() -> Iterator[list[str]]:
-    said: list[str] = []
-    token = _said_here.set(said)
-    try:
-        yield said
-    finally:
-        _said_here.reset(token)
-
-
-def _take_from_log(record: logging.LogRecord) -> bool:
-    said = _said_here.get()
-    if said is None:
-        return True
-    if record.levelno >= logging.WARNING:
-        said.append(record.getMessage())
-    return False
-
-
-logging.getLogger("apprise").addFilter(_take_from_log)

@@ -1,9 +1,10 @@
-"""The history that people read: one row per thing that SEF did, saw or refused."""
+"""The history: one system event for everything that SEF did, observed or refused."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 
 from sqlalchemy import Connection
@@ -22,6 +23,14 @@ _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ER
 
 @dataclass(frozen=True, slots=True)
 class Event:
+    """A row of the history.
+
+    Attributes:
+        message: a sentence; `SEF: ` is put before it.
+        details: the metadata of the row.
+        notification: the kind of the notification that goes with it, or None for none.
+    """
+
     type: str
     message: str
     agent_id: str | None = None
@@ -29,7 +38,6 @@ class Event:
     details: dict[str, Any] | None = None
     incident_id: str | None = None
     notification: NotificationKind | None = None
-    """What people are told with it; None: nobody is told, it is only written down."""
 
 
 def write_events(
@@ -38,9 +46,9 @@ def write_events(
     now: datetime,
     notes: Sequence[Notification] = (),
 ) -> None:
-    """Write events into the transaction that they tell of and, once it is committed, the log.
+    """Write events into the transaction that they report and, once it is committed, into the log.
 
-    Events with a notification are put into the outbox too, and `notes` after them.
+    Notifications of events are put into the outbox, and `notes` after them.
     """
     if not events:
         return
@@ -59,21 +67,21 @@ def write_events(
     insert_rows(connection, system_events, *rows)
     of_events = [
         Notification(
-            event.notification,
-            event.type,
-            event.message,
-            event.agent_id,
-            event.incident_id,
-            event.severity,
+            kind=event.notification,
+            event_type=event.type,
+            message=event.message,
+            agent_id=event.agent_id,
+            incident_id=event.incident_id,
+            severity=event.severity,
         )
         for event in events
         if event.notification is not None
     ]
     notify(connection, [*of_events, *notes], now)
+    after_commit(connection, partial(_log, events))
 
-    def tell() -> None:
-        for row, event in zip(rows, events, strict=True):
-            about = f" (agent {event.agent_id})" if event.agent_id else ""
-            log.log(_LEVELS[event.severity], "%s%s", row["message"], about)
 
-    after_commit(connection, tell)
+def _log(events: Sequence[Event]) -> None:
+    for event in events:
+        agent = f" (agent {event.agent_id})" if event.agent_id else ""
+        log.log(_LEVELS[event.severity], "SEF: %s%s", event.message, agent)

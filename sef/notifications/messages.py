@@ -1,13 +1,13 @@
-"""What people are told of, how urgent it is, and when a message that did not go is tried again."""
+"""Rules of notifications: their severity, title and body, and the delays of retries."""
 
 from datetime import UTC, datetime, timedelta
 
 from sef.terms import SEVERITIES, NotificationKind, NotificationSeverity
 
 TRIES = 20
-"""About two hours, with the waits below."""
-FIRST_WAIT = timedelta(seconds=5)
-LONGEST_WAIT = timedelta(minutes=10)
+"""Maximum number of attempts to send a message: about two hours with the delays below."""
+FIRST_DELAY = timedelta(seconds=5)
+MAX_DELAY = timedelta(minutes=10)
 
 MIN_SEVERITY = {
     NotificationKind.DETECTION: NotificationSeverity.WARNING,
@@ -18,7 +18,7 @@ MIN_SEVERITY = {
 
 
 def severity_of(kind: NotificationKind, severity: str) -> NotificationSeverity:
-    """How urgent an event is as a message: as its severity says, but not below its kind's."""
+    """Return the severity of a notification: that of its event, or the minimum of its kind."""
     return max(
         NotificationSeverity(severity),
         MIN_SEVERITY.get(kind, NotificationSeverity.INFO),
@@ -27,16 +27,20 @@ def severity_of(kind: NotificationKind, severity: str) -> NotificationSeverity:
 
 
 def should_send(
-    urgency: NotificationSeverity, least: NotificationSeverity, *, thread_begun: bool
+    severity: NotificationSeverity, minimum: NotificationSeverity, *, thread_begun: bool
 ) -> bool:
-    """Whether a message is sent. Who has heard of an incident hears how it went on and ended."""
-    return thread_begun or SEVERITIES.index(urgency) >= SEVERITIES.index(least)
+    """Return True if the message should be sent.
+
+    Once a thread has started, later messages in it are always sent: the people who were notified
+    of an incident are notified of its end.
+    """
+    return thread_begun or SEVERITIES.index(severity) >= SEVERITIES.index(minimum)
 
 
 def title(agent_id: str | None, incident_id: str | None, event_type: str) -> str:
-    """The subject, the same for all messages of an incident, so that mail programs thread them."""
-    about = incident_id or event_type.replace("_", " ")
-    return f"[SEF] {agent_id}: {about}" if agent_id else f"[SEF] {about}"
+    """Return the title, equal for all messages of an incident so that mail programs thread them."""
+    subject = incident_id or event_type.replace("_", " ")
+    return f"[SEF] {agent_id}: {subject}" if agent_id else f"[SEF] {subject}"
 
 
 def body(
@@ -46,7 +50,7 @@ def body(
     agent_id: str | None,
     incident_id: str | None,
 ) -> str:
-    """What happened, then what programs and people sort it by."""
+    """Return the text: the message, then the agent, incident, moment and time, one on each line."""
     facts = {
         "agent": agent_id,
         "incident": incident_id,
@@ -58,7 +62,12 @@ def body(
 
 
 def retry_delay(tries: int, luck: float) -> timedelta:
-    """How long to wait after so many failed tries; `luck` in 0..1 spreads it by half."""
-    # 5 s doubled 7 times is beyond the longest wait: larger powers need not be computed.
-    wait: timedelta = min(FIRST_WAIT * 2 ** min(tries - 1, 10), LONGEST_WAIT)
-    return wait * (0.5 + luck)
+    """Return the delay before the next attempt.
+
+    Args:
+        tries: the number of attempts that failed.
+        luck: a random number from 0 to 1, which multiplies the delay by 0.5 to 1.5.
+    """
+    # 5 s doubled 7 times exceeds the maximum, so larger powers are not computed.
+    delay: timedelta = min(FIRST_DELAY * 2 ** min(tries - 1, 10), MAX_DELAY)
+    return delay * (0.5 + luck)

@@ -1,4 +1,4 @@
-"""HTTP to addresses that people configure: none of them leads into the networks SEF runs in."""
+"""HTTP to configured addresses, without a way into the private networks that SEF runs in."""
 
 import ipaddress
 import json
@@ -24,27 +24,27 @@ from sef import failpoints
 Network = IPv4Network | IPv6Network
 
 LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
-"""RFC 8215: where in such an address the IPv4 address is, depends on the network."""
+"""Local-use NAT64 prefix of RFC 8215; its networks embed the IPv4 address in different places."""
 RETRYABLE_4XX = frozenset({408, 425, 429})
-"""Answers of the 400s that are about the moment, not about the request."""
+"""Answers of the 400s that depend on the time, not on the request."""
 SHARES = 3
-"""Of the time: one for the name, and one for each family of addresses to connect to."""
+"""Parts of the time limit: one to resolve the name, and one to connect to each address family."""
 
 
 class PermanentHttpError(Exception):
-    """It cannot succeed as it is: a bad URL, an address that SEF does not call, a 3xx or 4xx."""
+    """The call cannot succeed: an invalid URL, an address that is not allowed, a 3xx or a 4xx."""
 
 
 class TransientHttpError(Exception):
-    """It may succeed later: no answer in time, no connection, a 429 or 5xx."""
+    """The call may succeed later: no answer in time, no connection, a 408, 425, 429 or 5xx."""
 
 
 def is_allowed(address: str, networks: Sequence[Network] = ()) -> bool:
-    """Whether a socket may be opened to this IP address.
+    """Return True if a socket may be opened to this IP address.
 
-    Public unicast addresses are; private, loopback, link-local, shared, reserved and multicast
-    ones are not, nor an IPv6 address that carries such an IPv4 address (mapped, 6to4, Teredo,
-    NAT64). What lies in `networks` is allowed whatever it is.
+    Public unicast addresses are allowed. Private, loopback, link-local, shared, reserved and
+    multicast addresses are not, nor IPv6 addresses that carry such an IPv4 address (mapped, 6to4,
+    Teredo, NAT64). Every address in `networks` is allowed.
     """
     try:
         parsed: IPv4Address | IPv6Address = ipaddress.ip_address(address)
@@ -58,9 +58,9 @@ def is_allowed(address: str, networks: Sequence[Network] = ()) -> bool:
 
 
 class CheckedPolicy(HTTPPolicy):
-    """Resolves a name once and lets the connection go to the checked addresses only.
+    """Resolves a name once, and connects only to the addresses that it has checked.
 
-    So a name that means another address a moment later (DNS rebinding) gains nothing.
+    So a name that resolves to another address a moment later (DNS rebinding) has no effect.
     """
 
     def __init__(self, networks: Sequence[Network], seconds: float) -> None:
@@ -75,31 +75,31 @@ class CheckedPolicy(HTTPPolicy):
         return allowed
 
     def resolve(self, host: str, port: int) -> list[Any]:
-        """What `getaddrinfo` answers, at most one address of each family.
+        """Return the answer of `getaddrinfo`, with at most one address of each family.
 
         Raises:
-            OutboundRefused: the name means addresses that SEF does not call, and no other.
+            PermanentHttpError: the name resolves only to addresses that are not allowed.
         """
         try:
-            found: list[Any] = super().resolve(host, port)  # type: ignore[no-untyped-call]
+            addresses: list[Any] = super().resolve(host, port)  # type: ignore[no-untyped-call]
         except socket.gaierror:
             if not self._refused:
                 raise
             raise PermanentHttpError(
-                f"{host} is at {self._refused}, which SEF does not call: private, link-local or "
-                "reserved; SEF_ALLOWED_PRIVATE_NETWORKS can allow it"
+                f"{host} resolves to {self._refused}, a private, link-local or reserved address; "
+                "SEF_ALLOWED_PRIVATE_NETWORKS can allow it"
             ) from None
-        first: dict[Any, Any] = {}
-        for answer in found:
-            first.setdefault(answer[0], answer)
-        return list(first.values())
+        first_of_family: dict[Any, Any] = {}
+        for address in addresses:
+            first_of_family.setdefault(address[0], address)
+        return list(first_of_family.values())
 
 
 class Outbound:
-    """POSTs to URLs that people configured.
+    """POSTs to configured URLs.
 
-    It uses no proxy, also none of the environment's: behind a proxy the address that is called
-    could not be checked. It follows no redirect and reads no body.
+    It uses no proxy, not even one of the environment: behind a proxy, the called address could not
+    be checked. It follows no redirect and reads no body.
     """
 
     def __init__(self, allowed_networks: Sequence[Network] = ()) -> None:
@@ -113,14 +113,16 @@ class Outbound:
         timeout: float = 10.0,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """POST `body` and return once a 2xx has come, after `timeout` seconds in all at most.
+        """POST `body` as JSON, and return if the answer is a 2xx.
 
-        The messages of its errors name the host, never the rest of the URL, which is often a
-        secret.
+        The errors name the host, never the rest of the URL, which is often a secret.
+
+        Args:
+            timeout: maximum time in seconds, for everything together.
 
         Raises:
-            OutboundRefused: repeating it as it is would be in vain.
-            OutboundFailed: it may succeed later. Whether it arrived is unknown.
+            PermanentHttpError: a repetition would fail too.
+            TransientHttpError: a repetition may succeed. It is unknown if the body arrived.
         """
         host = _host(url)
         share = timeout / SHARES
@@ -142,12 +144,12 @@ class Outbound:
             ):
                 status = response.status_code
         except (ValueError, UnicodeError) as error:
-            # What requests says of URLs and headers that it cannot send; it may quote them.
+            # The text of the error may quote the URL or a header, so only its type is reported.
             raise PermanentHttpError(f"{host}: {type(error).__name__}") from None
         except (requests.RequestException, OSError) as error:
-            late = tracker.expired or isinstance(error, requests.Timeout)
-            told = f"no answer within {timeout:g} s" if late else _why(error)
-            raise TransientHttpError(f"{host}: {told}") from None
+            is_late = tracker.expired or isinstance(error, requests.Timeout)
+            reason = f"no answer within {timeout:g} s" if is_late else _cause(error)
+            raise TransientHttpError(f"{host}: {reason}") from None
         except WatchdogUnavailableError:
             raise TransientHttpError(f"{host}: no thread could be started") from None
         if status >= 500 or status in RETRYABLE_4XX:
@@ -155,7 +157,9 @@ class Outbound:
         if status >= 400:
             raise PermanentHttpError(f"{host} answered {status}")
         if status >= 300:
-            raise PermanentHttpError(f"{host} answered {status}, a redirect; SEF follows none")
+            raise PermanentHttpError(
+                f"{host} answered {status}, a redirect; SEF does not follow redirects"
+            )
 
 
 def _host(url: str) -> str:
@@ -165,12 +169,12 @@ def _host(url: str) -> str:
     except ValueError:
         host, port = None, None
     if not host or parts.scheme not in ("http", "https") or port == 0:
-        raise PermanentHttpError("not an http:// or https:// URL")
+        raise PermanentHttpError("expected an http:// or https:// URL")
     return host
 
 
-def _why(error: BaseException) -> str:
-    """The innermost cause in its own words: the outer ones quote the whole URL."""
+def _cause(error: BaseException) -> str:
+    """Return the text of the innermost cause; the outer errors quote the whole URL."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

@@ -23,19 +23,19 @@ SLACK = "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/"
 PAGERDUTY = "pagerduty://" + "a" * 20 + "@" + "b" * 32
 
 
-def of(notify: str, networks: str = "127.0.0.0/8") -> tuple[Channel, ...]:
-    return channels(Settings(notification_urls=notify, allowed_private_networks=networks))
+def channels_of(urls: str, networks: str = "127.0.0.0/8") -> tuple[Channel, ...]:
+    return channels(Settings(notification_urls=urls, allowed_private_networks=networks))
 
 
 def send(
     channel: Channel,
-    moment: NotificationKind = NotificationKind.DETECTION,
-    urgency: str = "warning",
+    kind: NotificationKind = NotificationKind.DETECTION,
+    severity: str = "warning",
 ) -> None:
     channel.send(
         "incident-1",
-        moment,
-        NotificationSeverity(urgency),
+        kind,
+        NotificationSeverity(severity),
         "[SEF] web-1: incident-1",
         "It happened.",
     )
@@ -48,14 +48,14 @@ def receiver() -> Iterator[Receiver]:
     receiver.stop()
 
 
-def as_json(receiver: Receiver) -> str:
+def json_url(receiver: Receiver) -> str:
     return receiver.url.replace("http", "json")
 
 
 @pytest.mark.parametrize("between", [" ", ",", ", ", "\n"])
 def test_several_urls_are_separated_by_white_space_or_commas(between: str) -> None:
-    found = of(between.join([SLACK, "json://10.0.0.1/a", "json://10.0.0.1/b", PAGERDUTY]))
-    assert [channel.name for channel in found] == [
+    result = channels_of(between.join([SLACK, "json://10.0.0.1/a", "json://10.0.0.1/b", PAGERDUTY]))
+    assert [channel.name for channel in result] == [
         "slack://T...2",
         "json://10.0.0.1",
         "json://10.0.0.1#2",
@@ -63,36 +63,38 @@ def test_several_urls_are_separated_by_white_space_or_commas(between: str) -> No
     ]
 
 
-def test_nobody_is_notified_unless_asked() -> None:
-    assert of("") == of("  ") == ()
+def test_an_empty_setting_has_no_channels() -> None:
+    assert channels_of("") == channels_of("  ") == ()
 
 
 @pytest.mark.parametrize(
-    ("notify", "said"),
+    ("urls", "message"),
     [
-        ("secret", "does not begin with a URL"),
-        ("secret json://10.0.0.1", "does not begin with a URL"),
-        ("nope://secret", "URL 1, nope://..., is none that Apprise can use"),
-        (f"{SLACK} slack://secret", "URL 2, slack://..., is none that Apprise can use"),
-        ("json://", "URL 1, json://..., is none"),
-        ("file:///secret", "URL 1, file://..., is none"),
+        ("secret", "must begin with a URL such as slack://..."),
+        ("secret json://10.0.0.1", "must begin with a URL such as slack://..."),
+        ("nope://secret", "URL 1, nope://...: Apprise does not support it"),
+        (f"{SLACK} slack://secret", "URL 2, slack://...: Apprise does not support it"),
+        ("json://", "URL 1, json://...: Apprise does not support it"),
+        ("file:///secret", "URL 1, file://...: Apprise does not support it"),
         ("syslog://", "URL 1, syslog://...: SEF sends over HTTP and SMTP only"),
         ("dbus://", "URL 1, dbus://"),
         ("rsyslog://secret", "URL 1, rsyslog://...: SEF sends over HTTP and SMTP only"),
         ("ircs://secret/x", "URL 1, ircs://"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_named_by_its_place(notify: str, said: str) -> None:
+def test_an_unsupported_url_is_reported_by_its_position_without_secrets(
+    urls: str, message: str
+) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        of(notify)
+        channels_of(urls)
     assert str(caught.value).startswith("SEF_NOTIFICATION_URLS: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_message_arrives(receiver: Receiver) -> None:
-    (channel,) = of(as_json(receiver))
+def test_a_message_is_sent_with_title_text_and_type(receiver: Receiver) -> None:
+    (channel,) = channels_of(json_url(receiver))
     send(channel)
     ((path, _, body),) = receiver.got
     assert path == "/a-secret-path"
@@ -104,7 +106,7 @@ def test_a_message_arrives(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "urgency", "kind"),
+    ("kind", "severity", "notify_type"),
     [
         (NotificationKind.RECOMMENDATION, "info", "info"),
         (NotificationKind.DETECTION, "warning", "warning"),
@@ -113,33 +115,33 @@ def test_a_message_arrives(receiver: Receiver) -> None:
         (NotificationKind.OUTCOME, "error", "failure"),
     ],
 )
-def test_a_service_is_told_how_urgent_it_is(
-    receiver: Receiver, moment: NotificationKind, urgency: str, kind: str
+def test_the_type_of_a_message_follows_from_its_kind_and_severity(
+    receiver: Receiver, kind: NotificationKind, severity: str, notify_type: str
 ) -> None:
-    (channel,) = of(as_json(receiver))
-    send(channel, moment, urgency)
-    assert receiver.got[0][2]["type"] == kind
+    (channel,) = channels_of(json_url(receiver))
+    send(channel, kind, severity)
+    assert receiver.got[0][2]["type"] == notify_type
 
 
 @pytest.mark.parametrize("scheme", ["json", "xml", "form", "gotify", "mmost", "apprise"])
-def test_no_service_leads_into_a_private_network(receiver: Receiver, scheme: str) -> None:
+def test_no_service_reaches_a_private_network(receiver: Receiver, scheme: str) -> None:
     token = "" if scheme in ("json", "xml", "form") else "a" * 26
-    (channel,) = of(f"{scheme}://127.0.0.1:{receiver.port}/{token}", networks="10.0.0.0/8")
+    (channel,) = channels_of(f"{scheme}://127.0.0.1:{receiver.port}/{token}", networks="10.0.0.0/8")
     with pytest.raises(DeliveryRejected, match="SEF_ALLOWED_PRIVATE_NETWORKS"):
         send(channel)
     assert receiver.got == []
 
 
-def test_no_redirect_leads_elsewhere(receiver: Receiver) -> None:
+def test_no_redirect_is_followed(receiver: Receiver) -> None:
     receiver.status, receiver.location = 307, f"http://127.0.0.1:{receiver.port}/elsewhere"
-    (channel,) = of(f"{as_json(receiver)}?redirect=yes")
+    (channel,) = channels_of(f"{json_url(receiver)}?redirect=yes")
     with pytest.raises(DeliveryFailed):
         send(channel)
     assert [path for path, _, _ in receiver.got] == ["/a-secret-path"]
 
 
-def test_others_in_this_process_may_go_anywhere(receiver: Receiver) -> None:
-    """The simulated EC2 is at a loopback address."""
+def test_other_code_in_the_process_reaches_loopback_addresses(receiver: Receiver) -> None:
+    """The simulated EC2 has a loopback address."""
     assert requests.post(receiver.url, json={}, timeout=5).ok
     client = boto3.client(
         "sns",
@@ -149,23 +151,23 @@ def test_others_in_this_process_may_go_anywhere(receiver: Receiver) -> None:
         aws_secret_access_key="b",
     )
     assert client._endpoint.host == receiver.url
-    assert Apprise(as_json(receiver)).notify(body="of another user of Apprise's")
+    assert Apprise(json_url(receiver)).notify(body="of another user of Apprise's")
     assert len(receiver.got) == 2
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
-def test_a_refusal_says_why_without_the_secret(
+def test_a_failure_gives_the_reason_without_the_secret(
     receiver: Receiver, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver.status = status
-    (channel,) = of(as_json(receiver))
+    (channel,) = channels_of(json_url(receiver))
     with caplog.at_level(logging.INFO), pytest.raises(DeliveryFailed, match=str(status)) as caught:
         send(channel)
     assert "a-secret-path" not in f"{caught.value} {caplog.text} {channel!r}"
 
 
-def test_nobody_there_is_not_sent() -> None:
-    (channel,) = of(f"json://127.0.0.1:{free_port()}/a-secret-path")
+def test_a_refused_connection_may_be_retried() -> None:
+    (channel,) = channels_of(f"json://127.0.0.1:{free_port()}/a-secret-path")
     with pytest.raises(DeliveryFailed) as caught:
         send(channel)
     assert not isinstance(caught.value, DeliveryRejected)
@@ -173,7 +175,7 @@ def test_nobody_there_is_not_sent() -> None:
 
 
 class Mail(socketserver.StreamRequestHandler):
-    """As much of SMTP as a message takes."""
+    """The part of SMTP that one message needs."""
 
     got: list[Message]
 
@@ -183,10 +185,10 @@ class Mail(socketserver.StreamRequestHandler):
             if line.startswith("EHLO"):
                 self._say("250 mail.example")
             elif line == "DATA":
-                self._say("354 go on")
+                self._say("354 continue")
                 lines = iter(self.rfile.readline, b".\r\n")
                 self.got.append(message_from_bytes(b"".join(lines)))
-                self._say("250 taken")
+                self._say("250 accepted")
             elif line == "QUIT":
                 self._say("221 bye")
                 return
@@ -197,14 +199,14 @@ class Mail(socketserver.StreamRequestHandler):
         self.wfile.write(f"{line}\r\n".encode())
 
 
-def test_mail_of_an_incident_is_one_thread() -> None:
-    """Mail goes to a private server too: mostly that is where it is."""
+def test_mails_of_an_incident_are_one_thread() -> None:
+    """The mail server may have a private address: most of them have one."""
     got: list[Message] = []
     handler = type("Handler", (Mail,), {"got": got})
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         port = server.server_address[1]
-        (channel,) = of(
+        (channel,) = channels_of(
             f"mailto://127.0.0.1:{port}?from=sef@example.com&to=ops@example.com", networks=""
         )
         send(channel)
@@ -217,9 +219,9 @@ def test_mail_of_an_incident_is_one_thread() -> None:
 
 
 def sent_as(
-    monkeypatch: pytest.MonkeyPatch, notify: str, moment: NotificationKind, urgency: str
+    monkeypatch: pytest.MonkeyPatch, urls: str, kind: NotificationKind, severity: str
 ) -> tuple[str, str]:
-    """The URL and the body that a service is sent."""
+    """Return the URL and the body that a service receives."""
     calls: list[tuple[str, str]] = []
 
     def post(url: str, data: object = None, **more: object) -> requests.Response:
@@ -230,13 +232,13 @@ def sent_as(
         return response
 
     monkeypatch.setattr(requests, "post", post)
-    (channel,) = of(notify)
-    send(channel, moment, urgency)
+    (channel,) = channels_of(urls)
+    send(channel, kind, severity)
     return calls[0]
 
 
 @pytest.mark.parametrize(
-    ("notify", "moment", "urgency", "part"),
+    ("urls", "kind", "severity", "part"),
     [
         (PAGERDUTY, NotificationKind.DETECTION, "warning", '"event_action": "trigger"'),
         (PAGERDUTY, NotificationKind.DETECTION, "warning", '"dedup_key": "incident-1"'),
@@ -257,12 +259,12 @@ def sent_as(
         ("opsgenie://a-a-a-a", NotificationKind.OUTCOME, "info", "[SEF] web-1: incident-1"),
     ],
 )
-def test_messages_of_an_incident_share_the_key_of_the_service(
-    monkeypatch: pytest.MonkeyPatch, notify: str, moment: NotificationKind, urgency: str, part: str
+def test_messages_of_an_incident_share_the_grouping_key_of_the_service(
+    monkeypatch: pytest.MonkeyPatch, urls: str, kind: NotificationKind, severity: str, part: str
 ) -> None:
-    url, body = sent_as(monkeypatch, notify, moment, urgency)
+    url, body = sent_as(monkeypatch, urls, kind, severity)
     assert part in body, (url, body)
 
 
-def test_the_setting_is_not_shown() -> None:
-    assert "TIiajkdnlazkcOXrIdevi7FQ" not in repr(of(SLACK))
+def test_the_repr_of_a_channel_has_no_secret() -> None:
+    assert "TIiajkdnlazkcOXrIdevi7FQ" not in repr(channels_of(SLACK))

@@ -1,11 +1,11 @@
-"""What is told, how urgently, in which words, and when it is tried again."""
+"""Severity, title and text of messages, and the delays of retries."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from sef.notifications.messages import (
-    LONGEST_WAIT,
+    MAX_DELAY,
     TRIES,
     body,
     retry_delay,
@@ -19,7 +19,7 @@ INFO, WARNING, ERROR = NotificationSeverity
 
 
 @pytest.mark.parametrize(
-    ("moment", "severity", "expected"),
+    ("kind", "severity", "expected"),
     [
         (NotificationKind.RECOMMENDATION, "info", INFO),
         (NotificationKind.DETECTION, "info", WARNING),
@@ -31,14 +31,14 @@ INFO, WARNING, ERROR = NotificationSeverity
         (NotificationKind.ALERT, "info", WARNING),
     ],
 )
-def test_how_urgent_a_message_is(
-    moment: NotificationKind, severity: str, expected: NotificationSeverity
+def test_the_severity_is_that_of_the_event_but_at_least_the_minimum_of_the_kind(
+    kind: NotificationKind, severity: str, expected: NotificationSeverity
 ) -> None:
-    assert severity_of(moment, severity) is expected
+    assert severity_of(kind, severity) is expected
 
 
 @pytest.mark.parametrize(
-    ("of_message", "least", "thread_begun", "told"),
+    ("severity", "minimum", "thread_begun", "is_sent"),
     [
         (INFO, INFO, False, True),
         (INFO, WARNING, False, False),
@@ -48,10 +48,13 @@ def test_how_urgent_a_message_is(
         (INFO, ERROR, True, True),
     ],
 )
-def test_who_has_heard_of_an_incident_hears_how_it_ends(
-    of_message: NotificationSeverity, least: NotificationSeverity, thread_begun: bool, told: bool
+def test_a_message_is_sent_if_it_is_severe_enough_or_its_thread_has_started(
+    severity: NotificationSeverity,
+    minimum: NotificationSeverity,
+    thread_begun: bool,
+    is_sent: bool,
 ) -> None:
-    assert should_send(of_message, least, thread_begun=thread_begun) is told
+    assert should_send(severity, minimum, thread_begun=thread_begun) is is_sent
 
 
 def test_the_title_is_the_same_for_all_messages_of_an_incident() -> None:
@@ -61,7 +64,7 @@ def test_the_title_is_the_same_for_all_messages_of_an_incident() -> None:
     assert title(None, None, "launch_limit") == "[SEF] launch limit"
 
 
-def test_the_body_says_what_happened_and_what_it_is_about() -> None:
+def test_the_body_has_the_message_and_its_agent_incident_moment_and_time() -> None:
     at = datetime(2024, 3, 1, 12, 0, 0, 5, tzinfo=UTC)
     assert body(
         NotificationKind.SWITCH, "i-2 replaces i-1", at, "web-1", "incident-1"
@@ -75,13 +78,13 @@ def test_the_body_says_what_happened_and_what_it_is_about() -> None:
     ]
 
 
-def test_the_waits_grow_to_their_limit() -> None:
-    waits = [retry_delay(tries, 0.5) for tries in range(1, TRIES)]
-    assert waits == sorted(waits)
-    assert (waits[0], waits[-1]) == (timedelta(seconds=5), LONGEST_WAIT)
-    assert timedelta(hours=1.5) < sum(waits, timedelta()) < timedelta(hours=2.5)
+def test_the_delays_grow_to_their_maximum() -> None:
+    delays = [retry_delay(tries, 0.5) for tries in range(1, TRIES)]
+    assert delays == sorted(delays)
+    assert (delays[0], delays[-1]) == (timedelta(seconds=5), MAX_DELAY)
+    assert timedelta(hours=1.5) < sum(delays, timedelta()) < timedelta(hours=2.5)
 
 
-def test_the_waits_are_spread() -> None:
+def test_the_delays_are_spread() -> None:
     assert retry_delay(3, 0) == timedelta(seconds=10)
     assert retry_delay(3, 1) == timedelta(seconds=30)

@@ -1,4 +1,4 @@
-"""Who is told of an incident: once for each moment and channel, in order, whatever goes wrong."""
+"""Delivery of notifications: once for each kind and channel, in order, despite all failures."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -25,9 +25,9 @@ LOOPBACK = "127.0.0.0/8"
 
 
 @pytest.fixture(autouse=True)
-def _each_round_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A round of deliveries is over when it returns, however busy the machine is."""
-    monkeypatch.setattr("sef.notifications.deliver.PATIENCE", LIMIT)
+def _each_pass_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a pass wait for its channels, however busy the machine is."""
+    monkeypatch.setattr("sef.notifications.deliver.PASS_TIMEOUT", LIMIT)
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def alert(sef: SmartEmergencyFallback, world: World, name: str) -> None:
     sef._database.write(write_events, [event], world.clock())
 
 
-def told(receiver: Receiver) -> list[str]:
-    """The moments of the messages that a receiver has got, in order."""
+def kinds(receiver: Receiver) -> list[str]:
+    """Return the kinds of the messages that a receiver got, in order."""
     lines = [line for _, _, body in receiver.got for line in body["message"].splitlines()]
     return [line.removeprefix("moment: ") for line in lines if line.startswith("moment: ")]
 
@@ -70,8 +70,8 @@ def deliveries(world: World) -> list[Any]:
     return world.rows("notification_deliveries", None)
 
 
-def until_all_sent(world: World, sef: SmartEmergencyFallback, rounds: int = 30) -> None:
-    for _ in range(rounds):
+def until_all_sent(world: World, sef: SmartEmergencyFallback, passes: int = 30) -> None:
+    for _ in range(passes):
         sef.deliver_notifications()
         if all(row.status != "pending" for row in deliveries(world)):
             return
@@ -79,14 +79,14 @@ def until_all_sent(world: World, sef: SmartEmergencyFallback, rounds: int = 30) 
     pytest.fail("messages are still pending")
 
 
-def test_an_interruption_is_told_at_detection_switch_and_outcome(
+def test_an_interruption_sends_detection_switch_and_outcome(
     world: World, receiver: Receiver
 ) -> None:
     sef = worker(world, receiver)
     old = world.primary(sef)
     answer = world.signal(sef, TERMINATION)
     assert sef.deliver_notifications() == 3
-    assert told(receiver) == ["detection", "switch", "outcome"]
+    assert kinds(receiver) == ["detection", "switch", "outcome"]
     bodies = [body for _, _, body in receiver.got]
     assert {body["title"] for body in bodies} == {f"[SEF] a: {answer['incident_id']}"}
     assert all(f"incident: {answer['incident_id']}" in body["message"] for body in bodies)
@@ -107,7 +107,9 @@ def test_an_interruption_is_told_at_detection_switch_and_outcome(
 
 
 @ONCE
-def test_a_hundred_repeats_are_told_once(world: World, receiver: Receiver, other: Receiver) -> None:
+def test_a_hundred_repeated_signals_send_each_message_once(
+    world: World, receiver: Receiver, other: Receiver
+) -> None:
     sef = worker(world, receiver, other)
     world.primary(sef)
     at = world.clock()
@@ -117,11 +119,11 @@ def test_a_hundred_repeats_are_told_once(world: World, receiver: Receiver, other
             sef.deliver_notifications()
     sef.deliver_notifications()
     expected = ["detection", "switch", "outcome"]
-    assert (told(receiver), told(other)) == (expected, expected)
+    assert (kinds(receiver), kinds(other)) == (expected, expected)
 
 
 @ONCE
-def test_messages_are_forgotten_once_they_went_and_their_incident_is_over(
+def test_old_messages_are_deleted_if_none_is_pending_and_their_incident_is_closed(
     world: World, receiver: Receiver
 ) -> None:
     sef = worker(world, receiver, notification_retention_days=2)
@@ -150,7 +152,7 @@ def test_messages_are_forgotten_once_they_went_and_their_incident_is_over(
 
 
 @ONCE
-def test_what_was_rolled_back_is_not_told(world: World, receiver: Receiver) -> None:
+def test_a_rolled_back_event_sends_nothing(world: World, receiver: Receiver) -> None:
     sef = worker(world, receiver)
 
     def work(connection: Any) -> None:
@@ -167,7 +169,7 @@ def test_what_was_rolled_back_is_not_told(world: World, receiver: Receiver) -> N
 
 
 @ONCE
-def test_a_promotion_that_lost_a_race_is_told_once(
+def test_a_promotion_that_lost_a_race_sends_each_message_once(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sef.failover import reconcile
@@ -188,11 +190,11 @@ def test_a_promotion_that_lost_a_race_is_told_once(
     world.signal(sef, TERMINATION)
     sef.deliver_notifications()
     assert lost
-    assert told(receiver) == ["detection", "switch", "outcome"]
+    assert kinds(receiver) == ["detection", "switch", "outcome"]
 
 
 @ONCE
-def test_a_recommendation_that_is_only_watched_wakes_nobody(
+def test_a_recommendation_that_is_only_monitored_sends_nothing(
     world: World, receiver: Receiver
 ) -> None:
     sef = worker(world, receiver, rebalance_risk_threshold=1.0)
@@ -201,7 +203,7 @@ def test_a_recommendation_that_is_only_watched_wakes_nobody(
     assert sef.deliver_notifications() == 0
     assert world.signal(sef, TERMINATION)["action"] == "promoted"
     sef.deliver_notifications()
-    assert told(receiver) == ["detection", "switch", "outcome"]
+    assert kinds(receiver) == ["detection", "switch", "outcome"]
 
 
 @ONCE
@@ -213,7 +215,7 @@ def test_a_recommendation_that_is_only_watched_wakes_nobody(
         ("error", []),
     ],
 )
-def test_the_setting_says_from_which_severity_on(
+def test_the_setting_is_the_minimum_severity_that_starts_a_thread(
     world: World, receiver: Receiver, severity: str, expected: list[str]
 ) -> None:
     sef = worker(world, receiver, rebalance_risk_threshold=1.0, notification_min_severity=severity)
@@ -221,7 +223,7 @@ def test_the_setting_says_from_which_severity_on(
     world.signal(sef, REBALANCE)
     world.signal(sef, TERMINATION)
     sef.deliver_notifications()
-    assert told(receiver) == expected
+    assert kinds(receiver) == expected
 
 
 @ONCE
@@ -233,11 +235,13 @@ def test_a_released_standby_ends_the_thread(world: World, receiver: Receiver) ->
     for _ in range(3):
         world.settle(sef, 7300)
     sef.deliver_notifications()
-    assert told(receiver) == ["detection", "outcome"]
+    assert kinds(receiver) == ["detection", "outcome"]
 
 
 @ONCE
-def test_an_incident_that_needs_an_operator_says_so_once(world: World, receiver: Receiver) -> None:
+def test_an_incident_that_needs_an_operator_sends_one_message_about_it(
+    world: World, receiver: Receiver
+) -> None:
     sef = worker(world, receiver)
     world.primary(sef)
     world.simulation.add_fault("RunInstances", error_code="UnauthorizedOperation")
@@ -245,12 +249,12 @@ def test_an_incident_that_needs_an_operator_says_so_once(world: World, receiver:
     for _ in range(5):
         world.settle(sef, 60)
     sef.deliver_notifications()
-    assert told(receiver) == ["detection", "operator"]
+    assert kinds(receiver) == ["detection", "operator"]
     world.simulation.clear_faults()
     for _ in range(6):
         world.settle(sef, 60)
     sef.deliver_notifications()
-    assert told(receiver) == ["detection", "operator", "switch", "outcome"]
+    assert kinds(receiver) == ["detection", "operator", "switch", "outcome"]
 
 
 @ONCE
@@ -287,11 +291,11 @@ def test_a_crash_after_sending_sends_at_most_once_more(
         raise Crash
 
     with monkeypatch.context() as context:
-        context.setattr("sef.notifications.deliver.outbox.finish", crash)
+        context.setattr("sef.notifications.deliver.deliveries.finish", crash)
         with pytest.raises(Crash):
             dying.deliver_notifications()
     assert [body["title"] for _, _, body in receiver.got] == ["[SEF] first alert"]
-    # Nobody knows yet that it is dead: its message is left to it, the other goes.
+    # Its claim has not expired, so the other worker sends only the second message.
     sef.deliver_notifications()
     assert [body["title"] for _, _, body in receiver.got][1:] == ["[SEF] second alert"]
     world.clock.advance(121)
@@ -302,51 +306,55 @@ def test_a_crash_after_sending_sends_at_most_once_more(
 
 
 @ONCE
-def test_a_receiver_that_comes_back_gets_everything_in_order(
+def test_a_channel_that_recovers_gets_everything_in_order(
     world: World, receiver: Receiver, other: Receiver
 ) -> None:
     sef = worker(world, receiver, other)
     world.primary(sef)
     receiver.status = 503
     world.signal(sef, TERMINATION)
-    waits = []
+    delays = []
     for _ in range(8):
         sef.deliver_notifications()
         due = [row.next_at for row in deliveries(world) if row.error]
-        waits.append((min(due) - world.clock()).total_seconds())
-        world.clock.advance(waits[-1])
-    assert told(other) == ["detection", "switch", "outcome"], "one channel down, the other is not"
-    assert waits[0] >= 2.5
-    assert all(wait <= 900 for wait in waits)
+        delays.append((min(due) - world.clock()).total_seconds())
+        world.clock.advance(delays[-1])
+    assert kinds(other) == ["detection", "switch", "outcome"], (
+        "a failed channel does not delay the other one"
+    )
+    assert delays[0] >= 2.5
+    assert all(delay <= 900 for delay in delays)
     receiver.status = 200
     receiver.got.clear()
     until_all_sent(world, sef)
-    assert told(receiver) == ["detection", "switch", "outcome"]
+    assert kinds(receiver) == ["detection", "switch", "outcome"]
     assert {row.status for row in deliveries(world)} == {"sent"}
     assert {row.error for row in deliveries(world)} == {None}
 
 
 @ONCE
-def test_a_poison_message_holds_up_no_other(world: World, receiver: Receiver) -> None:
-    """It is refused whenever it is tried; what is behind it in its thread waits a moment only."""
+def test_a_message_that_always_fails_delays_the_others_only_briefly(
+    world: World, receiver: Receiver
+) -> None:
+    """Its channel rejects it at every attempt, and accepts the messages behind it."""
     sef = worker(world, receiver)
     world.primary(sef)
     incident = world.signal(sef, TERMINATION)["incident_id"]
 
-    def refuse_detection(handler: Any) -> None:
-        is_poison = "moment: detection" in receiver.got[-1][2]["message"]
-        handler.send_response(400 if is_poison else 200)
+    def reject_detection(handler: Any) -> None:
+        is_detection = "moment: detection" in receiver.got[-1][2]["message"]
+        handler.send_response(400 if is_detection else 200)
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
-    receiver.answers = refuse_detection
+    receiver.answers = reject_detection
     alert(sef, world, "another")
     sef.deliver_notifications()
-    assert "alert" in told(receiver), "another thread does not wait at all"
+    assert "alert" in kinds(receiver), "another thread does not wait"
     for _ in range(3):
         world.clock.advance(60)
         sef.deliver_notifications()
-    assert {"switch", "outcome"} <= set(told(receiver))
+    assert {"switch", "outcome"} <= set(kinds(receiver))
     until_all_sent(world, sef)
     with world.connect() as connection:
         rows = of_incident(connection, incident)
@@ -359,7 +367,7 @@ def test_a_poison_message_holds_up_no_other(world: World, receiver: Receiver) ->
 
 
 @ONCE
-def test_a_channel_in_a_private_network_fails_alone_and_at_once(
+def test_a_channel_in_a_private_network_fails_at_once_and_delays_no_other(
     world: World, receiver: Receiver
 ) -> None:
     sef = world.sef(
@@ -369,7 +377,7 @@ def test_a_channel_in_a_private_network_fails_alone_and_at_once(
     world.primary(sef)
     world.signal(sef, TERMINATION)
     sef.deliver_notifications()
-    assert told(receiver) == ["detection", "switch", "outcome"]
+    assert kinds(receiver) == ["detection", "switch", "outcome"]
     by_channel = {row.channel: row for row in deliveries(world)}
     assert by_channel["json://169.254.169.254"].status == "failed"
     assert len(world.events("notification_failed")) == 3
@@ -379,7 +387,7 @@ def test_a_channel_in_a_private_network_fails_alone_and_at_once(
 
 
 @ONCE
-def test_a_plugin_that_raises_stops_no_other(
+def test_a_plugin_that_raises_delays_no_other_channel(
     world: World, receiver: Receiver, other: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from apprise.plugins.custom_json import NotifyJSON
@@ -388,27 +396,27 @@ def test_a_plugin_that_raises_stops_no_other(
 
     def send(self: Any, *arguments: Any, **named: Any) -> Any:
         if self.port == receiver.port:
-            raise ZeroDivisionError("a defect of the plugin's")
+            raise ZeroDivisionError("a defect of the plugin")
         return real(self, *arguments, **named)
 
     monkeypatch.setattr(NotifyJSON, "send", send)
     sef = worker(world, receiver, other)
     alert(sef, world, "something")
     sef.deliver_notifications()
-    assert told(other) == ["alert"]
+    assert kinds(other) == ["alert"]
     error = next(row.error for row in deliveries(world) if row.status == "pending")
-    assert error == "ZeroDivisionError: a defect of the plugin's"
+    assert error == "ZeroDivisionError: a defect of the plugin"
 
 
 @ONCE
-def test_a_slow_channel_holds_up_no_other(
+def test_a_slow_channel_delays_no_other(
     world: World, receiver: Receiver, other: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sef.notifications.deliver.PATIENCE", 0.5)
-    go_on = Event()
+    monkeypatch.setattr("sef.notifications.deliver.PASS_TIMEOUT", 0.5)
+    answer_now = Event()
 
     def wait(handler: Any) -> None:
-        go_on.wait(LIMIT)
+        answer_now.wait(LIMIT)
         handler.send_response(200)
         handler.send_header("Content-Length", "0")
         handler.end_headers()
@@ -423,15 +431,15 @@ def test_a_slow_channel_holds_up_no_other(
     for count, name in enumerate(("first", "second"), start=1):
         alert(sef, world, name)
         until(partial(has_got, count))
-    assert len(receiver.got) == 1, "the slow one is asked for one thing at a time"
-    go_on.set()
+    assert len(receiver.got) == 1, "the slow channel gets one message at a time"
+    answer_now.set()
     until_all_sent(world, sef)
     assert len(receiver.got) == 2
 
 
 @ONCE
 def test_a_failover_does_not_wait_for_its_messages(world: World) -> None:
-    """Nothing is sent while a signal is worked on."""
+    """Sending starts after the signal is answered."""
     sef = world.sef(notification_urls="json://203.0.113.1/x")
     world.primary(sef)
     assert world.signal(sef, TERMINATION)["action"] == "promoted"
@@ -440,8 +448,9 @@ def test_a_failover_does_not_wait_for_its_messages(world: World) -> None:
 
 
 @ONCE
-def test_without_channels_nothing_piles_up(world: World, receiver: Receiver) -> None:
-    """Who configures a channel later is not told of last month."""
+def test_without_channels_no_message_is_kept_for_a_later_channel(
+    world: World, receiver: Receiver
+) -> None:
     sef = world.sef()
     alert(sef, world, "long_ago")
     assert sef.deliver_notifications() == 0
@@ -450,7 +459,7 @@ def test_without_channels_nothing_piles_up(world: World, receiver: Receiver) -> 
 
 
 @ONCE
-def test_a_channel_that_is_configured_no_more_fails_after_a_day(
+def test_messages_of_a_removed_channel_fail_after_a_day(
     world: World, receiver: Receiver, other: Receiver
 ) -> None:
     receiver.status = 503
@@ -468,7 +477,9 @@ def test_a_channel_that_is_configured_no_more_fails_after_a_day(
 
 
 @ONCE
-def test_an_alert_of_no_incident_is_told_once_an_hour(world: World, receiver: Receiver) -> None:
+def test_an_alert_outside_an_incident_is_sent_once_an_hour(
+    world: World, receiver: Receiver
+) -> None:
     sef = worker(world, receiver)
     for _ in range(5):
         alert(sef, world, "launch_limit_reached")
@@ -481,8 +492,10 @@ def test_an_alert_of_no_incident_is_told_once_an_hour(world: World, receiver: Re
 
 
 @ONCE
-def test_a_claim_from_far_ahead_is_not_believed(world: World, receiver: Receiver) -> None:
-    """A worker whose clock was wrong by years died while it was sending."""
+def test_a_claim_that_expires_far_in_the_future_does_not_count(
+    world: World, receiver: Receiver
+) -> None:
+    """A worker with a clock that was wrong by years died while it was sending."""
     sef = worker(world, receiver)
     alert(sef, world, "something")
     receiver.status = 503
@@ -496,7 +509,7 @@ def test_a_claim_from_far_ahead_is_not_believed(world: World, receiver: Receiver
 
 
 @ONCE
-def test_a_drill_is_told_at_its_end_if_asked(world: World, receiver: Receiver) -> None:
+def test_a_drill_sends_its_outcome_if_the_setting_is_info(world: World, receiver: Receiver) -> None:
     sef = worker(world, receiver, notification_min_severity="info")
     world.primary(sef)
     sef.register_agent("a", {"drill_interval": 86400})
@@ -504,13 +517,11 @@ def test_a_drill_is_told_at_its_end_if_asked(world: World, receiver: Receiver) -
     sef.plan_switchovers()
     world.settle(sef)
     sef.deliver_notifications()
-    assert told(receiver) == ["outcome"]
+    assert kinds(receiver) == ["outcome"]
 
 
 @ONCE
-def test_the_outcome_waits_for_what_follows_the_new_primary(
-    world: World, receiver: Receiver
-) -> None:
+def test_the_outcome_waits_for_the_cutover(world: World, receiver: Receiver) -> None:
     sef = worker(world, receiver, spot_pools=",".join(SAME_ZONE))
     primary = world.primary(sef)
     sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
@@ -519,10 +530,10 @@ def test_the_outcome_waits_for_what_follows_the_new_primary(
     for _ in range(5):
         world.settle(sef, 60)
     sef.deliver_notifications()
-    assert told(receiver) == ["detection", "switch", "cutover"]
+    assert kinds(receiver) == ["detection", "switch", "cutover"]
     world.simulation.clear_faults()
     for _ in range(5):
         world.settle(sef, 120)
     sef.deliver_notifications()
-    assert told(receiver) == ["detection", "switch", "cutover", "outcome"]
+    assert kinds(receiver) == ["detection", "switch", "cutover", "outcome"]
     assert "has taken over from" in receiver.got[-1][2]["message"]

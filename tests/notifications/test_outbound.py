@@ -1,4 +1,4 @@
-"""Calls to URLs that people configured: what is called, what is refused, what is tried again."""
+"""Calls to configured URLs: allowed addresses, answers, time limits and secrets."""
 
 import socket
 import threading
@@ -28,7 +28,7 @@ SECRET = "T00000000/B00000000/secret"
         "64:ff9b::808:808",
     ],
 )
-def test_a_public_address_is_called(address: str) -> None:
+def test_a_public_address_is_allowed(address: str) -> None:
     assert is_allowed(address)
 
 
@@ -65,11 +65,11 @@ def test_a_public_address_is_called(address: str) -> None:
         pytest.param("64:ff9b:1::808:808", id="local NAT64"),
         pytest.param("2002:a9fe:a9fe::1", id="6to4 of the metadata service"),
         pytest.param("2001:0:a9fe:a9fe::1", id="Teredo of the metadata service"),
-        pytest.param("localhost", id="no address"),
-        pytest.param("", id="nothing"),
+        pytest.param("localhost", id="a name"),
+        pytest.param("", id="empty"),
     ],
 )
-def test_an_address_that_is_not_public_is_not_called(address: str) -> None:
+def test_an_address_that_is_not_public_is_not_allowed(address: str) -> None:
     assert not is_allowed(address)
 
 
@@ -85,7 +85,7 @@ def test_an_address_that_is_not_public_is_not_called(address: str) -> None:
         ("64:ff9b:1::1", "64:ff9b:1::/48", True),
     ],
 )
-def test_a_network_of_the_setting_is_called(address: str, network: str, allowed: bool) -> None:
+def test_a_network_of_the_setting_is_allowed(address: str, network: str, allowed: bool) -> None:
     assert is_allowed(address, [ip_network(network)]) is allowed
 
 
@@ -97,19 +97,19 @@ def receiver() -> Iterator[Receiver]:
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
-    """Make every name mean the next of these addresses, the last one for good."""
-    asked: list[str] = []
+    """Resolve every name to the next of these addresses, and at last always to the last one."""
+    names: list[str] = []
     real = socket.getaddrinfo
 
     def answer(host: str, *rest: Any, **named: Any) -> Any:
-        asked.append(host)
-        return real(answers[min(len(asked), len(answers)) - 1], *rest, **named)
+        names.append(host)
+        return real(answers[min(len(names), len(answers)) - 1], *rest, **named)
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)
-    return asked
+    return names
 
 
-def test_what_is_allowed_arrives(receiver: Receiver) -> None:
+def test_a_body_and_its_headers_are_posted(receiver: Receiver) -> None:
     Outbound([LOOPBACK]).post_json(receiver.url, {"a": "ü"}, headers={"X-Sef": "1"})
     ((path, headers, body),) = receiver.got
     assert (path, headers["X-Sef"], headers["Content-Type"], body) == (
@@ -123,27 +123,29 @@ def test_what_is_allowed_arrives(receiver: Receiver) -> None:
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"]
 )
-def test_a_private_address_is_refused_before_a_socket_opens(receiver: Receiver, host: str) -> None:
+def test_a_private_address_is_rejected_before_a_socket_opens(receiver: Receiver, host: str) -> None:
     with pytest.raises(PermanentHttpError, match="SEF_ALLOWED_PRIVATE_NETWORKS can allow it"):
         Outbound().post_json(f"http://{host}:{receiver.port}/", {})
     assert receiver.got == []
 
 
-def test_a_name_that_means_a_private_address_is_refused(
+def test_a_name_that_resolves_to_a_private_address_is_rejected(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolving(monkeypatch, "127.0.0.1")
-    with pytest.raises(PermanentHttpError, match=r"^hooks\.example is at 127\.0\.0\.1, which SEF"):
+    with pytest.raises(
+        PermanentHttpError, match=r"^hooks\.example resolves to 127\.0\.0\.1, a private"
+    ):
         Outbound().post_json(f"http://hooks.example:{receiver.port}/", {})
     assert receiver.got == []
 
 
-def test_the_address_that_was_checked_is_the_one_called(
+def test_only_the_address_that_was_checked_is_called(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = resolving(monkeypatch, "127.0.0.1", "127.0.0.2")
+    names = resolving(monkeypatch, "127.0.0.1", "127.0.0.2")
     Outbound([ip_network("127.0.0.1/32")]).post_json(f"http://hooks.example:{receiver.port}/", {})
-    assert (len(receiver.got), asked) == (1, ["hooks.example"])
+    assert (len(receiver.got), names) == (1, ["hooks.example"])
     with pytest.raises(PermanentHttpError):
         Outbound([ip_network("127.0.0.1/32")]).post_json(
             f"http://hooks.example:{receiver.port}/", {}
@@ -192,7 +194,7 @@ def test_success_is_any_2xx(receiver: Receiver, status: int) -> None:
         (503, TransientHttpError),
     ],
 )
-def test_an_answer_says_whether_to_try_again(
+def test_the_status_of_the_answer_decides_if_a_retry_may_succeed(
     receiver: Receiver, status: int, kind: type[Exception]
 ) -> None:
     receiver.status = status
@@ -215,7 +217,7 @@ def test_an_answer_says_whether_to_try_again(
         "http://*.example/",
     ],
 )
-def test_what_is_no_http_url_is_refused(url: str) -> None:
+def test_an_invalid_url_is_rejected(url: str) -> None:
     with pytest.raises(PermanentHttpError):
         Outbound().post_json(url, {})
 
@@ -223,21 +225,19 @@ def test_what_is_no_http_url_is_refused(url: str) -> None:
 @pytest.mark.parametrize(
     "headers", [{"X-Sef": "a\r\nb: c"}, {"": "a"}], ids=["two lines", "no name"]
 )
-def test_a_header_that_cannot_be_sent_is_refused(
-    receiver: Receiver, headers: dict[str, str]
-) -> None:
+def test_an_invalid_header_is_rejected(receiver: Receiver, headers: dict[str, str]) -> None:
     with pytest.raises(PermanentHttpError):
         Outbound([LOOPBACK]).post_json(receiver.url, {}, headers=headers)
     assert receiver.got == []
 
 
-def test_nobody_there_is_tried_again_and_the_url_stays_secret() -> None:
+def test_a_refused_connection_may_be_retried_and_the_url_stays_secret() -> None:
     with pytest.raises(TransientHttpError) as caught:
         Outbound([LOOPBACK]).post_json(f"http://user:pw@127.0.0.1:{free_port()}/{SECRET}", {})
     assert str(caught.value) == "127.0.0.1: Connection refused"
 
 
-def test_a_name_that_is_not_known_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_cannot_be_resolved_may_be_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*arguments: Any, **named: Any) -> Any:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
@@ -246,7 +246,7 @@ def test_a_name_that_is_not_known_is_tried_again(monkeypatch: pytest.MonkeyPatch
         Outbound().post_json(f"https://hooks.example/{SECRET}", {})
 
 
-def test_a_receiver_that_never_answers_is_given_up(receiver: Receiver) -> None:
+def test_a_receiver_that_never_answers_times_out(receiver: Receiver) -> None:
     done = threading.Event()
     receiver.answers = lambda _: done.wait() and None
     with pytest.raises(TransientHttpError, match=r"no answer within 0\.3 s"):
@@ -254,8 +254,8 @@ def test_a_receiver_that_never_answers_is_given_up(receiver: Receiver) -> None:
     done.set()
 
 
-def test_a_receiver_that_trickles_its_headers_is_given_up(receiver: Receiver) -> None:
-    """Each byte comes in time for a socket's time-out; the whole never does."""
+def test_a_receiver_that_trickles_its_headers_times_out(receiver: Receiver) -> None:
+    """Each byte arrives within the time-out of a socket, but the answer never ends."""
     done = threading.Event()
 
     def trickle(handler: BaseHTTPRequestHandler) -> None:
