@@ -1,4 +1,4 @@
-"""`python backend.py simulate ...`: things to do to the simulated EC2, to watch SEF at work."""
+"""`sef simulate`: change the simulated EC2, to watch how SEF reacts."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -20,17 +20,19 @@ from sef.simulator.process import ensure_running
 from sef.terms import parse_pool
 
 HTTP_SECONDS = 30
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
+"""Maximum time that `interrupt` waits for a standby, and for the new primary."""
+DEFAULT_POOL = "m5.large.us-east-1a"
 
 
 @click.group()
 def simulate() -> None:
-    """Do things to the simulated EC2, to watch SEF at work."""
+    """Change the simulated EC2, to watch how SEF reacts."""
 
 
 @simulate.command()
 @click.argument("agent")
-@click.option("--pool", default="m5.large.us-east-1a", show_default=True, help="Where to launch.")
+@click.option("--pool", default=DEFAULT_POOL, show_default=True, help="Pool to launch in.")
 def agent(agent: str, pool: str) -> None:
     """Give AGENT a simulated instance."""
     settings, _ = _simulated()
@@ -42,12 +44,12 @@ def agent(agent: str, pool: str) -> None:
 
 @simulate.command()
 @click.argument("agent")
-@click.option("--no-rebalance", is_flag=True, help="Announce nothing before the notice.")
+@click.option("--no-rebalance", is_flag=True, help="Send no rebalance recommendation.")
 def interrupt(agent: str, *, no_rebalance: bool) -> None:
-    """Let AWS take AGENT's instance.
+    """Interrupt AGENT's instance, as AWS does.
 
-    First comes a rebalance recommendation, then the notice, then the termination. An agent that
-    has no instance, or does not exist, is given one first.
+    Send a rebalance recommendation, then a termination notice, then terminate the instance. An
+    agent that has no instance, or does not exist, gets an instance first.
     """
     settings, simulation = _simulated()
     with _backend(settings) as api:
@@ -56,34 +58,36 @@ def interrupt(agent: str, *, no_rebalance: bool) -> None:
             _signal(api, agent, instance_id, "rebalance-recommendation")
             _wait_for_standby(api, agent)
         _signal(api, agent, instance_id, "termination-notice")
-        replaced_by = _wait_for_primary(api, agent, instance_id)
+        new_primary = _wait_for_primary(api, agent, instance_id)
         _show_promotion(api, agent, instance_id)
         simulation.terminate(instance_id)
-        click.echo(f"   AWS terminates {instance_id}; {agent} runs on {replaced_by}")
-        click.echo(f"What happened: curl {api.base}/api/agents/{agent}/events")
+        click.echo(f"   AWS terminates {instance_id}; {agent} runs on {new_primary}")
+        click.echo(f"Show the events: curl {api.base}/api/agents/{agent}/events")
 
 
 @simulate.command()
 @click.argument("pool")
-@click.option("--capacity/--no-capacity", default=None, help="Whether spot can be had there.")
-@click.option("--price", type=float, help="Its spot price, in dollars per hour.")
+@click.option(
+    "--capacity/--no-capacity", default=None, help="Give the pool spot capacity, or none."
+)
+@click.option("--price", type=float, help="Spot price, in USD per hour.")
 def pool(pool: str, *, capacity: bool | None, price: float | None) -> None:
     """Set the capacity or the price of POOL, such as m5.large.us-east-1a."""
     if capacity is None and price is None:
-        raise click.UsageError("say --capacity, --no-capacity or --price")
+        raise click.UsageError("Give --capacity, --no-capacity or --price.")
     _, simulation = _simulated()
     simulation.set_pool(pool, capacity=capacity, price=price)
-    click.echo(f"{pool} is set")
+    click.echo(f"Changed {pool}.")
 
 
 @simulate.command()
 def instances() -> None:
     """List the instances of the simulated EC2."""
     _, simulation = _simulated()
-    click.echo(f"{'INSTANCE':<20} {'STATE':<14} {'MARKET':<9} {'POOL':<24} STANDBY LAUNCHED FOR")
-    for found in simulation.instances():
-        agent = found.tags.get("sef:agent", "-")
-        click.echo(f"{found.id:<20} {found.state:<14} {found.market:<9} {found.pool:<24} {agent}")
+    click.echo(f"{'INSTANCE':<20} {'STATE':<14} {'MARKET':<9} {'POOL':<24} LAUNCHED FOR")
+    for instance in simulation.instances():
+        columns = f"{instance.id:<20} {instance.state:<14} {instance.market:<9} {instance.pool:<24}"
+        click.echo(f"{columns} {instance.tags.get('sef:agent', '-')}")
 
 
 @simulate.command()
@@ -95,10 +99,10 @@ def endpoint() -> None:
 
 @simulate.command()
 def stop() -> None:
-    """Stop the simulated EC2; what it knows is kept for the next start."""
+    """Stop the simulated EC2; its state is kept for the next start."""
     _, simulation = _simulated()
     simulation.stop()
-    click.echo("stopped")
+    click.echo("The simulated EC2 has stopped.")
 
 
 class _Api:
@@ -114,7 +118,7 @@ class _Api:
         if response.status_code == 404:
             return {}
         if not response.ok:
-            raise click.ClickException(f"the backend refuses: {answer['message']}")
+            raise click.ClickException(f"The backend answered: {answer['message']}")
         return answer
 
 
@@ -127,14 +131,15 @@ def _backend(settings: Settings) -> Iterator[_Api]:
         yield api
     except requests.RequestException as error:
         raise click.ClickException(
-            f"no backend answers at {base}; start it with `make run`, or set SEF_PORT to its port"
+            f"No backend answers at {base}. Start it with `sef serve` or `make run`, or set "
+            "SEF_PORT to its port."
         ) from error
 
 
 def _simulated() -> tuple[Settings, Simulation]:
     settings = config.load()
     if settings.cloud != "simulated":
-        raise click.ClickException("SEF_CLOUD is aws: real instances are not interrupted")
+        raise click.ClickException("SEF_CLOUD is aws; `simulate` changes the simulated EC2 only.")
     try:
         return settings, ensure_running(settings.var)
     except SimulationError as error:
@@ -144,7 +149,7 @@ def _simulated() -> tuple[Settings, Simulation]:
 def _launch(settings: Settings, pool_id: str) -> str:
     pool = parse_pool(pool_id)
     if pool is None:
-        raise click.ClickException(f"{pool_id} is no pool; one looks like m5.large.us-east-1a")
+        raise click.ClickException(f"Invalid pool {pool_id}; expected e.g. {DEFAULT_POOL}")
     _, clients = connect(settings)
     source = LaunchConfiguration(
         "the default template",
@@ -168,10 +173,9 @@ def _instance_of(api: _Api, settings: Settings, agent: str) -> str:
     known = api.ask("GET", f"/api/agents/{agent}/sef-status")
     instance_id = known.get("agent", {}).get("instance_id")
     if instance_id is None:
-        pool_id = "m5.large.us-east-1a"
-        instance_id = _launch(settings, pool_id)
-        _register(api, agent, instance_id, pool_id)
-        click.echo(f"{agent} had no instance: launched {instance_id} in {pool_id} for it")
+        instance_id = _launch(settings, DEFAULT_POOL)
+        _register(api, agent, instance_id, DEFAULT_POOL)
+        click.echo(f"{agent} had no instance; launched {instance_id} in {DEFAULT_POOL} for it")
     return str(instance_id)
 
 
@@ -192,15 +196,15 @@ def _signal(api: _Api, agent: str, instance_id: str, signal_type: str) -> None:
 def _show_promotion(api: _Api, agent: str, instance_id: str) -> None:
     events = api.ask("GET", f"/api/agents/{agent}/events?limit=20")["events"]
     for event in events:
-        told = event["metadata"] or {}
-        is_it = event["event_type"] == "failover_completed"
-        if is_it and told.get("old_instance_id") == instance_id:
+        details = event["metadata"] or {}
+        is_failover = event["event_type"] == "failover_completed"
+        if is_failover and details.get("old_instance_id") == instance_id:
             click.echo(f"   {event['message'].removeprefix('SEF: ')}")
             return
 
 
 def _wait_for_standby(api: _Api, agent: str) -> None:
-    click.echo(f"   waiting for a standby, {PATIENCE_SECONDS} s at most")
+    click.echo(f"   waiting up to {TIMEOUT_SECONDS} s for a standby")
     for status in _statuses(api, agent):
         standby, incident = status["replica"], status["incident"]
         if standby and standby["status"] == "ready":
@@ -215,11 +219,11 @@ def _wait_for_primary(api: _Api, agent: str, instance_id: str) -> str:
         primary = status["agent"]["instance_id"]
         if primary != instance_id:
             return str(primary)
-    raise click.ClickException(f"{agent} has no new primary after {PATIENCE_SECONDS} s")
+    raise click.ClickException(f"{agent} has no new primary after {TIMEOUT_SECONDS} s.")
 
 
 def _statuses(api: _Api, agent: str) -> Iterator[dict[str, Any]]:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         yield api.ask("GET", f"/api/agents/{agent}/sef-status")
         time.sleep(0.2)
