@@ -1,18 +1,18 @@
-"""SmartEmergencyFallback: everything that SEF does, one public method for each use.
+"""SmartEmergencyFallback: one public method for each use of SEF.
 
     from smart_emergency_fallback import SmartEmergencyFallback, integrate_with_backend
 
     sef = SmartEmergencyFallback("mysql+mysqlconnector://user:password@host/sef")
     integrate_with_backend(app, sef)
 
-An object may be shared by threads. All state is in the database: any number of objects, processes
-and hosts may work on one.
+Threads may share an object. All state is in the database: any number of objects, processes and
+hosts may work on one database.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from uuid import uuid4
 
@@ -49,7 +49,7 @@ from sef.parsing import parse_agent_id, parse_dry_run, parse_signal
 from sef.prices.reports import Reports
 from sef.prices.retention import delete_old_prices
 from sef.prices.series import CleaningRules
-from sef.terms import Signal, SignalType
+from sef.terms import SignalType
 from sef.web.operators import operators_blueprint
 from sef.wiring import build_context
 
@@ -59,12 +59,11 @@ __all__ = ["Refused", "SefError", "SmartEmergencyFallback", "integrate_with_back
 class SmartEmergencyFallback:
     """Clean prices, standbys and failover for a fleet of Spot agents.
 
-    One method for each use, in this order: prices, interruptions, what operators do, what is shown,
-    and what the periodic jobs do (`sef.jobs.start_jobs` runs those). The work is done in the rooms
-    of `sef`; docs/architecture.md tells which one.
+    The methods are grouped: prices, interruptions, operators, views, and periodic work, which
+    `sef.jobs.start_jobs` runs. docs/architecture.md describes the packages that they call.
 
-    Methods raise `SefError` (with `reason`, `message` and the HTTP `status` of the same answer)
-    when the call cannot be carried out, and `Refused` for input that cannot be read.
+    A method raises `SefError`, with the `reason`, `message` and HTTP `status` of the API's answer,
+    if the call cannot be carried out, and `Refused` for input that is rejected.
     """
 
     def __init__(
@@ -76,30 +75,32 @@ class SmartEmergencyFallback:
         clients: Clients | None = None,
         clock: Clock = utc_now,
     ) -> None:
-        """Use a database, creating the tables that it lacks.
+        """Use a database, and create the tables that it lacks.
 
         Args:
-            db: a SQLAlchemy Engine, a database URL, or an open mysql.connector connection. The
-                last is used for one transaction at a time, and whatever the caller has left open
-                on it is committed first.
-            settings: from the environment if None.
-            cloud: connected to as the settings say, when it is needed first, if None.
-            clients: those of AWS's other services, likewise; EC2's too, for what is moved.
-            clock: tells the time, aware and in UTC.
+            db: a SQLAlchemy Engine, a database URL, or an open mysql.connector connection. A
+                connection is used for one transaction at a time; SEF first commits a transaction
+                that the caller has left open on it.
+            settings: read from the environment if None.
+            cloud: EC2; if None, SEF connects as the settings say when EC2 is first needed.
+            clients: clients of AWS's other services, and of EC2 for moving targets; if None, SEF
+                connects in the same way.
+            clock: returns the time, aware and in UTC.
 
         Raises:
             ConfigurationError: a setting cannot be used.
-            SchemaMismatch: the database has tables of SEF's names that are not SEF's.
+            SchemaMismatch: the database has tables with SEF's names that are not SEF's.
             Unavailable: the database cannot be reached.
         """
         self.settings = settings or config.load()
         if cloud is None:
             check_cloud(self.settings)
-        self._on_demand_prices = on_demand_prices(self.settings)
+        prices = on_demand_prices(self.settings)
         self._database = Database(db)
-        self._given_cloud = cloud
-        self._given_clients = clients
         self._clock = clock
+        self._build_context = partial(
+            build_context, self._database, self.settings, clock, prices, ec2=cloud, clients=clients
+        )
         self._holder = uuid4().hex
         self._notifier = Notifier(
             self._database, channels(self.settings), self.settings.notification_min_severity, clock
@@ -109,7 +110,7 @@ class SmartEmergencyFallback:
 
     @property
     def gap_detection_threshold(self) -> float:
-        """Seconds; a wider distance between two points of a series is a gap."""
+        """Distance between two points of a series above which there is a gap, in seconds."""
         return self._reports.rules.gap_detection_threshold.total_seconds()
 
     @gap_detection_threshold.setter
@@ -120,7 +121,7 @@ class SmartEmergencyFallback:
 
     @property
     def interpolation_max_gap(self) -> float:
-        """Seconds; a wider gap is not filled."""
+        """Maximum length of a gap that is filled, in seconds."""
         return self._reports.rules.interpolation_max_gap.total_seconds()
 
     @interpolation_max_gap.setter
@@ -129,7 +130,7 @@ class SmartEmergencyFallback:
 
     @property
     def rules(self) -> CleaningRules:
-        """What a clean series is, as it is in force for this object."""
+        """The rules of a clean series that this object applies."""
         return self._reports.rules
 
     # Prices
@@ -137,46 +138,45 @@ class SmartEmergencyFallback:
     def process_incoming_data(
         self, agent_id: str, data_type: str, payload: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Store one report and return its clean record; the row is written, do not insert it.
+        """Store one report and return its clean record; SEF has written the row itself.
 
         Args:
-            agent_id: registered if it is new.
-            data_type: `pricing` is the one there is.
+            agent_id: a new agent is registered.
+            data_type: must be `pricing`.
             payload: `spot_price`, `pool_id`, `timestamp`, and optionally `is_replica` and
                 `instance_id`.
 
         Returns:
             `status` is `success`, with `spot_price`, `pool_id`, `timestamp`, `data_quality_flag`
-            and `interpolated`, the number of points filled in; or `buffered` until the other half
-            of the pair is there; or `rejected`, with `reason` and `message`. The record's price and
-            time are those of the stored point, which a pair shares.
+            and `interpolated`, the number of filled points; or `buffered`, while the report waits
+            for the second half of its pair; or `rejected`, with `reason` and `message`. Price and
+            time are those of the stored point, which both reports of a pair share.
         """
         return self._reports.take(agent_id, data_type, payload)
 
     def process_batch(self, reports: Sequence[Any]) -> dict[str, Any]:
-        """Store many reports, each with its `agent_id`; a bad one is refused alone.
+        """Store many reports, each with its `agent_id`; bad input rejects only its own report.
 
         Returns:
-            How many were `accepted`, `buffered` and `duplicates` (repeats of what is stored), how
-            many points were `interpolated`, and of those `rejected` the index and the reason.
+            The numbers of reports `accepted`, `buffered` and `duplicates` (already stored), the
+            number of points `interpolated`, and the index and reason of each report `rejected`.
         """
         return self._reports.take_batch(reports)
 
     def cleanup_old_buffers(self) -> int:
-        """Release every report that has waited long enough for its other half.
+        """Release every report that has waited long enough for the second half of its pair.
 
-        It also forgets idempotency keys that are a week old, and messages that were sent so long
-        ago as `SEF_NOTIFICATION_RETENTION_DAYS` says.
+        A released report is stored as a point of its own. Also delete idempotency keys after a
+        week, and messages after `SEF_NOTIFICATION_RETENTION_DAYS`.
 
         Returns:
-            How many series were touched. Nothing is dropped: what is released is stored.
+            The number of series that were changed.
         """
-        released = self._reports.release_overdue()
-        now = self._clock()
+        released, now = self._reports.release_overdue(), self._clock()
         self._database.write(delete_expired_keys, now)
-        days = self.settings.notification_retention_days
-        if days:
-            delete_old_messages(self._database, now - timedelta(days=days))
+        age = timedelta(days=self.settings.notification_retention_days)
+        if age:
+            delete_old_messages(self._database, now - age)
         return released
 
     def price_series(
@@ -188,67 +188,69 @@ class SmartEmergencyFallback:
         end: datetime | None = None,
         limit: int = 1000,
     ) -> Sequence[dict[str, Any]]:
-        """The clean points of an agent, oldest first, from `start` to `end`, both included."""
+        """Return the clean points of an agent, oldest first, from `start` to `end` inclusive."""
         return self._reports.series(agent_id, pool_id=pool_id, start=start, end=end, limit=limit)
 
     # Interruptions
 
-    # With `dry_run`, here or in the payload, a signal only says what it would lead to.
+    # With `dry_run`, as an argument or in the payload, a method only returns what SEF would do.
 
     def handle_interruption(
         self, agent_id: str, payload: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
-        """Take a signal whose `signal_type` says what it is, and answer with what was done."""
-        return self._signal(agent_id, parse_signal(payload, self._clock()), payload, dry_run)
+        """Receive a signal with its `signal_type`; return what SEF did."""
+        return self._signal(agent_id, payload, dry_run)
 
     def handle_rebalance_recommendation(
         self, agent_id: str, payload: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
-        """Take a rebalance recommendation: `timestamp`, and optionally `instance_id`."""
-        signal = self._parse(SignalType.REBALANCE, payload)
-        return self._signal(agent_id, signal, payload, dry_run)
+        """Receive a rebalance recommendation: `timestamp`, and optionally `instance_id`."""
+        return self._signal(agent_id, payload, dry_run, SignalType.REBALANCE)
 
     def handle_termination_notice(
         self, agent_id: str, payload: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
-        """Take a two-minute notice: `timestamp`, optionally `termination_time`, `instance_id`."""
-        signal = self._parse(SignalType.TERMINATION, payload)
-        return self._signal(agent_id, signal, payload, dry_run)
-
-    def _parse(self, signal_type: SignalType, payload: Mapping[str, Any]) -> Signal:
-        now = self._clock()
-        given = {"timestamp": now.isoformat()} | dict(payload)
-        return parse_signal(given | {"signal_type": signal_type}, now)
+        """Receive a termination notice: `timestamp`, optional `termination_time`, `instance_id`."""
+        return self._signal(agent_id, payload, dry_run, SignalType.TERMINATION)
 
     def _signal(
-        self, agent_id: str, signal: Signal, payload: Mapping[str, Any], dry_run: bool
+        self,
+        agent_id: str,
+        payload: Mapping[str, Any],
+        dry_run: bool,
+        signal_type: SignalType | None = None,
     ) -> dict[str, Any]:
+        now = self._clock()
+        if signal_type is not None:
+            payload = {"timestamp": now.isoformat(), **payload, "signal_type": signal_type}
+        signal = parse_signal(payload, now)
         is_dry_run = parse_dry_run(payload.get("dry_run")) or dry_run
-        answer = dry_run_signal if is_dry_run else receive_signal
-        return answer(self._context, parse_agent_id(agent_id), signal)
+        handle = dry_run_signal if is_dry_run else receive_signal
+        return handle(self._context, parse_agent_id(agent_id), signal)
 
     # Operators
 
-    # A call with an `idempotency_key` has its effect once; repeated, it gets its first answer.
+    # A repeated call with the same `idempotency_key` has no second effect: it returns the stored
+    # answer of the first call.
 
     def enable_manual_replica_mode(
         self, agent_id: str, *, idempotency_key: str | None = None
     ) -> dict[str, Any]:
-        """Keep a standby for an agent; waits a moment for it to be ready."""
+        """Turn manual replica mode on, and wait up to `SEF_ENABLE_WAIT_SECONDS` for the standby."""
         return modes.enable_manual(self._context, agent_id, idempotency_key)
 
     def disable_manual_replica_mode(
         self, agent_id: str, *, idempotency_key: str | None = None
     ) -> dict[str, Any]:
-        """Keep no standby any more; the one there is is terminated."""
+        """Turn manual replica mode off; SEF terminates the standby."""
         return modes.disable_manual(self._context, agent_id, idempotency_key)
 
     def execute_manual_switch(
         self, agent_id: str, *, dry_run: bool = False, idempotency_key: str | None = None
     ) -> dict[str, Any]:
-        """Make the standby the primary, terminate the old primary, launch the next standby.
+        """Promote the standby, terminate the old primary, and launch the next standby.
 
-        With `dry_run` it only says so, or raises what would be raised.
+        With `dry_run`, only return what SEF would do, or raise the error of the call.
         """
         if dry_run:
             return switch.dry_run_switch(self._context, agent_id)
@@ -267,120 +269,105 @@ class SmartEmergencyFallback:
         """
         return registration.register(self._context, agent_id, changes)
 
-    # What is shown
+    # Views
 
     def get_agent_status(self, agent_id: str) -> dict[str, Any]:
-        """What `sef-status` answers: agent, mode, standby, data quality, open incident."""
-        now, ttl = self._clock(), timedelta(seconds=self.settings.standby_ttl_seconds)
-        shown = self._database.read(status.agent_status, agent_id, now, ttl)
-        return {"status": "success", **shown}
+        """Return the answer of `sef-status`: agent, mode, standby, data quality, open incident."""
+        ttl = timedelta(seconds=self.settings.standby_ttl_seconds)
+        view = self._database.read(status.agent_status, agent_id, self._clock(), ttl)
+        return {"status": "success", **view}
 
     def list_agents(self, *, after: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
-        """A page of the fleet, in order of the ids."""
+        """Return a page of the fleet, in order of the ids, from after `after`."""
         return self._database.read(fleet.fleet_page, after=after, limit=limit)
 
     def agent_events(
         self, agent_id: str, *, before: int | None = None, limit: int = 100
     ) -> list[dict[str, Any]]:
-        """A page of an agent's history, newest first."""
+        """Return a page of an agent's events, newest first; `before` is the id of an event."""
         return self._database.read(fleet.events_page, agent_id, before=before, limit=limit)
 
     def agent_incidents(
         self, agent_id: str, *, before: str | None = None, limit: int = 100
     ) -> list[dict[str, Any]]:
-        """A page of an agent's incidents, newest first; `before` is the id of one."""
-        now = self._clock()
-        return self._database.read(
-            timeline.incident_page, agent_id, before=before, limit=limit, now=now
-        )
+        """Return a page of an agent's incidents, newest first; `before` is an incident's id."""
+        page = timeline.incident_page
+        return self._database.read(page, agent_id, before=before, limit=limit, now=self._clock())
 
     def get_incident(self, incident_id: str) -> dict[str, Any]:
-        """What happened in an incident, in order."""
-        now = self._clock()
-        story = self._database.read(timeline.incident_story, incident_id, now)
-        return {"status": "success", **story}
+        """Return an incident with its timeline, oldest entry first."""
+        view = self._database.read(timeline.incident_story, incident_id, self._clock())
+        return {"status": "success", **view}
 
     def list_pools(self) -> list[dict[str, Any]]:
-        """What is known of each pool: its past, its risk, and whether it is left alone now."""
+        """Return each pool with its history, its risk and its cooldown."""
         settled_after = timedelta(seconds=self.settings.standby_ttl_seconds)
         return self._database.read(pool_history.pool_entries, self._clock(), settled_after)
 
     # Periodic work
 
     def reconcile(self) -> int:
-        """Go on with all unfinished work; returns for how many agents there was any."""
+        """Continue all unfinished work; return the number of agents that had any."""
         return reconcile_all(self._context)
 
     def sweep_orphans(self) -> int:
-        """Terminate instances of ours that no row knows of; returns how many."""
-        tag_remaining(self._context)
-        return sweep_orphans(
-            self._database, self._context.ec2, self._context.settings, self._clock()
-        )
+        """Terminate orphans, instances with SEF's tag without a row; return their number."""
+        ctx = self._context
+        tag_remaining(ctx)
+        return sweep_orphans(self._database, ctx.ec2, ctx.settings, self._clock())
 
     def delete_old_prices(self) -> int:
         """Roll up and delete prices older than `SEF_PRICE_RETENTION_DAYS`.
 
-        Returns how many days of series were deleted, at most 500.
+        Returns:
+            The number of days of series that were deleted, at most 500.
         """
-        days = self.settings.price_retention_days
-        if not days:
-            return 0
-        return delete_old_prices(self._database, timedelta(days=days), self._clock())
+        age = timedelta(days=self.settings.price_retention_days)
+        return delete_old_prices(self._database, age, self._clock()) if age else 0
 
     def detect_losses(self) -> int:
-        """Look for primaries that are gone without a notice; returns how many were found.
-
-        Each is an incident from then on, which `reconcile` works on.
-        """
+        """Open an incident for each primary that was lost without a notice; return the number."""
         return detect_losses(self._context)
 
     def plan_switchovers(self) -> int:
-        """Begin the drills and the returns to spot that are due; returns how many."""
+        """Begin the drills and the returns to spot that are due; return their number."""
         return plan_switchovers(self._database, self.settings, self._clock())
 
     def deliver_notifications(self) -> int:
-        """Send the messages that are due; returns how many went, as far as is known now."""
+        """Send the messages that are due; return the number that is known to be sent."""
         return self._notifier.deliver()
 
     def test_notifications(self) -> dict[str, str | None]:
-        """Send a message to every channel now; returns for each what is wrong, or None."""
+        """Send a test message to every channel now; return its error, or None, by channel."""
         return self._notifier.test()
 
     def outbox(self) -> dict[str, Any]:
-        """How many messages are `pending`, `sent` and `failed`, and the last that failed."""
+        """Return the numbers of messages `pending`, `sent` and `failed`, and the last failures."""
         return self._database.read(outbox.overview)
 
     def holds_lease(self, name: str, duration: timedelta) -> bool:
-        """Whether this object is the one, of all on its database, to do a periodic job now."""
+        """Take or extend the lease of a periodic job; return False if another object holds it."""
         now = self._clock()
         return self._database.write(leases.take_lease, name, self._holder, now, duration)
 
     def check_ready(self) -> None:
-        """Raises Unavailable unless a table of the database can be read."""
+        """Read a table of the database; raise Unavailable if that fails."""
         self._database.read(leases.ping)
 
     def close(self) -> None:
-        """Give the database connections back; messages that are being sent may still go."""
+        """Close the database connections; messages that are being sent may still be delivered."""
         self._notifier.close()
         self._database.dispose()
 
     @cached_property
     def _context(self) -> Context:
-        """Built at its first use, so that an application that only stores prices has no EC2."""
-        return build_context(
-            self._database,
-            self.settings,
-            self._clock,
-            self._on_demand_prices,
-            ec2=self._given_cloud,
-            clients=self._given_clients,
-        )
+        """Context, built at its first use: an application that only stores prices needs no EC2."""
+        return self._build_context()
 
 
 def integrate_with_backend(app: Flask, sef: SmartEmergencyFallback) -> None:
     """Register the manual-replica, manual-switch and sef-status routes on a Flask app.
 
-    The routes bring their own error answers and change nothing else of the app.
+    The routes have their own error handlers and change nothing else of the app.
     """
     app.register_blueprint(operators_blueprint(sef))

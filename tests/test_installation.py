@@ -87,5 +87,5 @@ def test_a_start_that_fails_ends_with_one_line() -> None:
         check=False,
     )
     assert (failed.returncode, failed.stdout) == (1, "")
-    assert failed.stderr.startswith("SEF: SEF_TYPO ")
+    assert failed.stderr.startswith("SEF: SEF_TYPO: unknown setting; ")
     assert len(failed.stderr.splitlines()) == 1

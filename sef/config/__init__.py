@@ -1,4 +1,4 @@
-"""The settings, read from the environment and from the command line."""
+"""Load the settings from the environment and from the command line."""
 
 import os
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from sef.errors import ConfigurationError
 __all__ = ["Settings", "comma_separated", "load", "variable"]
 
 SECRETS = ("database_url", "notification_urls")
-"""Settings whose values may hold passwords, which no message may show."""
+"""Settings whose values may contain passwords; no message shows them."""
 
 
 def load(**options: Any) -> Settings:
     """Return the settings: the options that are not None, then the environment, then the defaults.
 
     Raises:
-        ConfigurationError: names the first setting that cannot be used, or a variable that begins
-            with SEF_ and is not a setting.
+        ConfigurationError: a setting cannot be used, or a variable that begins with SEF_ is not a
+            setting. The message names the first of them.
     """
-    _refuse_unknown(os.environ)
+    _reject_unknown(os.environ)
     given = {name: value for name, value in options.items() if value is not None}
     try:
         return Settings(**given)
@@ -43,16 +43,16 @@ def variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
-def _refuse_unknown(environment: Mapping[str, str]) -> None:
+def _reject_unknown(environment: Mapping[str, str]) -> None:
     known = {variable(name) for name in Settings.model_fields} | {failpoints.VARIABLE}
     renamed = {variable(old): variable(new) for old, new in NEW_NAMES.items()}
     for name in environment:
         if not name.startswith(PREFIX) or name in known:
             continue
         if name in renamed:
-            raise ConfigurationError(f"{name} is now called {renamed[name]}")
+            raise ConfigurationError(f"{name} was renamed; use {renamed[name]}")
         similar = get_close_matches(name, sorted(known), n=1)
         hint = f"did you mean {similar[0]}? " if similar else ""
         raise ConfigurationError(
-            f"{name} is not a setting of SEF: {hint}docs/configuration.md lists the settings"
+            f"{name}: unknown setting; {hint}docs/configuration.md lists all settings"
         )

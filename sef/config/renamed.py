@@ -1,4 +1,4 @@
-"""Former names of settings, so that an old variable is answered with its new name."""
+"""Former names of settings: a variable with an old name stops the start and names the new one."""
 
 NEW_NAMES = {
     "pools": "spot_pools",
@@ -34,4 +34,4 @@ NEW_NAMES = {
     "jobs": "run_jobs",
     "queue_limit": "max_queued_reports",
 }
-"""The name of a setting by its former name."""
+"""New name of a setting, by its former name."""

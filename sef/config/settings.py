@@ -1,4 +1,4 @@
-"""Every setting with its default and meaning; a test holds `docs/configuration.md` equal."""
+"""Every setting, with its default and its meaning; a test holds docs/configuration.md equal."""
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -12,12 +12,11 @@ from sef.db.url import check_database_url
 from sef.terms import Interpolation, NotificationSeverity, parse_pool
 
 PREFIX = "SEF_"
-
 LONGEST_SPAN = 31_536_000  # seconds: a year
 
 
 class Settings(BaseSettings):
-    """The settings; the environment variable of each is `SEF_` and its name in capitals."""
+    """The settings; the environment variable of a setting is `SEF_` and its name in capitals."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="ignore", allow_inf_nan=False
@@ -322,13 +321,13 @@ class Settings(BaseSettings):
 
     @property
     def base_url(self) -> str:
-        """Where the API is served."""
+        """URL of the API, without a path."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
     @property
     def shown_database(self) -> str:
-        """The database URL without its password."""
+        """URL of the database, without its password."""
         return make_url(self.database).render_as_string(hide_password=True)
 
     @property
@@ -347,4 +346,5 @@ class Settings(BaseSettings):
 
 
 def comma_separated(value: str) -> tuple[str, ...]:
+    """Split a value at its commas; return the parts that are not empty."""
     return tuple(part.strip() for part in value.split(",") if part.strip())
