@@ -1,4 +1,4 @@
-"""An agent's row."""
+"""The mode of an agent."""
 
 from datetime import UTC, datetime
 

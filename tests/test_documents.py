@@ -1,4 +1,4 @@
-"""The documents say what the code does: held together here, so that neither moves alone."""
+"""The pages match the code: links, paths, settings, routes, reasons, values and the tour."""
 
 import ast
 import os
@@ -21,7 +21,20 @@ from sef.config import Settings, variable
 from sef.db.tables import metadata
 from sef.failover.signal_answers import Action
 from sef.simulator.process import ensure_running, find_running
-from sef.terms import TRANSITIONS, Flag, IncidentStatus, ReplicaStatus, SignalType
+from sef.terms import (
+    TRANSITIONS,
+    CutoverStatus,
+    Flag,
+    Goal,
+    IncidentKind,
+    IncidentStatus,
+    Mode,
+    ReplicaStatus,
+    ReplicaType,
+    SignalType,
+    StepKind,
+    StepStatus,
+)
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.harness import client_of
 from tests.private_server import free_port
@@ -41,6 +54,7 @@ API = (ROOT / "docs/api.md").read_text()
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
 DATABASE = (ROOT / "docs/database.md").read_text()
+GLOSSARY = (ROOT / "docs/glossary.md").read_text()
 
 
 def name_of(page: Path) -> str:
@@ -48,15 +62,15 @@ def name_of(page: Path) -> str:
 
 
 def section(page: str, heading: str) -> str:
-    """The text under a heading, up to the next one of its level or above."""
+    """Return the text under a heading, up to the next heading of its level or above."""
     level = heading.split(" ")[0]
-    _, found, rest = page.partition(f"\n{heading}\n")
-    assert found, f"no heading {heading}"
+    _, separator, rest = page.partition(f"\n{heading}\n")
+    assert separator, f"no heading {heading}"
     return re.split(rf"^#{{1,{len(level)}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def first_cells(text: str) -> list[str]:
-    """The names in backticks in the first column of the tables."""
+    """Return the names in backticks in the first column of the tables."""
     cells = re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)
     return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
 
@@ -71,7 +85,7 @@ def test_every_relative_link_resolves(page: Path) -> None:
             continue
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
-        assert file.exists(), f"{target} leads nowhere"
+        assert file.exists(), f"no file {target}"
         if anchor:
             headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
@@ -79,7 +93,7 @@ def test_every_relative_link_resolves(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_path_that_is_named_exists(page: Path) -> None:
+def test_every_path_in_a_page_exists(page: Path) -> None:
     tops = {path.name for path in ROOT.iterdir() if path.is_dir()} - NOT_OURS
     for text in re.findall(r"`([\w./-]+)`", page.read_text()):
         has_suffix = re.search(r"\.(py|md|sql|toml|txt|lua|sh|html|js|css|yml|service)$", text)
@@ -97,7 +111,7 @@ def test_every_decision_is_listed_under_its_title() -> None:
         text = records[file]
         assert text.startswith(f"# {number}. {title}\n"), file
         assert re.search(r"^Status: (accepted|superseded by )", text, re.MULTILINE), file
-        assert len(text.splitlines()) <= 25, f"{file} is no short record"
+        assert len(text.splitlines()) <= 25, f"{file} is too long for a record"
     assert [int(file[:4]) for _, file in listed] == list(range(1, len(listed) + 1))
 
 
@@ -115,7 +129,7 @@ def shown(default: object) -> str:
 
 
 def setting_rows() -> list[str]:
-    """The table of docs/configuration.md; `python -m tests.test_documents` prints it."""
+    """Return the table of docs/configuration.md; `python -m tests.test_documents` prints it."""
     options = {param.name: f"`{param.opts[0]}`" for param in backend.serve.params}
     return [
         f"| `{variable(name)}` | {options.get(name, '')} | {shown(field.default)} | "
@@ -124,12 +138,12 @@ def setting_rows() -> list[str]:
     ]
 
 
-def test_the_configuration_page_has_every_setting_and_no_other() -> None:
+def test_the_configuration_page_has_exactly_the_settings() -> None:
     rows = [line for line in CONFIGURATION.splitlines() if line.startswith("| `SEF_")]
     assert rows == setting_rows()
 
 
-def test_every_setting_that_a_page_names_exists() -> None:
+def test_every_setting_in_a_page_exists() -> None:
     known = {variable(name) for name in Settings.model_fields}
     for page in PAGES:
         named = set(re.findall(r"\bSEF_[A-Z_]*[A-Z]\b", page.read_text()))
@@ -144,7 +158,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return backend.create_app(Settings(var=tmp_path_factory.mktemp("var"), run_jobs=False))
 
 
-def test_every_route_is_in_the_api_page_and_no_other(app: Any) -> None:
+def test_the_api_page_has_exactly_the_routes(app: Any) -> None:
     documented = set(re.findall(r"^### `([A-Z]+) (/[^` ]*)`$", API, re.MULTILINE))
     routes = set()
     for rule in app.url_map.iter_rules():
@@ -159,7 +173,7 @@ def test_every_route_is_in_the_api_page_and_no_other(app: Any) -> None:
     assert documented == routes
 
 
-MAKES_A_REASON = {
+REASON_ARGUMENTS = {
     "Refused": (0, ""),
     "ModeConflict": (0, ""),
     "Conflict": (0, ""),
@@ -171,7 +185,7 @@ MAKES_A_REASON = {
     "_whole_number": (0, "invalid_"),
     "_required": (1, "missing_"),
 }
-"""Which argument of which function becomes a reason, and behind what."""
+"""By function: the position of the argument that becomes a reason, and the prefix of the reason."""
 
 
 def reasons_in_the_code() -> set[str]:
@@ -180,12 +194,12 @@ def reasons_in_the_code() -> set[str]:
         for node in ast.walk(ast.parse(source.read_text())):
             if isinstance(node, ast.Call):
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-                place, prefix = MAKES_A_REASON.get(name, (99, ""))
+                place, prefix = REASON_ARGUMENTS.get(name, (99, ""))
                 for argument in node.args[place : place + 1]:
                     if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                         reasons.add(prefix + argument.value)
             elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "lengths":
-                # The fields of an agent, each with its greatest length.
+                # The fields of an agent, each with its maximum length.
                 assert isinstance(node.value, ast.Dict)
                 reasons |= {f"invalid_{ast.literal_eval(key)}" for key in node.value.keys if key}
     return {reason for reason in reasons if re.fullmatch(r"[a-z_]+", reason)}
@@ -194,7 +208,7 @@ def reasons_in_the_code() -> set[str]:
 FROM_FLASK = {"not_found", "method_not_allowed", "request_entity_too_large"}
 
 
-def test_every_reason_is_in_the_api_page_and_no_other() -> None:
+def test_the_api_page_has_exactly_the_reasons() -> None:
     text = section(API, "## Reasons")
     documented = set(first_cells(text))
     in_process_only = {"unknown_data_type", "connection_in_use", "invalid_csv"}
@@ -202,7 +216,7 @@ def test_every_reason_is_in_the_api_page_and_no_other() -> None:
     assert in_process_only <= set(re.findall(r"`(\w+)`", text))
 
 
-def test_every_reason_that_a_call_names_is_in_the_table() -> None:
+def test_every_reason_of_a_call_is_in_the_table() -> None:
     documented = set(first_cells(section(API, "## Reasons")))
     calls = API.partition("\n## Reasons\n")[0]
     named = re.findall(r"\bReasons?\b[^:.]*: .*?(?=\n\n)", calls, re.DOTALL)
@@ -211,7 +225,7 @@ def test_every_reason_that_a_call_names_is_in_the_table() -> None:
         assert set(re.findall(r"`([a-z_]+)`", text)) <= documented
 
 
-def test_what_flask_refuses_is_answered_with_the_reasons_of_the_page(app: Any) -> None:
+def test_errors_of_flask_have_the_reasons_and_statuses_of_the_page(app: Any) -> None:
     client = app.test_client()
     answers = {
         "not_found": client.get("/nowhere"),
@@ -227,7 +241,7 @@ def test_what_flask_refuses_is_answered_with_the_reasons_of_the_page(app: Any) -
     assert set(answers) == FROM_FLASK
 
 
-def test_the_api_page_has_every_action_flag_and_event() -> None:
+def test_the_api_page_has_exactly_the_actions_flags_and_events() -> None:
     signals = section(API, "### `POST /api/agents/<id>/interruption`")
     actions = signals.partition("| action |")[2]
     assert first_cells(actions) == [action.value for action in Action]
@@ -236,18 +250,51 @@ def test_the_api_page_has_every_action_flag_and_event() -> None:
     events = set(first_cells(section(API, "### `GET /api/agents/<id>/events`")))
     text = "\n".join(source.read_text() for source in SOURCES)
     literal = set(re.findall(r"Event\(\s*\"(\w+)\"", text))
-    made = {f"replica_{status.value}" for status in ReplicaStatus}
-    made |= {signal_type.value.replace("-", "_") for signal_type in SignalType}
+    derived = {f"replica_{status.value}" for status in ReplicaStatus}
+    derived |= {signal_type.value.replace("-", "_") for signal_type in SignalType}
     chosen = {"switchover_completed", "failover_completed", "signal_ignored"}
     assert all(f'"{name}"' in text for name in chosen)
-    assert events == literal | made | chosen
+    assert events == literal | derived | chosen
 
 
-def test_the_api_page_has_every_public_method() -> None:
+def test_the_api_page_has_exactly_the_public_methods() -> None:
     rows = first_cells(section(API, "## In Python"))
     documented = {re.match(r"\w+", row)[0] for row in rows}  # type: ignore[index]
     public = {name for name in vars(SmartEmergencyFallback) if not name.startswith("_")}
     assert documented == public | {"settings", "SmartEmergencyFallback", "integrate_with_backend"}
+
+
+# docs/glossary.md
+
+
+@pytest.mark.parametrize(
+    ("heading", "values"),
+    [
+        ("### Modes of an agent", Mode),
+        ("### Status of a replica", ReplicaStatus),
+        ("### Type of a replica", ReplicaType),
+        ("### Kind of an incident", IncidentKind),
+        ("### Status of an incident", IncidentStatus),
+        ("### Goal of an incident", Goal),
+        ("### Status of a cutover", CutoverStatus),
+        ("### Status of a cutover step", StepStatus),
+        ("### Kind of a cutover step", StepKind),
+    ],
+    ids=lambda value: value.strip("# ") if isinstance(value, str) else "",
+)
+def test_a_table_of_the_glossary_has_exactly_the_values_of_its_enum(
+    heading: str, values: type[StrEnum]
+) -> None:
+    assert first_cells(section(GLOSSARY, heading)) == [value.value for value in values]
+
+
+def test_every_table_of_values_in_the_glossary_is_tested() -> None:
+    headings = re.findall(r"^### .+$", section(GLOSSARY, "## Status values"), re.MULTILINE)
+    [parameters] = [
+        mark.args[1]
+        for mark in test_a_table_of_the_glossary_has_exactly_the_values_of_its_enum.pytestmark
+    ]
+    assert headings == [heading for heading, _ in parameters]
 
 
 # docs/architecture.md
@@ -269,7 +316,7 @@ def test_the_architecture_page_has_every_status_of_replicas_and_incidents() -> N
         assert first_cells(section(ARCHITECTURE, f"### {heading}")) == [s.value for s in statuses]
 
 
-def test_the_state_machine_is_that_of_the_code() -> None:
+def test_the_state_diagram_has_exactly_the_transitions_and_causes() -> None:
     diagram = re.search(r"```mermaid\nstateDiagram-v2\n(.*?)```", ARCHITECTURE, re.DOTALL)
     assert diagram
     arrows = re.findall(r"^ +(\w+) --> (\w+): (.+)$", diagram[1], re.MULTILINE)
@@ -281,7 +328,7 @@ def test_the_state_machine_is_that_of_the_code() -> None:
 # README.md
 
 
-def test_the_readme_names_the_permissions_that_the_code_needs() -> None:
+def test_the_readme_lists_exactly_the_permissions_of_the_calls() -> None:
     source = "".join(path.read_text() for path in (ROOT / "sef/cloud").glob("*.py"))
     called = {
         "ec2": r"_(?:client|ec2)\.((?!meta|get_)\w+)\(",
@@ -305,21 +352,21 @@ VARIES = [
     r"\"failover_time_ms\":\d+",
     r"127\.0\.0\.1:\d+",
 ]
-"""What is another at every run, in a text without spaces."""
+"""Patterns of values that differ in every run, in a text without spaces."""
 
 
 def pattern_of(output: str) -> str:
-    """What an output must fully match: as shown, apart from spaces, `…` and what varies."""
-    wanted = re.sub(r"\s", "", output)
+    """Return the pattern of an output: as shown, apart from spaces, `…` and values that vary."""
+    shown_text = re.sub(r"\s", "", output)
     pattern = ""
-    for piece in re.split(f"({'|'.join([*VARIES, '…'])})", wanted):
+    for piece in re.split(f"({'|'.join([*VARIES, '…'])})", shown_text):
         kinds = [kind for kind in VARIES if re.fullmatch(kind, piece)]
         pattern += ".*?" if piece == "…" else kinds[0] if kinds else re.escape(piece)
     return pattern
 
 
 def tour() -> Iterator[tuple[str, str]]:
-    """The commands of the README's console blocks, each with the output shown for it."""
+    """Yield the commands of the README's console blocks, each with the output shown for it."""
     for block in re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
         for entry in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             lines = entry.splitlines(keepends=True)
@@ -331,11 +378,11 @@ def tour() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of a backend that serves; its port is in it."""
+    """Yield the environment of a running backend, with its port."""
     environment = os.environ | {
         "SEF_VAR": str(tmp_path),
         "SEF_PORT": str(free_port()),
-        "SEF_SIMULATOR_PENDING_SECONDS": "5",  # so that a slow machine sees it launching
+        "SEF_SIMULATOR_PENDING_SECONDS": "5",  # on a slow machine too, it is launching when shown
         "SEF_ENABLE_WAIT_SECONDS": "60",
     }
     command = [sys.executable, "backend.py", "serve", "--port", environment["SEF_PORT"]]
@@ -364,8 +411,8 @@ def is_ready(port: str) -> bool:
         return False
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on this machine")
-def test_the_tour_of_the_readme_shows_what_happens(server: dict[str, str]) -> None:
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_tour_of_the_readme_shows_the_real_output(server: dict[str, str]) -> None:
     commands = list(tour())
     assert len(commands) > 8
     for command, shown_output in commands:
@@ -382,12 +429,12 @@ def test_the_tour_of_the_readme_shows_what_happens(server: dict[str, str]) -> No
             check=False,
         )
         assert ran.returncode == 0, f"{command}\n{ran.stderr}"
-        happened = re.sub(r"\s", "", ran.stdout)
-        assert re.fullmatch(pattern_of(shown_output), happened), f"{command}\n{ran.stdout}"
+        output = re.sub(r"\s", "", ran.stdout)
+        assert re.fullmatch(pattern_of(shown_output), output), f"{command}\n{ran.stdout}"
 
 
-def outside_of(language: str) -> str:
-    """The block of a language in the section about the simulated EC2 from outside."""
+def example_in(language: str) -> str:
+    """Return the example in a language of the section about the simulated EC2 from outside."""
     guide = (ROOT / "docs/integration.md").read_text()
     section = guide.split("## The simulated EC2, from outside")[1].split("\n## ")[0]
     [block] = re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
@@ -396,14 +443,14 @@ def outside_of(language: str) -> str:
 
 @pytest.fixture
 def simulated(tmp_path: Path) -> Iterator[tuple[dict[str, str], str, str]]:
-    """The environment that finds a simulated EC2, its endpoint, and an instance that runs."""
+    """Yield the environment of a simulated EC2, its endpoint, and a running instance."""
     simulation = ensure_running(tmp_path, pending_seconds=0)
     try:
         environment = os.environ | {"SEF_VAR": str(tmp_path), "NO_PROXY": "127.0.0.1"}
         client = client_of(simulation.endpoint)
         template = {"LaunchTemplateName": "sef-default"}
-        made = client.run_instances(LaunchTemplate=template, MinCount=1, MaxCount=1)
-        yield environment, simulation.endpoint, made["Instances"][0]["InstanceId"]
+        answer = client.run_instances(LaunchTemplate=template, MinCount=1, MaxCount=1)
+        yield environment, simulation.endpoint, answer["Instances"][0]["InstanceId"]
     finally:
         simulation.stop()
 
@@ -422,19 +469,19 @@ def output_of(command: list[str], environment: dict[str, str]) -> str:
     return ran.stdout
 
 
-@pytest.mark.skipif(shutil.which("aws") is None, reason="there is no aws on this machine")
-def test_the_aws_command_reaches_the_simulated_ec2_as_the_guide_says(simulated: Any) -> None:
+@pytest.mark.skipif(shutil.which("aws") is None, reason="needs the aws command")
+def test_the_aws_command_of_the_guide_reaches_the_simulated_ec2(simulated: Any) -> None:
     environment, _, instance_id = simulated
-    commands = outside_of("sh").replace(".venv/bin/python", f"'{sys.executable}'")
-    told = output_of(["bash", "-ec", commands], environment)
-    assert re.fullmatch(rf"{instance_id}\trunning\neipalloc-\w+\n", told)
+    commands = example_in("sh").replace(".venv/bin/python", f"'{sys.executable}'")
+    output = output_of(["bash", "-ec", commands], environment)
+    assert re.fullmatch(rf"{instance_id}\trunning\neipalloc-\w+\n", output)
 
 
-def test_boto3_reaches_the_simulated_ec2_as_the_guide_says(simulated: Any) -> None:
+def test_the_boto3_program_of_the_guide_reaches_the_simulated_ec2(simulated: Any) -> None:
     environment, endpoint, instance_id = simulated
     command = [sys.executable, "backend.py", "simulate", "endpoint"]
     assert output_of(command, environment) == f"{endpoint}\n"
-    program = re.sub(r"http://127\.0\.0\.1:\d+", endpoint, outside_of("python"))
+    program = re.sub(r"http://127\.0\.0\.1:\d+", endpoint, example_in("python"))
     assert output_of([sys.executable, "-c", program], environment) == f"{instance_id} running\n"
 
 

@@ -1,4 +1,4 @@
-"""Failpoints: around each COMMIT and each call to others, and nowhere in normal use."""
+"""Failpoints: around each COMMIT and each remote call, and nowhere in normal use."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def take(connection: Connection, name: str) -> None:
     connection.execute(insert(leases), [row])
 
 
-class Room:
+class Caller:
     def by_name(self, database: Database) -> None:
         database.write(take, "one")
 
@@ -66,22 +66,22 @@ def database(database_url: str) -> Iterator[Database]:
     database.dispose()
 
 
-def test_a_transaction_has_two_named_after_who_writes(
+def test_a_transaction_has_two_failpoints_named_after_its_function(
     database: Database, reached: list[str]
 ) -> None:
-    Room().by_name(database)
-    Room().by_function(database)
+    Caller().by_name(database)
+    Caller().by_function(database)
     here = __name__
     assert reached == [
         f"{here}.take:before-commit",
         f"{here}.take:after-commit",
-        f"{here}.Room.by_function.write:before-commit",
-        f"{here}.Room.by_function.write:after-commit",
+        f"{here}.Caller.by_function.write:before-commit",
+        f"{here}.Caller.by_function.write:after-commit",
     ]
 
 
 @pytest.mark.parametrize(("boundary", "rows"), [("before-commit", 0), ("after-commit", 1)])
-def test_between_the_two_is_the_commit(
+def test_the_commit_is_between_the_two_failpoints(
     database: Database,
     database_url: str,
     boundary: str,
@@ -94,11 +94,11 @@ def test_between_the_two_is_the_commit(
 
     monkeypatch.setattr(failpoints, "reached", crash)
     with pytest.raises(Crash):
-        Room().by_name(database)
+        Caller().by_name(database)
     assert row_counts(database_url)["leases"] == rows
 
 
-def test_a_call_to_ec2_has_two_also_when_it_is_refused(
+def test_a_call_to_ec2_has_two_failpoints_also_if_ec2_refuses_it(
     simulation: Simulation, reached: list[str]
 ) -> None:
     ec2 = Ec2.connect(region="us-east-1", endpoint=simulation.endpoint, simulated=True)
@@ -118,21 +118,21 @@ LOCAL = (ip_network("127.0.0.0/8"),)
 
 
 @pytest.mark.parametrize("status", [200, 503])
-def test_a_webhook_has_two_also_when_it_is_refused(status: int, reached: list[str]) -> None:
+def test_a_webhook_has_two_failpoints_also_if_it_fails(status: int, reached: list[str]) -> None:
     receiver = Receiver()
-    receiver.answers = lambda request: _note(reached, request, status)
+    receiver.answers = lambda request: _answer(reached, request, status)
     try:
         with nullcontext() if status == 200 else pytest.raises(TransientHttpError):
             Outbound(LOCAL).post_json(receiver.url, {})
     finally:
         receiver.stop()
-    assert reached == ["Webhook:before-call", "it is there", "Webhook:after-call"]
+    assert reached == ["Webhook:before-call", "received", "Webhook:after-call"]
 
 
 @pytest.mark.parametrize("status", [200, 503])
-def test_a_message_has_two_also_when_it_is_refused(status: int, reached: list[str]) -> None:
+def test_a_message_has_two_failpoints_also_if_it_fails(status: int, reached: list[str]) -> None:
     receiver = Receiver()
-    receiver.answers = lambda request: _note(reached, request, status)
+    receiver.answers = lambda request: _answer(reached, request, status)
     settings = Settings(
         notification_urls=f"json://127.0.0.1:{receiver.port}",
         allowed_private_networks="127.0.0.0/8",
@@ -145,21 +145,21 @@ def test_a_message_has_two_also_when_it_is_refused(status: int, reached: list[st
             )
     finally:
         receiver.stop()
-    assert reached == ["Message:before-call", "it is there", "Message:after-call"]
+    assert reached == ["Message:before-call", "received", "Message:after-call"]
 
 
-def _note(reached: list[str], request: BaseHTTPRequestHandler, status: int) -> None:
-    reached.append("it is there")
+def _answer(reached: list[str], request: BaseHTTPRequestHandler, status: int) -> None:
+    reached.append("received")
     request.send_response(status)
     request.send_header("Content-Length", "0")
     request.end_headers()
 
 
-def test_in_normal_use_no_client_is_watched(simulation: Simulation) -> None:
+def test_in_normal_use_no_client_is_instrumented(simulation: Simulation) -> None:
     assert failpoints.reached is None
 
     class Client:
-        """One that has no events to register at."""
+        """A client without events, at which no handler can be registered."""
 
     assert isinstance(failpoints.instrument(Client()), Client)
 

@@ -1,4 +1,4 @@
-"""The installed package: its requirements, its version, and its command beside foreign modules."""
+"""The installed package: its requirements, its version, and its command."""
 
 import os
 import subprocess
@@ -21,13 +21,13 @@ INSTALLED_COMMAND = "from sef.main import run; run()"
 
 
 def pinned_directly() -> dict[str, Requirement]:
-    """Return the direct requirements of requirements.txt: its first paragraph."""
+    """Return the direct requirements, which are the first paragraph of requirements.txt."""
     paragraph = (ROOT / "requirements.txt").read_text().split("\n\n")[0]
     lines = [line.partition("#")[0].strip() for line in paragraph.splitlines()]
     return {(parsed := Requirement(line)).name: parsed for line in lines if line}
 
 
-def test_the_package_requires_what_requirements_txt_pins() -> None:
+def test_the_package_requires_exactly_the_packages_that_requirements_txt_pins() -> None:
     required = {(parsed := Requirement(text)).name: parsed for text in PROJECT["dependencies"]}
     pinned = pinned_directly()
     assert pinned.keys() == required.keys()
@@ -38,7 +38,7 @@ def test_the_package_requires_what_requirements_txt_pins() -> None:
         assert pin.extras == required[name].extras, name
 
 
-def test_the_version_stands_in_one_place() -> None:
+def test_the_version_of_the_package_is_that_of_the_command() -> None:
     assert "version" in PROJECT["dynamic"]
     shown = CliRunner().invoke(backend.main, ["--version"])
     assert (shown.exit_code, shown.output) == (0, f"SEF {sef.__version__}\n")
@@ -46,7 +46,7 @@ def test_the_version_stands_in_one_place() -> None:
 
 @pytest.fixture
 def folder_with_a_foreign_backend(tmp_path: Path) -> Path:
-    """Return a folder whose modules must not be imported, as an application's own may be named."""
+    """Return a folder of modules with SEF's names, which an application may have of its own."""
     folder = tmp_path / "application"
     folder.mkdir()
     for name in ("backend", "flask", "moto", "sef"):

@@ -1,4 +1,4 @@
-"""The monitoring queries of the documentation, on a real server, after something has happened."""
+"""The monitoring queries of docs/monitoring.sql, run on a real server."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ def run(world: World) -> list[list[dict[str, Any]]]:
 
 def scenario(world: World) -> None:
     sef = world.sef(simulator_pending_seconds=60)
-    # Prices: a pair, a gap that is filled, a single one.
+    # Prices: a pair, a gap that is filled, a single observation.
     now = world.clock()
     start = now - timedelta(minutes=40)
     reports = [
@@ -41,11 +41,11 @@ def scenario(world: World) -> None:
     for report in reports:
         record = {"pool_id": "m5.large.us-east-1a"} | report
         assert sef.process_incoming_data("a", "pricing", record)["status"] == "success"
-    # A rebalance and its termination; an emergency; a standby by hand.
+    # A recommendation and its termination; a notice without a standby; manual replica mode.
     primary = world.primary(sef, "a")
     world.signal(sef, REBALANCE, "a", instance_id=primary)
-    urgent = world.primary(sef, "b")
-    world.signal(sef, TERMINATION, "b", instance_id=urgent)
+    unprotected = world.primary(sef, "b")
+    world.signal(sef, TERMINATION, "b", instance_id=unprotected)
     world.primary(sef, "c")
     sef.enable_manual_replica_mode("c")
     world.simulation.set_options(pending_seconds=0)
@@ -56,18 +56,18 @@ def scenario(world: World) -> None:
 
 
 @ONCE
-def test_there_are_four_and_each_gives_sensible_rows(world: World) -> None:
+def test_each_of_the_four_queries_returns_the_expected_rows(world: World) -> None:
     scenario(world)
     results = run(world)
     assert len(results) == 4
     quality, operations, failovers, _ = results
 
     days = {(datetime.now(UTC) - timedelta(minutes=m)).date() for m in (0, 15, 20, 40)}
-    told = " ".join(str(value) for row in quality for value in row.values())
+    values = " ".join(str(value) for row in quality for value in row.values())
     names = " ".join(name for row in quality for name in row)
-    assert any(str(day) in told for day in days)
+    assert any(str(day) in values for day in days)
     for flag in ("averaged_dual_source", "interpolated", "normal"):
-        assert flag in told or flag in names
+        assert flag in values or flag in names
     assert total(quality) == 6  # 1 averaged, 3 interpolated, 2 normal
 
     by_type = {first(row, "replica_type"): row for row in operations}
@@ -79,11 +79,11 @@ def test_there_are_four_and_each_gives_sensible_rows(world: World) -> None:
     numbers = {
         kind: {float(v) for v in row.values() if is_number(v)} for kind, row in by_signal.items()
     }
-    assert 10_000.0 in numbers[TERMINATION]  # 20 s for the one, none for the other
+    assert 10_000.0 in numbers[TERMINATION]  # the mean of 20 s and 0 s
 
 
 @ONCE
-def test_cutovers_are_told_by_what_became_of_them(world: World) -> None:
+def test_cutovers_are_counted_by_status(world: World) -> None:
     sef = world.sef()
     moved = world.primary(sef, "a")
     address = Belongings(world, moved).targets["elastic_ip"]
@@ -104,13 +104,13 @@ def test_cutovers_are_told_by_what_became_of_them(world: World) -> None:
 
 
 def total(rows: list[dict[str, Any]]) -> int:
-    """The points that a result counts, in a column of counts or in one for each flag."""
-    counted = 0
+    """Return the number of points, from a column of counts or from a column for each flag."""
+    points = 0
     for row in rows:
         counts = [int(v) for k, v in row.items() if is_number(v) and "percent" not in k.lower()]
         flags = [int(row[k]) for k in row if k in ("normal", "interpolated")]
-        counted += counts[0] if not flags else max(counts)
-    return counted
+        points += counts[0] if not flags else max(counts)
+    return points
 
 
 def first(row: dict[str, Any], name: str) -> Any:
@@ -122,6 +122,6 @@ def is_number(value: Any) -> bool:
 
 
 @ONCE
-def test_on_an_empty_database_they_give_nothing_and_no_error(world: World) -> None:
+def test_the_queries_run_on_an_empty_database(world: World) -> None:
     world.sef()
     assert all(rows == [] or set(rows[0].values()) <= {None, 0} for rows in run(world))

@@ -1,4 +1,4 @@
-"""What reports and signals must look like: rule 7 as a table."""
+"""Parsing of reports and signals: accepted values, and reasons of rejected ones."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -32,7 +32,7 @@ def signal(**fields):
     return parse_signal({k: v for k, v in payload.items() if v is not ...}, NOW)
 
 
-def refusal(parse, *arguments, **fields):
+def reason_of(parse, *arguments, **fields):
     with pytest.raises(Refused) as caught:
         parse(*arguments, **fields)
     assert str(caught.value) == caught.value.message
@@ -41,7 +41,7 @@ def refusal(parse, *arguments, **fields):
     return caught.value.reason
 
 
-def test_a_report_as_it_is_meant():
+def test_a_complete_report_is_parsed():
     assert report("agent-1", instance_id="i-0abc", is_replica=True) == Report(
         "agent-1",
         "m5.large.us-east-1a",
@@ -50,20 +50,20 @@ def test_a_report_as_it_is_meant():
     )
 
 
-def test_a_report_is_the_primarys_unless_it_says_otherwise():
+def test_a_report_is_from_the_primary_by_default():
     assert report().observation.source is Source.PRIMARY
     assert report(is_replica=False).observation.source is Source.PRIMARY
     assert report().instance_id is None
 
 
-def test_unknown_fields_are_let_pass():
+def test_unknown_fields_are_ignored():
     assert report(agent_id="a", region="us-east-1") == report()
 
 
 @pytest.mark.parametrize("payload", [None, [], "x", 1, True, [{"spot_price": 1}], b"{}"], ids=repr)
 def test_a_body_must_be_an_object(payload):
-    assert refusal(parse_report, "a", payload, NOW) == "invalid_body"
-    assert refusal(parse_signal, payload, NOW) == "invalid_body"
+    assert reason_of(parse_report, "a", payload, NOW) == "invalid_body"
+    assert reason_of(parse_signal, payload, NOW) == "invalid_body"
 
 
 # Prices
@@ -79,7 +79,7 @@ def test_a_body_must_be_an_object(payload):
         (999.99999999, "999.99999999"),
         (0.00000001, "0.00000001"),
         (0.1 + 0.2, "0.3"),
-        # A float is what it is written as, not its binary neighbour.
+        # A float counts as its shortest decimal form, not as its binary value.
         (1.5e-08, "0.00000002"),
         (1.05e-07, "0.0000001"),
         (Decimal("0.0456"), "0.0456"),
@@ -97,10 +97,10 @@ def test_a_body_must_be_an_object(payload):
     ],
     ids=repr,
 )
-def test_a_price_is_taken_with_eight_decimals(value, price):
-    taken = report(spot_price=value).observation.price
-    assert taken == Decimal(price)
-    assert taken.as_tuple().exponent == -8
+def test_a_price_is_rounded_to_eight_decimals(value, price):
+    parsed = report(spot_price=value).observation.price
+    assert parsed == Decimal(price)
+    assert parsed.as_tuple().exponent == -8
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_a_price_is_taken_with_eight_decimals(value, price):
     ],
     ids=repr,
 )
-def test_a_price_is_refused(value, reason):
-    assert refusal(report, spot_price=value) == reason
+def test_a_price_is_rejected(value, reason):
+    assert reason_of(report, spot_price=value) == reason
 
 
 # Identifiers
@@ -177,51 +177,51 @@ BAD_IDS = {
 
 
 @pytest.mark.parametrize("value", GOOD_IDS)
-def test_an_identifier_is_taken_as_it_is(value):
-    taken = report(value, pool_id=value, instance_id=value)
-    assert (taken.agent_id, taken.pool_id, taken.instance_id) == (value, value, value)
+def test_an_identifier_is_kept_unchanged(value):
+    parsed = report(value, pool_id=value, instance_id=value)
+    assert (parsed.agent_id, parsed.pool_id, parsed.instance_id) == (value, value, value)
 
 
 @pytest.mark.parametrize("value", BAD_IDS.values(), ids=BAD_IDS)
-def test_an_identifier_is_refused(value):
-    assert refusal(report, value) == "invalid_agent_id"
-    assert refusal(report, pool_id=value) == "invalid_pool_id"
-    assert refusal(report, instance_id=value) == "invalid_instance_id"
-    assert refusal(signal, instance_id=value) == "invalid_instance_id"
+def test_an_identifier_is_rejected(value):
+    assert reason_of(report, value) == "invalid_agent_id"
+    assert reason_of(report, pool_id=value) == "invalid_pool_id"
+    assert reason_of(report, instance_id=value) == "invalid_instance_id"
+    assert reason_of(signal, instance_id=value) == "invalid_instance_id"
 
 
 def test_agent_and_instance_ids_have_at_most_64_characters_and_pools_128():
     fits = report("a" * 64, pool_id="p" * 128, instance_id="i" * 64)
     assert (len(fits.agent_id), len(fits.pool_id), len(fits.instance_id)) == (64, 128, 64)
-    assert refusal(report, "a" * 65) == "invalid_agent_id"
-    assert refusal(report, pool_id="p" * 129) == "invalid_pool_id"
-    assert refusal(report, instance_id="i" * 65) == "invalid_instance_id"
-    assert refusal(signal, instance_id="i" * 65) == "invalid_instance_id"
+    assert reason_of(report, "a" * 65) == "invalid_agent_id"
+    assert reason_of(report, pool_id="p" * 129) == "invalid_pool_id"
+    assert reason_of(report, instance_id="i" * 65) == "invalid_instance_id"
+    assert reason_of(signal, instance_id="i" * 65) == "invalid_instance_id"
 
 
 @pytest.mark.parametrize("value", ["", None], ids=repr)
 def test_an_agent_id_cannot_be_empty(value):
-    assert refusal(report, value) == "invalid_agent_id"
-    assert refusal(parse_agent_id, value) == "invalid_agent_id"
+    assert reason_of(report, value) == "invalid_agent_id"
+    assert reason_of(parse_agent_id, value) == "invalid_agent_id"
 
 
 @pytest.mark.parametrize("value", ["", None, ...], ids=repr)
 def test_a_pool_is_required(value):
-    assert refusal(report, pool_id=value) == "missing_pool_id"
+    assert reason_of(report, pool_id=value) == "missing_pool_id"
 
 
 def test_an_instance_is_optional_but_not_empty():
     assert report(instance_id=None).instance_id is None
-    assert refusal(report, instance_id="") == "invalid_instance_id"
+    assert reason_of(report, instance_id="") == "invalid_instance_id"
 
 
 @given(st.text(max_size=70))
-def test_an_identifier_has_only_the_characters_that_are_named(value):
+def test_an_identifier_has_only_allowed_characters(value):
     allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:/@-")
     if 1 <= len(value) <= 64 and set(value) <= allowed:
         assert parse_identifier(value, "agent_id", 64) == value
     else:
-        assert refusal(parse_identifier, value, "agent_id", 64) == "invalid_agent_id"
+        assert reason_of(parse_identifier, value, "agent_id", 64) == "invalid_agent_id"
 
 
 # Times
@@ -252,9 +252,9 @@ def test_an_identifier_has_only_the_characters_that_are_named(value):
     ids=repr,
 )
 def test_a_time_is_read_as_utc(value, expected):
-    taken = parse_instant(value, "timestamp")
-    assert taken == datetime.fromisoformat(expected).replace(tzinfo=UTC)
-    assert taken.tzinfo is UTC
+    parsed = parse_instant(value, "timestamp")
+    assert parsed == datetime.fromisoformat(expected).replace(tzinfo=UTC)
+    assert parsed.tzinfo is UTC
 
 
 @pytest.mark.parametrize(
@@ -295,17 +295,17 @@ def test_a_time_is_read_as_utc(value, expected):
     ],
     ids=ascii,
 )
-def test_a_time_is_refused(value):
-    assert refusal(parse_instant, value, "timestamp") == "invalid_timestamp"
-    assert refusal(report, timestamp=value) == "invalid_timestamp"
-    assert refusal(signal, timestamp=value) == "invalid_timestamp"
-    assert refusal(signal, termination_time=value) == "invalid_termination_time"
+def test_a_time_is_rejected(value):
+    assert reason_of(parse_instant, value, "timestamp") == "invalid_timestamp"
+    assert reason_of(report, timestamp=value) == "invalid_timestamp"
+    assert reason_of(signal, timestamp=value) == "invalid_timestamp"
+    assert reason_of(signal, termination_time=value) == "invalid_termination_time"
 
 
 @pytest.mark.parametrize("value", [None, ...], ids=repr)
 def test_a_time_is_required(value):
-    assert refusal(report, timestamp=value) == "missing_timestamp"
-    assert refusal(signal, timestamp=value) == "missing_timestamp"
+    assert reason_of(report, timestamp=value) == "missing_timestamp"
+    assert reason_of(signal, timestamp=value) == "missing_timestamp"
 
 
 @pytest.mark.parametrize(
@@ -329,18 +329,18 @@ def test_a_report_is_neither_from_the_future_nor_from_before_ec2(moment, reason)
     if reason is None:
         assert report(timestamp=moment.isoformat()).observation.at == moment
     else:
-        assert refusal(report, timestamp=moment.isoformat()) == reason
+        assert reason_of(report, timestamp=moment.isoformat()) == reason
 
 
 @pytest.mark.parametrize("value", [0, 1, "true", "false", "", None, [], {}], ids=repr)
 def test_is_replica_must_be_a_boolean(value):
-    assert refusal(report, is_replica=value) == "invalid_is_replica"
+    assert reason_of(report, is_replica=value) == "invalid_is_replica"
 
 
 # Signals
 
 
-def test_a_signal_as_it_is_meant():
+def test_a_complete_signal_is_parsed():
     assert signal(termination_time="2024-03-01T12:02:00Z", instance_id="i-0abc") == Signal(
         SignalType.TERMINATION, NOW, NOW + timedelta(minutes=2), "i-0abc"
     )
@@ -366,33 +366,33 @@ def test_a_signal_as_it_is_meant():
     ids=repr,
 )
 def test_a_signal_must_be_of_a_known_type(value):
-    assert refusal(signal, signal_type=value) == "unknown_signal_type"
+    assert reason_of(signal, signal_type=value) == "unknown_signal_type"
 
 
 @pytest.mark.parametrize("kind", ANNOUNCED)
-def test_both_kinds_of_signal_are_taken(kind):
+def test_both_types_of_signal_are_accepted(kind):
     assert signal(signal_type=kind.value).type is kind
 
 
-def test_no_signal_is_refused_for_a_clock_that_is_wrong():
+def test_a_signal_from_far_in_the_future_counts_as_now():
     hour = NOW + timedelta(hours=1)
     assert signal(timestamp=hour.isoformat()).signalled_at == hour
     assert signal(timestamp=(hour + MICRO).isoformat()).signalled_at == NOW
 
 
-def test_an_end_that_is_announced_for_much_later_is_not_believed():
+def test_a_termination_far_in_the_future_is_ignored():
     hour = NOW + timedelta(hours=1)
     assert signal(termination_time=hour.isoformat()).terminates_at == hour
     assert signal(termination_time=(hour + MICRO).isoformat()).terminates_at is None
 
 
-def test_a_signal_is_taken_however_old_it_is():
-    """A clock that is behind does not keep an instance from dying in two minutes."""
+def test_a_signal_of_any_age_is_accepted():
+    """A sender with a slow clock loses its instance just the same."""
     assert signal(timestamp=0).signalled_at == datetime(1970, 1, 1, tzinfo=UTC)
     assert signal(termination_time=0).terminates_at == datetime(1970, 1, 1, tzinfo=UTC)
 
 
-# Whatever comes: it is taken, or refused with a reason
+# Any input is accepted, or rejected with a reason
 
 scalars = st.one_of(
     st.none(),
@@ -428,56 +428,56 @@ almost = st.dictionaries(names, values, max_size=2).map(
 )
 
 
-def taken_or_refused(parse, *arguments):
-    """What was taken, or None; any other exception than `Refused` passes through."""
+def accepted_or_rejected(parse, *arguments):
+    """Return the result, or None if the input was rejected; other exceptions are not caught."""
     try:
         return parse(*arguments)
     except Refused as caught:
-        refused = caught
-    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", refused.reason)
-    assert refused.message.strip()
+        rejected = caught
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", rejected.reason)
+    assert rejected.message.strip()
     return None
 
 
 @settings(max_examples=200)
 @given(st.one_of(st.just("a"), values), payloads | almost)
-def test_any_report_is_taken_or_refused(agent_id, payload):
-    taken = taken_or_refused(parse_report, agent_id, payload, NOW)
-    if taken is not None:
-        assert 0 < taken.observation.price <= 1000
-        assert taken.observation.price == round(taken.observation.price, 8)
-        assert datetime(2006, 1, 1, tzinfo=UTC) <= taken.observation.at
-        assert taken.observation.at <= NOW + timedelta(minutes=5)
-        assert 1 <= len(taken.agent_id) <= 64
-        assert 1 <= len(taken.pool_id) <= 128
+def test_any_report_is_accepted_or_rejected(agent_id, payload):
+    parsed = accepted_or_rejected(parse_report, agent_id, payload, NOW)
+    if parsed is not None:
+        assert 0 < parsed.observation.price <= 1000
+        assert parsed.observation.price == round(parsed.observation.price, 8)
+        assert datetime(2006, 1, 1, tzinfo=UTC) <= parsed.observation.at
+        assert parsed.observation.at <= NOW + timedelta(minutes=5)
+        assert 1 <= len(parsed.agent_id) <= 64
+        assert 1 <= len(parsed.pool_id) <= 128
 
 
 class OddFloat(float):
-    """As of a numerical library: a float that is not written as one."""
+    """A float of a numerical library, with a repr that is not a number."""
 
     def __repr__(self):
         return f"odd.float64({float(self)})"
 
 
-def test_a_float_of_another_make_is_taken_or_refused():
-    """The façade is called in process too, with whatever a program has."""
+def test_a_float_of_a_numerical_library_is_accepted_or_rejected():
+    """The façade is also called in process, with the values of any program."""
     for field in ("spot_price", "timestamp"):
         payload = {"spot_price": 0.05, "pool_id": "p", "timestamp": EPOCH_NOW}
         payload[field] = OddFloat(payload[field])
-        taken_or_refused(parse_report, "a", payload, NOW)
+        accepted_or_rejected(parse_report, "a", payload, NOW)
 
 
 @settings(max_examples=200)
 @given(payloads | almost)
-def test_any_signal_is_taken_or_refused(payload):
-    taken = taken_or_refused(parse_signal, payload, NOW)
-    if taken is not None:
-        assert taken.type in SignalType
-        assert taken.signalled_at.tzinfo is UTC
+def test_any_signal_is_accepted_or_rejected(payload):
+    parsed = accepted_or_rejected(parse_signal, payload, NOW)
+    if parsed is not None:
+        assert parsed.type in SignalType
+        assert parsed.signalled_at.tzinfo is UTC
 
 
 @given(st.decimals(Decimal("0.00000001"), 1000, places=8))
-def test_a_price_with_eight_decimals_is_taken_as_it_is(price):
+def test_a_price_with_eight_decimals_is_kept_unchanged(price):
     assert report(spot_price=price).observation.price == price
     assert report(spot_price=float(price)).observation.price == price
 
@@ -486,7 +486,7 @@ def test_a_price_with_eight_decimals_is_taken_as_it_is(price):
     st.integers(1_136_073_600_000_000, 1_709_294_400_000_000),
     st.integers(-14 * 60, 14 * 60),
 )
-def test_a_time_is_taken_to_the_microsecond(microseconds, minutes):
+def test_a_time_is_exact_to_the_microsecond(microseconds, minutes):
     moment = datetime(1970, 1, 1, tzinfo=UTC) + microseconds * MICRO
     shift = timedelta(minutes=minutes)
     sign = "-" if minutes < 0 else "+"

@@ -1,4 +1,4 @@
-"""How sentences say numbers."""
+"""Words for numbers."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from sef.terms import plural
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(0, "0 instances"), (1, "1 instance"), (2, "2 instances")]
+    ("count", "text"), [(0, "0 instances"), (1, "1 instance"), (2, "2 instances")]
 )
-def test_counted(count: int, said: str) -> None:
-    assert plural(count, "instance") == said
+def test_a_noun_is_plural_unless_the_count_is_1(count: int, text: str) -> None:
+    assert plural(count, "instance") == text

@@ -49,7 +49,7 @@ class DeliveryRejected(DeliveryFailed):
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One destination of notifications.
+    """A destination of notifications.
 
     Attributes:
         name: the service and its host, as Apprise shows them without secrets; unique and stable.
