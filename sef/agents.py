@@ -53,6 +53,7 @@ class Agent:
 
     @property
     def mode(self) -> Mode:
+        """Mode that follows from the three switches."""
         if self.manual_replica_enabled:
             return Mode.MANUAL
         if self.auto_switch_enabled or self.auto_terminate_enabled:
@@ -67,9 +68,11 @@ class Agent:
         return (self.drilled_at or self.created_at) + timedelta(seconds=self.drill_interval)
 
     def is_drill_due(self, now: datetime) -> bool:
+        """Return True if the next drill is due."""
         return self.next_drill_at is not None and now >= self.next_drill_at
 
     def is_postponed(self, now: datetime) -> bool:
+        """Return True if its unfinished work is postponed now."""
         return self.not_before is not None and now < self.not_before <= now + LONGEST_PAUSE
 
     @property
@@ -113,4 +116,5 @@ def postpone_agent(
 
 
 def insert_agent(connection: Connection, agent_id: str, now: datetime, **values: Any) -> None:
+    """Register an agent."""
     connection.execute(insert(agents).values(id=agent_id, created_at=now, updated_at=now, **values))

@@ -36,8 +36,8 @@ def build_context(
     """
     connected = cache(lambda: connect(settings))
     if ec2 is None:
-        settings, found = connected()
-        ec2 = Ec2(found.ec2)
+        settings, connected_clients = connected()
+        ec2 = Ec2(connected_clients.ec2)
 
     def aws_clients() -> Clients:
         return clients or connected()[1]
