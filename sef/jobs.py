@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.job import Job
@@ -13,6 +13,9 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from sef.config import Settings
 from sef.errors import JobsNotRunning, SefError
+
+if TYPE_CHECKING:
+    from smart_emergency_fallback import SmartEmergencyFallback
 
 log = logging.getLogger("sef")
 
@@ -34,19 +37,6 @@ SILENT_SECONDS = 30
 """Maximum time between two heartbeats before the scheduler counts as dead."""
 STUCK_SECONDS = 600
 """Maximum time of one pass before its job counts as stuck; EC2 may be slow for minutes."""
-
-
-class PeriodicWork(Protocol):
-    """The part of the façade that the jobs call."""
-
-    def cleanup_old_buffers(self) -> int: ...
-    def reconcile(self) -> int: ...
-    def sweep_orphans(self) -> int: ...
-    def detect_losses(self) -> int: ...
-    def plan_switchovers(self) -> int: ...
-    def deliver_notifications(self) -> int: ...
-    def delete_old_prices(self) -> int: ...
-    def holds_lease(self, name: str, duration: timedelta) -> bool: ...
 
 
 class _Threads(ThreadPoolExecutor):  # type: ignore[misc]
@@ -74,7 +64,7 @@ class Jobs:
 
     def __init__(
         self,
-        sef: PeriodicWork,
+        sef: "SmartEmergencyFallback",
         settings: Settings,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -157,6 +147,6 @@ class Jobs:
         return run
 
 
-def start_jobs(sef: PeriodicWork, settings: Settings) -> Jobs:
+def start_jobs(sef: "SmartEmergencyFallback", settings: Settings) -> Jobs:
     """Start the jobs; the caller shuts them down."""
     return Jobs(sef, settings)

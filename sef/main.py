@@ -28,9 +28,11 @@ from sef.jobs import start_jobs
 from sef.notifications.channels import channels
 from sef.simulator.client import SimulationError
 from sef.web.errors import register_fallback_handlers
+from sef.web.failover import failover_blueprint
 from sef.web.fast_path import ReportFastPath
-from sef.web.fleet import agents_blueprint
+from sef.web.fleet import fleet_blueprint
 from sef.web.health import health_blueprint
+from sef.web.prices import prices_blueprint
 from sef.web.request_parsing import MAX_BODY
 from smart_emergency_fallback import SmartEmergencyFallback, integrate_with_backend
 
@@ -59,7 +61,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.url_map.merge_slashes = False  # an id may contain several slashes in a row
     register_fallback_handlers(app)
-    app.register_blueprint(agents_blueprint(sef))
+    app.register_blueprint(fleet_blueprint(sef))
+    app.register_blueprint(prices_blueprint(sef))
+    app.register_blueprint(failover_blueprint(sef))
     app.register_blueprint(health_blueprint(sef, lambda: _check_jobs(app)))
     integrate_with_backend(app, sef)
     origins = config.comma_separated(settings.cors_origins)

@@ -1,0 +1,1 @@
+"""Everything an operator asks for, and its answer, once for each Idempotency-Key."""

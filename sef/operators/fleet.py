@@ -1,3 +1,5 @@
+"""Pages of the fleet and of an agent's history."""
+
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -12,7 +14,7 @@ from sef.operators.status import agent_fields
 
 
 def fleet_page(connection: Connection, *, after: str | None, limit: int) -> list[dict[str, Any]]:
-    """Agents in order of their ids, from behind `after` on, each with its standby and incident."""
+    """Return the agents after the id `after`, in order of ids, with standby and incident."""
     replica, incident, cutover = replica_instances.c, tables.incidents.c, tables.cutovers.c
     statement = (
         select(
@@ -29,37 +31,18 @@ def fleet_page(connection: Connection, *, after: str | None, limit: int) -> list
     if after is not None:
         statement = statement.where(agents.c.id > after)
     rows = connection.execute(statement.order_by(agents.c.id).limit(limit)).all()
-    reported = _last_reports(connection, [row.id for row in rows])
-    return [_fleet_entry(row, reported.get(row.id)) for row in rows]
-
-
-def _fleet_entry(row: Row[Any], reported_at: datetime | None) -> dict[str, Any]:
-    columns = {column.key for column in agents.columns}
-    agent = Agent(**{key: value for key, value in row._mapping.items() if key in columns})
-    return agent_fields(agent) | {
-        "mode": agent.mode,
-        "replica_id": row.replica_id,
-        "replica_status": row.replica_status,
-        "incident_id": row.incident_id,
-        "cutover_status": row.cutover_status,
-        "reported_at": iso(reported_at),
-    }
-
-
-def _last_reports(connection: Connection, ids: Sequence[str]) -> dict[str, datetime]:
-    columns = price_series.c
-    rows = connection.execute(
-        select(columns.agent_id, func.max(columns.received_at))
-        .where(columns.agent_id.in_(ids))
-        .group_by(columns.agent_id)
-    )
-    return {row.agent_id: row[1] for row in rows}
+    last_reports = _last_reports(connection, [row.id for row in rows])
+    return [_fleet_entry(row, last_reports.get(row.id)) for row in rows]
 
 
 def events_page(
     connection: Connection, agent_id: str, *, before: int | None, limit: int
 ) -> list[dict[str, Any]]:
-    """An agent's history, newest first, from before the event `before` on."""
+    """Return the events of an agent that are older than the event id `before`, newest first.
+
+    Raises:
+        AgentNotFound: no agent has this id.
+    """
     read_agent(connection, agent_id)
     columns = system_events.c
     statement: Select[Any] = select(system_events).where(columns.agent_id == agent_id)
@@ -77,3 +60,27 @@ def events_page(
         }
         for row in connection.execute(statement.order_by(columns.id.desc()).limit(limit))
     ]
+
+
+def _fleet_entry(row: Row[Any], reported_at: datetime | None) -> dict[str, Any]:
+    columns = {column.key for column in agents.columns}
+    agent = Agent(**{key: value for key, value in row._mapping.items() if key in columns})
+    return agent_fields(agent) | {
+        "mode": agent.mode,
+        "replica_id": row.replica_id,
+        "replica_status": row.replica_status,
+        "incident_id": row.incident_id,
+        "cutover_status": row.cutover_status,
+        "reported_at": iso(reported_at),
+    }
+
+
+def _last_reports(connection: Connection, ids: Sequence[str]) -> dict[str, datetime]:
+    """Return when SEF last received a pricing report of each agent."""
+    columns = price_series.c
+    rows = connection.execute(
+        select(columns.agent_id, func.max(columns.received_at))
+        .where(columns.agent_id.in_(ids))
+        .group_by(columns.agent_id)
+    )
+    return {row.agent_id: row[1] for row in rows}

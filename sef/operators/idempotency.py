@@ -1,8 +1,11 @@
-"""Calls that a client may repeat under one Idempotency-Key, and that have their effect once.
+"""Give calls that are repeated under one Idempotency-Key a single effect and a single answer.
 
-A call claims its key, stores its answer in the transaction of its effect, and replaces that answer
-by the final one at its end. A crash between COMMIT and answer so leaves an answer to repeat. A call
-that is refused has no effect, and its answer is not stored.
+1. A call claims its key.
+2. It stores a first answer in the transaction of its effect. If the process crashes between COMMIT
+   and the answer, a repeat gets this stored answer.
+3. At its end the call replaces the stored answer by the final one.
+
+A rejected call has no effect, and its answer is not stored.
 """
 
 from collections.abc import Iterator
@@ -21,13 +24,25 @@ from sef.parsing import parse_idempotency_key
 
 Answer = dict[str, Any]
 
+CLAIM_DURATION = timedelta(seconds=20)
+"""A repeat is rejected for this long while the first call has not committed. If the first call
+takes longer, a repeat may run beside it; only one of the two can store an answer and commit."""
+RETENTION = timedelta(days=7)
+"""Age at which a key and its answer are deleted."""
+
+_columns = idempotency_keys.c
+
+
+class AlreadyAnswered(Exception):
+    """Another call with this key committed its effect; this call must roll back."""
+
 
 @dataclass(slots=True)
 class IdempotentCall:
-    """A call under way.
+    """A call in progress.
 
     Attributes:
-        key: the Idempotency-Key, or None without one: then nothing is stored.
+        key: the Idempotency-Key; None if the request has none, then nothing is stored.
         answer: the answer, empty until it is known.
     """
 
@@ -36,15 +51,15 @@ class IdempotentCall:
 
     @property
     def is_new(self) -> bool:
-        """True while the effect of the call is still to be had."""
+        """True if the effect of the call has not happened yet."""
         return not self.answer
 
     def store(self, connection: Connection, answer: Answer) -> None:
-        """Store the answer as it is known in the transaction of the effect.
+        """Store the first answer, in the transaction of the effect.
 
         Raises:
-            AlreadyAnswered: another call with this key had its effect first; the transaction must
-                roll back.
+            AlreadyAnswered: another call with this key committed its effect first; this
+                transaction must roll back.
         """
         if self.key is not None:
             store(connection, self.key, answer)
@@ -54,55 +69,46 @@ class IdempotentCall:
 def idempotent_call(
     ctx: Context, key: str | None, agent_id: str, call: str
 ) -> Iterator[IdempotentCall]:
-    """Begin a call; at the end of the block its answer is complete.
+    """Run a call under its key; after the block, `answer` is complete.
 
-        with idempotent_call(ctx, key, agent_id, "manual-switch") as under_way:
-            if under_way.is_new:
-                ...  # the effect, in a transaction that ends with under_way.store
-                under_way.answer = {...}
-        return under_way.answer
+        with idempotent_call(ctx, key, agent_id, "manual-switch") as call:
+            if call.is_new:
+                ...  # the effect, in a transaction that ends with call.store
+                call.answer = {...}
+        return call.answer
+
+    Args:
+        call: the name of the call. A key may not be reused for another call or another agent.
 
     Raises:
-        Refused: the key cannot be used.
+        Refused: the key is malformed.
         KeyReused: the key belongs to another call.
-        KeyInUse: the call is being carried out by another request.
-        SefError: raised by the block, and no other call with this key had an effect.
+        KeyInUse: another request is running the call.
+        SefError: the block raised it, and no other call with this key had an effect.
     """
     key = parse_idempotency_key(key)
     earlier = ctx.database.write(claim, key, agent_id, call, ctx.clock()) if key else None
-    under_way = IdempotentCall(key, earlier or {})
+    running = IdempotentCall(key, earlier or {})
     try:
-        yield under_way
+        yield running
     except (SefError, AlreadyAnswered):
         earlier = ctx.database.write(release, key) if key else None
         if earlier is None:
             raise
-        under_way.answer = earlier
+        running.answer = earlier
         return
     if key and earlier is None:
-        ctx.database.write(complete, key, under_way.answer)
-
-
-CLAIM_DURATION = timedelta(seconds=20)
-"""How long a repeat is told to wait for a first call that is not committed. One that takes longer
-loses nothing but the right to be the only one: only one of the two can store an answer."""
-RETENTION = timedelta(days=7)
-
-_columns = idempotency_keys.c
-
-
-class AlreadyAnswered(Exception):
-    """Another call with this key has had its effect: this one must have none."""
+        ctx.database.write(complete, key, running.answer)
 
 
 def claim(
     connection: Connection, key: str, agent_id: str, call: str, now: datetime
 ) -> Answer | None:
-    """Begin a call, or return the answer that it had before.
+    """Claim the key for a call, or return the answer of an earlier call with this key.
 
     Raises:
         KeyReused: the key belongs to another call.
-        KeyInUse: somebody is carrying the call out.
+        KeyInUse: another request is running the call.
     """
     row = _row(connection, key)
     if row is None:
@@ -121,7 +127,7 @@ def claim(
     if row.answer is not None:
         answer: Answer = row.answer
         return answer
-    # A claim from far ahead is one of a wrong clock.
+    # A claim that ends later than a claim can was written by a host with a fast clock: it is void.
     if row.claimed_until is not None and now < row.claimed_until <= now + 2 * CLAIM_DURATION:
         raise KeyInUse
     _change(connection, row, claimed_until=now + CLAIM_DURATION)
@@ -129,10 +135,10 @@ def claim(
 
 
 def store(connection: Connection, key: str, answer: Answer) -> None:
-    """Store the answer of an effect in its transaction.
+    """Store the first answer, in the transaction of the effect.
 
     Raises:
-        AnsweredMeanwhile: another one was first; the transaction must be given up.
+        AlreadyAnswered: another call with this key committed first; roll back.
     """
     row = _row(connection, key)
     if row is None or row.answer is not None:
@@ -141,7 +147,7 @@ def store(connection: Connection, key: str, answer: Answer) -> None:
 
 
 def complete(connection: Connection, key: str, answer: Answer) -> None:
-    """Put what the caller is told in place of what was known when the effect was committed."""
+    """Replace the first answer by the final one."""
     connection.execute(
         update(idempotency_keys)
         .where(_columns.idempotency_key == key)
@@ -150,7 +156,7 @@ def complete(connection: Connection, key: str, answer: Answer) -> None:
 
 
 def release(connection: Connection, key: str) -> Answer | None:
-    """End a call that had no effect; return the answer if another had one meanwhile."""
+    """Release the claim of a call without effect; return the answer if another call stored one."""
     row = _row(connection, key)
     if row is None:
         return None
@@ -162,7 +168,7 @@ def release(connection: Connection, key: str) -> Answer | None:
 
 
 def delete_expired_keys(connection: Connection, now: datetime) -> int:
-    """Delete the keys that are older than RETENTION, with their answers; return how many."""
+    """Delete the keys older than RETENTION, with their answers; return their number."""
     before = now - RETENTION
     return connection.execute(delete(idempotency_keys).where(_columns.created_at < before)).rowcount
 

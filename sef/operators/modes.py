@@ -1,4 +1,4 @@
-"""Manual replica mode and the auto modes, turned on and off by operators."""
+"""Enable and disable manual replica mode and the auto modes."""
 
 import time
 from datetime import timedelta
@@ -17,60 +17,32 @@ from sef.operators.status import replica_fields
 from sef.terms import ReplicaStatus
 
 POLL_SECONDS = 0.2
+"""Pause between two looks at a standby that is launching."""
 AUTO_FLAGS = {"auto-switch": "auto_switch_enabled", "auto-terminate": "auto_terminate_enabled"}
 
 
 def enable_manual(ctx: Context, agent_id: str, key: str | None) -> Answer:
-    """Turn manual replica mode on; wait `enable_wait` seconds at most for the standby.
+    """Enable manual replica mode; wait up to `enable_wait_seconds` for a ready standby.
 
     Raises:
-        AgentNotFound: there is no such agent.
-        ModeConflict: an auto mode is on.
+        AgentNotFound: no agent has this id.
+        ModeConflict: an auto mode is enabled.
     """
     with idempotent_call(ctx, key, agent_id, "manual-replica/enable") as call:
         if call.is_new:
             ctx.database.write(_set_manual, ctx, agent_id, call, _enabled(None), enabled=True)
             standby = _await_standby(ctx, agent_id)
-            call.answer = _enabled(standby)
-            if standby is None:
-                call.answer["message"] += "; no standby can be had now, it is tried again"
-            elif standby.ready_at is None:
-                call.answer["message"] += "; the standby is still launching"
-            else:
-                call.answer["message"] += f"; {standby.instance_id} stands by"
+            call.answer = _enabled(standby, _standby_message(standby))
     return call.answer
 
 
-def _enabled(standby: Replica | None) -> Answer:
-    return {
-        "status": "success",
-        "message": "Manual replica mode is on",
-        "replica": replica_fields(standby) if standby else None,
-    }
-
-
-def _await_standby(ctx: Context, agent_id: str) -> Replica | None:
-    """Reconcile the agent until its standby is ready, cannot be launched now, or time is up."""
-    deadline = time.monotonic() + ctx.settings.enable_wait_seconds
-    while True:
-        reconcile_agent(ctx, agent_id)
-        snapshot = ctx.database.read(read_snapshot, agent_id)
-        standby = snapshot.standby
-        left = deadline - time.monotonic()
-        is_settled = standby is None or standby.status is ReplicaStatus.READY
-        gives_up = snapshot.agent.is_postponed(ctx.clock() + timedelta(seconds=left))
-        if is_settled or left <= 0 or gives_up:
-            return standby
-        time.sleep(POLL_SECONDS)
-
-
 def disable_manual(ctx: Context, agent_id: str, key: str | None) -> Answer:
-    """Turn manual replica mode off; the standby is released unless an incident needs it.
+    """Disable manual replica mode; release the standby unless an incident needs it.
 
     Raises:
-        AgentNotFound: there is no such agent.
+        AgentNotFound: no agent has this id.
     """
-    answer = {"status": "success", "message": "Manual replica mode is off"}
+    answer = {"status": "success", "message": "Manual replica mode disabled"}
     with idempotent_call(ctx, key, agent_id, "manual-replica/disable") as call:
         if call.is_new:
             ctx.database.write(_set_manual, ctx, agent_id, call, answer, enabled=False)
@@ -80,13 +52,13 @@ def disable_manual(ctx: Context, agent_id: str, key: str | None) -> Answer:
 
 
 def set_auto(ctx: Context, agent_id: str, mode: str, key: str | None, *, enabled: bool) -> Answer:
-    """Turn `auto-switch` or `auto-terminate` on or off.
+    """Enable or disable `auto-switch` or `auto-terminate`.
 
     Raises:
-        AgentNotFound: there is no such agent.
-        ModeConflict: manual replica mode is on.
+        AgentNotFound: no agent has this id.
+        ModeConflict: manual replica mode is enabled.
     """
-    answer = {"status": "success", "message": f"{mode} is {'on' if enabled else 'off'}"}
+    answer = {"status": "success", "message": f"{mode} {'enabled' if enabled else 'disabled'}"}
     name = f"{mode}/{'enable' if enabled else 'disable'}"
     with idempotent_call(ctx, key, agent_id, name) as call:
         if call.is_new:
@@ -94,6 +66,38 @@ def set_auto(ctx: Context, agent_id: str, mode: str, key: str | None, *, enabled
             reconcile_agent(ctx, agent_id)
             call.answer = answer
     return call.answer
+
+
+def _enabled(standby: Replica | None, message: str = "Manual replica mode enabled") -> Answer:
+    return {
+        "status": "success",
+        "message": message,
+        "replica": replica_fields(standby) if standby else None,
+    }
+
+
+def _standby_message(standby: Replica | None) -> str:
+    if standby is None:
+        return "Manual replica mode enabled. No standby is available yet; SEF keeps trying."
+    if standby.ready_at is None:
+        return "Manual replica mode enabled. The standby is still launching."
+    return f"Manual replica mode enabled. {standby.instance_id} is on standby."
+
+
+def _await_standby(ctx: Context, agent_id: str) -> Replica | None:
+    """Reconcile the agent until its standby is ready, its launch is postponed, or time is up."""
+    deadline = time.monotonic() + ctx.settings.enable_wait_seconds
+    while True:
+        reconcile_agent(ctx, agent_id)
+        snapshot = ctx.database.read(read_snapshot, agent_id)
+        standby = snapshot.standby
+        remaining = deadline - time.monotonic()
+        is_settled = standby is None or standby.status is ReplicaStatus.READY
+        # The next launch attempt comes only after the deadline: waiting on is useless.
+        is_postponed = snapshot.agent.is_postponed(ctx.clock() + timedelta(seconds=remaining))
+        if is_settled or remaining <= 0 or is_postponed:
+            return standby
+        time.sleep(POLL_SECONDS)
 
 
 def _set_manual(
@@ -111,7 +115,9 @@ def _set_manual(
             "auto_mode_active", "Cannot enable manual mode while auto mode is active"
         )
     if agent.manual_replica_enabled != enabled:
-        _set_flag(connection, ctx, agent, "manual_replica_enabled", "manual-replica", enabled)
+        _set_flag(
+            connection, ctx, agent, "manual_replica_enabled", "manual-replica", enabled=enabled
+        )
     call.store(connection, answer)
 
 
@@ -131,15 +137,15 @@ def _set_auto(
             "manual_mode_active", f"Cannot enable {mode} while manual replica mode is active"
         )
     if getattr(agent, AUTO_FLAGS[mode]) != enabled:
-        _set_flag(connection, ctx, agent, AUTO_FLAGS[mode], mode, enabled)
+        _set_flag(connection, ctx, agent, AUTO_FLAGS[mode], mode, enabled=enabled)
     call.store(connection, answer)
 
 
 def _set_flag(
-    connection: Connection, ctx: Context, agent: Agent, flag: str, mode: str, enabled: bool
+    connection: Connection, ctx: Context, agent: Agent, flag: str, mode: str, *, enabled: bool
 ) -> None:
     now = ctx.clock()
-    # An operator's call is a reason to retry at once what was postponed.
+    # After an operator's call SEF retries postponed work at once.
     update_agent(connection, agent, now, not_before=None, **{flag: enabled})
     message = f"{mode} is {'enabled' if enabled else 'disabled'}"
     write_events(connection, [Event("mode_changed", message, agent.id)], now)

@@ -1,4 +1,4 @@
-"""Agents registered or changed by operators."""
+"""Register agents and change their fields."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,14 +19,14 @@ from sef.terms import NotificationKind, ReplicaStatus
 
 
 def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
-    """Register an agent or change one; `warnings` says what the operator should look at.
+    """Register an agent or change its fields; `warnings` lists what the operator should check.
 
-    Another instance starts another epoch, as a promotion does. The former primary, if SEF launched
-    it, is left to its operator: whoever names the primary by hand knows best when the other
-    instance is not needed any more.
+    A new `instance_id` starts a new epoch, as a promotion does. SEF does not terminate the former
+    primary, even if SEF launched it: the operator who names a primary by hand decides when the
+    former primary is no longer needed.
 
     Raises:
-        Refused: a cutover target cannot be read.
+        Refused: a cutover target is malformed.
         Conflict: the instance is the agent's standby.
     """
     names_targets = changes.get("cutover") is not None
@@ -35,7 +35,7 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
     is_new, warnings = ctx.database.write(_write, ctx, agent_id, changes)
     agent = ctx.database.read(read_agent, agent_id)
     if names_targets:
-        # After COMMIT: an error of AWS prevents no registration.
+        # After COMMIT, so that an error of AWS does not prevent the registration.
         warnings = [*warnings, *target_warnings(ctx, agent)]
     return {
         "status": "success",
@@ -48,53 +48,53 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
 def _write(
     connection: Connection, ctx: Context, agent_id: str, changes: Mapping[str, Any]
 ) -> tuple[bool, list[str]]:
-    """Return True for a new agent, and the warnings."""
+    """Write the agent; return True if it is new, and the warnings."""
     now = ctx.clock()
     try:
         agent = read_agent(connection, agent_id, lock=True)
     except AgentNotFound:
         insert_agent(connection, agent_id, now, **changes)
-        event = Event("agent_registered", f"{agent_id} is registered", agent_id)
+        event = Event("agent_registered", f"{agent_id} is registered", agent_id=agent_id)
         write_events(connection, [event], now)
         return True, []
     values = dict(changes)
     warnings = []
     if changes.get("instance_id", agent.instance_id) != agent.instance_id:
-        _refuse_standby(connection, agent_id, changes["instance_id"])
+        _reject_standby(connection, agent_id, changes["instance_id"])
         values["epoch"] = agent.epoch + 1
         supersede_cutover(connection, agent_id, "an operator named another primary", now)
         warnings = _warn_of_former_primary(connection, ctx, agent)
     update_agent(connection, agent, now, **values)
     message = f"{agent_id} is changed: {', '.join(sorted(changes)) or 'nothing'}"
-    event = Event("agent_changed", message, agent_id, details=dict(changes))
+    event = Event("agent_changed", message, agent_id=agent_id, details=dict(changes))
     write_events(connection, [event], now)
     return False, warnings
 
 
-def _refuse_standby(connection: Connection, agent_id: str, instance_id: str | None) -> None:
+def _reject_standby(connection: Connection, agent_id: str, instance_id: str | None) -> None:
     standby = live_standby(connection, agent_id)
     if standby is not None and instance_id is not None and standby.instance_id == instance_id:
         raise Conflict(
             "instance_is_standby",
-            f"{instance_id} is the standby of {agent_id}, which manual-switch makes the primary.",
+            f"{instance_id} is the standby of {agent_id}. Use manual-switch to promote it.",
         )
 
 
 def _warn_of_former_primary(connection: Connection, ctx: Context, agent: Agent) -> list[str]:
-    """Warn that the former primary keeps running, if SEF launched it."""
+    """Return and record a warning that the former primary keeps running, if SEF launched it."""
     instance_id = agent.instance_id
     launched = replica_of_instance(connection, instance_id) if instance_id else None
     if launched is None or launched.status is not ReplicaStatus.PROMOTED:
         return []
     message = (
-        f"{instance_id}, which SEF launched, is not the primary any more and runs on until you "
-        f"end it: aws ec2 terminate-instances --instance-ids {instance_id}"
+        f"{instance_id}, launched by SEF, is no longer the primary and keeps running until you "
+        f"terminate it: aws ec2 terminate-instances --instance-ids {instance_id}"
     )
     event = Event(
         "primary_left",
         message,
-        agent.id,
-        "warning",
+        agent_id=agent.id,
+        severity="warning",
         details={"instance_id": instance_id},
         notification=NotificationKind.ALERT,
     )

@@ -1,4 +1,4 @@
-"""What the API shows: one agent, the fleet, a series, the history."""
+"""The state of an agent as answers show it, with the reason why no standby is ready."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,10 +18,31 @@ from sef.prices.reports import data_quality
 from sef.terms import Goal, ReplicaStatus
 
 
+@dataclass(frozen=True, slots=True)
+class Postponement:
+    """Work of an agent that SEF retries later."""
+
+    until: datetime
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NoStandby:
+    """The reason why no standby is ready."""
+
+    reason: str
+    next_try_at: datetime | None
+    """The time until which the next launch is postponed."""
+
+
 def agent_status(
     connection: Connection, agent_id: str, now: datetime, standby_ttl: timedelta
 ) -> dict[str, Any]:
-    """Return the fields of `sef-status` for an agent."""
+    """Return the fields of `sef-status` for an agent.
+
+    Raises:
+        AgentNotFound: no agent has this id.
+    """
     snapshot = read_snapshot(connection, agent_id)
     agent, standby, incident = snapshot.agent, snapshot.standby, snapshot.incident
     cutover = latest_cutover(connection, agent_id)
@@ -37,22 +58,8 @@ def agent_status(
     }
 
 
-def _no_standby(snapshot: Snapshot, now: datetime, standby_ttl: timedelta) -> dict[str, Any] | None:
-    """Return why no standby is ready and when SEF tries again; None while one is ready."""
-    agent, standby, incident = snapshot.agent, snapshot.standby, snapshot.incident
-    until = agent.not_before if agent.is_postponed(now) else None
-    found = why_no_standby(
-        snapshot.wanted_step(now, standby_ttl),
-        (standby.status, standby.instance_id) if standby else None,
-        (until, agent.put_off_because) if until else None,
-        incident.reason if incident and incident.goal is Goal.MONITOR else None,
-    )
-    if found is None:
-        return None
-    return {"reason": found.reason, "next_try_at": iso(found.next_try_at)}
-
-
 def agent_fields(agent: Agent) -> dict[str, Any]:
+    """Return the fields of `agent` in an answer."""
     return {
         "id": agent.id,
         "instance_id": agent.instance_id,
@@ -72,6 +79,7 @@ def agent_fields(agent: Agent) -> dict[str, Any]:
 
 
 def replica_fields(replica: Replica) -> dict[str, Any]:
+    """Return the fields of `replica`, the standby, in an answer."""
     return {
         "id": replica.id,
         "instance_id": replica.instance_id,
@@ -86,6 +94,7 @@ def replica_fields(replica: Replica) -> dict[str, Any]:
 
 
 def incident_fields(incident: Incident) -> dict[str, Any]:
+    """Return the fields of `incident`, the open incident, in an answer."""
     return {
         "id": incident.id,
         "instance_id": incident.instance_id,
@@ -102,6 +111,7 @@ def incident_fields(incident: Incident) -> dict[str, Any]:
 
 
 def cutover_fields(connection: Connection, cutover: Cutover) -> dict[str, Any]:
+    """Return the fields of `cutover` and of its steps in an answer."""
     return {
         "id": cutover.id,
         "epoch": cutover.epoch,
@@ -128,44 +138,58 @@ def cutover_fields(connection: Connection, cutover: Cutover) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class NoStandby:
-    reason: str
-    next_try_at: datetime | None
-    """When the next one is tried, where that has to be waited for."""
-
-
 def why_no_standby(
     step: NextStep,
-    standby: tuple[ReplicaStatus, str | None] | None,
-    put_off: tuple[datetime, str | None] | None,
-    monitored: str | None,
+    status: ReplicaStatus | None,
+    instance_id: str | None,
+    postponement: Postponement | None,
+    monitoring_reason: str | None,
 ) -> NoStandby | None:
-    """None while a standby is ready.
+    """Return the reason why no standby is ready, or None while one is.
 
     Args:
-        step: what the policy wants next for the agent.
-        standby: the live one's status and instance.
-        put_off: until when the agent's work rests, and why.
-        monitored: why the open incident asks for none, if it does not.
+        step: the step that the agent's goal requires next, postponed or not.
+        status: the status of the agent's standby; None without a standby.
+        instance_id: the instance of the standby; None before its launch.
+        postponement: of the agent's work.
+        monitoring_reason: the reason why the open incident requires no standby; None if it
+            requires one.
     """
-    if standby is not None and standby[0] is ReplicaStatus.READY:
+    if status is ReplicaStatus.READY:
         return None
-    if standby is not None and standby[1] is not None:
-        return NoStandby(f"{standby[1]} is launching", None)
-    if standby is None and not isinstance(step, CreateStandby):
-        return NoStandby(monitored or "nothing asks for a standby", None)
-    if put_off is not None:
-        return NoStandby(put_off[1] or "it was put off", put_off[0])
-    wanted = f": {step.reason}" if isinstance(step, CreateStandby) else ""
-    return NoStandby(f"one is about to be launched{wanted}", None)
+    if instance_id is not None:
+        return NoStandby(f"{instance_id} is launching", None)
+    if status is None and not isinstance(step, CreateStandby):
+        return NoStandby(monitoring_reason or "no mode or incident requires a standby", None)
+    if postponement is not None:
+        return NoStandby(postponement.reason or "the launch is postponed", postponement.until)
+    because = f": {step.reason}" if isinstance(step, CreateStandby) else ""
+    return NoStandby(f"SEF is about to launch a standby{because}", None)
+
+
+def _no_standby(snapshot: Snapshot, now: datetime, standby_ttl: timedelta) -> dict[str, Any] | None:
+    """Return the field `no_standby`."""
+    agent, standby, incident = snapshot.agent, snapshot.standby, snapshot.incident
+    postponement = None
+    if agent.not_before is not None and agent.is_postponed(now):
+        postponement = Postponement(agent.not_before, agent.put_off_because)
+    answer = why_no_standby(
+        snapshot.wanted_step(now, standby_ttl),
+        standby.status if standby else None,
+        standby.instance_id if standby else None,
+        postponement,
+        incident.reason if incident and incident.goal is Goal.MONITOR else None,
+    )
+    if answer is None:
+        return None
+    return {"reason": answer.reason, "next_try_at": iso(answer.next_try_at)}
 
 
 def _former_primaries(connection: Connection, snapshot: Snapshot) -> list[dict[str, Any]]:
-    """Return the former primaries that SEF launched and that still run, as far as is known.
+    """Return the former primaries that SEF launched and that still run, as far as SEF knows.
 
-    `terminated_at` is the earliest time at which SEF terminates one; None if SEF leaves it to its
-    operator.
+    `terminated_at` is the earliest time at which SEF terminates the instance; None if the operator
+    has to terminate it.
     """
     due = planned_retirements(connection, snapshot.agent.id)
     return [

@@ -1,10 +1,10 @@
-"""An operator's switch to the standby, and its dry run.
+"""Switch to the standby on an operator's request, and its dry run.
 
 1. Check that the agent is in manual mode with a ready standby, and that EC2 shows it running.
 2. In one transaction: check again with the agent locked, promote the standby, plan the termination
    of the old primary, begin the cutover, and store the answer under its Idempotency-Key.
 3. Reconcile the agent: the cutover, the termination and the launch of the next standby.
-4. Answer with the state by then.
+4. Answer with the state after that pass.
 """
 
 from dataclasses import asdict
@@ -35,14 +35,14 @@ def switch(ctx: Context, agent_id: str, key: str | None) -> Answer:
     """Promote the standby, terminate the old primary, launch the next standby.
 
     Raises:
-        AgentNotFound: there is no such agent.
-        Conflict: manual mode is off, or the standby is missing or not ready.
-        CloudError: EC2 does not say whether the standby still runs; nothing was changed.
+        AgentNotFound: no agent has this id.
+        Conflict: manual mode is disabled, or the standby is missing or not ready.
+        CloudError: EC2 does not confirm that the standby runs; nothing was changed.
     """
     with idempotent_call(ctx, key, agent_id, "manual-switch") as call:
         if call.is_new:
             _, standby = ctx.database.read(_switchable, agent_id)
-            # A planned switch has the time to make sure that there is something to switch to.
+            # A planned switch has time to check that the standby really runs.
             watch.require_running(ctx, standby)
             promotion = ctx.database.write(_switch, ctx, agent_id, call)
             reconcile_agent(ctx, agent_id)
@@ -107,7 +107,7 @@ def _switchable(
         )
     standby = live_standby(connection, agent_id)
     if standby is None:
-        raise Conflict("no_replica", "There is no standby to switch to; one is launched.")
+        raise Conflict("no_replica", "No standby is available; SEF launches one.")
     if standby.status is not ReplicaStatus.READY:
         raise Conflict(
             "replica_not_ready", f"The standby is not ready: {_why_not_ready(agent, standby)}."
@@ -117,10 +117,10 @@ def _switchable(
 
 def _why_not_ready(agent: Agent, standby: Replica) -> str:
     if standby.instance_id is not None:
-        return "it is still launching; try again in a moment"
+        return "it is still launching; retry in a moment"
     if agent.not_before is not None:
-        return f"it cannot be launched now, and is tried again at {iso(agent.not_before)}"
-    return "it is about to be launched; try again in a moment"
+        return f"its launch is postponed until {iso(agent.not_before)}"
+    return "SEF is about to launch it; retry in a moment"
 
 
 def _answer(connection: Connection, agent_id: str, promotion: Promotion) -> Answer:

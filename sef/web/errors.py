@@ -1,4 +1,4 @@
-"""Every error is answered as {"status": "error", "reason": ..., "message": "a sentence"}."""
+"""Error answers: {"status": "error", "reason": ..., "message": "a sentence"}."""
 
 import logging
 import re
@@ -15,6 +15,7 @@ RETRY_AFTER_SECONDS = "2"
 
 
 def error_answer(status: int, reason: str, message: str) -> Response:
+    """Build an error answer; a 503 tells the client when to retry."""
     answer = jsonify(status="error", reason=reason, message=message)
     answer.status_code = status
     if status == 503:
@@ -23,47 +24,48 @@ def error_answer(status: int, reason: str, message: str) -> Response:
 
 
 def register_error_handlers(routes: Blueprint | Flask) -> None:
-    """Answer what SEF itself refuses; on a blueprint this touches no other route of the app."""
+    """Answer SEF's own errors. On a blueprint, the other routes of the app are not affected."""
 
     @routes.errorhandler(Refused)
-    def refused(error: Refused) -> Response:
+    def handle_bad_input(error: Refused) -> Response:
         return error_answer(400, error.reason, error.message)
 
     @routes.errorhandler(SefError)
-    def cannot(error: SefError) -> Response:
+    def handle_sef_error(error: SefError) -> Response:
         return error_answer(error.status, error.reason, error.message)
 
 
 def register_fallback_handlers(app: Flask) -> None:
-    """Answer unknown paths, wrong methods, bodies that are too large, and defects."""
+    """Answer unknown paths, wrong methods, too large bodies, and unexpected errors."""
 
     @app.errorhandler(NotFound)
-    def no_such_path(error: NotFound) -> Response:
-        path = request.path
-        hint = "docs/api.md lists the calls there are"
-        if path.endswith("/"):
-            hint = f"perhaps there is one without the slash: {path.rstrip('/')}"
-        return error_answer(404, "not_found", f"There is no such path; {hint}")
+    def handle_not_found(error: NotFound) -> Response:
+        hint = "See docs/api.md for the endpoints."
+        if request.path.endswith("/"):
+            hint = f"Try it without the trailing slash: {request.path.rstrip('/')}"
+        return error_answer(404, "not_found", f"Path not found. {hint}")
 
     @app.errorhandler(MethodNotAllowed)
-    def no_such_method(error: MethodNotAllowed) -> Response:
-        # An id may have slashes, so that to register an agent any path will do. To a call that
-        # there is not at all it would be of no use to say that PUT is allowed.
+    def handle_wrong_method(error: MethodNotAllowed) -> Response:
+        # An agent id may contain slashes, so the route PUT /api/agents/<id> matches every path
+        # below /api/agents/. For an unknown path, "PUT is allowed" would mislead: answer 404.
         if set(error.valid_methods or ()) == {"PUT", "OPTIONS"}:
             if "/" in request.path.removeprefix("/api/agents/"):
-                return no_such_path(NotFound())
-            error.description = f"PUT changes an agent; GET {request.path}/sef-status shows it."
-        return http(error)
+                return handle_not_found(NotFound())
+            error.description = (
+                f"Use PUT to change this agent, or GET {request.path}/sef-status to read it."
+            )
+        return handle_http_error(error)
 
     @app.errorhandler(RequestEntityTooLarge)
-    def too_large(error: RequestEntityTooLarge) -> Response:
+    def handle_too_large(error: RequestEntityTooLarge) -> Response:
         error.description = (
-            f"A body has at most {MAX_BODY // 2**20} MiB; a batch as NDJSON may have any length."
+            f"The body is larger than {MAX_BODY // 2**20} MiB. A batch as NDJSON has no limit."
         )
-        return http(error)
+        return handle_http_error(error)
 
     @app.errorhandler(HTTPException)
-    def http(error: HTTPException) -> Response:
+    def handle_http_error(error: HTTPException) -> Response:
         reason = re.sub(r"[^a-z]+", "_", error.name.lower())
         answer = error_answer(error.code or 500, reason, error.description or error.name)
         for name, value in error.get_headers():
@@ -72,6 +74,8 @@ def register_fallback_handlers(app: Flask) -> None:
         return answer
 
     @app.errorhandler(Exception)
-    def defect(error: Exception) -> Response:
-        log.error("SEF: a request failed", exc_info=error)
-        return error_answer(500, "internal_error", "SEF failed on this request; it was logged.")
+    def handle_unexpected(error: Exception) -> Response:
+        log.error("SEF: unexpected error in a request", exc_info=error)
+        return error_answer(
+            500, "internal_error", "Unexpected error in SEF. The log has the details."
+        )

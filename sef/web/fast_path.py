@@ -1,7 +1,7 @@
-"""The short way of a report: what most requests are is answered ahead of Flask.
+"""The fast path of pricing reports: answer plain reports before Flask sees the request.
 
-Flask takes as long for a request as SEF does for the report in it. Here only the plainest form is
-answered, as Flask would answer it; all else, an error above all, takes the ordinary way.
+For such a request Flask takes as much CPU as SEF itself. The fast path answers only the plainest
+form, exactly as Flask would; every other request, errors included, passes through Flask.
 """
 
 import json
@@ -13,31 +13,33 @@ from typing import TYPE_CHECKING, Any
 from sef.errors import Refused
 from sef.parsing import parse_json
 from sef.terms import AGENT_ID_LENGTH
-from sef.web.facade import Answer, Facade
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-FAILED = "sef.failed"
-"""Where the route finds the error that a report has met already."""
+    from smart_emergency_fallback import SmartEmergencyFallback
 
-LONGEST = 64 * 1024
+FAST_PATH_ERROR = "sef.fast_path_error"
+"""Key of the WSGI environment. It holds the error of a report that the fast path tried to store;
+the route raises that error."""
+
+MAX_REPORT_BYTES = 64 * 1024
 _PATH = re.compile(rf"/api/agents/([A-Za-z0-9._:@-]{{1,{AGENT_ID_LENGTH}}})/pricing")
 _LENGTH = re.compile("[0-9]{1,5}")
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class ReportFastPath:
-    """A WSGI application in front of the backend's own."""
+    """A WSGI application in front of the Flask application."""
 
-    def __init__(self, application: "WSGIApplication", sef: Facade) -> None:
+    def __init__(self, application: "WSGIApplication", sef: "SmartEmergencyFallback") -> None:
         self.application = application
         self._sef = sef
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        answer = self._take(environ)
+        answer = self._store_report(environ)
         if answer is None:
             return self.application(environ, start_response)
         body = f"{_ENCODE(answer)}\n".encode()
@@ -45,14 +47,14 @@ class ReportFastPath:
         start_response("200 OK", headers)
         return [body]
 
-    def _take(self, environ: "WSGIEnvironment") -> Answer | None:
-        """The answer to a report that was taken, or None: it is for Flask to answer."""
+    def _store_report(self, environ: "WSGIEnvironment") -> dict[str, Any] | None:
+        """Return the answer to a stored report, or None if Flask has to answer the request."""
         path = _PATH.fullmatch(environ["PATH_INFO"])
         if path is None or environ["REQUEST_METHOD"] != "POST" or "HTTP_ORIGIN" in environ:
             return None
-        said = environ.get("CONTENT_LENGTH") or ""
-        length = int(said) if _LENGTH.fullmatch(said) else 0
-        if not 0 < length <= LONGEST:
+        header = environ.get("CONTENT_LENGTH") or ""
+        length = int(header) if _LENGTH.fullmatch(header) else 0
+        if not 0 < length <= MAX_REPORT_BYTES:
             return None
         body = environ["wsgi.input"].read(length)
         try:
@@ -61,16 +63,17 @@ class ReportFastPath:
                 if record["status"] != "rejected":
                     return report_answer(record)
         except Refused:
-            pass  # nothing was done, and Flask finds out the same
+            pass  # nothing was stored; the route parses the body again and answers with the error
         except Exception as error:
-            # It may have cost a wait, or be one too many: it is told, not tried again.
-            environ[FAILED] = error
+            # The call may have waited for the database, or was rejected by overload. A second
+            # attempt would repeat that, so the route only reports the error.
+            environ[FAST_PATH_ERROR] = error
         environ["wsgi.input"] = BytesIO(body)
         return None
 
 
-def report_answer(record: Answer) -> dict[str, Any]:
-    """What a caller is told of a report that was taken."""
+def report_answer(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer to a report that was stored or buffered."""
     if record["status"] == "buffered":
         return {"status": "buffered", "message": "Waiting for replica data"}
     return {

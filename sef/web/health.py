@@ -1,25 +1,31 @@
-"""Liveness, readiness, and where to go from the root."""
+"""The routes for liveness and readiness, and the root with its links."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint
 
 from sef.web.errors import register_error_handlers
-from sef.web.facade import Facade
+
+if TYPE_CHECKING:
+    from smart_emergency_fallback import SmartEmergencyFallback
 
 
-def health_blueprint(sef: Facade, check_jobs: Callable[[], None]) -> Blueprint:
-    """`check_jobs` raises when the periodic jobs of this process have stopped."""
+def health_blueprint(sef: "SmartEmergencyFallback", check_jobs: Callable[[], None]) -> Blueprint:
+    """Build the routes of health checks.
+
+    Args:
+        check_jobs: raises `SefError` when the periodic jobs of this process have stopped.
+    """
     routes = Blueprint("sef_health", __name__)
     register_error_handlers(routes)
 
     @routes.get("/healthz")
-    def alive() -> Any:
+    def check_liveness() -> Any:
         return {"status": "success"}
 
     @routes.get("/readyz")
-    def ready() -> Any:
+    def check_readiness() -> Any:
         sef.check_ready()
         check_jobs()
         return {"status": "success"}

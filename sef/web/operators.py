@@ -1,12 +1,11 @@
-"""The routes of operators: manual replica mode, its switch, and an agent's status."""
+"""The routes that an existing application gets: manual mode, manual switch and agent status."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint
 
 from sef.parsing import parse_agent_id
 from sef.web.errors import register_error_handlers
-from sef.web.facade import Facade
 from sef.web.request_parsing import (
     dry_run_argument,
     dry_run_field,
@@ -15,8 +14,12 @@ from sef.web.request_parsing import (
     reject_unknown_params,
 )
 
+if TYPE_CHECKING:
+    from smart_emergency_fallback import SmartEmergencyFallback
 
-def operators_blueprint(sef: Facade) -> Blueprint:
+
+def operators_blueprint(sef: "SmartEmergencyFallback") -> Blueprint:
+    """Build the routes that `integrate_with_backend` registers."""
     routes = Blueprint("sef_operators", __name__, url_prefix="/api/agents/<agent_id:agent_id>")
     register_agent_id_converter(routes)
     register_error_handlers(routes)
@@ -44,7 +47,7 @@ def operators_blueprint(sef: Facade) -> Blueprint:
         )
 
     @routes.get("/sef-status")
-    def status(agent_id: str) -> Any:
+    def show_status(agent_id: str) -> Any:
         return sef.get_agent_status(parse_agent_id(agent_id))
 
     return routes

@@ -1,8 +1,8 @@
-"""Reading bodies and query strings."""
+"""Read the bodies, query strings and headers of requests."""
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -19,72 +19,83 @@ from sef.terms import INSTANCE_ID_LENGTH, POOL_ID_LENGTH
 
 MAX_BATCH = 10_000
 MAX_BODY = 8 * 1024 * 1024
+"""Bytes of a body; NDJSON has no limit."""
 MAX_PAGE = 10_000
 NDJSON = {"application/x-ndjson", "application/ndjson", "application/jsonl"}
-PIECE = 64 * 1024
+CHUNK_BYTES = 64 * 1024
 LAUNCH_TEMPLATE_LENGTH = 255
-LONGEST_DRILL = 31_536_000
+MIN_DRILL_INTERVAL = 600
+"""Seconds."""
+MAX_DRILL_INTERVAL = 31_536_000
 """Seconds: a year."""
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')  # a string of RFC 9651
 
 
 def json_body() -> Any:
-    """The body as JSON, with exact numbers, whatever its content type says.
+    """Return the body parsed as JSON, with exact numbers. The content type is ignored.
 
     Raises:
         Refused: `invalid_json`, or `body_cut_off`.
+        RequestEntityTooLarge: the body is larger than `MAX_BODY`.
     """
     body = request.get_data(cache=False)
     if len(body) >= MAX_BODY:
-        raise RequestEntityTooLarge  # in chunks, it is cut at the limit without a word
-    _refuse_if_cut_off(len(body))
+        raise RequestEntityTooLarge  # Werkzeug cuts a chunked body silently at the limit
+    _reject_if_cut_off(len(body))
     return parse_json(body)
 
 
 def is_ndjson() -> bool:
-    """Whether the body is said to be NDJSON."""
+    """Return True if the content type is one of NDJSON."""
     return request.mimetype in NDJSON
 
 
 def body_lines() -> Iterator[Line]:
-    """The lines of a body of any size, as they arrive.
+    """Yield the lines of a body of any size, as they arrive.
 
     Raises:
-        Refused: `body_cut_off`, in the place of the line that is not whole.
+        Refused: `body_cut_off`, instead of an incomplete last line.
     """
     request.max_content_length = sys.maxsize  # None would be the application's limit
-    return lines(_pieces())
+    return lines(_chunks())
 
 
-def _pieces() -> Iterator[bytes]:
+def _chunks() -> Iterator[bytes]:
     received = 0
-    while piece := request.stream.read(PIECE):
-        received += len(piece)
-        yield piece
-    _refuse_if_cut_off(received)
+    while chunk := request.stream.read(CHUNK_BYTES):
+        received += len(chunk)
+        yield chunk
+    _reject_if_cut_off(received)
 
 
-def _refuse_if_cut_off(received: int) -> None:
-    # Under Granian, which says that it ends bodies itself, Werkzeug leaves this to us.
+def _reject_if_cut_off(received: int) -> None:
+    # Granian sets wsgi.input_terminated, so Werkzeug does not compare the length itself.
     if request.content_length is not None and received < request.content_length:
         raise Refused("body_cut_off", "The body ended before its Content-Length.")
 
 
 def batch_body() -> list[Any]:
-    """Raises Refused: `invalid_body`, or `batch_too_large`."""
+    """Return the reports of a batch.
+
+    Raises:
+        Refused: `invalid_body`, or `batch_too_large`.
+    """
     reports = parse_object(json_body()).get("reports")
     if not isinstance(reports, list):
         raise Refused("invalid_body", 'The body must be {"reports": [...]}.')
     if len(reports) > MAX_BATCH:
-        raise Refused("batch_too_large", f"A batch has at most {MAX_BATCH} reports.")
+        raise Refused(
+            "batch_too_large",
+            f"A batch holds at most {MAX_BATCH} reports. Split it, or send NDJSON.",
+        )
     return reports
 
 
 def agent_body() -> Mapping[str, Any]:
-    """The fields of an agent that can be set; null clears one.
+    """Return the fields of an agent that the request sets; a value of None clears the field.
 
     Raises:
-        Refused: a field is unknown or not well-formed.
+        Refused: a field is unknown, or its value is malformed.
     """
     lengths = {
         "instance_id": INSTANCE_ID_LENGTH,
@@ -94,9 +105,7 @@ def agent_body() -> Mapping[str, Any]:
     fields = parse_object(json_body())
     known = [*lengths, "drill_interval", "cutover"]
     if any(name not in known for name in fields):
-        raise Refused(
-            "unknown_field", f"An agent has the fields {', '.join(known)}; one given is another."
-        )
+        raise Refused("unknown_field", f"Unknown field. Allowed: {', '.join(known)}.")
     changes: dict[str, Any] = {
         name: parse_identifier(fields[name], name, length)
         for name, length in lengths.items()
@@ -104,23 +113,25 @@ def agent_body() -> Mapping[str, Any]:
     }
     if fields.get("drill_interval") is not None:
         changes["drill_interval"] = _drill_interval(fields["drill_interval"])
-    # The façade reads the targets, also those that it is given in process.
+    # The façade parses the cutover targets, since a program may also call it in process.
     if fields.get("cutover") is not None:
         changes["cutover"] = fields["cutover"]
     return dict.fromkeys(fields) | changes
 
 
-def _drill_interval(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 600 <= value <= LONGEST_DRILL:
+def _drill_interval(value: Any) -> int:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or not MIN_DRILL_INTERVAL <= value <= MAX_DRILL_INTERVAL:
         raise Refused(
             "invalid_drill_interval",
-            f"drill_interval must be a whole number of seconds from 600 to {LONGEST_DRILL}.",
+            "drill_interval must be a whole number of seconds "
+            f"from {MIN_DRILL_INTERVAL} to {MAX_DRILL_INTERVAL}.",
         )
-    return value
+    return int(value)
 
 
 def idempotency_key() -> str | None:
-    """The header's key: a string in quotes, as the draft has it, or without them."""
+    """Return the Idempotency-Key header, without the quotes that its IETF draft demands."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
@@ -129,44 +140,48 @@ def idempotency_key() -> str | None:
 
 
 def dry_run_field() -> bool:
-    """`dry_run` of a body that may be left out and has nothing else."""
+    """Return `dry_run` of an optional body that has no other field."""
     if not request.get_data(cache=True):
         return False
     fields = parse_object(json_body())
     for name in fields:
         if name != "dry_run":
-            raise Refused("unknown_field", f"A switch has the field dry_run; {name} is another.")
+            raise Refused("unknown_field", f"Unknown field {name}. Allowed: dry_run.")
     return parse_dry_run(fields.get("dry_run"))
 
 
 def signal_body() -> Any:
     """Return the body of a signal; reject a misspelt `dry_run`.
 
-    Unknown fields are ignored, since an agent may send more than SEF reads. But a misspelt dry run
-    must not be run as a real signal.
+    Unknown fields are ignored, since an agent may send more than SEF reads. But SEF must not take a
+    dry run with a misspelt field name for a real signal.
     """
     body = json_body()
     for name in body if isinstance(body, Mapping) else ():
         if name != "dry_run" and re.sub("[^a-z]", "", name.lower()) == "dryrun":
-            raise Refused("unknown_field", f"{name} is no field of a signal; dry_run is.")
+            raise Refused("unknown_field", f"Unknown field {name}. Use dry_run.")
     return body
 
 
 def dry_run_argument() -> bool:
+    """Return `dry_run` of the query string; reject any other parameter."""
     reject_unknown_params("dry_run")
     text = request.args.get("dry_run")
     return parse_dry_run({"true": True, "false": False}.get(text, text) if text else text)
 
 
 def reject_unknown_params(*known: str) -> None:
-    """Refuse a call that has an effect and says more than is understood."""
+    """Reject unknown query parameters of a call that changes something."""
     for name in request.args:
         if name not in known:
-            but = f"; it has {', '.join(known)}" if known else ""
-            raise Refused("unknown_argument", f"This call has no argument {name}{but}.")
+            allowed = ", ".join(known) or "none"
+            raise Refused(
+                "unknown_argument", f"Unknown query parameter {name}. Allowed: {allowed}."
+            )
 
 
 def instant_argument(name: str) -> datetime | None:
+    """Return a query parameter that is an instant: Unix seconds or ISO 8601."""
     text = request.args.get(name)
     if text is None:
         return None
@@ -179,10 +194,17 @@ def instant_argument(name: str) -> datetime | None:
 
 
 def limit_argument(default: int) -> int:
+    """Return the page size from the query string."""
     return _whole_number("limit", request.args.get("limit", str(default)), MAX_PAGE)
 
 
+def next_cursor(page: Sequence[Mapping[str, Any]], limit: int) -> Any:
+    """Return the last id of a full page, to ask for the next page with; None on the last page."""
+    return page[-1]["id"] if len(page) == limit else None
+
+
 def before_argument() -> int | None:
+    """Return the event id that a page ends before, from the query string."""
     text = request.args.get("before")
     return None if text is None else _whole_number("before", text, 2**63 - 1)
 
@@ -194,12 +216,14 @@ def _whole_number(name: str, text: str, largest: int) -> int:
 
 
 class AgentIdConverter(PathConverter):
+    """Match an agent id in a path; an id may contain slashes."""
+
     regex = ".+?"
     part_isolating = False
 
 
 def register_agent_id_converter(routes: Blueprint) -> None:
-    """Let the rules of a blueprint say `<agent_id:...>`, on whatever app it is registered."""
+    """Enable `<agent_id:...>` in the routes of a blueprint, on every app that registers it."""
 
     @routes.record_once
     def register(state: BlueprintSetupState) -> None:

@@ -141,7 +141,7 @@ def test_a_switch_without_any_standby_is_refused(world: World) -> None:
     world.simulation.add_fault("RunInstances", error_code="UnauthorizedOperation")
     answer = sef.enable_manual_replica_mode("a")
     assert answer["replica"] is None
-    assert "no standby can be had now" in answer["message"]
+    assert "No standby is available yet" in answer["message"]
     before = rows(world)
     assert refused(lambda: sef.execute_manual_switch("a")) == (409, "no_replica")
     assert rows(world) == before

@@ -1,90 +1,101 @@
-"""Why there is no standby, as `sef-status` says it."""
+"""The reason for a missing standby in `sef-status`."""
 
 from datetime import UTC, datetime
 
 import pytest
 
-from sef.failover.policy import CreateStandby, Release, Rest
-from sef.operators.status import NoStandby, why_no_standby
+from sef.failover.policy import CreateStandby, NextStep, Release, Rest
+from sef.operators.status import NoStandby, Postponement, why_no_standby
 from sef.terms import ReplicaStatus, ReplicaType
 
 LATER = datetime(2026, 1, 1, tzinfo=UTC)
-WANTED = CreateStandby(ReplicaType.MANUAL, "manual mode keeps a standby")
-LIMIT = (LATER, "the limit")
+CREATE = CreateStandby(ReplicaType.MANUAL, "manual mode keeps a standby")
+LIMIT = Postponement(LATER, "the limit")
+READY, LAUNCHING = ReplicaStatus.READY, ReplicaStatus.LAUNCHING
+NOT_REQUIRED = NoStandby("no mode or incident requires a standby", None)
 
 
 @pytest.mark.parametrize(
-    ("step", "standby", "put_off", "monitored", "expected"),
+    ("step", "status", "instance_id", "postponement", "monitoring_reason", "expected"),
     [
-        pytest.param(Rest(), (ReplicaStatus.READY, "i-1"), None, None, None, id="ready"),
-        pytest.param(
-            Release("over"),
-            (ReplicaStatus.READY, "i-1"),
-            LIMIT,
-            None,
-            None,
-            id="ready-though-put-off",
-        ),
+        pytest.param(Rest(), READY, "i-1", None, None, None, id="ready"),
+        pytest.param(Release("over"), READY, "i-1", LIMIT, None, None, id="ready-and-postponed"),
         pytest.param(
             Rest(),
-            (ReplicaStatus.LAUNCHING, "i-1"),
+            LAUNCHING,
+            "i-1",
             LIMIT,
             None,
             NoStandby("i-1 is launching", None),
             id="launching",
         ),
+        pytest.param(Rest(), None, None, None, None, NOT_REQUIRED, id="not-required"),
         pytest.param(
-            Rest(),
-            None,
-            None,
-            None,
-            NoStandby("nothing asks for a standby", None),
-            id="unwanted",
+            Rest(), None, None, LIMIT, None, NOT_REQUIRED, id="not-required-and-postponed"
         ),
         pytest.param(
             Rest(),
             None,
-            LIMIT,
-            None,
-            NoStandby("nothing asks for a standby", None),
-            id="unwanted-though-put-off",
-        ),
-        pytest.param(
-            Rest(),
             None,
             None,
             "the risk is low",
             NoStandby("the risk is low", None),
-            id="monitored",
+            id="monitoring",
         ),
         pytest.param(
-            WANTED, None, LIMIT, None, NoStandby("the limit", LATER), id="failed-and-put-off"
-        ),
-        pytest.param(
-            Rest(),
-            (ReplicaStatus.LAUNCHING, None),
+            CREATE,
+            None,
+            None,
             LIMIT,
             None,
             NoStandby("the limit", LATER),
-            id="held-back",
+            id="required-and-postponed",
         ),
         pytest.param(
-            WANTED,
+            CREATE,
             None,
             None,
+            Postponement(LATER, None),
             None,
-            NoStandby("one is about to be launched: manual mode keeps a standby", None),
-            id="wanted",
+            NoStandby("the launch is postponed", LATER),
+            id="postponed-without-a-reason",
         ),
         pytest.param(
             Rest(),
-            (ReplicaStatus.LAUNCHING, None),
+            LAUNCHING,
+            None,
+            LIMIT,
+            None,
+            NoStandby("the limit", LATER),
+            id="requested-and-postponed",
+        ),
+        pytest.param(
+            CREATE,
             None,
             None,
-            NoStandby("one is about to be launched", None),
-            id="wished-for",
+            None,
+            None,
+            NoStandby("SEF is about to launch a standby: manual mode keeps a standby", None),
+            id="required",
+        ),
+        pytest.param(
+            Rest(),
+            LAUNCHING,
+            None,
+            None,
+            None,
+            NoStandby("SEF is about to launch a standby", None),
+            id="requested",
         ),
     ],
 )
-def test_absence(step, standby, put_off, monitored, expected) -> None:
-    assert why_no_standby(step, standby, put_off, monitored) == expected
+def test_status_says_why_no_standby_is_ready(
+    step: NextStep,
+    status: ReplicaStatus | None,
+    instance_id: str | None,
+    postponement: Postponement | None,
+    monitoring_reason: str | None,
+    expected: NoStandby | None,
+) -> None:
+    answer = why_no_standby(step, status, instance_id, postponement, monitoring_reason)
+    assert answer == expected

@@ -31,17 +31,17 @@ def flags(client: FlaskClient) -> list[bool]:
 def test_the_auto_modes_are_turned_on_and_off_each_by_itself(agent: FlaskClient) -> None:
     assert set_mode(agent, "auto-switch/enable") == (
         200,
-        {"status": "success", "message": "auto-switch is on"},
+        {"status": "success", "message": "auto-switch enabled"},
     )
     assert flags(agent) == [True, False, False]
     assert set_mode(agent, "auto-terminate/enable") == (
         200,
-        {"status": "success", "message": "auto-terminate is on"},
+        {"status": "success", "message": "auto-terminate enabled"},
     )
     assert flags(agent) == [True, True, False]
     assert set_mode(agent, "auto-switch/disable") == (
         200,
-        {"status": "success", "message": "auto-switch is off"},
+        {"status": "success", "message": "auto-switch disabled"},
     )
     assert flags(agent) == [False, True, False]
 

@@ -217,12 +217,12 @@ def test_what_there_is_not_is_said(
 
 @pytest.mark.parametrize("path", ["/healthz", "/api/agents/a/sef-status", "/api/pools"])
 def test_a_slash_too_many_is_named(refusing: FlaskClient, path: str) -> None:
-    assert refusing.get(f"{path}/").json["message"].endswith(f"without the slash: {path}")
+    assert refusing.get(f"{path}/").json["message"].endswith(f"without the trailing slash: {path}")
 
 
 def test_who_asks_for_an_agent_is_told_where_it_is_shown(refusing: FlaskClient) -> None:
     answer = refusing.get("/api/agents/a")
-    assert answer.json["message"].endswith("GET /api/agents/a/sef-status shows it.")
+    assert answer.json["message"].endswith("GET /api/agents/a/sef-status to read it.")
 
 
 def test_a_path_that_is_none_says_where_all_are(refusing: FlaskClient) -> None:
@@ -235,7 +235,7 @@ def test_a_body_of_ten_megabytes_is_refused(refusing: FlaskClient, path: str) ->
     body = REPORT[:-1] + f', "padding": "{"x" * 10_000_000}"' + "}"
     answer = refusing.post(path, data=body)
     assert_refused(answer, 413, "request_entity_too_large")
-    assert "at most 8 MiB" in answer.json["message"]
+    assert "larger than 8 MiB" in answer.json["message"]
 
 
 @pytest.mark.parametrize(

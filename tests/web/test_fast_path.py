@@ -16,7 +16,7 @@ from sef.errors import Overloaded
 from sef.main import create_app
 from sef.web.errors import register_fallback_handlers
 from sef.web.fast_path import ReportFastPath
-from sef.web.fleet import agents_blueprint
+from sef.web.prices import prices_blueprint
 from sef.web.request_parsing import MAX_BODY
 from tests.web.conftest import NO_CLOUD
 
@@ -124,7 +124,7 @@ def test_what_failed_is_told_and_not_tried_again(error: Exception, status: int) 
 
     app = Flask(__name__)
     register_fallback_handlers(app)
-    app.register_blueprint(agents_blueprint(Failing()))  # type: ignore[arg-type]
+    app.register_blueprint(prices_blueprint(Failing()))  # type: ignore[arg-type]
     app.wsgi_app = ReportFastPath(app.wsgi_app, Failing())  # type: ignore[arg-type,method-assign]
     said = app.test_client().post(PATH.format("a"), json=REPORT)
     assert said.status_code == status

@@ -47,7 +47,7 @@ def test_a_fresh_agent_is_told_whole(client: FlaskClient) -> None:
         "mode": "emergency_only",
         "replica": None,
         "former_primaries": [],
-        "no_standby": {"reason": "nothing asks for a standby", "next_try_at": None},
+        "no_standby": {"reason": "no mode or incident requires a standby", "next_try_at": None},
         "data_quality": {
             "window_seconds": 86400,
             "latest_timestamp": "2021-11-21T13:06:40Z",
