@@ -1,4 +1,8 @@
-"""The HTTP API: in process, and as a real server."""
+"""The HTTP API, in process and as a real server.
+
+Tests run on SQLite. A test that also proves something about the database names its kinds:
+`@pytest.mark.databases("sqlite", "mariadb")`.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +19,21 @@ from sef.simulator.client import Simulation
 from sef.simulator.process import ensure_running
 from tests.web.server import Server
 
-# For what needs no EC2: where nobody answers, should it be called all the same.
 NO_CLOUD = {"cloud": "aws", "region": "us-east-1", "ec2_endpoint": "http://127.0.0.1:9"}
+"""Settings of tests that need no EC2. A call to EC2 by mistake fails: the port is closed."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database_kind" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("databases")
+        kinds = marker.args if marker else ("sqlite",)
+        metafunc.parametrize("database_kind", kinds, scope="module")
+
+
+@pytest.fixture
+def database_url(database_kind: str, request: pytest.FixtureRequest) -> str:
+    """An empty database."""
+    return str(request.getfixturevalue(f"{database_kind}_url"))
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +52,7 @@ def simulation(simulated_folder: Path) -> Simulation:
 
 @pytest.fixture
 def make_app(database_url: str) -> Iterator[Callable[..., Flask]]:
-    """Makes the backend's application, on the test's database unless told."""
+    """Build backend applications, on the test's database unless another one is given."""
     made = []
 
     def make(**settings: Any) -> Flask:
@@ -54,22 +71,22 @@ def make_app(database_url: str) -> Iterator[Callable[..., Flask]]:
 
 @pytest.fixture
 def client(make_app: Callable[..., Flask]) -> FlaskClient:
-    """For what needs no EC2."""
+    """A client of an application without EC2."""
     return make_app(**NO_CLOUD).test_client()
 
 
 @pytest.fixture
 def cloud_client(make_app: Callable[..., Flask], simulated_folder: Path) -> FlaskClient:
-    """With the simulated EC2, whose instances run at once."""
+    """A client of an application with the simulated EC2, whose instances run at once."""
     return make_app(var=simulated_folder).test_client()
 
 
-@pytest.fixture(scope="module", params=["sqlite", "mariadb"])
+@pytest.fixture(scope="module")
 def module_database(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    database_kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """A database for all tests of a module, on each kind."""
-    if request.param == "sqlite":
+    """A database for all tests of a module."""
+    if database_kind == "sqlite":
         yield f"sqlite:///{tmp_path_factory.mktemp('module') / 'sef.db'}"
         return
     mariadb = request.getfixturevalue("mariadb")
@@ -81,7 +98,7 @@ def module_database(
 
 @pytest.fixture(scope="module")
 def module_client(module_database: str) -> Iterator[FlaskClient]:
-    """One for all tests of a module: for those that store nothing, or name their own agents."""
+    """A client for all tests of a module that store nothing, or use agents of their own."""
     app = create_app(config.load(database_url=module_database, run_jobs=False, **NO_CLOUD))
     yield app.test_client()
     app.extensions["sef"].close()
@@ -89,7 +106,7 @@ def module_client(module_database: str) -> Iterator[FlaskClient]:
 
 @pytest.fixture(scope="module")
 def server(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real server, for what needs no EC2; one for all tests of a module, on each database."""
+    """A real server without EC2, for all tests of a module."""
     server = Server(tmp_path_factory.mktemp("server"), module_database, SEF_CLOUD="aws")
     yield server
     server.stop()

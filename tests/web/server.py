@@ -20,12 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def stop_with_parent() -> None:
-    # PR_SET_PDEATHSIG: also a test run that is killed leaves no server behind.
+    # PR_SET_PDEATHSIG: even if the test run is killed, no server is left behind.
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 class Process(Protocol):
-    """What a Server needs of the process that serves."""
+    """The methods of a process that `Server` uses."""
 
     pid: int
 
@@ -50,7 +50,7 @@ def start(arguments: Sequence[str], environment: Mapping[str, str], log: IO[Any]
 
 
 class Server:
-    """One backend on one database, with a folder and a port of its own."""
+    """A backend on one database, with its own folder and port."""
 
     def __init__(
         self,
@@ -88,19 +88,19 @@ class Server:
             return False
 
     def freeze(self) -> None:
-        """Stop all its processes where they are; `thaw` lets them go on."""
+        """Stop all processes of the server; `thaw` continues them."""
         os.killpg(self._process.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         os.killpg(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """End all its processes at once, as a host that dies does."""
+        """Kill all processes of the server at once, as a host crash does."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def ended(self, within: float = 0) -> bool:
-        """Whether it has ended, by itself or killed; waits for that for so many seconds."""
+        """Return True if the server has ended; wait up to `within` seconds for that."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(within)
         return self._process.poll() is not None

@@ -4,66 +4,70 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from sef import main
 from tests.mariadb import MariaDB
 from tests.private_server import free_port
 from tests.waiting import LIMIT
 from tests.web.server import ROOT
 
+Start = Callable[..., str]
 
-def start(folder: Path, *arguments: str, **environment: str) -> list[str]:
-    """What a server that does not start says, line by line."""
-    process = subprocess.Popen(
-        [sys.executable, "backend.py", "serve", "--port", str(free_port()), *arguments],
-        cwd=ROOT,
-        env=os.environ | {"SEF_VAR": str(folder / "var")} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        said, errors = process.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # it ends its workers; killed, it would leave them behind
-        process.communicate()
-        pytest.fail("it started")
-    assert (process.returncode, said) == (1, "")
-    return errors.splitlines()
+
+@pytest.fixture
+def start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Start]:
+    """Run `sef serve` in this process; return the line that it ends with."""
+    environment = dict(os.environ)
+    monkeypatch.setattr(main, "Server", lambda *_, **__: pytest.fail("it started"))
+
+    def run(*arguments: str, **variables: str) -> str:
+        defaults = {"SEF_VAR": str(tmp_path / "var"), "SEF_PORT": str(free_port())}
+        os.environ.update(defaults | variables)
+        monkeypatch.setattr(sys, "argv", ["sef", "serve", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main.run()
+        assert capsys.readouterr() == ("", "")
+        line = end.value.code
+        assert isinstance(line, str)
+        assert line.startswith("SEF: ")
+        assert "\n" not in line
+        return line
+
+    yield run
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 @pytest.mark.parametrize(
     "place",
     [
-        pytest.param("/sys/sef.db", id="a folder that cannot be written"),
-        pytest.param("/proc/nowhere/sef.db", id="a folder that cannot be made"),
+        pytest.param("/sys/sef.db", id="a read-only folder"),
+        pytest.param("/proc/nowhere/sef.db", id="a folder that cannot be created"),
         pytest.param("{folder}/file/sef.db", id="a folder that is a file"),
         pytest.param("{folder}", id="a file that is a folder"),
-        pytest.param("{folder}/file", id="a file that is no database"),
+        pytest.param("{folder}/file", id="a file that is not a database"),
     ],
 )
-def test_a_sqlite_file_that_cannot_be_is_named(tmp_path: Path, place: str) -> None:
-    (tmp_path / "file").write_text("This is a file of somebody else's, and no database.\n" * 100)
+def test_an_unusable_sqlite_file_is_named(start: Start, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("This is a text file, and not a database.\n" * 100)
     path = place.format(folder=tmp_path)
-    (line,) = start(tmp_path, SEF_DATABASE_URL=f"sqlite:///{path}")
-    assert line.startswith("SEF: ")
-    assert path in line
+    assert path in start(SEF_DATABASE_URL=f"sqlite:///{path}")
 
 
-def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_named(start: Start, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    (line,) = start(tmp_path, SEF_VAR=str(tmp_path / "file"))
-    assert line.startswith("SEF: ")
-    assert str(tmp_path / "file") in line
+    assert str(tmp_path / "file") in start(SEF_VAR=str(tmp_path / "file"))
 
 
-def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_an_unreachable_database_server_is_named_without_its_password(start: Start) -> None:
     port = free_port()
-    url = f"mysql+mysqlconnector://me:secret@127.0.0.1:{port}/sef"
-    (line,) = start(tmp_path, "--database-url", url)
-    assert line.startswith("SEF: ")
+    line = start("--database-url", f"mysql+mysqlconnector://me:secret@127.0.0.1:{port}/sef")
     assert f"127.0.0.1:{port}" in line
     assert "secret" not in line
 
@@ -71,32 +75,30 @@ def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("user", "name"),
     [
-        pytest.param("root", "no_such_database", id="a database that is not there"),
-        pytest.param("nobody:secret", "mysql", id="a user that is not known"),
+        pytest.param("root", "no_such_database", id="an unknown database"),
+        pytest.param("nobody:secret", "mysql", id="an unknown user"),
     ],
 )
-def test_a_server_that_refuses_is_told(
-    mariadb: MariaDB, tmp_path: Path, user: str, name: str
+def test_the_error_of_a_database_server_is_shown_without_the_password(
+    start: Start, mariadb: MariaDB, user: str, name: str
 ) -> None:
-    url = mariadb.url(name).replace("root@", f"{user}@")
-    (line,) = start(tmp_path, "--database-url", url)
-    assert line.startswith("SEF: ")
+    line = start("--database-url", mariadb.url(name).replace("root@", f"{user}@"))
     assert name in line or "nobody" in line
     assert "secret" not in line
 
 
-def test_amazon_without_a_region_is_told(tmp_path: Path) -> None:
+def test_amazon_without_a_region_is_an_error(start: Start, tmp_path: Path) -> None:
     """Else the server would start, and every signal and every operator's call would fail."""
-    (line,) = start(tmp_path, SEF_CLOUD="aws", AWS_CONFIG_FILE=str(tmp_path / "none"))
+    line = start(SEF_CLOUD="aws", AWS_CONFIG_FILE=str(tmp_path / "none"))
     assert line.startswith("SEF: SEF_REGION ")
 
 
-def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+def test_a_port_in_use_is_named(start: Start) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        (line,) = start(tmp_path, "--port", str(port))
+        line = start("--port", str(port))
     assert line == f"SEF: 127.0.0.1:{port} is in use; choose another with --port or SEF_PORT"
 
 
@@ -117,17 +119,33 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         ("SEF_TYPO", "1"),
     ],
 )
-def test_a_setting_that_cannot_be_is_named(tmp_path: Path, name: str, value: str) -> None:
-    done = subprocess.run(
+def test_an_invalid_setting_is_named(start: Start, name: str, value: str) -> None:
+    line = start(**{name: value})
+    assert name in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param("SEF_PORT", "http", id="an invalid setting"),
+        pytest.param("SEF_NOTIFICATION_URLS", "slack://secret", id="an invalid channel"),
+        pytest.param("SEF_DATABASE_URL", "sqlite:////sys/sef.db", id="an unusable database"),
+    ],
+)
+def test_a_real_process_prints_one_line_and_ends_with_1(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    process = subprocess.run(
         [sys.executable, "backend.py"],
         cwd=ROOT,
-        env=os.environ | {"SEF_VAR": str(tmp_path), name: value},
+        env=os.environ | {"SEF_VAR": str(tmp_path), "SEF_PORT": str(free_port()), name: value},
         capture_output=True,
         text=True,
         timeout=LIMIT,
     )
-    assert (done.returncode, done.stdout) == (1, "")
-    (line,) = done.stderr.splitlines()
+    assert (process.returncode, process.stdout) == (1, "")
+    (line,) = process.stderr.splitlines()
     assert line.startswith("SEF: ")
-    assert name in line
+    assert name in line or value.removeprefix("sqlite:///") in line
     assert "secret" not in line

@@ -1,4 +1,4 @@
-"""A server stops when it is told to, whoever tells it and how."""
+"""A server stops on every signal, answers its requests first, and leaves nothing behind."""
 
 import os
 import signal
@@ -17,8 +17,10 @@ import requests
 from sef.simulator.process import ensure_running, find_running
 from tests.private_server import free_port
 from tests.waiting import LIMIT, until
+from tests.web.server import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+Process = subprocess.Popen[str]
+Serve = Callable[[], Process]
 
 
 @pytest.fixture
@@ -27,11 +29,11 @@ def port() -> int:
 
 
 @pytest.fixture
-def serve(tmp_path: Path, port: int) -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    """Starts a server in a process group of its own, as a shell does."""
+def serve(tmp_path: Path, port: int) -> Iterator[Serve]:
+    """Start servers with two workers, each in a process group of its own as a shell does."""
     started = []
 
-    def start() -> subprocess.Popen[str]:
+    def start() -> Process:
         process = subprocess.Popen(
             [sys.executable, "backend.py", "serve", "--port", str(port), "--workers", "2"],
             cwd=ROOT,
@@ -53,7 +55,7 @@ def serve(tmp_path: Path, port: int) -> Iterator[Callable[[], subprocess.Popen[s
 
 
 @pytest.fixture
-def master(serve: Callable[[], subprocess.Popen[str]]) -> subprocess.Popen[str]:
+def master(serve: Serve) -> Process:
     return serve()
 
 
@@ -70,33 +72,31 @@ def is_free(port: int) -> bool:
 
 
 @pytest.mark.parametrize("attempt", range(3))
-def test_ctrl_c_in_a_terminal_stops_it_without_a_traceback(master, port, attempt) -> None:
-    os.killpg(master.pid, signal.SIGINT)  # a terminal sends it to the whole group
+def test_ctrl_c_in_a_terminal_stops_it_without_a_traceback(
+    master: Process, port: int, attempt: int
+) -> None:
+    os.killpg(master.pid, signal.SIGINT)  # a terminal signals the whole process group
     output, _ = master.communicate(timeout=LIMIT)
     assert "Traceback" not in output
     assert output.rstrip().endswith("SEF has stopped.")
     assert is_free(port)
 
 
-def test_it_stops_when_every_process_is_told_at_once(master, port) -> None:
-    """As systemd does it: the workers get the signal twice, once from their master."""
+def test_sigterm_to_every_process_at_once_stops_it(master: Process, port: int) -> None:
+    """With systemd the workers get the signal twice: from systemd and from their master."""
     subprocess.run(["pkill", "-TERM", "-s", str(master.pid)], check=True)
     master.communicate(timeout=LIMIT)
     assert is_free(port)
 
 
-def test_sigterm_stops_it(master, port) -> None:
-    master.terminate()
-    output, _ = master.communicate(timeout=LIMIT)
-    assert "Traceback" not in output
-    assert is_free(port)
-
-
-def test_what_is_under_way_is_answered_before_it_stops(master, port, tmp_path) -> None:
+def test_sigterm_stops_it_after_the_requests_in_progress_are_answered(
+    master: Process, port: int, tmp_path: Path
+) -> None:
     ec2 = find_running(tmp_path)
+    assert ec2 is not None
     base = f"http://127.0.0.1:{port}/api/agents/a"
-    told = {"instance_id": "i-0123456789abcdef0", "pool_id": "m5.large.us-east-1a"}
-    requests.put(base, json=told, timeout=LIMIT).raise_for_status()
+    agent = {"instance_id": "i-0123456789abcdef0", "pool_id": "m5.large.us-east-1a"}
+    requests.put(base, json=agent, timeout=LIMIT).raise_for_status()
     ec2.add_fault("RunInstances", delay_seconds=3)
     notice = {"signal_type": "termination-notice", "timestamp": time.time()}
     with ThreadPoolExecutor(1) as threads:
@@ -109,26 +109,26 @@ def test_what_is_under_way_is_answered_before_it_stops(master, port, tmp_path) -
     assert is_free(port)
 
 
-def test_reports_that_were_acknowledged_are_there_after_a_stop(serve, port) -> None:
+def test_acknowledged_reports_are_stored_after_a_stop(serve: Serve, port: int) -> None:
     master = serve()
     acknowledged = []
 
     def report(number: int) -> None:
         for minute in range(10_000):
             at = 1_700_000_000 + 300 * minute
-            told = {"spot_price": 0.05, "pool_id": "m5.large.us-east-1a", "timestamp": at}
+            body = {"spot_price": 0.05, "pool_id": "m5.large.us-east-1a", "timestamp": at}
             try:
-                requests.post(prices_of(port, number), json=told, timeout=LIMIT).raise_for_status()
+                requests.post(prices_of(port, number), json=body, timeout=LIMIT).raise_for_status()
             except requests.RequestException:
                 return
             acknowledged.append((number, at))
 
     with ThreadPoolExecutor(8) as threads:
-        done = [threads.submit(report, number) for number in range(8)]
+        clients = [threads.submit(report, number) for number in range(8)]
         until(lambda: len(acknowledged) > 200)
         master.terminate()
-        for one in done:
-            one.result()
+        for client in clients:
+            client.result()
     master.communicate(timeout=LIMIT)
     serve()
     for number in range(8):
@@ -141,12 +141,15 @@ def prices_of(port: int, number: int) -> str:
     return f"http://127.0.0.1:{port}/api/agents/agent-{number}/pricing"
 
 
-def test_a_worker_that_is_killed_is_replaced(master, port) -> None:
+def test_a_killed_worker_is_replaced(master: Process, port: int) -> None:
     before = workers_of(master)
     # If the only worker that listens dies, the port refuses connections until another listens.
     until(lambda: listening(port) == len(before))
+    killed = Path(f"/proc/{before[0]}")
     os.kill(before[0], signal.SIGKILL)
-    until(lambda: before[0] not in workers_of(master) and listening(port) == len(before))
+    # A dying process loses its command line before its sockets, so wait until it is reaped. A
+    # connection that its socket still accepted would be reset.
+    until(lambda: not killed.exists() and listening(port) == len(before))
     for _ in range(20):
         answer = requests.get(f"http://127.0.0.1:{port}/readyz", timeout=LIMIT)
         assert answer.ok, answer.text
@@ -158,38 +161,36 @@ def listening(port: int) -> int:
     return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
 
 
-def workers_of(master: subprocess.Popen[str]) -> list[int]:
-    """Its children that are forks of it; the simulated EC2 is another one."""
+def workers_of(master: Process) -> list[int]:
+    """Return the worker processes: the children with the command line of their master."""
     children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()
     command = Path(f"/proc/{master.pid}/cmdline").read_bytes()
     return [int(p) for p in children if Path(f"/proc/{p}/cmdline").read_bytes() == command]
 
 
-def test_the_workers_of_a_master_that_is_killed_give_the_port_back(master, port) -> None:
-    master.kill()
-    master.wait()
-    until(lambda: is_free(port))
-
-
-def test_a_killed_one_leaves_the_simulated_ec2_and_the_next_takes_it_along(
-    serve, port, tmp_path
+def test_a_killed_master_takes_its_workers_along_but_not_the_simulated_ec2(
+    serve: Serve, port: int, tmp_path: Path
 ) -> None:
-    """EC2 does not end with the backend; but who stops the backend is done with all of it."""
+    """EC2 outlives a crash of the backend. A regular stop of the next server ends it."""
     killed = serve()
     killed.kill()
     killed.wait()
-    until(lambda: is_free(port))
-    left = find_running(tmp_path)
-    assert left is not None
-    pid = left.health()["pid"]
+    until(lambda: is_free(port))  # the workers have ended
+    before = find_running(tmp_path)
+    assert before is not None
+    pid = before.health()["pid"]
     second = serve()
-    assert find_running(tmp_path).health()["pid"] == pid
+    after = find_running(tmp_path)
+    assert after is not None
+    assert after.health()["pid"] == pid
     second.send_signal(signal.SIGINT)
     second.communicate(timeout=LIMIT)
     assert find_running(tmp_path) is None
 
 
-def test_a_simulated_ec2_that_somebody_else_started_is_left_to_them(serve, tmp_path) -> None:
+def test_a_simulated_ec2_that_was_running_before_keeps_running(
+    serve: Serve, tmp_path: Path
+) -> None:
     ensure_running(tmp_path)
     server = serve()
     server.send_signal(signal.SIGINT)
