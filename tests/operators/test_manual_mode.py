@@ -1,4 +1,4 @@
-"""An operator keeps a standby, switches to it, and takes the agent out of manual mode again."""
+"""Operators enable manual mode, switch to the standby, and disable manual mode."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tests.harness import ALIVE, ONCE, POOL, REBALANCE, World, meanwhile
 from tests.waiting import LIMIT
 
 
-def refused(call: Callable[[], Any]) -> tuple[int, str]:
+def error_of(call: Callable[[], Any]) -> tuple[int, str]:
     with pytest.raises(SefError) as caught:
         call()
     return caught.value.status, caught.value.reason
@@ -36,7 +36,7 @@ def test_enabling_answers_with_a_ready_standby(world: World) -> None:
 
 
 @ONCE
-def test_enabling_waits_no_longer_than_it_may(world: World) -> None:
+def test_enabling_waits_no_longer_than_its_limit(world: World) -> None:
     sef = world.sef(enable_wait_seconds=0.6, simulator_pending_seconds=600)
     world.primary(sef)
     began = time.monotonic()
@@ -72,7 +72,7 @@ def test_enabling_twice_keeps_one_standby(world: World) -> None:
 
 
 @ONCE
-def test_enabled_from_four_threads_at_once_there_is_one_standby(world: World) -> None:
+def test_enabling_from_four_threads_at_once_launches_one_standby(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     with ThreadPoolExecutor(4) as threads:
@@ -105,7 +105,7 @@ def test_a_switch_promotes_terminates_the_old_primary_and_launches_the_next(
     assert len(world.events("primary_retired")) == 1
     world.check()
 
-    # And once more: a former standby is retired like any primary.
+    # A second switch: a former standby is retired like any primary.
     again = sef.execute_manual_switch("a")
     assert again["old_instance_id"] == standby.instance_id
     assert world.state(standby.instance_id) == "terminated"
@@ -115,14 +115,14 @@ def test_a_switch_promotes_terminates_the_old_primary_and_launches_the_next(
 
 
 @ONCE
-def test_a_switch_that_is_not_possible_changes_nothing(world: World) -> None:
+def test_a_rejected_switch_changes_nothing(world: World) -> None:
     sef = world.sef(simulator_pending_seconds=60)
     primary = world.primary(sef)
-    refusals = [refused(lambda: sef.execute_manual_switch("a"))]
+    refusals = [error_of(lambda: sef.execute_manual_switch("a"))]
     assert world.replicas() == []
     sef.enable_manual_replica_mode("a")
     before = rows(world)
-    refusals.append(refused(lambda: sef.execute_manual_switch("a")))
+    refusals.append(error_of(lambda: sef.execute_manual_switch("a")))
     assert rows(world) == before
     assert refusals == [(409, "manual_mode_not_enabled"), (409, "replica_not_ready")]
     assert world.agent().instance_id == primary
@@ -135,7 +135,7 @@ def rows(world: World) -> list[Any]:
 
 
 @ONCE
-def test_a_switch_without_any_standby_is_refused(world: World) -> None:
+def test_a_switch_without_a_standby_is_rejected(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     world.simulation.add_fault("RunInstances", error_code="UnauthorizedOperation")
@@ -143,14 +143,14 @@ def test_a_switch_without_any_standby_is_refused(world: World) -> None:
     assert answer["replica"] is None
     assert "No standby is available yet" in answer["message"]
     before = rows(world)
-    assert refused(lambda: sef.execute_manual_switch("a")) == (409, "no_replica")
+    assert error_of(lambda: sef.execute_manual_switch("a")) == (409, "no_replica")
     assert rows(world) == before
     assert world.agent().instance_id == primary
     world.check()
 
 
 @ONCE
-def test_a_standby_that_vanishes_is_noticed_and_replaced(world: World) -> None:
+def test_a_vanished_standby_is_detected_and_replaced(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     sef.enable_manual_replica_mode("a")
@@ -167,12 +167,12 @@ def test_a_standby_that_vanishes_is_noticed_and_replaced(world: World) -> None:
 
 
 @ONCE
-def test_a_standby_that_vanished_just_before_is_not_switched_to(world: World) -> None:
+def test_a_switch_to_a_standby_that_has_just_vanished_is_rejected(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     sef.enable_manual_replica_mode("a")
     world.simulation.terminate(world.standby().instance_id)
-    assert refused(lambda: sef.execute_manual_switch("a")) == (409, "no_replica")
+    assert error_of(lambda: sef.execute_manual_switch("a")) == (409, "no_replica")
     assert world.agent().instance_id == primary
     assert world.state(primary) in ALIVE
     world.settle(sef, 1)
@@ -182,7 +182,7 @@ def test_a_standby_that_vanished_just_before_is_not_switched_to(world: World) ->
 
 
 @ONCE
-def test_what_cannot_be_looked_at_is_not_switched_to(world: World) -> None:
+def test_a_switch_is_rejected_while_ec2_does_not_describe_the_standby(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     sef.enable_manual_replica_mode("a")
@@ -212,7 +212,7 @@ def test_disabling_terminates_the_standby_and_can_be_repeated(world: World) -> N
 
 
 @ONCE
-def test_disabling_leaves_the_standby_that_an_incident_wants(world: World) -> None:
+def test_disabling_keeps_the_standby_of_an_open_incident(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     sef.enable_manual_replica_mode("a")
@@ -248,7 +248,7 @@ def test_manual_and_auto_modes_exclude_each_other(world: World) -> None:
         assert (caught.value.status, caught.value.reason) == (403, "manual_mode_active")
         message = f"Cannot enable {mode} while manual replica mode is active"
         assert caught.value.message == message
-        sef.set_auto_mode("a", mode, enabled=False)  # off is no conflict
+        sef.set_auto_mode("a", mode, enabled=False)  # disabling never conflicts
     agent = world.agent()
     assert agent.manual_replica_enabled
     assert (agent.auto_switch_enabled, agent.auto_terminate_enabled) == (False, False)
@@ -257,7 +257,7 @@ def test_manual_and_auto_modes_exclude_each_other(world: World) -> None:
 
 
 @ONCE
-def test_modes_turned_on_at_once_from_two_threads_leave_one(world: World) -> None:
+def test_one_mode_wins_when_two_threads_enable_both_at_once(world: World) -> None:
     sef = world.sef()
     for number in range(5):
         agent_id = f"agent-{number}"
@@ -275,14 +275,14 @@ def test_modes_turned_on_at_once_from_two_threads_leave_one(world: World) -> Non
             lambda agent_id=agent_id: sef.set_auto_mode(agent_id, "auto-switch", enabled=True),
         ]
         with ThreadPoolExecutor(2) as threads:
-            said = list(threads.map(attempt, calls))
-        assert said in (["done", "manual_mode_active"], ["auto_mode_active", "done"])
+            results = list(threads.map(attempt, calls))
+        assert results in (["done", "manual_mode_active"], ["auto_mode_active", "done"])
         agent = world.agent(agent_id)
         assert agent.manual_replica_enabled != agent.auto_switch_enabled
         world.check(agent_id)
 
 
-def test_switches_from_eight_threads_are_each_an_epoch_of_their_own(world: World) -> None:
+def test_each_switch_from_eight_threads_has_its_own_epoch(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     sef.enable_manual_replica_mode("a")
@@ -311,21 +311,23 @@ def test_switches_from_eight_threads_are_each_an_epoch_of_their_own(world: World
 
 
 @ONCE
-def test_a_switch_while_the_periodic_job_looks_at_the_agent_retires_the_old_primary(
+def test_a_switch_during_the_periodic_job_retires_the_old_primary(
     world: World,
 ) -> None:
     sef, other = world.sef(), world.sef()
     primary = world.primary(sef)
     sef.enable_manual_replica_mode("a")
-    world.simulation.throttle("TerminateInstances", count=2)  # one call of ours, as boto3 makes it
+    world.simulation.throttle(
+        "TerminateInstances", count=2
+    )  # both attempts of boto3 for one call of SEF
     world.clock.advance(31)
 
     def switch() -> None:
         other.execute_manual_switch("a")
 
-    # Between reading the agent and reading which former primaries are to be retired.
+    # Race: the switch happens between reading the agent and reading its due retirements.
     with meanwhile("retirements.agent_id = ", switch):
-        reconcile_agent(sef._context, "a")  # in this thread, which `meanwhile` watches
+        reconcile_agent(sef._context, "a")  # in this thread, since `meanwhile` watches only its own
     for _ in range(3):
         world.settle(sef, 31)
     assert world.state(primary) == "terminated"
@@ -333,7 +335,7 @@ def test_a_switch_while_the_periodic_job_looks_at_the_agent_retires_the_old_prim
 
 
 @ONCE
-def test_the_old_primary_is_terminated_though_no_next_standby_can_be_had(world: World) -> None:
+def test_the_old_primary_is_terminated_without_a_next_standby(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     sef.enable_manual_replica_mode("a")
@@ -350,7 +352,7 @@ def test_the_old_primary_is_terminated_though_no_next_standby_can_be_had(world: 
 
 
 @ONCE
-def test_the_old_primary_is_terminated_later_when_ec2_cannot_now(world: World) -> None:
+def test_the_termination_of_the_old_primary_is_retried(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     sef.enable_manual_replica_mode("a")
@@ -365,7 +367,7 @@ def test_the_old_primary_is_terminated_later_when_ec2_cannot_now(world: World) -
 
 
 @ONCE
-def test_a_recommendation_in_manual_mode_uses_the_standby_that_is_kept(world: World) -> None:
+def test_a_recommendation_in_manual_mode_uses_the_existing_standby(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     sef.enable_manual_replica_mode("a")
@@ -381,7 +383,7 @@ def test_a_recommendation_in_manual_mode_uses_the_standby_that_is_kept(world: Wo
 
 
 @ONCE
-def test_a_switch_by_hand_completes_the_incident_that_it_answers(world: World) -> None:
+def test_a_manual_switch_closes_the_open_incident(world: World) -> None:
     sef: SmartEmergencyFallback = world.sef()
     primary = world.primary(sef)
     sef.enable_manual_replica_mode("a")

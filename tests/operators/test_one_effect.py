@@ -1,4 +1,4 @@
-"""One interruption has one effect, whoever announces it, how often, and in which order."""
+"""An interruption has one effect, for any channel, number and order of its signals."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -31,7 +31,7 @@ def check(world: World, primary: str, expected: dict[str, int]) -> None:
 
 @ONCE
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
-def test_a_hundred_repeats_in_any_order(world: World, order: list[str]) -> None:
+def test_a_hundred_repeats_in_any_order_have_one_effect(world: World, order: list[str]) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     announced = world.clock()
@@ -42,7 +42,7 @@ def test_a_hundred_repeats_in_any_order(world: World, order: list[str]) -> None:
     check(world, primary, {kind: order.count(kind) for kind in set(order)})
 
 
-def test_several_channels_that_date_and_name_it_differently(world: World) -> None:
+def test_channels_with_different_times_and_ids_report_one_incident(world: World) -> None:
     """The metadata service, EventBridge and an agent that knows no instance id."""
     sef = world.sef()
     primary = world.primary(sef)
@@ -68,8 +68,8 @@ def test_several_channels_that_date_and_name_it_differently(world: World) -> Non
 
 
 @ONCE
-def test_a_notice_39_seconds_before_the_end(world: World) -> None:
-    """AWS does its best to give two minutes, and promises nothing."""
+def test_a_notice_39_seconds_before_the_termination_is_enough(world: World) -> None:
+    """AWS gives the two minutes on a best-effort basis only."""
     sef = world.sef(simulator_pending_seconds=600)
     primary = world.primary(sef)
     end: datetime = world.clock() + timedelta(seconds=39)
@@ -86,7 +86,7 @@ def test_a_notice_39_seconds_before_the_end(world: World) -> None:
 
 
 @ONCE
-def test_a_recommendation_long_after_the_failover_is_about_the_former_primary(
+def test_a_late_recommendation_concerns_the_former_primary(
     world: World,
 ) -> None:
     sef = world.sef()
@@ -98,9 +98,9 @@ def test_a_recommendation_long_after_the_failover_is_about_the_former_primary(
 
 
 @ONCE
-def test_a_repeat_of_what_is_over_is_counted_and_has_no_other_effect(world: World) -> None:
-    def asked(**_: Any) -> None:
-        raise AssertionError("EC2 has nothing to tell about it")
+def test_a_repeat_after_the_end_is_only_counted(world: World) -> None:
+    def fail(**_: Any) -> None:
+        raise AssertionError("a repeat must not call EC2")
 
     sef = world.sef()
     primary = world.primary(sef)
@@ -110,7 +110,7 @@ def test_a_repeat_of_what_is_over_is_counted_and_has_no_other_effect(world: Worl
     world.settle(sef, 3)
     tables = ("agents", "incidents", "replica_instances", "system_events")
     before = {table: world.rows(table) for table in tables}
-    another = world.sef(world.cloud("before-call.ec2", asked))
+    another = world.sef(world.cloud("before-call.ec2", fail))
     world.clock.advance(600)
     for kind in (TERMINATION, REBALANCE):
         answer = world.signal(another, kind, at=announced, instance_id=primary)

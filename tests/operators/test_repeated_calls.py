@@ -1,4 +1,4 @@
-"""A call is repeated, since its answer was lost: it has had its effect, and has no other."""
+"""A call whose answer was lost is repeated: the repeat has no second effect."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ def in_manual_mode(world: World) -> Any:
 
 
 def once(do: Callable[[], object]) -> Callable[..., None]:
-    """Something that happens at the first of several calls."""
+    """Return a hook that runs `do` at its first call only."""
     done: list[bool] = []
 
     def at_first(**_: Any) -> None:
@@ -35,7 +35,7 @@ def once(do: Callable[[], object]) -> Callable[..., None]:
     return at_first
 
 
-def test_a_switch_whose_worker_died_after_its_commit_is_repeated_with_its_answer(
+def test_a_repeat_after_a_crash_behind_the_commit_gets_the_stored_answer(
     world: World,
 ) -> None:
     sef = in_manual_mode(world)
@@ -44,7 +44,7 @@ def test_a_switch_whose_worker_died_after_its_commit_is_repeated_with_its_answer
     with pytest.raises(Crash):
         dying.execute_manual_switch("a", idempotency_key=KEY)
     world.settle(sef, 5)
-    assert world.standby().status == "ready", "it could be switched to once more"
+    assert world.standby().status == "ready", "another switch would be possible"
 
     answer = sef.execute_manual_switch("a", idempotency_key=KEY)
 
@@ -54,7 +54,7 @@ def test_a_switch_whose_worker_died_after_its_commit_is_repeated_with_its_answer
     world.check()
 
 
-def test_a_switch_whose_worker_died_before_its_commit_has_had_no_effect(world: World) -> None:
+def test_a_crash_before_the_commit_leaves_no_effect(world: World) -> None:
     sef = in_manual_mode(world)
     dying = world.sef(world.cloud("before-call.ec2.DescribeInstances", crash))
     with pytest.raises(Crash):
@@ -67,22 +67,22 @@ def test_a_switch_whose_worker_died_before_its_commit_has_had_no_effect(world: W
     world.check()
 
 
-def test_a_repeat_while_the_first_is_under_way_is_told_to_wait(world: World) -> None:
+def test_a_repeat_during_the_first_call_is_rejected(world: World) -> None:
     sef = in_manual_mode(world)
-    told: list[SefError] = []
+    errors: list[SefError] = []
 
     def repeat() -> None:
-        with pytest.raises(KeyInUse) as refused:
+        with pytest.raises(KeyInUse) as caught:
             sef.execute_manual_switch("a", idempotency_key=KEY)
-        told.append(refused.value)
+        errors.append(caught.value)
 
     slow = world.sef(world.cloud("before-call.ec2.DescribeInstances", once(repeat)))
     assert slow.execute_manual_switch("a", idempotency_key=KEY)["epoch"] == 2
-    assert [(error.status, error.reason) for error in told] == [(409, "idempotency_key_in_use")]
+    assert [(error.status, error.reason) for error in errors] == [(409, "idempotency_key_in_use")]
     assert len(world.promotions()) == 1
 
 
-def test_a_worker_that_was_frozen_through_the_whole_repeat_changes_nothing(world: World) -> None:
+def test_a_worker_frozen_during_the_repeat_changes_nothing(world: World) -> None:
     sef = in_manual_mode(world)
     answers: list[Any] = []
 
@@ -98,7 +98,7 @@ def test_a_worker_that_was_frozen_through_the_whole_repeat_changes_nothing(world
     world.check()
 
 
-def test_a_switch_that_ec2_did_not_allow_may_be_tried_again_at_once(world: World) -> None:
+def test_a_switch_that_failed_in_ec2_may_be_repeated_at_once(world: World) -> None:
     sef = in_manual_mode(world)
     world.simulation.add_fault("DescribeInstances", error_code="RequestLimitExceeded")
     with pytest.raises(SefError, match="RequestLimitExceeded"):
@@ -107,7 +107,7 @@ def test_a_switch_that_ec2_did_not_allow_may_be_tried_again_at_once(world: World
     assert sef.execute_manual_switch("a", idempotency_key=KEY)["epoch"] == 2
 
 
-def test_keys_are_forgotten_after_a_week(world: World) -> None:
+def test_keys_are_deleted_after_a_week(world: World) -> None:
     sef = in_manual_mode(world)
     sef.execute_manual_switch("a", idempotency_key=KEY)
     world.clock.advance(idempotency.RETENTION.total_seconds())
@@ -119,9 +119,7 @@ def test_keys_are_forgotten_after_a_week(world: World) -> None:
 
 
 @pytest.mark.parametrize("announced", [REBALANCE, TERMINATION])
-def test_a_signal_whose_answer_was_lost_is_repeated_with_what_it_led_to(
-    world: World, announced: str
-) -> None:
+def test_a_repeated_signal_gets_the_result_of_the_first(world: World, announced: str) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     at = world.clock()
@@ -138,7 +136,7 @@ def test_a_signal_whose_answer_was_lost_is_repeated_with_what_it_led_to(
     world.check()
 
 
-def test_a_report_whose_answer_was_lost_is_repeated_with_its_record(world: World) -> None:
+def test_a_repeated_report_gets_the_record_of_the_first(world: World) -> None:
     sef = world.sef()
     payload = {"spot_price": 0.05, "pool_id": POOL, "timestamp": world.clock().isoformat()}
     first = sef.process_incoming_data("a", "pricing", payload)

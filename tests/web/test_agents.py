@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from tests.db.rows import add_ready_standby, events, row_counts
 
 IDS = ["B", "a", "a/1", "a1", "a:2", "b", "web-1", "web-10", "web-2"]
-"""In the order of their bytes, which is the order of the fleet."""
+"""In byte order, which is the order of the fleet."""
 
 
 def put(client: FlaskClient, agent_id: str, **fields: Any) -> Any:
@@ -28,11 +28,12 @@ def ids(page: Any) -> list[str]:
     return [agent["id"] for agent in page["agents"]]
 
 
-def test_a_fleet_of_none_is_an_empty_page(client: FlaskClient) -> None:
+def test_an_empty_fleet_is_an_empty_page(client: FlaskClient) -> None:
     assert listed(client) == {"status": "success", "agents": [], "next_after": None}
 
 
-def test_the_fleet_is_listed_in_order_of_the_ids(client: FlaskClient) -> None:
+@pytest.mark.databases("sqlite", "mariadb")
+def test_the_fleet_is_listed_in_byte_order_of_the_ids(client: FlaskClient) -> None:
     for agent_id in reversed(IDS):
         put(client, agent_id)
     assert ids(listed(client)) == IDS
@@ -43,16 +44,17 @@ def test_the_fleet_is_listed_in_order_of_the_ids(client: FlaskClient) -> None:
 def test_pages_join_to_the_whole_fleet(client: FlaskClient, limit: int) -> None:
     for agent_id in IDS:
         put(client, agent_id)
-    found: list[str] = []
+    joined: list[str] = []
     page = listed(client, f"?limit={limit}")
     while page["next_after"] is not None:
         assert len(page["agents"]) == limit
         assert page["next_after"] == ids(page)[-1]
-        found += ids(page)
+        joined += ids(page)
         page = listed(client, f"?limit={limit}&after={page['next_after']}")
-    assert found + ids(page) == IDS
+    assert joined + ids(page) == IDS
 
 
+@pytest.mark.databases("sqlite", "mariadb")
 def test_an_agent_is_shown_with_its_mode_standby_and_last_report(
     client: FlaskClient, database_url: str
 ) -> None:
@@ -97,15 +99,16 @@ def test_an_agent_is_shown_with_its_mode_standby_and_last_report(
     assert before <= datetime.fromisoformat(busy["reported_at"]) <= datetime.now(UTC)
 
 
+@pytest.mark.databases("sqlite", "mariadb")
 def test_an_agent_is_registered_and_then_changed(client: FlaskClient, database_url: str) -> None:
     fields = {"instance_id": "i-1", "pool_id": "m5.large.us-east-1a", "launch_template": "lt-1"}
-    told = put(client, "a", **fields)
-    assert (told["status"], told["message"]) == ("success", "registered")
-    assert told["agent"].items() >= (fields | {"id": "a", "epoch": 1}).items()
+    answer = put(client, "a", **fields)
+    assert (answer["status"], answer["message"]) == ("success", "registered")
+    assert answer["agent"].items() >= (fields | {"id": "a", "epoch": 1}).items()
 
-    told = put(client, "a", launch_template=None)
-    assert told["message"] == "changed"
-    assert told["agent"].items() >= (fields | {"launch_template": None, "epoch": 1}).items()
+    answer = put(client, "a", launch_template=None)
+    assert answer["message"] == "changed"
+    assert answer["agent"].items() >= (fields | {"launch_template": None, "epoch": 1}).items()
     for kind in ("registered", "changed"):
         assert len(events(database_url, "a", f"agent_{kind}")) == 1
 
@@ -115,12 +118,12 @@ def test_an_agent_can_be_registered_by_its_id_alone(client: FlaskClient) -> None
     assert (agent["instance_id"], agent["pool_id"], agent["launch_template"]) == (None, None, None)
 
 
-def test_another_instance_starts_another_epoch(client: FlaskClient) -> None:
-    told = [
+def test_a_new_instance_starts_a_new_epoch(client: FlaskClient) -> None:
+    epochs = [
         put(client, "a", instance_id=instance)["agent"]["epoch"]
         for instance in ("i-1", "i-1", "i-2", "i-1", None)
     ]
-    assert told == [1, 1, 2, 3, 4]
+    assert epochs == [1, 1, 2, 3, 4]
 
 
 def test_a_registered_instance_is_not_replaced_by_a_report(client: FlaskClient) -> None:
@@ -134,11 +137,11 @@ def test_a_registered_instance_is_not_replaced_by_a_report(client: FlaskClient) 
 @pytest.mark.parametrize(
     ("agent_id", "fields", "reason"),
     [
-        pytest.param("a", {"instance": "i-1"}, "unknown_field", id="a field there is not"),
+        pytest.param("a", {"instance": "i-1"}, "unknown_field", id="an unknown field"),
         pytest.param("a", {"id": "b"}, "unknown_field", id="another id"),
         pytest.param("a", {"epoch": 7}, "unknown_field", id="an epoch"),
         pytest.param(
-            "a", {"manual_replica_enabled": True}, "unknown_field", id="a mode, past its check"
+            "a", {"manual_replica_enabled": True}, "unknown_field", id="a mode, bypassing its check"
         ),
         pytest.param("a", {"instance_id": ""}, "invalid_instance_id", id="an empty instance"),
         pytest.param("a", {"instance_id": "i" * 65}, "invalid_instance_id", id="a long instance"),
@@ -152,7 +155,7 @@ def test_a_registered_instance_is_not_replaced_by_a_report(client: FlaskClient) 
         pytest.param("%C3%A4", {}, "invalid_agent_id", id="an umlaut"),
     ],
 )
-def test_what_an_agent_cannot_have_is_refused(
+def test_invalid_fields_and_ids_are_rejected(
     module_client: FlaskClient,
     module_database: str,
     agent_id: str,
@@ -165,7 +168,8 @@ def test_what_an_agent_cannot_have_is_refused(
     assert row_counts(module_database) == before
 
 
-def test_cutover_targets_are_kept_until_they_are_taken_away(client: FlaskClient) -> None:
+@pytest.mark.databases("sqlite", "mariadb")
+def test_cutover_targets_are_kept_until_they_are_cleared(client: FlaskClient) -> None:
     put(client, "a", cutover={"dns": {"zone_id": "Z1", "name": "Web.Example.com"}})
     dns = {"zone_id": "Z1", "name": "web.example.com", "type": "A", "address": "private"}
     assert put(client, "a", pool_id="p")["agent"]["cutover"] == {"dns": dns}
@@ -174,7 +178,7 @@ def test_cutover_targets_are_kept_until_they_are_taken_away(client: FlaskClient)
     assert put(client, "a", cutover=None)["agent"]["cutover"] is None
 
 
-def test_cutover_targets_that_cannot_be_used_are_refused(
+def test_invalid_cutover_targets_are_rejected(
     module_client: FlaskClient, module_database: str
 ) -> None:
     before = row_counts(module_database)
@@ -185,7 +189,7 @@ def test_cutover_targets_that_cannot_be_used_are_refused(
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_a_route_of_an_agent_is_not_taken_for_another_agent(
+def test_a_route_below_an_agent_is_not_registered_as_an_agent(
     module_client: FlaskClient, module_database: str, method: str
 ) -> None:
     before = row_counts(module_database)
@@ -195,11 +199,12 @@ def test_a_route_of_an_agent_is_not_taken_for_another_agent(
 
 
 @pytest.mark.parametrize("limit", ["0", "10001", "x", "-1"])
-def test_a_limit_out_of_range_is_refused(module_client: FlaskClient, limit: str) -> None:
+def test_a_limit_out_of_range_is_rejected(module_client: FlaskClient, limit: str) -> None:
     answer = module_client.get(f"/api/agents?limit={limit}")
     assert (answer.status_code, answer.json["reason"]) == (400, "invalid_limit")
 
 
 @pytest.mark.parametrize("after", ["%00", "%FF", "zzz", "%F0%9F%98%80", "a" * 3000])
-def test_an_id_that_there_is_not_can_be_paged_from(module_client: FlaskClient, after: str) -> None:
+@pytest.mark.databases("sqlite", "mariadb")
+def test_a_page_may_start_after_an_unknown_id(module_client: FlaskClient, after: str) -> None:
     assert listed(module_client, f"?after={after}")["next_after"] is None

@@ -1,4 +1,4 @@
-"""POST .../auto-switch and .../auto-terminate, and that they and manual mode exclude each other."""
+"""POST .../auto-switch and .../auto-terminate; auto modes and manual mode exclude each other."""
 
 from typing import Any
 
@@ -24,11 +24,11 @@ def set_mode(client: FlaskClient, path: str) -> tuple[int, Any]:
 
 
 def flags(client: FlaskClient) -> list[bool]:
-    told = client.get("/api/agents/a/sef-status").json["agent"]
-    return [told[flag] for flag in FLAGS]
+    agent = client.get("/api/agents/a/sef-status").json["agent"]
+    return [agent[flag] for flag in FLAGS]
 
 
-def test_the_auto_modes_are_turned_on_and_off_each_by_itself(agent: FlaskClient) -> None:
+def test_each_auto_mode_is_enabled_and_disabled_by_itself(agent: FlaskClient) -> None:
     assert set_mode(agent, "auto-switch/enable") == (
         200,
         {"status": "success", "message": "auto-switch enabled"},
@@ -47,14 +47,15 @@ def test_the_auto_modes_are_turned_on_and_off_each_by_itself(agent: FlaskClient)
 
 
 @pytest.mark.parametrize("mode", AUTO)
-def test_saying_it_twice_changes_nothing(agent: FlaskClient, database_url: str, mode: str) -> None:
-    for word in ("disable", "enable", "enable", "disable", "disable"):
-        assert set_mode(agent, f"{mode}/{word}")[0] == 200
+@pytest.mark.databases("sqlite", "mariadb")
+def test_a_repeated_call_changes_nothing(agent: FlaskClient, database_url: str, mode: str) -> None:
+    for action in ("disable", "enable", "enable", "disable", "disable"):
+        assert set_mode(agent, f"{mode}/{action}")[0] == 200
     assert len(events(database_url, "a", "mode_changed")) == 2
 
 
 @pytest.mark.parametrize("mode", AUTO)
-def test_manual_mode_is_refused_while_an_auto_mode_is_on(agent: FlaskClient, mode: str) -> None:
+def test_manual_mode_conflicts_with_an_enabled_auto_mode(agent: FlaskClient, mode: str) -> None:
     set_mode(agent, f"{mode}/enable")
     before = flags(agent)
     assert set_mode(agent, "manual-replica/enable") == (
@@ -70,7 +71,7 @@ def test_manual_mode_is_refused_while_an_auto_mode_is_on(agent: FlaskClient, mod
 
 
 @pytest.mark.parametrize("mode", AUTO)
-def test_an_auto_mode_is_refused_while_manual_mode_is_on(agent: FlaskClient, mode: str) -> None:
+def test_an_auto_mode_conflicts_with_enabled_manual_mode(agent: FlaskClient, mode: str) -> None:
     assert set_mode(agent, "manual-replica/enable")[0] == 200
     assert set_mode(agent, f"{mode}/enable") == (
         403,
@@ -89,11 +90,15 @@ def test_an_auto_mode_is_refused_while_manual_mode_is_on(agent: FlaskClient, mod
 @pytest.mark.parametrize(
     "path",
     [
-        *[f"{mode}/{word}" for mode in [*AUTO, "manual-replica"] for word in ("enable", "disable")],
+        *[
+            f"{mode}/{action}"
+            for mode in [*AUTO, "manual-replica"]
+            for action in ("enable", "disable")
+        ],
         "manual-switch",
     ],
 )
-def test_an_unknown_agent_has_no_modes(agent: FlaskClient, path: str) -> None:
+def test_an_unknown_agent_is_not_found(agent: FlaskClient, path: str) -> None:
     answer = agent.post(f"/api/agents/nobody/{path}")
     assert (answer.status_code, answer.json["reason"]) == (404, "agent_not_found")
 
@@ -110,6 +115,6 @@ def test_a_switch_needs_manual_mode(agent: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["auto-everything/enable", "auto-switch", "auto-switch/toggle"])
-def test_there_are_no_other_modes(agent: FlaskClient, path: str) -> None:
-    status, told = set_mode(agent, path)
-    assert (status, told["status"], told["reason"]) == (404, "error", "not_found")
+def test_another_mode_or_action_is_not_found(agent: FlaskClient, path: str) -> None:
+    status, answer = set_mode(agent, path)
+    assert (status, answer["status"], answer["reason"]) == (404, "error", "not_found")

@@ -1,4 +1,4 @@
-"""dry_run: the plan of an interruption or a switch, and nothing is changed."""
+"""`dry_run` answers with the plan of an interruption or a switch and changes nothing."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ class Stage:
         self._url = database_url
         self.calls: list[str] = []
         events = app.extensions["sef"]._context.ec2._client.meta.events
-        self._forget = lambda: events.unregister("before-call", self._count)
+        self._unregister = lambda: events.unregister("before-call", self._count)
         events.register("before-call", self._count)
         self.at = datetime.now(UTC)
 
@@ -36,7 +36,7 @@ class Stage:
         self.calls.append(model.name)
 
     def close(self) -> None:
-        self._forget()
+        self._unregister()
 
     def post(self, path: str, body: Any = None) -> Any:
         answer = self.client.post(f"/api/agents/a/{path}", json=body)
@@ -47,8 +47,8 @@ class Stage:
         return self.post(f"interruption{query}", body)
 
     def primary(self) -> str:
-        told = self.client.get("/api/agents/a/sef-status").json
-        return str(told["agent"]["instance_id"])
+        answer = self.client.get("/api/agents/a/sef-status").json
+        return str(answer["agent"]["instance_id"])
 
     def dump(self) -> dict[str, list[Any]]:
         with transaction(self._url) as connection:
@@ -58,7 +58,7 @@ class Stage:
             }
 
     def unchanged(self, call: Callable[[], Any]) -> Any:
-        """The answer of a call that must change no row and nothing in EC2."""
+        """Return the answer of a call; check that the call changes no row and nothing in EC2."""
         before = self.dump()
         self.calls.clear()
         answer = call()
@@ -66,7 +66,7 @@ class Stage:
         assert [name for name in self.calls if not name.startswith("Describe")] == []
         return answer
 
-    def history(self, table: Any, **columns: Any) -> None:
+    def insert(self, table: Any, **columns: Any) -> None:
         with transaction(self._url) as connection:
             connection.execute(insert(table).values(**columns))
 
@@ -78,7 +78,7 @@ def stage(
     simulation: Simulation,
     database_url: str,
 ) -> Iterator[Stage]:
-    """An agent in no mode, whose primary runs."""
+    """An agent without a mode, with a running primary."""
     stage = Stage(make_app(var=simulated_folder, enable_wait_seconds=0.5), database_url)
     stage.client.put("/api/agents/a", json={"pool_id": POOL})
     stage.post("manual-replica/enable")
@@ -110,14 +110,14 @@ def auto(stage: Stage) -> None:
 
 
 def calm(stage: Stage) -> None:
-    told = stage.client.get("/api/agents/a/sef-status").json["agent"]
+    agent = stage.client.get("/api/agents/a/sef-status").json["agent"]
     for number in range(30):
-        stage.history(
+        stage.insert(
             incidents,
             id=f"past-{number}",
             agent_id="somebody",
             subject=f"i-{number}",
-            pool_id=told["pool_id"],
+            pool_id=agent["pool_id"],
             status="released",
             goal="monitor",
             reason="long ago",
@@ -155,7 +155,8 @@ SITUATIONS = [
 
 
 @pytest.mark.parametrize(("prepare", "kind", "goal", "plan"), SITUATIONS)
-def test_a_signal_is_planned_as_it_is_then_carried_out(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_the_plan_of_a_signal_equals_its_execution(
     stage: Stage, prepare: Callable[[Stage], None], kind: str, goal: str, plan: list[str]
 ) -> None:
     prepare(stage)
@@ -189,7 +190,7 @@ def test_a_signal_is_planned_as_it_is_then_carried_out(
 
 
 @pytest.mark.parametrize("where", ["query", "body"])
-def test_it_is_asked_for_in_the_query_or_in_the_body(stage: Stage, where: str) -> None:
+def test_dry_run_is_a_query_parameter_or_a_field(stage: Stage, where: str) -> None:
     query = "?dry_run=true" if where == "query" else ""
     body = {"dry_run": True} if where == "body" else {}
     answer = stage.unchanged(lambda: stage.signal(TERMINATION, query, **body))
@@ -198,7 +199,7 @@ def test_it_is_asked_for_in_the_query_or_in_the_body(stage: Stage, where: str) -
 
 
 @pytest.mark.parametrize("value", ["yes", "1", "", "TRUE"])
-def test_what_is_neither_true_nor_false_is_refused_and_not_done(stage: Stage, value: str) -> None:
+def test_another_value_than_true_or_false_is_rejected(stage: Stage, value: str) -> None:
     manual(stage)
     for call in (
         lambda: stage.signal(TERMINATION, f"?dry_run={value}"),
@@ -210,7 +211,7 @@ def test_what_is_neither_true_nor_false_is_refused_and_not_done(stage: Stage, va
         assert (answer["code"], answer["reason"]) == (400, "invalid_dry_run")
 
 
-def test_a_misspelt_dry_run_is_not_the_real_thing(stage: Stage) -> None:
+def test_a_misspelt_dry_run_is_rejected(stage: Stage) -> None:
     manual(stage)
     calls = {
         "unknown_argument": [
@@ -231,24 +232,24 @@ def test_a_misspelt_dry_run_is_not_the_real_thing(stage: Stage) -> None:
             assert (answer["code"], answer["reason"]) == (400, reason)
 
 
-def test_a_signal_may_say_more_than_is_asked(stage: Stage) -> None:
+def test_a_signal_may_have_unknown_fields(stage: Stage) -> None:
     assert stage.signal(TERMINATION, action="terminate")["action"] == "promoted"
 
 
-def test_an_open_incident_is_named_and_a_new_one_has_no_id_yet(stage: Stage) -> None:
+def test_only_an_open_incident_has_an_id_in_the_plan(stage: Stage) -> None:
     assert stage.signal(REBALANCE, "?dry_run=true")["incident_id"] is None
     incident = stage.signal(REBALANCE)["incident_id"]
     assert stage.signal(REBALANCE, "?dry_run=true")["incident_id"] == incident
 
 
-def test_a_signal_that_would_be_ignored_is_planned_as_that(stage: Stage) -> None:
+def test_an_ignored_signal_has_an_empty_plan(stage: Stage) -> None:
     answer = stage.unchanged(
         lambda: stage.signal(TERMINATION, "?dry_run=true", instance_id="i-0other")
     )
     assert (answer["action"], answer["plan"]) == ("ignored", [])
 
 
-def test_a_standby_that_is_announced_itself_makes_way(stage: Stage) -> None:
+def test_a_signal_about_the_standby_plans_its_replacement(stage: Stage) -> None:
     manual(stage)
     standby = stage.client.get("/api/agents/a/sef-status").json["replica"]["instance_id"]
     answer = stage.unchanged(
@@ -258,9 +259,7 @@ def test_a_standby_that_is_announced_itself_makes_way(stage: Stage) -> None:
     assert steps(answer) == ["launch"]
 
 
-def test_a_standby_that_does_not_run_any_more_is_not_planned_with(
-    stage: Stage, simulation: Simulation
-) -> None:
+def test_a_terminated_standby_is_not_part_of_the_plan(stage: Stage, simulation: Simulation) -> None:
     with_standby(stage)
     standby = stage.client.get("/api/agents/a/sef-status").json["replica"]["instance_id"]
     simulation.terminate(standby)
@@ -270,14 +269,14 @@ def test_a_standby_that_does_not_run_any_more_is_not_planned_with(
     assert steps(answer) == ["launch", "promote", "leave"]
 
 
-def test_a_plan_does_not_count_the_failover_that_it_plays(stage: Stage) -> None:
+def test_a_plan_does_not_count_its_own_failover(stage: Stage) -> None:
     with_standby(stage)
     answer = stage.signal(TERMINATION, "?dry_run=true", instance_id=stage.primary())
     [promote] = [step for step in answer["plan"] if step["step"] == "promote"]
     assert promote["basis"] == "no failovers to a standby that was ready so far"
 
 
-def test_the_budget_rests_on_how_long_it_took_before(stage: Stage) -> None:
+def test_the_budget_uses_the_durations_of_the_past(stage: Stage) -> None:
     fresh = stage.signal(TERMINATION, "?dry_run=true")
     [launch, promote, _] = fresh["plan"]
     assert launch["basis"] == "the median of the last 2 spot launches"
@@ -289,7 +288,7 @@ def test_the_budget_rests_on_how_long_it_took_before(stage: Stage) -> None:
     before = stage.at - timedelta(days=1)
     for number, seconds in enumerate((40, 50, 60)):
         replica = f"replica-{number}"
-        stage.history(
+        stage.insert(
             replica_instances,
             id=replica,
             agent_id="somebody",
@@ -301,7 +300,7 @@ def test_the_budget_rests_on_how_long_it_took_before(stage: Stage) -> None:
             created_at=before,
             ready_at=before + timedelta(seconds=seconds),
         )
-        stage.history(
+        stage.insert(
             incidents,
             id=f"past-{number}",
             agent_id="somebody",
@@ -318,7 +317,9 @@ def test_the_budget_rests_on_how_long_it_took_before(stage: Stage) -> None:
     answer = stage.unchanged(lambda: stage.signal(TERMINATION, "?dry_run=true"))
 
     [launch, promote, _] = answer["plan"]
-    assert launch["expected_seconds"] == 40, "the median, with two launches that took no time"
+    assert launch["expected_seconds"] == 40, (
+        "the median of five launches, of which two took no time"
+    )
     assert promote["expected_seconds"] == 2
     budget = answer["budget"]
     assert budget["expected_seconds"] == pytest.approx(launch["expected_seconds"] + 2)
@@ -335,7 +336,7 @@ def test_a_recommendation_has_no_deadline(stage: Stage) -> None:
     assert (budget["deadline"], budget["seconds_left"], budget["is_enough"]) == (None, None, None)
 
 
-def test_without_ec2_the_plan_says_so(stage: Stage, simulation: Simulation) -> None:
+def test_the_plan_reports_that_ec2_is_unavailable(stage: Stage, simulation: Simulation) -> None:
     simulation.add_fault("DescribeInstances", error_code="RequestLimitExceeded")
     try:
         answer = stage.unchanged(lambda: stage.signal(TERMINATION, "?dry_run=true"))
@@ -356,7 +357,8 @@ def test_an_unknown_agent_is_not_found(stage: Stage) -> None:
 # The switch
 
 
-def test_a_switch_is_planned_as_it_is_then_carried_out(stage: Stage) -> None:
+@pytest.mark.databases("sqlite", "mariadb")
+def test_the_plan_of_a_switch_equals_its_execution(stage: Stage) -> None:
     manual(stage)
     old = stage.primary()
     planned = stage.unchanged(lambda: stage.post("manual-switch?dry_run=true"))
@@ -371,30 +373,30 @@ def test_a_switch_is_planned_as_it_is_then_carried_out(stage: Stage) -> None:
     assert done["replica"]["pool_id"] == planned["plan"][2]["candidates"][0]["pool_id"]
 
 
-def test_a_switch_is_refused_like_the_real_one(stage: Stage, simulation: Simulation) -> None:
-    def refused(reason: str, code: int = 409) -> None:
+def test_a_dry_run_of_a_switch_fails_like_a_switch(stage: Stage, simulation: Simulation) -> None:
+    def assert_fails(reason: str, code: int = 409) -> None:
         answer = stage.unchanged(lambda: stage.post("manual-switch?dry_run=true"))
         assert (answer["code"], answer["reason"]) == (code, reason)
 
-    refused("manual_mode_not_enabled")
+    assert_fails("manual_mode_not_enabled")
     simulation.set_options(pending_seconds=600)
     try:
         stage.post("manual-replica/enable")
-        refused("replica_not_ready")
+        assert_fails("replica_not_ready")
     finally:
         simulation.set_options(pending_seconds=0)
     manual(stage)
     simulation.add_fault("DescribeInstances", error_code="RequestLimitExceeded")
     try:
-        refused("cloud_unavailable", 503)
+        assert_fails("cloud_unavailable", 503)
     finally:
         simulation.clear_faults()
     standby = stage.client.get("/api/agents/a/sef-status").json["replica"]["instance_id"]
     simulation.terminate(standby)
-    refused("no_replica")
+    assert_fails("no_replica")
 
 
-def test_a_rehearsed_switch_uses_no_idempotency_key(stage: Stage) -> None:
+def test_a_dry_run_does_not_use_up_an_idempotency_key(stage: Stage) -> None:
     manual(stage)
     headers = {"Idempotency-Key": "k"}
     path = "/api/agents/a/manual-switch"

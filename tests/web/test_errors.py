@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is a 4xx that says why, and nothing is stored."""
+"""Bad requests are answered with a 4xx that says why, and nothing is stored."""
 
 import json
 import re
@@ -25,22 +25,28 @@ BODIES = {
 }
 
 
-def assert_is_refused(status: int, told: Any, expected: int, reason: str) -> None:
-    assert status == expected, told
-    assert told.keys() == {"status", "reason", "message"}
-    assert (told["status"], told["reason"]) == ("error", reason)
-    assert re.fullmatch("[a-z]+(_[a-z]+)*", told["reason"])
-    assert SENTENCE.fullmatch(told["message"]), told["message"]
+def report_json(**tokens: str) -> str:
+    """Write a report whose values are the given JSON tokens."""
+    values = {"spot_price": "0.05", "pool_id": '"p"', "timestamp": str(T)} | tokens
+    return "{" + ", ".join(f'"{name}": {value}' for name, value in values.items()) + "}"
 
 
-def assert_refused(answer: TestResponse, status: int, reason: str) -> None:
+def assert_is_error(status: int, body: Any, expected: int, reason: str) -> None:
+    assert status == expected, body
+    assert body.keys() == {"status", "reason", "message"}
+    assert (body["status"], body["reason"]) == ("error", reason)
+    assert re.fullmatch("[a-z]+(_[a-z]+)*", body["reason"])
+    assert SENTENCE.fullmatch(body["message"]), body["message"]
+
+
+def assert_rejected(answer: TestResponse, status: int, reason: str) -> None:
     assert answer.content_type == "application/json"
-    assert_is_refused(answer.status_code, answer.json, status, reason)
+    assert_is_error(answer.status_code, answer.json, status, reason)
 
 
 @pytest.fixture
-def refusing(module_client: FlaskClient, module_database: str) -> Iterator[FlaskClient]:
-    """A client in whose test nothing may be stored."""
+def rejecting(module_client: FlaskClient, module_database: str) -> Iterator[FlaskClient]:
+    """A client whose requests must store nothing."""
     before = row_counts(module_database)
     yield module_client
     assert row_counts(module_database) == before
@@ -51,133 +57,87 @@ def refusing(module_client: FlaskClient, module_database: str) -> Iterator[Flask
     ("body", "reason"),
     [
         pytest.param(b"", "invalid_json", id="empty"),
-        pytest.param(b" \r\n", "invalid_json", id="blank"),
         pytest.param(b"spot_price=0.05&pool_id=p", "invalid_json", id="a form"),
-        pytest.param(b"<report/>", "invalid_json", id="XML"),
-        pytest.param(REPORT[:-1].encode(), "invalid_json", id="cut off"),
-        pytest.param((REPORT * 2).encode(), "invalid_json", id="twice"),
-        pytest.param(REPORT.replace('"', "'").encode(), "invalid_json", id="single quotes"),
         pytest.param(b"\xff\xfe\xfd", "invalid_json", id="not text"),
-        pytest.param(b'{"pool_id": "\xc3\x28"}', "invalid_json", id="not UTF-8"),
-        pytest.param(b'{"pool_id": "a\nb"}', "invalid_json", id="a bare line's end in text"),
         pytest.param(b"[" * 100_000, "invalid_json", id="100,000 open brackets"),
-        pytest.param(
-            b"[" * 100_000 + b"]" * 100_000, "invalid_json", id="100,000 brackets, closed again"
-        ),
-        pytest.param(
-            b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "invalid_json", id="100,000 objects"
-        ),
         pytest.param(b"NaN", "invalid_json", id="NaN"),
-        pytest.param(b'{"spot_price": NaN}', "invalid_json", id="a price of NaN"),
-        pytest.param(b'{"spot_price": Infinity}', "invalid_json", id="a price of Infinity"),
-        pytest.param(b'{"timestamp": -Infinity}', "invalid_json", id="a time of -Infinity"),
-        pytest.param(
-            b'{"spot_price": ' + b"9" * 5000 + b"}", "invalid_json", id="a number of 5,000 digits"
-        ),
         pytest.param(b"[]", "invalid_body", id="a list"),
-        pytest.param(b"[" + REPORT.encode() + b"]", "invalid_body", id="a list of a report"),
         pytest.param(b"null", "invalid_body", id="null"),
-        pytest.param(b"0.05", "invalid_body", id="a number"),
-        pytest.param(b'"report"', "invalid_body", id="text"),
-        pytest.param(b"true", "invalid_body", id="true"),
     ],
 )
-def test_a_body_that_is_no_json_object_is_refused(
-    refusing: FlaskClient, path: str, body: bytes, reason: str
+def test_a_body_that_is_not_a_json_object_is_rejected(
+    rejecting: FlaskClient, path: str, body: bytes, reason: str
 ) -> None:
-    assert_refused(refusing.post(path, data=body), 400, reason)
+    assert_rejected(rejecting.post(path, data=body), 400, reason)
 
 
 @pytest.mark.parametrize(
     ("field", "token", "reason"),
     [
-        ("spot_price", "1e309", "spot_price_too_high"),
-        ("spot_price", "-1e309", "spot_price_not_positive"),
-        ("spot_price", "1e-309", "spot_price_not_positive"),
         ("spot_price", "1e999999999", "spot_price_too_high"),
-        ("spot_price", "1e99999999999999999999", "invalid_json"),
-        ("spot_price", "1e-999999999", "spot_price_not_positive"),
         ("spot_price", "-0", "spot_price_not_positive"),
-        ("spot_price", "9" * 4000, "spot_price_too_high"),
-        ("spot_price", "0." + "0" * 5000 + "1", "spot_price_not_positive"),
-        ("spot_price", "1000." + "0" * 5000 + "1", "spot_price_too_high"),
-        ("spot_price", '"NaN"', "invalid_spot_price"),
         ("timestamp", "1e309", "invalid_timestamp"),
-        ("timestamp", "1e999999999", "invalid_timestamp"),
-        ("timestamp", "9" * 4000, "invalid_timestamp"),
-        ("timestamp", "253402300799", "invalid_timestamp"),
-        ("timestamp", "253402300798.9999999", "timestamp_in_future"),
         ("timestamp", '"9999-12-31T23:59:59Z"', "timestamp_in_future"),
-        ("timestamp", '"9999-12-31T23:59:59.999999+00:00"', "timestamp_in_future"),
-        ("timestamp", '"9999-12-31T23:59:59-14:00"', "invalid_timestamp"),
-        ("timestamp", '"0001-01-01T00:00:00+14:00"', "invalid_timestamp"),
         ("timestamp", '"0001-01-01T00:00:00Z"', "timestamp_too_old"),
-        ("timestamp", '"2021-11-21T13:06:40Z\\r\\n"', "invalid_timestamp"),
-        ("timestamp", '"\\ud800"', "invalid_timestamp"),
-        ("pool_id", '"\\ud800"', "invalid_pool_id"),
         ("pool_id", '"p\\r\\nSet-Cookie: a=b"', "invalid_pool_id"),
-        ("pool_id", '"p\\u0000"', "invalid_pool_id"),
-        ("pool_id", '"\\u202epool"', "invalid_pool_id"),
-        ("instance_id", '"i-1\\r\\n"', "invalid_instance_id"),
         ("instance_id", '"\\udfff"', "invalid_instance_id"),
-        ("is_replica", "NaN", "invalid_json"),
     ],
-    ids=lambda value: value if len(value) < 40 else f"{value[:12]}... {len(value)} long",
 )
-def test_a_value_past_all_bounds_is_refused(
-    refusing: FlaskClient, field: str, token: str, reason: str
+def test_a_value_out_of_range_is_rejected(
+    rejecting: FlaskClient, field: str, token: str, reason: str
 ) -> None:
-    tokens = {"spot_price": "0.05", "pool_id": '"p"', "timestamp": str(T)} | {field: token}
-    body = "{" + ", ".join(f'"{name}": {value}' for name, value in tokens.items()) + "}"
-    assert_refused(refusing.post("/api/agents/a/pricing", data=body), 400, reason)
+    """tests/test_parsing.py has the whole table of values."""
+    body = report_json(**{field: token})
+    assert_rejected(rejecting.post("/api/agents/a/pricing", data=body), 400, reason)
 
 
-def test_half_a_character_in_utf8_is_refused(refusing: FlaskClient) -> None:
-    body = REPORT.encode().replace(b'"p"', b'"\xed\xa0\x80"')
-    assert_refused(refusing.post("/api/agents/a/pricing", data=body), 400, "invalid_pool_id")
-
-
-def test_of_a_field_given_twice_the_last_counts(refusing: FlaskClient) -> None:
+def test_the_last_of_two_equal_fields_counts(rejecting: FlaskClient) -> None:
     body = REPORT[:-1] + ', "spot_price": -1}'
-    answer = refusing.post("/api/agents/a/pricing", data=body)
-    assert_refused(answer, 400, "spot_price_not_positive")
+    answer = rejecting.post("/api/agents/a/pricing", data=body)
+    assert_rejected(answer, 400, "spot_price_not_positive")
+
+
+INVALID_IDS = ["%00", "a%00", "%20", "a b", "%ED%A0%80", "%FF", "%C3%A4", "a%5Cb", "a" * 65]
+ROUTES = [
+    ("POST", "pricing"),
+    ("GET", "pricing"),
+    ("POST", "interruption"),
+    ("GET", "sef-status"),
+    ("GET", "events"),
+    ("POST", "auto-switch/enable"),
+    ("POST", "manual-replica/disable"),
+    ("POST", "manual-switch"),
+]
 
 
 @pytest.mark.parametrize(
-    "agent_id",
-    ["%00", "a%00", "%20", "a b", "%ED%A0%80", "%FF", "%C3%A4", "a%5Cb", "a" * 65],
-)
-@pytest.mark.parametrize(
-    ("method", "route"),
+    ("method", "route", "agent_id"),
     [
-        ("POST", "pricing"),
-        ("GET", "pricing"),
-        ("POST", "interruption"),
-        ("GET", "sef-status"),
-        ("GET", "events"),
-        ("POST", "auto-switch/enable"),
-        ("POST", "manual-replica/disable"),
-        ("POST", "manual-switch"),
+        *(("POST", "pricing", agent_id) for agent_id in INVALID_IDS),
+        *((method, route, "a%00") for method, route in ROUTES[1:]),
+        *((method, route, "%FF") for method, route in ROUTES[1:]),
     ],
 )
-def test_an_id_that_cannot_be_is_refused(
-    refusing: FlaskClient, method: str, route: str, agent_id: str
+def test_an_invalid_agent_id_is_rejected_on_every_route(
+    rejecting: FlaskClient, method: str, route: str, agent_id: str
 ) -> None:
     body = {"signal_type": "rebalance-recommendation"} | json.loads(REPORT)
-    answer = refusing.open(
+    answer = rejecting.open(
         f"/api/agents/{agent_id}/{route}", method=method, json=body if method == "POST" else None
     )
-    assert_refused(answer, 400, "invalid_agent_id")
+    assert_rejected(answer, 400, "invalid_agent_id")
 
 
 @pytest.mark.parametrize("agent_id", ["a%0D%0Ab", "a%0A", "%0Aa", "%0D%0A"])
 @pytest.mark.parametrize("route", ["pricing", "interruption", "manual-switch"])
-def test_no_id_has_a_lines_end(refusing: FlaskClient, route: str, agent_id: str) -> None:
+def test_an_id_with_a_line_break_is_rejected(
+    rejecting: FlaskClient, route: str, agent_id: str
+) -> None:
     body = {"signal_type": "rebalance-recommendation"} | json.loads(REPORT)
-    answer = refusing.post(f"/api/agents/{agent_id}/{route}", json=body)
+    answer = rejecting.post(f"/api/agents/{agent_id}/{route}", json=body)
     assert answer.status_code in (400, 404)
     reason = "not_found" if answer.status_code == 404 else "invalid_agent_id"
-    assert_refused(answer, answer.status_code, reason)
+    assert_rejected(answer, answer.status_code, reason)
 
 
 @pytest.mark.parametrize(
@@ -207,34 +167,34 @@ def test_no_id_has_a_lines_end(refusing: FlaskClient, route: str, agent_id: str)
         ("BREW", "/api/agents", 405, "method_not_allowed"),
     ],
 )
-def test_what_there_is_not_is_said(
-    refusing: FlaskClient, method: str, path: str, status: int, reason: str
+def test_an_unknown_path_method_or_agent_is_an_error(
+    rejecting: FlaskClient, method: str, path: str, status: int, reason: str
 ) -> None:
-    answer = refusing.open(path, method=method)
-    assert_refused(answer, status, reason)
+    answer = rejecting.open(path, method=method)
+    assert_rejected(answer, status, reason)
     assert ("Allow" in answer.headers) == (status == 405)
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/api/agents/a/sef-status", "/api/pools"])
-def test_a_slash_too_many_is_named(refusing: FlaskClient, path: str) -> None:
-    assert refusing.get(f"{path}/").json["message"].endswith(f"without the trailing slash: {path}")
+def test_a_trailing_slash_is_named(rejecting: FlaskClient, path: str) -> None:
+    assert rejecting.get(f"{path}/").json["message"].endswith(f"without the trailing slash: {path}")
 
 
-def test_who_asks_for_an_agent_is_told_where_it_is_shown(refusing: FlaskClient) -> None:
-    answer = refusing.get("/api/agents/a")
+def test_get_of_an_agent_names_its_status(rejecting: FlaskClient) -> None:
+    answer = rejecting.get("/api/agents/a")
     assert answer.json["message"].endswith("GET /api/agents/a/sef-status to read it.")
 
 
-def test_a_path_that_is_none_says_where_all_are(refusing: FlaskClient) -> None:
-    answer = refusing.post("/api/agents/a/auto-foo/enable")
+def test_an_unknown_path_names_the_documentation(rejecting: FlaskClient) -> None:
+    answer = rejecting.post("/api/agents/a/auto-foo/enable")
     assert "docs/api.md" in answer.json["message"]
 
 
 @pytest.mark.parametrize("path", BODIES.values(), ids=BODIES)
-def test_a_body_of_ten_megabytes_is_refused(refusing: FlaskClient, path: str) -> None:
+def test_a_body_of_ten_megabytes_is_rejected(rejecting: FlaskClient, path: str) -> None:
     body = REPORT[:-1] + f', "padding": "{"x" * 10_000_000}"' + "}"
-    answer = refusing.post(path, data=body)
-    assert_refused(answer, 413, "request_entity_too_large")
+    answer = rejecting.post(path, data=body)
+    assert_rejected(answer, 413, "request_entity_too_large")
     assert "larger than 8 MiB" in answer.json["message"]
 
 
@@ -264,23 +224,21 @@ def test_a_body_of_ten_megabytes_is_refused(refusing: FlaskClient, path: str) ->
         ),
     ],
 )
-def test_a_signal_that_cannot_be_read_is_refused(
-    refusing: FlaskClient, body: Any, reason: str
-) -> None:
-    assert_refused(refusing.post("/api/agents/a/interruption", json=body), 400, reason)
+def test_an_invalid_signal_is_rejected(rejecting: FlaskClient, body: Any, reason: str) -> None:
+    assert_rejected(rejecting.post("/api/agents/a/interruption", json=body), 400, reason)
 
 
 def ask(server: Server, request: bytes, *, hang_up: bool = False) -> tuple[int, Any]:
-    """Send bytes that no client library would, and read the answer to its end."""
+    """Send raw bytes, and read the whole answer."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
-        with suppress(ConnectionError):  # it may hang up on what is too long
+        with suppress(ConnectionError):  # the server may close the connection of a body too long
             connection.sendall(request)
             if hang_up:
                 connection.shutdown(socket.SHUT_WR)
-        told = b""
+        received = b""
         while part := connection.recv(65536):
-            told += part
-    head, _, body = told.partition(b"\r\n\r\n")
+            received += part
+    head, _, body = received.partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)
 
 
@@ -331,18 +289,18 @@ def post_bytes(path: str, body: bytes, *headers: str) -> bytes:
         pytest.param(post_bytes("/api/nothing", b""), 404, "not_found", id="an unknown path"),
     ],
 )
-def test_a_real_server_refuses_the_same(
+def test_a_real_server_rejects_the_same(
     server: Server, module_database: str, request_bytes: bytes, status: int, reason: str
 ) -> None:
     before = row_counts(module_database)
-    assert_is_refused(*ask(server, request_bytes), status, reason)
+    assert_is_error(*ask(server, request_bytes), status, reason)
     assert row_counts(module_database) == before
 
 
-def test_a_real_server_refuses_a_body_that_breaks_off_where_it_could_end(
+def test_a_real_server_rejects_an_incomplete_body_that_is_valid_json(
     server: Server, module_database: str
 ) -> None:
     before = row_counts(module_database)
     request = post_bytes("/api/agents/a/pricing", REPORT.encode(), "Content-Length: 500")
-    assert_is_refused(*ask(server, request, hang_up=True), 400, "body_cut_off")
+    assert_is_error(*ask(server, request, hang_up=True), 400, "body_cut_off")
     assert row_counts(module_database) == before

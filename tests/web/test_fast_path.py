@@ -1,4 +1,4 @@
-"""Reports that are answered ahead of Flask are answered as Flask answers them."""
+"""The fast path answers reports exactly as Flask does."""
 
 import json
 import time
@@ -26,45 +26,47 @@ PATH = "/api/agents/{}/pricing"
 NUMBERS = count()
 
 REQUESTS = [
-    pytest.param({}, id="the plainest"),
-    pytest.param({"content_type": "text/plain"}, id="a content type of no meaning"),
+    pytest.param({}, id="plain"),
+    pytest.param({"content_type": "text/plain"}, id="another content type"),
     pytest.param({"json": {**REPORT, "timestamp": "2021-11-21T13:06:40+02:00"}}, id="ISO 8601"),
     pytest.param({"json": {**REPORT, "is_replica": True}}, id="a replica's"),
     pytest.param({"data": "\ufeff" + json.dumps(REPORT)}, id="with a byte order mark"),
     pytest.param({"data": json.dumps(REPORT).encode("utf-16")}, id="in UTF-16"),
     pytest.param({"data": b" " * 60_000 + json.dumps(REPORT).encode()}, id="long"),
-    pytest.param({"data": b" " * 70_000 + json.dumps(REPORT).encode()}, id="longer than usual"),
+    pytest.param(
+        {"data": b" " * 70_000 + json.dumps(REPORT).encode()}, id="too long for the fast path"
+    ),
     pytest.param({"data": b" " * MAX_BODY + json.dumps(REPORT).encode()}, id="too long"),
     pytest.param({"data": b""}, id="no body"),
     pytest.param({"data": b"{"}, id="no JSON"),
-    pytest.param({"data": b'{"spot_price": NaN}'}, id="no number"),
+    pytest.param({"data": b'{"spot_price": NaN}'}, id="NaN"),
     pytest.param({"json": []}, id="no object"),
-    pytest.param({"json": {}}, id="nothing in it"),
-    pytest.param({"json": {**REPORT, "spot_price": -1}}, id="refused: its price"),
-    pytest.param({"json": {**REPORT, "timestamp": time.time() + 4000}}, id="refused: its time"),
+    pytest.param({"json": {}}, id="an empty object"),
+    pytest.param({"json": {**REPORT, "spot_price": -1}}, id="a bad price"),
+    pytest.param({"json": {**REPORT, "timestamp": time.time() + 4000}}, id="a bad time"),
     pytest.param({"method": "GET"}, id="another method"),
     pytest.param({"method": "OPTIONS"}, id="a preflight"),
     pytest.param({"path": PATH + "/"}, id="another path"),
-    pytest.param({"path": "/api/agents/{}/prices"}, id="a path that is not there"),
+    pytest.param({"path": "/api/agents/{}/prices"}, id="an unknown path"),
     pytest.param({"path": PATH.format("{}/of/slashes")}, id="an id with slashes"),
-    pytest.param({"path": PATH.format("{}%20of")}, id="an id that is refused"),
+    pytest.param({"path": PATH.format("{}%20of")}, id="an invalid id"),
     pytest.param({"path": PATH.format("{}" + "a" * 80)}, id="an id that is too long"),
-    pytest.param({"query_string": "dry_run=true"}, id="an argument of no meaning"),
-    pytest.param({"headers": {"Origin": "https://a.example"}}, id="from a page that may"),
-    pytest.param({"headers": {"Origin": "https://b.example"}}, id="from a page that may not"),
+    pytest.param({"query_string": "dry_run=true"}, id="an unknown parameter"),
+    pytest.param({"headers": {"Origin": "https://a.example"}}, id="an allowed origin"),
+    pytest.param({"headers": {"Origin": "https://b.example"}}, id="another origin"),
     pytest.param({"length": "9999"}, id="cut off"),
     pytest.param({"length": "10"}, id="longer than it says"),
-    pytest.param({"length": "-1"}, id="a length that is none"),
-    pytest.param({"length": "²"}, id="a length that is no number"),
+    pytest.param({"length": "-1"}, id="a negative length"),
+    pytest.param({"length": "²"}, id="a length with another digit"),
     pytest.param({"length": None}, id="no length"),
 ]
 
 
-@pytest.fixture(scope="module", params=["", "https://a.example"], ids=["no pages", "pages"])
-def shortcut(
+@pytest.fixture(scope="module", params=["", "https://a.example"], ids=["without CORS", "with CORS"])
+def fast_path(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ReportFastPath]:
-    url = f"sqlite:///{tmp_path_factory.mktemp('shortcut') / 'sef.db'}"
+    url = f"sqlite:///{tmp_path_factory.mktemp('fast-path') / 'sef.db'}"
     origins = {"cors_origins": request.param}
     app = create_app(config.load(database_url=url, run_jobs=False, **NO_CLOUD, **origins))
     assert isinstance(app.wsgi_app, ReportFastPath)
@@ -73,7 +75,9 @@ def shortcut(
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
-def test_the_answer_is_that_of_flask(shortcut: ReportFastPath, request_: dict[str, Any]) -> None:
+def test_the_answer_equals_that_of_flask(
+    fast_path: ReportFastPath, request_: dict[str, Any]
+) -> None:
     number = next(NUMBERS)
 
     def answer(of: Any, agent_id: str) -> tuple[int, dict[str, str], bytes]:
@@ -86,47 +90,48 @@ def test_the_answer_is_that_of_flask(shortcut: ReportFastPath, request_: dict[st
         if length != "":
             environ.pop("CONTENT_LENGTH")
             environ |= {} if length is None else {"CONTENT_LENGTH": length}
-        said = Client(of).open(environ)
-        headers = dict(said.headers)
+        response = Client(of).open(environ)
+        headers = dict(response.headers)
         if "HTTP_ORIGIN" not in environ:
-            # Said to all by flask-cors, and read by none but pages, which name their origin.
+            # flask-cors adds this header to every answer. Only browsers read it, and their requests
+            # carry an Origin.
             headers.pop("Access-Control-Allow-Origin", None)
-        return said.status_code, headers, said.data.replace(agent_id.encode(), b"_")
+        return response.status_code, headers, response.data.replace(agent_id.encode(), b"_")
 
     for _ in range(2):  # the second is a repeat
-        of_flask = answer(shortcut.application, f"flask-{number}")
-        assert answer(shortcut, f"ahead-{number}") == of_flask
+        of_flask = answer(fast_path.application, f"flask-{number}")
+        assert answer(fast_path, f"ahead-{number}") == of_flask
 
 
-def test_only_what_was_taken_is_answered_ahead(client: FlaskClient) -> None:
-    shortcut, asked = client.application.wsgi_app, []
-    assert isinstance(shortcut, ReportFastPath)
+def test_only_stored_reports_are_answered_before_flask(client: FlaskClient) -> None:
+    fast_path, flask_paths = client.application.wsgi_app, []
+    assert isinstance(fast_path, ReportFastPath)
 
     def flask(environ: Any, start_response: Any) -> Any:
-        asked.append(environ["PATH_INFO"])
-        return shortcut.application(environ, start_response)
+        flask_paths.append(environ["PATH_INFO"])
+        return fast_path.application(environ, start_response)
 
     ahead = Client(ReportFastPath(flask, client.application.extensions["sef"]))
     assert ahead.post(PATH.format("a"), json=REPORT).get_json()["status"] == "success"
-    assert not asked
+    assert not flask_paths
     ahead.post(PATH.format("a"), json={**REPORT, "spot_price": 0})
-    assert asked == [PATH.format("a")]
+    assert flask_paths == [PATH.format("a")]
 
 
 @pytest.mark.parametrize(("error", "status"), [(Overloaded(), 503), (KeyError("defect"), 500)])
-def test_what_failed_is_told_and_not_tried_again(error: Exception, status: int) -> None:
-    tried = []
+def test_a_failed_report_is_answered_and_not_retried(error: Exception, status: int) -> None:
+    attempts = []
 
     class Failing:
         def process_incoming_data(self, *given: Any) -> Any:
-            tried.append(given)
+            attempts.append(given)
             raise error
 
     app = Flask(__name__)
     register_fallback_handlers(app)
     app.register_blueprint(prices_blueprint(Failing()))  # type: ignore[arg-type]
     app.wsgi_app = ReportFastPath(app.wsgi_app, Failing())  # type: ignore[arg-type,method-assign]
-    said = app.test_client().post(PATH.format("a"), json=REPORT)
-    assert said.status_code == status
-    assert ("Retry-After" in said.headers) is (status == 503)
-    assert len(tried) == 1
+    response = app.test_client().post(PATH.format("a"), json=REPORT)
+    assert response.status_code == status
+    assert ("Retry-After" in response.headers) is (status == 503)
+    assert len(attempts) == 1

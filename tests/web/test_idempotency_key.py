@@ -1,4 +1,4 @@
-"""Idempotency-Key on the calls of operators: one effect, and its answer again."""
+"""Idempotency-Key on the calls of operators: a repeat has no effect and gets the first answer."""
 
 from typing import Any
 
@@ -41,23 +41,25 @@ def status(client: FlaskClient) -> Any:
     return client.get("/api/agents/a/sef-status").json
 
 
-def test_a_repeated_switch_switches_once_and_gets_its_answer(manual: FlaskClient) -> None:
+@pytest.mark.databases("sqlite", "mariadb")
+def test_a_repeated_switch_switches_once_and_gets_the_first_answer(manual: FlaskClient) -> None:
     first = call(manual, "manual-switch", KEY)
     assert first.json["epoch"] == 2
-    assert status(manual)["replica"]["status"] == "ready", "it could be switched to"
+    assert status(manual)["replica"]["status"] == "ready", "another switch would be possible"
     again = call(manual, "manual-switch", KEY)
     assert (again.status_code, again.json) == (200, first.json)
-    told = status(manual)["agent"]
-    assert (told["epoch"], told["instance_id"]) == (2, first.json["new_instance_id"])
+    shown = status(manual)["agent"]
+    assert (shown["epoch"], shown["instance_id"]) == (2, first.json["new_instance_id"])
 
 
-def test_without_a_key_or_with_another_it_is_another_switch(manual: FlaskClient) -> None:
+def test_without_a_key_or_with_a_new_key_every_call_switches(manual: FlaskClient) -> None:
     epochs = [call(manual, "manual-switch", key).json["epoch"] for key in (KEY, None, None, "k")]
     assert epochs == [2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(("path", "opposite"), FLIPS)
-def test_a_repeat_changes_nothing_though_the_opposite_was_called_meanwhile(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_a_repeat_changes_nothing_after_the_opposite_call(
     agent: FlaskClient, database_url: str, path: str, opposite: str
 ) -> None:
     if path.endswith("disable"):
@@ -65,11 +67,11 @@ def test_a_repeat_changes_nothing_though_the_opposite_was_called_meanwhile(
     first = call(agent, path, KEY)
     assert first.status_code == 200
     call(agent, opposite)
-    before, told = len(events(database_url, "a", "mode_changed")), status(agent)["agent"]
+    before, shown = len(events(database_url, "a", "mode_changed")), status(agent)["agent"]
     again = call(agent, path, KEY)
     assert (again.status_code, again.json) == (200, first.json)
     assert len(events(database_url, "a", "mode_changed")) == before
-    assert status(agent)["agent"] == told
+    assert status(agent)["agent"] == shown
 
 
 def test_a_key_with_and_without_quotes_is_the_same(manual: FlaskClient) -> None:
@@ -83,35 +85,38 @@ def test_a_key_with_and_without_quotes_is_the_same(manual: FlaskClient) -> None:
     ("path", "agent_id"),
     [("manual-replica/enable", "a"), ("auto-switch/disable", "b"), ("auto-switch/enable", "a")],
 )
-def test_a_key_of_another_call_or_agent_is_refused(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_a_key_of_another_call_or_agent_is_rejected(
     agent: FlaskClient, path: str, agent_id: str
 ) -> None:
     agent.put("/api/agents/b", json={})
     assert call(agent, "auto-switch/disable", KEY).status_code == 200
-    told = status(agent)
+    before = status(agent)
     refused = call(agent, path, KEY, agent_id)
     assert (refused.status_code, refused.json["reason"]) == (422, "idempotency_key_reused")
-    assert status(agent) == told
+    assert status(agent) == before
 
 
-def test_a_refusal_is_not_stored(agent: FlaskClient) -> None:
+@pytest.mark.databases("sqlite", "mariadb")
+def test_a_rejected_call_is_not_stored(agent: FlaskClient) -> None:
     for _ in range(2):
         refused = call(agent, "manual-switch", KEY)
         assert (refused.status_code, refused.json["reason"]) == (409, "manual_mode_not_enabled")
     call(agent, "manual-replica/enable")
     assert call(agent, "manual-switch", KEY).json["epoch"] == 2
     call(agent, "manual-replica/disable")
-    assert call(agent, "manual-switch", KEY).json["epoch"] == 2, "what had an effect is stored"
+    assert call(agent, "manual-switch", KEY).json["epoch"] == 2, "the answer of an effect is stored"
 
 
-def test_a_key_for_an_unknown_agent_is_answered_like_without(agent: FlaskClient) -> None:
+def test_an_unknown_agent_is_not_found_with_a_key_either(agent: FlaskClient) -> None:
     for _ in range(2):
         refused = call(agent, "manual-replica/enable", KEY, "nobody")
         assert (refused.status_code, refused.json["reason"]) == (404, "agent_not_found")
 
 
 @pytest.mark.parametrize("key", ["", "  ", "x" * 256, "käse"])
-def test_a_key_that_is_none_is_refused(agent: FlaskClient, key: str) -> None:
+@pytest.mark.databases("sqlite", "mariadb")
+def test_an_invalid_key_is_rejected(agent: FlaskClient, key: str) -> None:
     refused = call(agent, "auto-switch/enable", key)
     assert (refused.status_code, refused.json["reason"]) == (400, "invalid_idempotency_key")
     assert status(agent)["mode"] == "emergency_only"

@@ -1,4 +1,4 @@
-"""GET /api/incidents/<id> and GET /api/agents/<id>/incidents: what happened, to be read."""
+"""GET /api/incidents/<id> and GET /api/agents/<id>/incidents."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -45,16 +45,17 @@ def story(client: FlaskClient, incident_id: str) -> dict[str, Any]:
     assert (answer.status_code, answer.json["status"]) == (200, "success")
     timeline = answer.json["timeline"]
     assert {entry["kind"] for entry in timeline} <= KINDS
-    assert all(a["at"] <= b["at"] for a, b in pairwise(timeline)), "in the order of time"
+    assert all(a["at"] <= b["at"] for a, b in pairwise(timeline)), "in chronological order"
     assert all(entry["sentence"] for entry in timeline)
     return dict(answer.json)
 
 
-def told(timeline: list[Any]) -> list[tuple[str, str]]:
+def kinds_and_types(timeline: list[Any]) -> list[tuple[str, str]]:
     return [(entry["kind"], entry["type"]) for entry in timeline]
 
 
-def test_an_incident_from_recommendation_to_promotion(agent: FlaskClient) -> None:
+@pytest.mark.databases("sqlite", "mariadb")
+def test_a_story_runs_from_recommendation_to_promotion(agent: FlaskClient) -> None:
     old, at = primary(agent), datetime.now(UTC)
     first = signal(agent, REBALANCE, at, instance_id=old)
     for _ in range(2):
@@ -63,7 +64,7 @@ def test_an_incident_from_recommendation_to_promotion(agent: FlaskClient) -> Non
 
     found = story(agent, first["incident_id"])
 
-    assert told(found["timeline"]) == [
+    assert kinds_and_types(found["timeline"]) == [
         ("signal", REBALANCE),
         ("decision", "rebalance_recommendation"),
         ("step", "replica_launching"),
@@ -114,7 +115,7 @@ def test_an_incident_from_recommendation_to_promotion(agent: FlaskClient) -> Non
     )
 
 
-def test_a_promotion_of_a_standby_that_was_there_before_shows_since_when(
+def test_the_promotion_of_an_existing_standby_shows_when_it_became_ready(
     agent: FlaskClient,
 ) -> None:
     standby = agent.post("/api/agents/a/manual-replica/enable").json["replica"]
@@ -126,7 +127,7 @@ def test_a_promotion_of_a_standby_that_was_there_before_shows_since_when(
     assert steps[0]["details"] == {"replica_id": standby["id"], "replica_type": "manual"}
 
 
-def test_calls_that_end_an_instance_are_told_with_their_time(agent: FlaskClient) -> None:
+def test_a_call_that_terminates_an_instance_is_listed_with_its_latency(agent: FlaskClient) -> None:
     agent.post("/api/agents/a/auto-switch/enable")
     answer = signal(agent, REBALANCE, datetime.now(UTC))
     assert answer["action"] == "promoted"
@@ -138,15 +139,15 @@ def test_calls_that_end_an_instance_are_told_with_their_time(agent: FlaskClient)
     third = signal(agent, REBALANCE, datetime.now(UTC), instance_id=other["new_instance_id"])
     assert third["action"] == "standby_ready"
     # A notice for the standby itself releases it.
-    doomed = agent.get("/api/agents/a/sef-status").json["replica"]["instance_id"]
-    signal(agent, TERMINATION, datetime.now(UTC), instance_id=doomed)
+    standby = agent.get("/api/agents/a/sef-status").json["replica"]["instance_id"]
+    signal(agent, TERMINATION, datetime.now(UTC), instance_id=standby)
     timeline = story(agent, third["incident_id"])["timeline"]
-    [ended] = [e for e in timeline if e["type"] == "TerminateInstances"]
-    assert ended["sentence"] == f"TerminateInstances of {doomed}"
-    assert ended["latency_ms"] == ended["details"]["ms"] >= 0
+    [call] = [e for e in timeline if e["type"] == "TerminateInstances"]
+    assert call["sentence"] == f"TerminateInstances of {standby}"
+    assert call["latency_ms"] == call["details"]["ms"] >= 0
 
 
-def test_a_refused_launch_is_told_once_with_the_words_of_ec2(
+def test_a_refused_launch_is_listed_once_with_the_error_of_ec2(
     agent: FlaskClient, simulation: Simulation
 ) -> None:
     simulation.add_fault("RunInstances", error_code="InsufficientInstanceCapacity", count=1)
@@ -162,7 +163,7 @@ def test_a_refused_launch_is_told_once_with_the_words_of_ec2(
     assert calls[1]["details"]["instance_id"] == primary(agent)
 
 
-def test_an_open_incident_says_what_is_being_done(
+def test_an_open_incident_shows_the_replacement_in_progress(
     agent: FlaskClient, simulation: Simulation
 ) -> None:
     simulation.add_fault("RunInstances", error_code="InsufficientInstanceCapacity")
@@ -177,14 +178,17 @@ def test_an_open_incident_says_what_is_being_done(
     assert 0 < found["budget"]["seconds_left"] <= 120
 
 
-def test_a_signal_that_is_ignored_is_an_incident_that_says_why(agent: FlaskClient) -> None:
+def test_an_ignored_signal_is_an_incident_with_the_reason(agent: FlaskClient) -> None:
     answer = signal(agent, TERMINATION, datetime.now(UTC), instance_id="i-0other")
     found = story(agent, answer["incident_id"])
     assert found["incident"]["status"] == "ignored"
     assert found["incident"]["summary"] == (
         "nothing was done about i-0other: i-0other is not the primary of a"
     )
-    assert told(found["timeline"]) == [("signal", TERMINATION), ("decision", "signal_ignored")]
+    assert kinds_and_types(found["timeline"]) == [
+        ("signal", TERMINATION),
+        ("decision", "signal_ignored"),
+    ]
 
 
 def test_an_unknown_incident_is_not_found(agent: FlaskClient) -> None:
@@ -195,6 +199,7 @@ def test_an_unknown_incident_is_not_found(agent: FlaskClient) -> None:
 # The list
 
 
+@pytest.mark.databases("sqlite", "mariadb")
 def test_the_incidents_of_an_agent_come_newest_first_in_pages(agent: FlaskClient) -> None:
     made = []
     for number in range(5):
@@ -226,7 +231,7 @@ def test_the_incidents_of_an_agent_come_newest_first_in_pages(agent: FlaskClient
         ("nobody/incidents", 404, "agent_not_found"),
     ],
 )
-def test_what_cannot_be_listed_is_refused(
+def test_an_invalid_query_or_unknown_agent_is_rejected(
     client: FlaskClient, path: str, status: int, reason: str
 ) -> None:
     client.put("/api/agents/a", json={})
@@ -234,7 +239,7 @@ def test_what_cannot_be_listed_is_refused(
     assert (answer.status_code, answer.json["reason"]) == (status, reason)
 
 
-def test_an_id_of_another_agents_incident_is_no_place_in_the_list(agent: FlaskClient) -> None:
+def test_the_incident_of_another_agent_is_rejected_as_a_cursor(agent: FlaskClient) -> None:
     agent.put("/api/agents/b", json={})
     other = signal(agent, TERMINATION, datetime.now(UTC), "b", instance_id="i-1")["incident_id"]
     answer = agent.get(f"/api/agents/a/incidents?before={other}")

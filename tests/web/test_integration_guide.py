@@ -1,4 +1,4 @@
-"""The four steps of the integration guide, one right after the other; and that modes exclude."""
+"""The four steps of the integration guide in a row, and conflicts between modes."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -29,8 +29,8 @@ REBALANCE = {
 
 
 @pytest.fixture(scope="module")
-def guides_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A simulated EC2 as it is by default: an instance is pending for a second."""
+def guide_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a simulated EC2 with its defaults: an instance is pending for a second."""
     folder = tmp_path_factory.mktemp("guide")
     simulation = ensure_running(folder)
     yield folder
@@ -38,9 +38,9 @@ def guides_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def guide(make_app: Callable[..., Flask], guides_folder: Path) -> FlaskClient:
+def guide(make_app: Callable[..., Flask], guide_folder: Path) -> FlaskClient:
     return make_app(
-        var=guides_folder, simulator_pending_seconds=1.0, enable_wait_seconds=LIMIT
+        var=guide_folder, simulator_pending_seconds=1.0, enable_wait_seconds=LIMIT
     ).test_client()
 
 
@@ -70,8 +70,9 @@ def replicas(url: str, agent_id: str) -> list[Any]:
         return list(connection.execute(found.order_by(columns.created_at)))
 
 
+@pytest.mark.databases("sqlite", "mariadb")
 def test_the_four_steps_in_immediate_succession(
-    guide: FlaskClient, database_url: str, guides_folder: Path
+    guide: FlaskClient, database_url: str, guide_folder: Path
 ) -> None:
     # 1. Two agents report the same price: one row, the mean.
     assert report(guide, "agent-1", spot_price=0.0456, is_replica=False)["status"] == "success"
@@ -94,7 +95,7 @@ def test_the_four_steps_in_immediate_succession(
         if point.flag == "interpolated"
     ] == [(300, 0.0525), (600, 0.055), (900, 0.0575)]
 
-    # 3. An operator has a standby launched, and switches to it.
+    # 3. An operator enables manual mode and switches to the standby.
     assert post(guide, "agent-1/manual-replica/enable")["replica"]["status"] == "ready"
     before = status(guide, "agent-1")
     assert (before["mode"], before["replica"]["status"]) == ("manual", "ready")
@@ -107,28 +108,28 @@ def test_the_four_steps_in_immediate_succession(
     assert after["replica"]["id"] != before["replica"]["id"]
     assert after["replica"]["status"] in ("launching", "ready")
 
-    # 4. AWS recommends a rebalance: a replica is there.
-    told = post(guide, "agent-1/interruption", REBALANCE)
-    assert told["replica_id"] == after["replica"]["id"]
+    # 4. AWS recommends a rebalance: the standby is used.
+    answer = post(guide, "agent-1/interruption", REBALANCE)
+    assert answer["replica_id"] == after["replica"]["id"]
     first, second = replicas(database_url, "agent-1")
-    assert (first.status, second.id) == ("promoted", told["replica_id"])
+    assert (first.status, second.id) == ("promoted", answer["replica_id"])
 
     launched = {row.instance_id for row in replicas(database_url, "agent-1")}
-    running = {i.id for i in ensure_running(guides_folder).instances() if i.state != "terminated"}
+    running = {i.id for i in ensure_running(guide_folder).instances() if i.state != "terminated"}
     assert launched <= running
 
 
-def test_a_recommendation_for_a_fresh_agent_launches_a_replica_because_the_prior_says_so(
-    guide: FlaskClient, guides_folder: Path, database_url: str
+def test_a_recommendation_for_a_new_agent_launches_a_replica_because_of_the_prior(
+    guide: FlaskClient, guide_folder: Path, database_url: str
 ) -> None:
-    ensure_running(guides_folder, pending_seconds=600)  # the next test's application takes it back
+    ensure_running(guide_folder, pending_seconds=600)  # the application of the next test resets it
     report(guide, "fresh", spot_price=0.05)
-    told = post(guide, "fresh/interruption", REBALANCE)
-    assert (told["action"], told["risk_score"]) == ("replica_launching", 0.5)
-    assert "no history in this pool, prior 0.50" in told["message"]
+    answer = post(guide, "fresh/interruption", REBALANCE)
+    assert (answer["action"], answer["risk_score"]) == ("replica_launching", 0.5)
+    assert "no history in this pool, prior 0.50" in answer["message"]
     (replica,) = replicas(database_url, "fresh")
     assert (replica.id, replica.replica_type, replica.status) == (
-        told["replica_id"],
+        answer["replica_id"],
         "automatic-rebalance",
         "launching",
     )
@@ -167,9 +168,8 @@ def test_manual_and_auto_exclude_each_other(
 
 
 @pytest.mark.parametrize("auto", ["auto_switch_enabled", "auto_terminate_enabled"])
-def test_the_database_itself_refuses_both(
-    client: FlaskClient, database_url: str, auto: str
-) -> None:
+@pytest.mark.databases("sqlite", "mariadb")
+def test_the_database_rejects_both_modes(client: FlaskClient, database_url: str, auto: str) -> None:
     report(client, "a", spot_price=0.05)
     both = update(agents).values(**{"manual_replica_enabled": True, auto: True})
     with pytest.raises(DBAPIError), transaction(database_url) as connection:
@@ -195,7 +195,8 @@ def cloud_server(
     server.stop()
 
 
-def test_of_200_requests_at_once_that_enable_both_modes_one_mode_wins(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_one_mode_wins_when_200_requests_enable_both_at_once(
     cloud_server: Server, module_database: str, simulation: Simulation
 ) -> None:
     ids = [f"agent-{number}" for number in range(10)]

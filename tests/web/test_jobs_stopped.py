@@ -1,4 +1,4 @@
-"""GET /readyz turns red when the periodic jobs of the process have stopped."""
+"""GET /readyz fails when the periodic jobs of the process have stopped."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from tests.waiting import LIMIT, until
 
 
 class Work:
-    """Jobs that do nothing, but for `reconcile`, which goes on until it may end."""
+    """Jobs that do nothing, except `reconcile`, which runs until `may_end`."""
 
     def __init__(self) -> None:
         self.has_begun = threading.Event()
@@ -71,27 +71,22 @@ def ready(make_app: Callable[..., Flask], jobs: Jobs) -> Callable[[], Any]:
     return lambda: app.test_client().get("/readyz")
 
 
-@pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    return sqlite_url
-
-
 def beaten(jobs: Jobs, times: int = 2) -> None:
-    """Wait for the ticker to beat: the second beat that is seen began after this call."""
+    """Wait for beats of the ticker. The second beat began after this call."""
     for _ in range(times):
         jobs._beaten_at = -1.0
         until(lambda: jobs._beaten_at >= 0)
 
 
-def test_while_the_ticker_ticks_the_process_is_ready(
-    ready: Callable[[], Any], clock: Seconds
-) -> None:
+def test_a_process_whose_ticker_runs_is_ready(ready: Callable[[], Any], clock: Seconds) -> None:
     assert ready().status_code == 200
     clock.now += SILENT_SECONDS + 1
-    until(lambda: ready().status_code == 200)  # the ticker goes on beating
+    until(lambda: ready().status_code == 200)  # the next beat
 
 
-def test_a_dead_ticker_is_told(ready: Callable[[], Any], jobs: Jobs, clock: Seconds) -> None:
+def test_a_process_with_a_dead_ticker_is_not_ready(
+    ready: Callable[[], Any], jobs: Jobs, clock: Seconds
+) -> None:
     jobs.shutdown(wait=False)
     assert ready().status_code == 200
     clock.now += SILENT_SECONDS + 1
@@ -100,33 +95,33 @@ def test_a_dead_ticker_is_told(ready: Callable[[], Any], jobs: Jobs, clock: Seco
     assert answer.headers["Retry-After"].isdigit()
 
 
-def test_a_blocked_ticker_is_told_until_it_goes_on(
+def test_a_process_with_a_blocked_ticker_is_not_ready_until_it_continues(
     ready: Callable[[], Any], jobs: Jobs, clock: Seconds
 ) -> None:
-    is_blocked, may_go_on = threading.Event(), threading.Event()
+    is_blocked, may_continue = threading.Event(), threading.Event()
 
     def block(_: Any) -> None:
         is_blocked.set()
-        may_go_on.wait(2 * LIMIT)
+        may_continue.wait(2 * LIMIT)
 
     jobs.scheduler.add_listener(block, EVENT_JOB_SUBMITTED)
     assert is_blocked.wait(LIMIT)
-    # A beat that was submitted before may still run.
+    # Wait for a beat that was submitted before.
     running = jobs.scheduler._lookup_executor("default")._instances
     until(lambda: running[HEARTBEAT] == 0)
     clock.now += SILENT_SECONDS + 1
     assert ready().status_code == 503
     jobs.scheduler.remove_listener(block)
-    may_go_on.set()
+    may_continue.set()
     until(lambda: ready().status_code == 200)
 
 
-def test_a_stuck_job_is_told(
+def test_a_process_with_a_stuck_job_is_not_ready(
     ready: Callable[[], Any], jobs: Jobs, work: Work, clock: Seconds
 ) -> None:
     assert work.has_begun.wait(LIMIT)
     clock.now += STUCK_SECONDS + 1
-    beaten(jobs)  # that is not enough
+    beaten(jobs)  # a beat alone does not make the process ready
     answer = ready()
     assert (answer.status_code, answer.json["reason"]) == (503, "jobs_stopped")
     assert "sef_reconcile" in answer.json["message"]
@@ -134,6 +129,6 @@ def test_a_stuck_job_is_told(
     until(lambda: ready().status_code == 200)
 
 
-def test_a_process_without_jobs_does_not_look_at_them(make_app: Callable[..., Flask]) -> None:
+def test_a_process_without_jobs_is_ready(make_app: Callable[..., Flask]) -> None:
     app = make_app(cloud="aws", region="us-east-1", ec2_endpoint="http://127.0.0.1:9")
     assert app.test_client().get("/readyz").status_code == 200

@@ -1,4 +1,4 @@
-"""GET /api/pools: what our own history says of each pool."""
+"""GET /api/pools: the history and the risk of each pool."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ Put = Callable[..., None]
 
 @pytest.fixture
 def put(database_url: str) -> Put:
-    """Puts an incident of the past there: when, before now, what of it happened."""
+    """Insert past incidents. Both times are durations before now."""
     count = iter(range(1000))
 
     def write(
@@ -57,7 +57,7 @@ def put(database_url: str) -> Put:
     return write
 
 
-def told(client: FlaskClient) -> dict[str, Any]:
+def shown_pools(client: FlaskClient) -> dict[str, Any]:
     answer = client.get("/api/pools")
     assert (answer.status_code, answer.json["status"]) == (200, "success")
     assert [p["pool_id"] for p in answer.json["pools"]] == sorted(
@@ -70,22 +70,23 @@ def hours(number: float) -> timedelta:
     return timedelta(hours=number)
 
 
-def test_where_nothing_happened_there_is_no_pool(client: FlaskClient) -> None:
-    assert told(client) == {}
+def test_without_history_the_list_is_empty(client: FlaskClient) -> None:
+    assert shown_pools(client) == {}
 
 
-def test_precision_recall_and_lead_time_are_those_of_our_own_incidents(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_precision_recall_and_lead_time_are_computed_from_past_incidents(
     client: FlaskClient, put: Put
 ) -> None:
     put(hours(30), hours(29))  # an hour before the termination
     put(hours(20), hours(19.5))
     put(hours(10), hours(9.75))
     put(hours(5), None)  # a false alarm
-    put(None, hours(4))  # out of the blue
+    put(None, hours(4))  # without a recommendation
     put(None, hours(3), kind="loss")
     put(hours(1), hours(0.9), pool="m5.large.us-east-1b")
 
-    entry = told(client)[POOL]
+    entry = shown_pools(client)[POOL]
 
     assert entry == {
         "pool_id": POOL,
@@ -116,19 +117,21 @@ def test_precision_recall_and_lead_time_are_those_of_our_own_incidents(
         pytest.param(hours(1), hours(0.9), {}, (1, 1, 1), id="settled by its termination"),
         pytest.param(hours(24 * 91), None, {}, None, id="older than 90 days"),
         pytest.param(None, hours(24 * 91), {}, None, id="a termination older than that"),
-        pytest.param(None, None, {"kind": "drill"}, None, id="a drill tells nothing of a pool"),
+        pytest.param(None, None, {"kind": "drill"}, None, id="a drill does not count"),
     ],
 )
-def test_what_counts(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_incidents_count_once_they_are_settled(
     client: FlaskClient, put: Put, recommended: Any, terminated: Any, more: Any, counts: Any
 ) -> None:
     put(recommended, terminated, **more)
-    entry = told(client).get(POOL)
-    found = entry and (entry["recommendations"], entry["followed"], entry["terminations"])
-    assert found == counts
+    entry = shown_pools(client).get(POOL)
+    counted = entry and (entry["recommendations"], entry["followed"], entry["terminations"])
+    assert counted == counts
 
 
-def test_pools_of_primaries_and_cooldowns_are_shown_without_a_past(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_pools_with_a_primary_or_a_cooldown_are_listed_without_history(
     client: FlaskClient, database_url: str
 ) -> None:
     for agent, pool in (("a", "p"), ("b", "p"), ("c", "q")):
@@ -140,7 +143,7 @@ def test_pools_of_primaries_and_cooldowns_are_shown_without_a_past(
             row = {"pool_id": pool, "market": market, "error_code": "Interrupted", "until": end}
             connection.execute(insert(unavailable_pools).values(row))
 
-    pools = told(client)
+    pools = shown_pools(client)
 
     assert {name: entry["agents"] for name, entry in pools.items()} == {"p": 2, "q": 1, "r": 0}
     assert [c["market"] for c in pools["p"]["cooldowns"]] == ["on-demand"]
@@ -153,14 +156,14 @@ def test_pools_of_primaries_and_cooldowns_are_shown_without_a_past(
     assert pools["q"]["lead_time_seconds"] is None
 
 
-def test_the_history_grows_by_what_is_signalled(cloud_client: FlaskClient) -> None:
+def test_signals_extend_the_history(cloud_client: FlaskClient) -> None:
     cloud_client.put("/api/agents/a", json={"instance_id": "i-0a", "pool_id": POOL})
     cloud_client.put("/api/agents/b", json={"instance_id": "i-0b", "pool_id": POOL})
     for agent, signal in (
         ("a", "rebalance-recommendation"),
         ("a", "termination-notice"),
         ("b", "termination-notice"),
-        ("b", "rebalance-recommendation"),  # behind the notice: it warned nobody
+        ("b", "rebalance-recommendation"),  # after the notice, so it was no warning
     ):
         answer = cloud_client.post(
             f"/api/agents/{agent}/interruption",
@@ -171,7 +174,7 @@ def test_the_history_grows_by_what_is_signalled(cloud_client: FlaskClient) -> No
             },
         )
         assert answer.status_code == 200
-    entry = told(cloud_client)[POOL]
+    entry = shown_pools(cloud_client)[POOL]
     assert (entry["recommendations"], entry["followed"], entry["terminations"]) == (1, 1, 2)
     assert (entry["precision"], entry["recall"]) == (1, 0.5)
     assert entry["lead_time_seconds"]["least"] >= 0

@@ -20,8 +20,8 @@ def report(**fields: Any) -> dict[str, Any]:
 def post(client: FlaskClient, *reports: Any) -> Any:
     answer = client.post("/api/pricing/batch", json={"reports": reports})
     assert answer.status_code == 200, answer.json
-    told = answer.json
-    assert told.keys() == {
+    result = answer.json
+    assert result.keys() == {
         "status",
         "accepted",
         "buffered",
@@ -29,12 +29,13 @@ def post(client: FlaskClient, *reports: Any) -> Any:
         "interpolated",
         "rejected",
     }
-    counted = told["accepted"] + told["buffered"] + told["duplicates"] + len(told["rejected"])
+    outcomes = ("accepted", "buffered", "duplicates")
+    counted = sum(result[name] for name in outcomes) + len(result["rejected"])
     assert counted == len(reports)
-    return told
+    return result
 
 
-def test_an_empty_batch_is_nothing(client: FlaskClient, database_url: str) -> None:
+def test_an_empty_batch_stores_nothing(client: FlaskClient, database_url: str) -> None:
     before = row_counts(database_url)
     assert post(client) == {
         "status": "success",
@@ -47,10 +48,9 @@ def test_an_empty_batch_is_nothing(client: FlaskClient, database_url: str) -> No
     assert row_counts(database_url) == before
 
 
-def test_reports_of_several_agents_and_pools_go_to_their_series(
-    client: FlaskClient, database_url: str
-) -> None:
-    told = post(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_a_batch_may_hold_several_agents_and_pools(client: FlaskClient, database_url: str) -> None:
+    result = post(
         client,
         report(timestamp=T + 1200),
         report(agent_id="b"),
@@ -58,13 +58,13 @@ def test_reports_of_several_agents_and_pools_go_to_their_series(
         report(),
         report(agent_id="b", is_replica=True, spot_price=0.0502),
     )
-    assert (told["accepted"], told["interpolated"]) == (5, 3)
-    found = {
+    assert (result["accepted"], result["interpolated"]) == (5, 3)
+    flags = {
         (agent, pool): [str(point.flag) for point in stored_points(database_url, agent, pool)]
         for agent in "ab"
         for pool in "pq"
     }
-    assert found == {
+    assert flags == {
         ("a", "p"): ["normal", "interpolated", "interpolated", "interpolated", "normal"],
         ("a", "q"): ["normal"],
         ("b", "p"): ["averaged_dual_source"],
@@ -90,35 +90,38 @@ def test_reports_of_several_agents_and_pools_go_to_their_series(
         pytest.param(report(timestamp=None), "missing_timestamp", id="no time"),
     ],
 )
-def test_a_bad_report_is_refused_alone(
+def test_a_bad_report_is_rejected_alone(
     module_client: FlaskClient, module_database: str, bad: Any, reason: str
 ) -> None:
     agent = uuid4().hex
-    told = post(
+    result = post(
         module_client, report(agent_id=agent), bad, report(agent_id=agent, timestamp=T + 60)
     )
-    assert told["accepted"] == 2
-    ((index, found, message),) = [tuple(entry.values()) for entry in told["rejected"]]
-    assert (index, found) == (1, reason)
+    assert result["accepted"] == 2
+    ((index, found_reason, message),) = [tuple(entry.values()) for entry in result["rejected"]]
+    assert (index, found_reason) == (1, reason)
     assert message.endswith((".", "-"))
     assert len(stored_points(module_database, agent, "p")) == 2
 
 
-def test_repeats_are_counted_as_such(client: FlaskClient) -> None:
+@pytest.mark.databases("sqlite", "mariadb")
+def test_repeats_are_counted_as_duplicates(client: FlaskClient) -> None:
     assert post(client, report(), report(), report())["duplicates"] == 2
     assert post(client, report(), report(timestamp=T + 1))["duplicates"] == 1
 
 
-def test_of_corrections_the_last_stands(client: FlaskClient, database_url: str) -> None:
-    told = post(client, report(spot_price=0.05), report(spot_price=0.06), report(spot_price=0.07))
-    assert told["duplicates"] == 0
+@pytest.mark.databases("sqlite", "mariadb")
+def test_the_last_correction_in_a_batch_is_stored(client: FlaskClient, database_url: str) -> None:
+    result = post(client, report(spot_price=0.05), report(spot_price=0.06), report(spot_price=0.07))
+    assert result["duplicates"] == 0
     assert [float(point.price) for point in stored_points(database_url, "a", "p")] == [0.07]
 
 
-def test_reports_that_wait_are_counted(client: FlaskClient, database_url: str) -> None:
+@pytest.mark.databases("sqlite", "mariadb")
+def test_buffered_reports_are_counted(client: FlaskClient, database_url: str) -> None:
     post(client, report(timestamp=T - 3600))
     add_ready_standby(database_url, "a", datetime.now(UTC))
-    told = post(
+    result = post(
         client,
         report(),
         report(is_replica=True),
@@ -126,18 +129,19 @@ def test_reports_that_wait_are_counted(client: FlaskClient, database_url: str) -
         report(agent_id="b"),
         report(timestamp=T + 600),
     )
-    assert (told["accepted"], told["buffered"], told["duplicates"]) == (3, 1, 1)
+    assert (result["accepted"], result["buffered"], result["duplicates"]) == (3, 1, 1)
 
 
-def test_ten_thousand_reports_are_taken_at_once(client: FlaskClient, database_url: str) -> None:
-    # 40 agents, a price a minute: no gap to fill, and transactions that cut through series.
+@pytest.mark.databases("sqlite", "mariadb")
+def test_a_batch_of_ten_thousand_reports_is_stored(client: FlaskClient, database_url: str) -> None:
+    # 40 agents, a price a minute: no gap to fill, and a series spans several transactions.
     reports = [report(agent_id=f"a{n % 40}", timestamp=T + n // 40 * 60) for n in range(10_000)]
-    told = post(client, *reports)
-    assert (told["accepted"], told["interpolated"]) == (10_000, 0)
+    result = post(client, *reports)
+    assert (result["accepted"], result["interpolated"]) == (10_000, 0)
     assert row_counts(database_url)["pricing_reports"] == 10_000
 
 
-def test_one_report_more_is_refused_as_a_whole(client: FlaskClient, database_url: str) -> None:
+def test_a_larger_batch_is_rejected_as_a_whole(client: FlaskClient, database_url: str) -> None:
     before = row_counts(database_url)
     answer = client.post("/api/pricing/batch", json={"reports": [report()] * 10_001})
     assert (answer.status_code, answer.json["reason"]) == (400, "batch_too_large")
@@ -156,7 +160,7 @@ def test_one_report_more_is_refused_as_a_whole(client: FlaskClient, database_url
         pytest.param({"reports": "all"}, id="reports as text"),
     ],
 )
-def test_a_body_without_a_list_of_reports_is_refused(
+def test_a_body_without_a_list_of_reports_is_rejected(
     module_client: FlaskClient, module_database: str, body: Any
 ) -> None:
     before = row_counts(module_database)

@@ -59,7 +59,7 @@ def test_each_line_is_a_report(module_client: FlaskClient, module_database: str,
     assert len(stored_points(module_database, agent, "p")) == 5
 
 
-def test_nothing_is_nothing(module_client: FlaskClient) -> None:
+def test_an_empty_body_stores_nothing(module_client: FlaskClient) -> None:
     assert post(module_client, [])["accepted"] == 0
 
 
@@ -73,25 +73,26 @@ def test_nothing_is_nothing(module_client: FlaskClient) -> None:
         pytest.param("x" * (LONGEST_LINE + 1), "line_too_long", id="a line that is too long"),
     ],
 )
-def test_a_bad_line_is_refused_alone_and_told_by_its_number(
+def test_a_bad_line_is_rejected_alone_with_its_number(
     module_client: FlaskClient, bad: str, reason: str
 ) -> None:
     agent = uuid4().hex
-    told = post(module_client, [line(0, agent), "", bad, line(1, agent)])
-    assert (told["accepted"], told["rejected_total"]) == (2, 1)
-    ((refused),) = told["rejected"]
-    assert (refused["line"], refused["reason"]) == (3, reason)
-    assert refused["message"].endswith((".", "-"))
+    result = post(module_client, [line(0, agent), "", bad, line(1, agent)])
+    assert (result["accepted"], result["rejected_total"]) == (2, 1)
+    (rejected,) = result["rejected"]
+    assert (rejected["line"], rejected["reason"]) == (3, reason)
+    assert rejected["message"].endswith((".", "-"))
 
 
-def test_of_very_many_refused_lines_the_first_are_told(module_client: FlaskClient) -> None:
+def test_only_the_first_rejected_lines_are_listed(module_client: FlaskClient) -> None:
     agent = uuid4().hex
-    told = post(module_client, ["{"] * (MAX_SHOWN + 500) + [line(0, agent)])
-    assert (told["accepted"], told["rejected_total"]) == (1, MAX_SHOWN + 500)
-    assert [one["line"] for one in told["rejected"]] == list(range(1, MAX_SHOWN + 1))
+    result = post(module_client, ["{"] * (MAX_SHOWN + 500) + [line(0, agent)])
+    assert (result["accepted"], result["rejected_total"]) == (1, MAX_SHOWN + 500)
+    assert [entry["line"] for entry in result["rejected"]] == list(range(1, MAX_SHOWN + 1))
 
 
-def test_what_was_stored_before_the_database_went_away_stays_and_may_be_sent_again(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_lines_stored_before_a_database_failure_stay_and_may_be_repeated(
     make_app: Callable[..., Flask], database_url: str
 ) -> None:
     app = make_app(**NO_CLOUD)
@@ -113,21 +114,21 @@ def test_what_was_stored_before_the_database_went_away_stays_and_may_be_sent_aga
     assert answer.headers["Retry-After"].isdigit()
     assert len(stored_points(database_url, "a", "p")) == 2000
 
-    told = post(client, sent)
-    assert (told["accepted"], told["duplicates"]) == (500, 2000)
+    result = post(client, sent)
+    assert (result["accepted"], result["duplicates"]) == (500, 2000)
     assert calls == [1000, 1000, 500, 1000, 1000, 500]
 
 
 def test_a_body_of_any_size_is_stored_while_it_arrives(
     server: Server, module_database: str
 ) -> None:
-    """Larger than any JSON body may be, without its length said before, and seen on the way."""
-    agent, seen = uuid4().hex, []
+    """A chunked body above the limit of JSON: points are stored before the body ends."""
+    agent, stored = uuid4().hex, []
 
     def body() -> Iterator[bytes]:
         for number in range(12_000):
             yield (line(number, agent, note="x" * 900) + "\n").encode()
-        seen.append(until(lambda: len(stored_points(module_database, agent, "p"))))
+        stored.append(until(lambda: len(stored_points(module_database, agent, "p"))))
         yield line(12_000, agent).encode()
 
     answer = requests.post(
@@ -138,11 +139,12 @@ def test_a_body_of_any_size_is_stored_while_it_arrives(
     )
     assert answer.status_code == 200, answer.text
     assert (answer.json()["accepted"], answer.json()["rejected"]) == (12_001, [])
-    assert seen[-1] > 0  # before the body was at its end
+    assert stored[-1] > 0  # before the end of the body
 
 
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["with a length", "in chunks"])
-def test_of_a_body_that_breaks_off_whole_lines_stay_and_the_torn_one_is_nothing(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_complete_lines_of_an_incomplete_body_are_stored(
     server: Server, module_database: str, is_chunked: bool
 ) -> None:
     agent = uuid4().hex

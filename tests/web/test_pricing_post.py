@@ -36,11 +36,11 @@ def post(client: FlaskClient, agent_id: str = "a", **fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("fields", "price", "at"),
     [
-        pytest.param({}, "0.05", AT, id="the least there is"),
-        pytest.param({"is_replica": False}, "0.05", AT, id="said to be the primary's"),
+        pytest.param({}, "0.05", AT, id="required fields only"),
+        pytest.param({"is_replica": False}, "0.05", AT, id="is_replica false"),
         pytest.param({"instance_id": "i-0abc"}, "0.05", AT, id="with its instance"),
         pytest.param({"instance_id": None}, "0.05", AT, id="with a null instance"),
-        pytest.param({"something": "else"}, "0.05", AT, id="with a field of no meaning"),
+        pytest.param({"something": "else"}, "0.05", AT, id="with an unknown field"),
         pytest.param({"spot_price": 3}, "3", AT, id="a whole number of dollars"),
         pytest.param({"spot_price": 1000}, "1000", AT, id="the highest price"),
         pytest.param({"spot_price": 1e-8}, "0.00000001", AT, id="the lowest price"),
@@ -66,7 +66,8 @@ def post(client: FlaskClient, agent_id: str = "a", **fields: Any) -> Any:
         ),
     ],
 )
-def test_a_report_is_stored_as_it_was_made(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_a_report_is_stored_as_sent(
     module_client: FlaskClient,
     module_database: str,
     fields: dict[str, Any],
@@ -86,20 +87,22 @@ def test_a_report_is_stored_as_it_was_made(
     [
         pytest.param("a", id="one character"),
         pytest.param("A" * 64, id="64 characters"),
-        pytest.param("team/eu@web:1._-", id="every kind of sign"),
+        pytest.param("team/eu@web:1._-", id="every allowed character"),
         pytest.param("/a", id="a slash in front"),
         pytest.param("a//b", id="two slashes"),
         pytest.param("a/", id="a slash at the end"),
         pytest.param("a/pricing", id="like a route"),
     ],
 )
-def test_ids_arrive_unchanged(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_ids_are_stored_unchanged(
     module_client: FlaskClient, module_database: str, agent_id: str
 ) -> None:
     assert post(module_client, agent_id, pool_id="p" * 128) == NORMAL
     assert len(stored_points(module_database, agent_id, "p" * 128)) == 1
 
 
+@pytest.mark.databases("sqlite", "mariadb")
 def test_ids_that_differ_in_case_are_different(client: FlaskClient, database_url: str) -> None:
     post(client, "web", pool_id="pool")
     post(client, "Web", pool_id="pool")
@@ -113,47 +116,23 @@ def test_ids_that_differ_in_case_are_different(client: FlaskClient, database_url
     [
         pytest.param({"spot_price": None}, "missing_spot_price", id="no price"),
         pytest.param({"spot_price": "0.05"}, "invalid_spot_price", id="a price as text"),
-        pytest.param({"spot_price": True}, "invalid_spot_price", id="a price that is true"),
-        pytest.param({"spot_price": [0.05]}, "invalid_spot_price", id="a price in a list"),
-        pytest.param({"spot_price": 0}, "spot_price_not_positive", id="nothing"),
-        pytest.param({"spot_price": -0.0}, "spot_price_not_positive", id="minus nothing"),
-        pytest.param({"spot_price": -0.01}, "spot_price_not_positive", id="less than nothing"),
-        pytest.param({"spot_price": 4e-9}, "spot_price_not_positive", id="rounds to nothing"),
-        pytest.param({"spot_price": 1e-400}, "spot_price_not_positive", id="an underflow"),
-        pytest.param({"spot_price": 1000.00000001}, "spot_price_too_high", id="too dear"),
-        pytest.param({"spot_price": 10**300}, "spot_price_too_high", id="far too dear"),
-        pytest.param({"pool_id": None}, "missing_pool_id", id="no pool"),
+        pytest.param({"spot_price": 0}, "spot_price_not_positive", id="a price of zero"),
+        pytest.param({"spot_price": 1000.00000001}, "spot_price_too_high", id="a high price"),
         pytest.param({"pool_id": ""}, "missing_pool_id", id="an empty pool"),
-        pytest.param({"pool_id": " "}, "invalid_pool_id", id="a blank pool"),
-        pytest.param({"pool_id": 123}, "invalid_pool_id", id="a pool as a number"),
         pytest.param({"pool_id": "p" * 129}, "invalid_pool_id", id="a pool of 129 characters"),
-        pytest.param({"pool_id": "pöl"}, "invalid_pool_id", id="a pool with an umlaut"),
-        pytest.param({"pool_id": "p\n"}, "invalid_pool_id", id="a pool with a line's end"),
-        pytest.param({"instance_id": ""}, "invalid_instance_id", id="an empty instance"),
         pytest.param({"instance_id": "i" * 65}, "invalid_instance_id", id="a long instance"),
-        pytest.param({"instance_id": 5}, "invalid_instance_id", id="an instance as a number"),
         pytest.param({"timestamp": None}, "missing_timestamp", id="no time"),
-        pytest.param({"timestamp": ""}, "invalid_timestamp", id="an empty time"),
-        pytest.param({"timestamp": True}, "invalid_timestamp", id="a time that is true"),
         pytest.param({"timestamp": str(T)}, "invalid_timestamp", id="epoch seconds as text"),
-        pytest.param({"timestamp": -1}, "invalid_timestamp", id="before 1970"),
-        pytest.param(
-            {"timestamp": "2021-11-21T13:06:40"}, "invalid_timestamp", id="ISO without an offset"
-        ),
-        pytest.param({"timestamp": "2021-11-21"}, "invalid_timestamp", id="a day"),
-        pytest.param({"timestamp": "2021-02-30T00:00:00Z"}, "invalid_timestamp", id="no such day"),
         pytest.param({"timestamp": 1136073599}, "timestamp_too_old", id="2005"),
         pytest.param({"timestamp": T * 1000}, "invalid_timestamp", id="milliseconds"),
         pytest.param({"timestamp": 4102444800}, "timestamp_in_future", id="2100"),
-        pytest.param({"timestamp": 10**300}, "invalid_timestamp", id="past all calendars"),
-        pytest.param({"is_replica": "true"}, "invalid_is_replica", id="is_replica as text"),
-        pytest.param({"is_replica": 1}, "invalid_is_replica", id="is_replica as a number"),
         pytest.param({"is_replica": None}, "invalid_is_replica", id="is_replica as null"),
     ],
 )
-def test_a_report_that_cannot_be_believed_is_refused(
+def test_an_invalid_report_is_rejected(
     module_client: FlaskClient, module_database: str, fields: dict[str, Any], reason: str
 ) -> None:
+    """tests/test_parsing.py has the whole table of values."""
     before = row_counts(module_database)
     answer = module_client.post("/api/agents/a/pricing", json=report(**fields))
     assert answer.status_code == 400
@@ -210,7 +189,8 @@ def test_a_clock_may_be_five_minutes_ahead(client: FlaskClient) -> None:
         ),
     ],
 )
-def test_a_pair_is_one_point_at_the_primarys_time(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_a_pair_becomes_one_point_at_the_time_of_the_primary(
     client: FlaskClient,
     database_url: str,
     first: dict[str, Any],
@@ -225,7 +205,8 @@ def test_a_pair_is_one_point_at_the_primarys_time(
     assert len(events(database_url, "a", "divergent_prices")) == (flag is Flag.DIVERGENT)
 
 
-def test_reports_more_than_the_tolerance_apart_are_two_points(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_reports_beyond_the_tolerance_are_two_points(
     client: FlaskClient, database_url: str
 ) -> None:
     post(client)
@@ -233,6 +214,7 @@ def test_reports_more_than_the_tolerance_apart_are_two_points(
     assert len(stored_points(database_url, "a", "pool-123")) == 2
 
 
+@pytest.mark.databases("sqlite", "mariadb")
 def test_a_repeat_changes_nothing(client: FlaskClient, database_url: str) -> None:
     post(client)
     before = row_counts(database_url)
@@ -240,7 +222,10 @@ def test_a_repeat_changes_nothing(client: FlaskClient, database_url: str) -> Non
     assert row_counts(database_url) == before
 
 
-def test_a_correction_stands(client: FlaskClient, database_url: str) -> None:
+@pytest.mark.databases("sqlite", "mariadb")
+def test_a_correction_replaces_the_price_and_the_fill(
+    client: FlaskClient, database_url: str
+) -> None:
     post(client)
     post(client, timestamp=T + 1200)
     assert post(client, spot_price=0.08)["data_quality"] == "normal"
@@ -249,7 +234,7 @@ def test_a_correction_stands(client: FlaskClient, database_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gap", "filled", "told"),
+    ("gap", "filled", "reported"),
     [
         pytest.param(600, 0, 0, id="no gap yet"),
         pytest.param(600.000001, 2, 0, id="just a gap"),
@@ -258,28 +243,30 @@ def test_a_correction_stands(client: FlaskClient, database_url: str) -> None:
         pytest.param(1800.000001, 0, 1, id="too wide"),
     ],
 )
-def test_a_gap_is_filled_or_told(
-    client: FlaskClient, database_url: str, gap: float, filled: int, told: int
+@pytest.mark.databases("sqlite", "mariadb")
+def test_a_gap_is_filled_or_reported(
+    client: FlaskClient, database_url: str, gap: float, filled: int, reported: int
 ) -> None:
     post(client)
     at = (AT + timedelta(seconds=gap)).isoformat()
     assert post(client, timestamp=at) == NORMAL | {"interpolated": filled}
     points = stored_points(database_url, "a", "pool-123")
     assert [p.flag for p in points] == [Flag.NORMAL, *[Flag.INTERPOLATED] * filled, Flag.NORMAL]
-    assert len(events(database_url, "a", "price_gap")) == told
+    assert len(events(database_url, "a", "price_gap")) == reported
 
 
+@pytest.mark.databases("sqlite", "mariadb")
 def test_a_real_point_in_a_filled_gap_replaces_the_fill(
     client: FlaskClient, database_url: str
 ) -> None:
     post(client)
     post(client, timestamp=T + 1200, spot_price=0.06)
     assert post(client, timestamp=T + 500, spot_price=0.09)["data_quality"] == "normal"
-    told = [
+    points = [
         (int(p.at.timestamp()) - T, p.price, p.flag)
         for p in stored_points(database_url, "a", "pool-123")
     ]
-    assert told == [
+    assert points == [
         (0, Decimal("0.05"), "normal"),
         (500, Decimal("0.09"), "normal"),
         (800, Decimal("0.077142857"), "interpolated"),
@@ -288,6 +275,7 @@ def test_a_real_point_in_a_filled_gap_replaces_the_fill(
     ]
 
 
+@pytest.mark.databases("sqlite", "mariadb")
 def test_the_first_report_registers_its_agent(client: FlaskClient, database_url: str) -> None:
     post(client, instance_id="i-1")
     post(client, timestamp=T + 1, instance_id="i-2", pool_id="another")
@@ -296,13 +284,14 @@ def test_the_first_report_registers_its_agent(client: FlaskClient, database_url:
     assert len(events(database_url, "a", "agent_registered")) == 1
 
 
-def test_a_replicas_report_does_not_say_which_instance_is_the_primary(client: FlaskClient) -> None:
+def test_a_report_of_a_replica_does_not_set_the_primary(client: FlaskClient) -> None:
     post(client, is_replica=True, instance_id="i-replica", pool_id="its-pool")
     agent = client.get("/api/agents/a/sef-status").json["agent"]
     assert (agent["instance_id"], agent["pool_id"]) == (None, None)
 
 
-def test_the_first_of_a_pair_waits_while_a_standby_reports_too(
+@pytest.mark.databases("sqlite", "mariadb")
+def test_the_first_report_of_a_pair_is_buffered_while_there_is_a_standby(
     client: FlaskClient, database_url: str
 ) -> None:
     post(client, timestamp=T - 60)
@@ -322,7 +311,9 @@ def test_the_first_of_a_pair_waits_while_a_standby_reports_too(
     [
         pytest.param({}, id="no content type"),
         pytest.param({"Content-Type": "text/plain"}, id="text"),
-        pytest.param({"Content-Type": "application/x-www-form-urlencoded"}, id="as curl -d says"),
+        pytest.param(
+            {"Content-Type": "application/x-www-form-urlencoded"}, id="the default of curl -d"
+        ),
         pytest.param({"Content-Type": "nonsense"}, id="nonsense"),
     ],
 )
@@ -333,7 +324,9 @@ def test_the_content_type_does_not_matter(
     assert (answer.status_code, answer.json) == (200, NORMAL)
 
 
-def test_a_report_more_than_may_wait_is_put_off_at_once(make_app: Callable[..., Flask]) -> None:
+def test_a_report_beyond_the_queue_limit_is_rejected_as_overload(
+    make_app: Callable[..., Flask],
+) -> None:
     app = make_app(max_queued_reports=1, **NO_CLOUD)
     held = HeldDatabase(app.extensions["sef"])
     with ThreadPoolExecutor(2) as threads:

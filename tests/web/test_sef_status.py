@@ -22,13 +22,14 @@ def status(client: FlaskClient) -> Any:
     return answer.json
 
 
-def test_a_fresh_agent_is_told_whole(client: FlaskClient) -> None:
+@pytest.mark.databases("sqlite", "mariadb")
+def test_the_status_of_a_new_agent_has_every_field(client: FlaskClient) -> None:
     report(client, instance_id="i-1")
-    told = status(client)
-    agent = told["agent"]
+    answer = status(client)
+    agent = answer["agent"]
     created, updated = agent.pop("created_at"), agent.pop("updated_at")
     assert datetime.fromisoformat(created) <= datetime.fromisoformat(updated) <= datetime.now(UTC)
-    assert told == {
+    assert answer == {
         "status": "success",
         "agent": {
             "id": "a",
@@ -63,7 +64,7 @@ def test_a_fresh_agent_is_told_whole(client: FlaskClient) -> None:
     }
 
 
-def test_an_agent_with_drills_is_told_when_the_next_one_is_due(client: FlaskClient) -> None:
+def test_an_agent_with_drills_shows_when_the_next_is_due(client: FlaskClient) -> None:
     client.put("/api/agents/a", json={"drill_interval": 3600})
     agent = status(client)["agent"]
     since = datetime.fromisoformat(agent["created_at"])
@@ -76,10 +77,11 @@ def test_an_agent_that_never_reported_has_no_data_quality(client: FlaskClient) -
     assert (quality["latest_timestamp"], quality["points"], quality["buffered"]) == (None, 0, 0)
 
 
+@pytest.mark.databases("sqlite", "mariadb")
 def test_data_quality_counts_the_last_day_before_the_newest_point(client: FlaskClient) -> None:
     day = 86400
     report(client, timestamp=T - 60)
-    report(client, timestamp=T)  # a day before the newest: not any more
+    report(client, timestamp=T)  # a day before the newest point: outside the window
     report(client, timestamp=T + 1)
     report(client, timestamp=T + 1201)
     report(client, timestamp=T + 2000, pool_id="q", spot_price=0.0456)
@@ -100,7 +102,8 @@ def test_data_quality_counts_the_last_day_before_the_newest_point(client: FlaskC
     }
 
 
-def test_what_waits_is_counted_as_buffered(client: FlaskClient, database_url: str) -> None:
+@pytest.mark.databases("sqlite", "mariadb")
+def test_buffered_reports_are_counted(client: FlaskClient, database_url: str) -> None:
     report(client)
     add_ready_standby(database_url, "a", datetime.now(UTC))
     report(client, timestamp=T + 300)
@@ -109,7 +112,7 @@ def test_what_waits_is_counted_as_buffered(client: FlaskClient, database_url: st
     assert (quality["points"], quality["buffered"]) == (1, 2)
 
 
-def test_a_standby_is_told(client: FlaskClient, database_url: str) -> None:
+def test_the_standby_is_shown(client: FlaskClient, database_url: str) -> None:
     report(client)
     ready_at = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
     add_ready_standby(database_url, "a", ready_at)
@@ -140,7 +143,7 @@ def test_a_standby_is_told(client: FlaskClient, database_url: str) -> None:
         ("auto-terminate", "auto"),
     ],
 )
-def test_the_mode_is_told(cloud_client: FlaskClient, route: str, mode: str) -> None:
+def test_the_mode_is_shown(cloud_client: FlaskClient, route: str, mode: str) -> None:
     report(cloud_client)
     assert cloud_client.post(f"/api/agents/a/{route}/enable").status_code == 200
     assert status(cloud_client)["mode"] == mode
@@ -148,7 +151,7 @@ def test_the_mode_is_told(cloud_client: FlaskClient, route: str, mode: str) -> N
     assert status(cloud_client)["mode"] == "emergency_only"
 
 
-def test_an_open_incident_is_told(cloud_client: FlaskClient) -> None:
+def test_the_open_incident_is_shown(cloud_client: FlaskClient) -> None:
     report(cloud_client, instance_id="i-1", pool_id="m5.large.us-east-1a")
     body = {"signal_type": "rebalance-recommendation", "timestamp": T}
     answer = cloud_client.post("/api/agents/a/interruption", json=body).json
@@ -173,7 +176,7 @@ def test_an_open_incident_is_told(cloud_client: FlaskClient) -> None:
     assert (incident["status"], incident["goal"], incident["deadline"]) == ("open", "standby", None)
 
 
-def test_an_unknown_agent_has_no_status(client: FlaskClient) -> None:
+def test_an_unknown_agent_is_not_found(client: FlaskClient) -> None:
     answer = client.get("/api/agents/nobody/sef-status")
     assert (answer.status_code, answer.json) == (
         404,
