@@ -17,6 +17,7 @@ from sef import config
 from sef.main import create_app
 from sef.simulator.client import Simulation
 from sef.simulator.process import ensure_running
+from tests.web.dry_run_harness import POOL, Harness
 from tests.web.server import Server
 
 NO_CLOUD = {"cloud": "aws", "region": "us-east-1", "ec2_endpoint": "http://127.0.0.1:9"}
@@ -110,3 +111,20 @@ def server(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> It
     server = Server(tmp_path_factory.mktemp("server"), module_database, SEF_CLOUD="aws")
     yield server
     server.stop()
+
+
+@pytest.fixture
+def harness(
+    make_app: Callable[..., Flask],
+    simulated_folder: Path,
+    simulation: Simulation,
+    database_url: str,
+) -> Iterator[Harness]:
+    """An agent without a mode, with a running primary."""
+    harness = Harness(make_app(var=simulated_folder, enable_wait_seconds=0.5), database_url)
+    harness.client.put("/api/agents/a", json={"pool_id": POOL})
+    harness.post("manual-replica/enable")
+    assert harness.post("manual-switch")["code"] == 200
+    harness.post("manual-replica/disable")
+    yield harness
+    harness.close()
