@@ -60,17 +60,14 @@ def fleet_blueprint(sef: "SmartEmergencyFallback") -> Blueprint:
         page = sef.agent_events(agent, before=before_argument(), limit=limit)
         return {"status": "success", "events": page, "next_before": next_cursor(page, limit)}
 
-    @routes.post(
-        "/agents/<agent_id:agent_id>/<any('auto-switch', 'auto-terminate'):mode>"
-        "/<any('enable', 'disable'):action>"
-    )
-    def set_auto_mode(agent_id: str, mode: str, action: str) -> Any:
+    auto_mode = "/agents/<agent_id:agent_id>/<any('auto-switch', 'auto-terminate'):mode>"
+
+    @routes.post(f"{auto_mode}/enable", defaults={"enabled": True})
+    @routes.post(f"{auto_mode}/disable", defaults={"enabled": False})
+    def set_auto_mode(agent_id: str, mode: str, *, enabled: bool) -> Any:
         reject_unknown_params()
         return sef.set_auto_mode(
-            parse_agent_id(agent_id),
-            mode,
-            enabled=action == "enable",
-            idempotency_key=idempotency_key(),
+            parse_agent_id(agent_id), mode, enabled=enabled, idempotency_key=idempotency_key()
         )
 
     return routes

@@ -20,7 +20,15 @@ from tests.waiting import LIMIT, until
 from tests.web.server import ROOT
 
 Process = subprocess.Popen[str]
-Serve = Callable[[], Process]
+Serve = Callable[..., Process]
+
+WITHOUT_EC2 = {
+    "SEF_CLOUD": "aws",
+    "SEF_REGION": "us-east-1",
+    "SEF_EC2_ENDPOINT": "http://127.0.0.1:9",
+    "SEF_RUN_JOBS": "false",
+}
+"""Settings of a server that calls no EC2."""
 
 
 @pytest.fixture
@@ -30,14 +38,17 @@ def port() -> int:
 
 @pytest.fixture
 def serve(tmp_path: Path, port: int) -> Iterator[Serve]:
-    """Start servers with two workers, each in a process group of its own as a shell does."""
+    """Start servers with two workers, each in a process group of its own as a shell does.
+
+    Without settings a server also starts the simulated EC2.
+    """
     started = []
 
-    def start() -> Process:
+    def start(**settings: str) -> Process:
         process = subprocess.Popen(
             [sys.executable, "backend.py", "serve", "--port", str(port), "--workers", "2"],
             cwd=ROOT,
-            env=os.environ | {"SEF_VAR": str(tmp_path)},
+            env=os.environ | {"SEF_VAR": str(tmp_path)} | settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -110,7 +121,7 @@ def test_sigterm_stops_it_after_the_requests_in_progress_are_answered(
 
 
 def test_acknowledged_reports_are_stored_after_a_stop(serve: Serve, port: int) -> None:
-    master = serve()
+    master = serve(**WITHOUT_EC2)
     acknowledged = []
 
     def report(number: int) -> None:
@@ -130,7 +141,7 @@ def test_acknowledged_reports_are_stored_after_a_stop(serve: Serve, port: int) -
         for client in clients:
             client.result()
     master.communicate(timeout=LIMIT)
-    serve()
+    serve(**WITHOUT_EC2)
     for number in range(8):
         points = requests.get(prices_of(port, number), timeout=LIMIT).json()["points"]
         stored = {datetime.fromisoformat(point["timestamp"]).timestamp() for point in points}
@@ -141,7 +152,8 @@ def prices_of(port: int, number: int) -> str:
     return f"http://127.0.0.1:{port}/api/agents/agent-{number}/pricing"
 
 
-def test_a_killed_worker_is_replaced(master: Process, port: int) -> None:
+def test_a_killed_worker_is_replaced(serve: Serve, port: int) -> None:
+    master = serve(**WITHOUT_EC2)
     before = workers_of(master)
     # If the only worker that listens dies, the port refuses connections until another listens.
     until(lambda: listening(port) == len(before))
