@@ -1,70 +1,55 @@
-"""The transaction that everything is written in."""
+"""Run transactions: commit, retry, and turn failures of the database into Unavailable."""
 
-import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Table, inspect
+from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import StaticPool
-from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from sef import failpoints
-from sef.db.engines import (
-    LOCK_WAIT_SECONDS,
-    Source,
-    engine_of,
-    error_number,
-    is_away,
-    one_at_a_time,
-)
-from sef.db.tables import metadata
+from sef.db.create import SchemaMismatch as SchemaMismatch
+from sef.db.create import create_missing
+from sef.db.engines import LOCK_WAIT_SECONDS, Source, engine_of, one_at_a_time
+from sef.db.errors import LOCK_WAIT, RETRIED, error_number, is_away, is_duplicate, wait_after
 from sef.errors import NotHereYet, Unavailable
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-RETRIED = frozenset({1213, 1205, 1020})
-"""Deadlock (on Galera also a lost race, at COMMIT), lock wait over, row changed since read."""
-
-LOCK_WAIT = 1205
-DUPLICATE = 1062
-SQLITE_DUPLICATE = frozenset({"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
+ATTEMPTS = 10
 DUPLICATE_ATTEMPTS = 3
 
-ATTEMPTS = 10
 AFTER_COMMIT = "sef_after_commit"
 ATTEMPT = "sef_attempt"
-
 
 _WAIT_FOR_OTHERS = (
     f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS} "
     "/*M!100300 , wsrep_sync_wait = {} */"
 )
-"""To MySQL the second half is a comment; the first is as it was."""
-
-
-class SchemaMismatch(Exception):
-    """The database has tables of our names that are not ours, or of another version."""
+"""MySQL reads the second half as a comment; the first half sets what the session has already."""
 
 
 class VersionConflict(Exception):
-    """A compare-and-swap found another version than the one read: read again and decide anew."""
+    """A compare-and-swap found a version other than the one that was read.
+
+    `Database.write` repeats the transaction, which then reads and decides again.
+    """
 
 
 class ConnectionLost(Exception):
-    """The connection broke while a transaction was being prepared: it had no effect."""
+    """The connection broke before COMMIT, so the transaction had no effect."""
 
 
 class Database:
-    """A database that SEF can use: an Engine, a URL, or an open mysql.connector connection.
+    """A database, given as an Engine, a URL or an open mysql.connector connection.
 
-    An open connection stays the caller's. SEF takes it for one transaction at a time, under a
-    lock; like MySQL's own START TRANSACTION, that first commits what the caller left open on it.
+    An open connection still belongs to the caller. SEF uses it for one transaction at a time,
+    under a lock. As MySQL's own START TRANSACTION does, each of these transactions first commits
+    the transaction that the caller has open on the connection.
     """
 
     def __init__(self, source: Source) -> None:
@@ -74,6 +59,7 @@ class Database:
 
     @property
     def is_mysql(self) -> bool:
+        """True for MySQL and MariaDB, False for SQLite."""
         return self.engine.dialect.name != "sqlite"
 
     def write(
@@ -82,20 +68,20 @@ class Database:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run `work(connection, ...)` in a transaction; return its result once COMMIT has returned.
+        """Run `work(connection, ...)` in a transaction and return its result after COMMIT.
 
-        The transaction is repeated as a whole, so `work` must have no effect outside of its
-        connection. It is repeated
+        A retry repeats the whole transaction, so `work` must have no effect outside of its
+        connection. The transaction is repeated
 
-        - when the database asks for that: after a deadlock or an expired lock wait;
-        - when `work` lost a race: on a duplicate key, or when it raises VersionConflict;
-        - once when the connection turns out to be broken before COMMIT;
-        - once when `work` raises NotHereYet: the row may have been committed on another node of a
-          cluster a moment ago.
+        - after a deadlock or a lock wait that timed out;
+        - after a conflict: a duplicate key, or a VersionConflict that `work` raised;
+        - once, if the connection broke before COMMIT;
+        - once, if `work` raises NotHereYet: another node of a cluster may have committed the row
+          a moment ago.
 
         Raises:
-            Unavailable: the database is away or stayed busy; as far as can be known, nothing was
-                committed.
+            Unavailable: the database is away or still busy after the last attempt. Nothing was
+                committed, unless the answer to COMMIT was lost.
         """
         return self._repeat(work, args, kwargs)
 
@@ -107,12 +93,12 @@ class Database:
     ) -> T:
         """Run a transaction that serves several callers, as `write` does.
 
-        An expired lock wait is an error and is not repeated, so that one contended row cannot
-        delay all of the callers.
+        A lock wait that times out is not retried, so that one contended row cannot delay all of
+        the callers.
 
         Raises:
             Unavailable: as `write`.
-            DBAPIError: a lock wait expired.
+            DBAPIError: a lock wait timed out.
         """
         return self._repeat(work, args, kwargs, repeats_lock_wait=False)
 
@@ -122,10 +108,10 @@ class Database:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a transaction as `write` does, roll back whatever it wrote, and return its result.
+        """Run a transaction as `write` does, roll it back, and return the result of `work`.
 
         Raises:
-            Unavailable: the database is away or stayed busy.
+            Unavailable: the database is away or still busy after the last attempt.
         """
         return self._repeat(work, args, kwargs, commit=False)
 
@@ -144,7 +130,7 @@ class Database:
                 with self._exclusive, _unavailable_when_away():
                     return self._transaction(work, args, kwargs, attempt, commit=commit)
             except ConnectionLost as lost:
-                # Most often a pooled connection that the server closed long ago.
+                # Usually the server has closed an idle connection of the pool.
                 if reconnected:
                     raise Unavailable from lost
                 reconnected = True
@@ -153,13 +139,11 @@ class Database:
                     raise
                 caught_up = True
             except VersionConflict:
-                _wait_after(attempt)
+                wait_after(attempt)
             except DBAPIError as error:
-                if not _is_lost_race(error, attempt):
+                if not _is_lost_race(error, attempt, repeats_lock_wait=repeats_lock_wait):
                     raise
-                if error_number(error) == LOCK_WAIT and not repeats_lock_wait:
-                    raise
-                _wait_after(attempt)
+                wait_after(attempt)
         raise Unavailable("The database is too busy; try again.")
 
     def _transaction(
@@ -207,7 +191,9 @@ class Database:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run `work(connection, ...)`, which only reads; NotHereYet is repeated as by `write`.
+        """Run `work(connection, ...)`, which only reads.
+
+        The read is repeated once if the connection was broken, or if `work` raises NotHereYet.
 
         Raises:
             Unavailable: the database is away.
@@ -216,7 +202,7 @@ class Database:
             try:
                 return self._read(work, *args, **kwargs)
             except DBAPIError as error:
-                # Most often a pooled connection that the server closed long ago.
+                # Usually the server has closed an idle connection of the pool.
                 if not error.connection_invalidated:
                     raise
             except NotHereYet:
@@ -234,15 +220,15 @@ class Database:
             return work(connection, *args, **kwargs)
 
     def _catch_up(self) -> bool:
-        """Wait until this node has all that is committed by now on any node of a Galera cluster.
+        """Wait until this node has applied all commits of the other nodes of a Galera cluster.
 
-        A node applies what another node has committed a little later.
+        A node applies a commit of another node with a small delay.
 
         Returns:
-            False if there cannot be other nodes.
+            False if the database cannot be a cluster.
 
         Raises:
-            Unavailable: the database is away, or does not catch up.
+            Unavailable: the database is away, or does not catch up in time.
         """
         if not self.is_mysql or isinstance(self.engine.pool, StaticPool):
             return False
@@ -257,66 +243,19 @@ class Database:
         return True
 
     def create_tables(self) -> list[str]:
-        """Create the tables that are missing and return their names; nothing is ever dropped.
+        """Create the missing tables and return their names; existing tables are not changed.
 
         Raises:
-            SchemaMismatch: a table of one of our names lacks columns that SEF needs.
+            SchemaMismatch: a table with the name of one of SEF's tables lacks columns.
+            Unavailable: the database is away.
         """
         with self._exclusive, _unavailable_when_away():
-            missing = self._missing_tables()
-            for table in missing:
-                self._create(table)
-            self._check_columns()
-            return [table.name for table in missing]
-
-    def _missing_tables(self) -> list[Table]:
-        present = set(inspect(self.engine).get_table_names())
-        return [table for table in metadata.sorted_tables if table.name not in present]
-
-    def _create(self, table: Table) -> None:
-        try:
-            self._define(CreateTable(table))
-        except DBAPIError:
-            # Another process may be creating the same tables, and their indexes, at this moment.
-            if not inspect(self.engine).has_table(table.name):
-                raise
-            return
-        for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            self._define(CreateIndex(index))
-
-    def _define(self, statement: ExecutableDDLElement) -> None:
-        for attempt in range(ATTEMPTS):
-            try:
-                with self.engine.begin() as connection:
-                    connection.execute(statement)
-                return
-            except DBAPIError as error:
-                # MySQL 9 lets those who define tables at once deadlock in its dictionary.
-                if error_number(error) not in RETRIED or attempt == ATTEMPTS - 1:
-                    raise
-                _wait_after(attempt)
-
-    def _check_columns(self) -> None:
-        inspector = inspect(self.engine)
-        for table in metadata.sorted_tables:
-            present = {column["name"] for column in inspector.get_columns(table.name)}
-            missing = sorted({column.name for column in table.columns} - present)
-            if missing:
-                where = self.engine.url.render_as_string(hide_password=True)
-                raise SchemaMismatch(
-                    f"table {table.name} of {where} lacks {', '.join(missing)}; "
-                    "give SEF a database of its own"
-                )
+            return create_missing(self.engine)
 
     def dispose(self) -> None:
-        """Close the connections, unless they are the caller's."""
+        """Close the connections, unless they belong to the caller."""
         if self._is_ours:
             self.engine.dispose()
-
-
-def _wait_after(attempt: int) -> None:
-    # Full jitter, so that those who collided do not collide again.
-    time.sleep(random.uniform(0, min(0.5, 0.005 * 2**attempt)))
 
 
 def _roll_back(connection: Connection) -> None:
@@ -327,22 +266,23 @@ def _roll_back(connection: Connection) -> None:
 
 
 def after_commit(connection: Connection, action: Callable[[], None]) -> None:
-    """Have something done once the transaction of `Database.write` is committed, or not at all."""
+    """Register an action that `Database.write` calls after the COMMIT of this transaction.
+
+    If the transaction rolls back, its actions are dropped.
+    """
     connection.info.setdefault(AFTER_COMMIT, []).append(action)
 
 
 def is_repeated(connection: Connection) -> bool:
-    """Whether this transaction of `Database.write` is not the first one for its work."""
+    """Return True if `Database.write` has run this transaction before and is repeating it."""
     return bool(connection.info[ATTEMPT])
 
 
-def _is_lost_race(error: DBAPIError, attempt: int) -> bool:
-    if error_number(error) in RETRIED:
-        return True
-    # Somebody else inserted the same key first: with their row read, the work will do without.
-    name = getattr(error.orig, "sqlite_errorname", "")
-    is_duplicate = error_number(error) == DUPLICATE or name in SQLITE_DUPLICATE
-    return is_duplicate and attempt < DUPLICATE_ATTEMPTS
+def _is_lost_race(error: DBAPIError, attempt: int, *, repeats_lock_wait: bool) -> bool:
+    if error_number(error) == LOCK_WAIT:
+        return repeats_lock_wait
+    # Another transaction inserted the same key first. The next attempt reads that row.
+    return error_number(error) in RETRIED or (is_duplicate(error) and attempt < DUPLICATE_ATTEMPTS)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Table, create_engine, insert, inspect, text
+from sqlalchemy import Table, create_engine, event, insert, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from sef.db import tables
@@ -111,6 +111,22 @@ def test_only_what_is_missing_is_created(database_url: str) -> None:
     with transaction(database_url) as connection:
         connection.execute(text("DROP TABLE leases"))
     assert create(database_url) == ["leases"]
+
+
+def test_a_start_on_complete_tables_executes_one_statement(database_url: str) -> None:
+    create(database_url)
+    executed: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        executed.append(statement)
+
+    database = Database(database_url)
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        assert database.create_tables() == []
+    finally:
+        database.dispose()
+    assert len(executed) == 1, executed
 
 
 def test_threads_that_create_at_once_all_succeed(database_url: str) -> None:
