@@ -1,7 +1,6 @@
-"""The tables, once for MySQL, MariaDB and SQLite; `schema.sql` is rendered from them.
+"""The tables, defined once for MySQL, MariaDB and SQLite; `schema.sql` is rendered from them.
 
-Names and columns of `agents`, `pricing_reports`, `replica_instances`, `spot_interruption_events`
-and `system_events` are public: people's own SQL reads them.
+Names and columns of the tables in `PUBLIC` are fixed: operators query them with their own SQL.
 """
 
 from sef.db.tables.columns import metadata
@@ -40,8 +39,41 @@ from sef.db.tables.service import (
     system_events,
 )
 
+PUBLIC = (
+    agents,
+    replica_instances,
+    pricing_reports,
+    spot_interruption_events,
+    system_events,
+)
+
+INTERNAL = (
+    price_series,
+    buffered_observations,
+    pricing_hourly,
+    pricing_daily,
+    incidents,
+    pool_storms,
+    launch_attempts,
+    launch_calls,
+    unavailable_pools,
+    request_buckets,
+    retirements,
+    orphan_terminations,
+    limit_episodes,
+    cutovers,
+    cutover_steps,
+    notifications,
+    notification_deliveries,
+    idempotency_keys,
+    deployment,
+    leases,
+)
+
 __all__ = [
+    "INTERNAL",
     "PROCESSED_BY",
+    "PUBLIC",
     "agents",
     "buffered_observations",
     "cutover_steps",

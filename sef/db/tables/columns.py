@@ -22,15 +22,19 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from sef.terms import (
-    AGENT_ID_LENGTH,
-    POOL_ID_LENGTH,
-    STORED_STEP,
-)
+from sef.terms import AGENT_ID_LENGTH, POOL_ID_LENGTH, STORED_STEP
+
+metadata = MetaData()
+
+MYSQL_OPTIONS: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",  # ids that differ only in case are different ids
+}
 
 
 class Instant(TypeDecorator[datetime]):
-    """A moment: aware and UTC in Python, a UTC DATETIME with microseconds in the database."""
+    """A time: an aware UTC datetime in Python, a UTC DATETIME(6) in the database."""
 
     impl = DateTime
     cache_ok = True
@@ -48,9 +52,10 @@ class Instant(TypeDecorator[datetime]):
 
 
 class Price(TypeDecorator[Decimal]):
-    """An exact price.
+    """An exact price in USD per hour, with nine decimals.
 
-    SQLite has no decimals: its double holds the 13 digits of a price, and rounding restores them.
+    SQLite has no decimal type. Its floating-point number holds the 13 digits of a price, and
+    rounding restores the exact value.
     """
 
     impl = Numeric(13, 9)
@@ -71,19 +76,9 @@ class Price(TypeDecorator[Decimal]):
 
 
 def one_of(column: str, values: Iterable[StrEnum]) -> str:
+    """Return the SQL condition that a column has one of the values."""
     listed = ", ".join(f"'{value}'" for value in values)
     return f"{column} IN ({listed})"
-
-
-MYSQL: dict[str, Any] = {
-    "mysql_engine": "InnoDB",
-    "mysql_charset": "utf8mb4",
-    # Ids that differ in case are different ids.
-    "mysql_collate": "utf8mb4_bin",
-}
-
-
-metadata = MetaData()
 
 
 def agent_id(**options: Any) -> Column[str]:
@@ -94,15 +89,33 @@ def pool_id(**options: Any) -> Column[str]:
     return Column("pool_id", String(POOL_ID_LENGTH), **options)
 
 
-def switch(name: str) -> Column[bool]:
-    return Column(name, Boolean, nullable=False, default=False, server_default=text("0"))
+def boolean(name: str, **options: Any) -> Column[bool]:
+    """Return a boolean column that is false by default."""
+    return Column(name, Boolean, nullable=False, default=False, server_default=text("0"), **options)
 
 
-def counter(name: str, **options: Any) -> Column[int]:
-    return Column(name, Integer, nullable=False, default=1, server_default=text("1"), **options)
+def counter(name: str, *, first: int = 0, **options: Any) -> Column[int]:
+    """Return an integer column that starts at `first`."""
+    return Column(
+        name, Integer, nullable=False, default=first, server_default=text(str(first)), **options
+    )
+
+
+def version() -> Column[int]:
+    """Return the column that compare-and-swap statements check and increment.
+
+    It also changes when the other values do not: on MySQL, an UPDATE to equal values counts no
+    rows.
+    """
+    return counter(
+        "version",
+        first=1,
+        comment="incremented by each update; a writer compares it with the version it read",
+    )
 
 
 def serial() -> Column[int]:
+    """Return the column of a number that the database assigns to each new row."""
     return Column(
         "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
     )

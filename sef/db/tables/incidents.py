@@ -1,4 +1,4 @@
-"""The tables of incidents, their signals and their cutovers."""
+"""Define the tables of incidents, signals, cutovers and storms."""
 
 from sqlalchemy import (
     JSON,
@@ -16,14 +16,14 @@ from sqlalchemy import (
 )
 
 from sef.db.tables.columns import (
-    MYSQL,
+    MYSQL_OPTIONS,
     Instant,
     agent_id,
-    counter,
     metadata,
     one_of,
     pool_id,
     serial,
+    version,
 )
 from sef.terms import (
     AGENT_ID_LENGTH,
@@ -37,22 +37,20 @@ from sef.terms import (
     StepStatus,
 )
 
-# Pools that AWS took many instances of at once: one event each.
 pool_storms = Table(
     "pool_storms",
     metadata,
     pool_id(primary_key=True),
-    Column("began_at", Instant, nullable=False),
-    Column("latest_at", Instant, nullable=False),
-    Column("agents", Integer, nullable=False),
-    Column("event_id", BigInteger, nullable=False, comment="the event that tells of it"),
-    counter("version"),
-    comment="Pools that AWS took many instances of at once, the last time for each.",
-    **MYSQL,
+    Column("began_at", Instant, nullable=False, comment="first termination of the storm"),
+    Column("latest_at", Instant, nullable=False, comment="last termination of the storm"),
+    Column("agents", Integer, nullable=False, comment="number of agents with an interruption"),
+    Column("event_id", BigInteger, nullable=False, comment="row of system_events for the storm"),
+    version(),
+    comment="The latest storm of each pool: interruptions of several agents at the same time.",
+    **MYSQL_OPTIONS,
 )
 
 
-# One row per instance that is being lost, however many signals announce it.
 incidents = Table(
     "incidents",
     metadata,
@@ -62,7 +60,7 @@ incidents = Table(
         "subject",
         String(80),
         nullable=False,
-        comment="the instance, or epoch-N for an agent whose instance is not known",
+        comment="instance id, or epoch-N if the instance of the agent is unknown",
     ),
     Column(
         "kind",
@@ -71,33 +69,37 @@ incidents = Table(
         server_default=IncidentKind.INTERRUPTION,
         comment="interruption, loss, drill or return-to-spot",
     ),
-    Column("instance_id", String(INSTANCE_ID_LENGTH)),
-    pool_id(),
+    Column("instance_id", String(INSTANCE_ID_LENGTH), comment="instance that is being lost"),
+    pool_id(comment="spot pool of that instance"),
     Column(
         "status",
         String(16),
         nullable=False,
-        comment="open or needs_operator, then done or released; or ignored",
+        comment="open, needs_operator, done, released or ignored; see docs/glossary.md",
     ),
     Column(
         "open_agent_id",
         String(AGENT_ID_LENGTH),
-        comment="the agent until it is over, else NULL: one open incident per agent",
+        comment="agent_id while open or needs_operator, else NULL; unique: one open per agent",
     ),
-    Column("goal", String(12), nullable=False, comment="monitor, standby or switch"),
-    Column("reason", Text, nullable=False),
-    Column("obstacle", Text, comment="why it needs an operator, while it does"),
-    Column("risk_score", Double),
-    Column("inputs", JSON),
-    Column("rebalance_at", Instant),
-    Column("termination_at", Instant),
-    Column("deadline", Instant),
+    Column("goal", String(12), nullable=False, comment="monitor, standby or switch; only rises"),
+    Column("reason", Text, nullable=False, comment="latest decision, as a sentence"),
+    Column("obstacle", Text, comment="cause to remove while the status is needs_operator"),
+    Column("risk_score", Double, comment="estimated risk of an interruption, 0 to 1"),
+    Column("inputs", JSON, comment="values on which the latest decision is based"),
+    Column("rebalance_at", Instant, comment="arrival of the rebalance recommendation"),
+    Column("termination_at", Instant, comment="arrival of the notice, or detection of the loss"),
+    Column("deadline", Instant, comment="time at which AWS terminates the instance"),
     Column("opened_at", Instant, nullable=False),
     Column("closed_at", Instant),
-    Column("replica_id", String(40)),
-    Column("new_instance_id", String(INSTANCE_ID_LENGTH)),
-    Column("failover_time_ms", Integer),
-    counter("version"),
+    Column("replica_id", String(40), comment="replica that was promoted"),
+    Column("new_instance_id", String(INSTANCE_ID_LENGTH), comment="primary after the promotion"),
+    Column(
+        "failover_time_ms",
+        Integer,
+        comment="from arrival of the signal, or start of a planned switchover, to promotion",
+    ),
+    version(),
     UniqueConstraint("open_agent_id", name="incidents_one_open"),
     CheckConstraint(
         f"(open_agent_id IS NOT NULL) = ({one_of('status', OPEN_INCIDENTS)})", name="incidents_open"
@@ -108,35 +110,44 @@ incidents = Table(
     Index("incidents_pool", "pool_id", "rebalance_at"),
     Index("incidents_closed", "closed_at"),
     Index("incidents_termination", "termination_at"),
-    comment="One row per instance that is being lost.",
-    **MYSQL,
+    comment="One row for each instance that is being lost, or for each planned switchover.",
+    **MYSQL_OPTIONS,
 )
 
 
-# One row per promotion of an agent that has cutover targets.
 cutovers = Table(
     "cutovers",
     metadata,
     Column("id", String(40), primary_key=True),
     agent_id(nullable=False),
-    Column("epoch", Integer, nullable=False),
-    Column("incident_id", String(40)),
+    Column("epoch", Integer, nullable=False, comment="epoch of the agent after the promotion"),
+    Column("incident_id", String(40), comment="NULL for a switch without an incident"),
     Column("old_instance_id", String(INSTANCE_ID_LENGTH)),
     Column("new_instance_id", String(INSTANCE_ID_LENGTH), nullable=False),
-    pool_id(),
-    Column("deadline", Instant, comment="when the old primary is gone; NULL: nothing presses"),
-    Column("is_hurried", Boolean, nullable=False, comment="there was no time to await anything"),
-    Column("status", String(16), nullable=False),
+    pool_id(comment="spot pool of the new primary"),
+    Column("deadline", Instant, comment="end of the old primary; NULL if none is announced"),
+    Column(
+        "is_hurried",
+        Boolean,
+        nullable=False,
+        comment="started with less than 30 s left: steps that wait are skipped",
+    ),
+    Column(
+        "status",
+        String(16),
+        nullable=False,
+        comment="running, needs_operator, done or superseded; see docs/glossary.md",
+    ),
     Column(
         "open_agent_id",
         String(AGENT_ID_LENGTH),
-        comment="the agent until it is over, else NULL: one unfinished cutover per agent",
+        comment="agent_id while running or needs_operator, else NULL; unique: one per agent",
     ),
-    Column("due_at", Instant, comment="when there is something to try again; NULL: over"),
+    Column("due_at", Instant, comment="next attempt of an unfinished step; NULL when finished"),
     Column("started_at", Instant, nullable=False),
-    Column("traffic_moved_at", Instant, comment="when the new primary had all of its targets"),
+    Column("traffic_moved_at", Instant, comment="time when all targets had moved"),
     Column("finished_at", Instant),
-    counter("version"),
+    version(),
     UniqueConstraint("agent_id", "epoch", name="cutovers_once"),
     UniqueConstraint("open_agent_id", name="cutovers_one_open"),
     CheckConstraint(one_of("status", CutoverStatus), name="cutovers_status"),
@@ -144,8 +155,8 @@ cutovers = Table(
         f"(open_agent_id IS NOT NULL) = ({one_of('status', OPEN_CUTOVERS)})", name="cutovers_open"
     ),
     Index("cutovers_due", "due_at"),
-    comment="One row per promotion of an agent that has cutover targets.",
-    **MYSQL,
+    comment="One row for each promotion of an agent that has cutover targets.",
+    **MYSQL_OPTIONS,
 )
 
 
@@ -154,21 +165,21 @@ cutover_steps = Table(
     metadata,
     Column("cutover_id", String(40), primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("stage", Integer, nullable=False, comment="those of one stage need not wait"),
-    Column("kind", String(20), nullable=False),
-    Column("target", JSON(none_as_null=True)),
-    Column("status", String(8), nullable=False),
+    Column("stage", Integer, nullable=False, comment="steps of the same stage run in any order"),
+    Column("kind", String(20), nullable=False, comment="see docs/glossary.md"),
+    Column("target", JSON(none_as_null=True), comment="resource that moves; NULL if there is none"),
+    Column("status", String(8), nullable=False, comment="pending, done, failed or skipped"),
     Column("attempts", Integer, nullable=False, default=0),
-    Column("not_before", Instant, nullable=False),
-    Column("started_at", Instant),
+    Column("not_before", Instant, nullable=False, comment="earliest next attempt"),
+    Column("started_at", Instant, comment="first attempt"),
     Column("finished_at", Instant),
-    Column("latency_ms", Integer, comment="from its first attempt to its end"),
-    Column("error", Text, comment="what the last attempt that did not finish it came to"),
-    counter("version"),
+    Column("latency_ms", Integer, comment="from the first attempt to the end of the step"),
+    Column("error", Text, comment="result of the last attempt that did not finish the step"),
+    version(),
     CheckConstraint(one_of("kind", StepKind), name="cutover_steps_kind"),
     CheckConstraint(one_of("status", StepStatus), name="cutover_steps_status"),
     comment="The steps of a cutover, in order.",
-    **MYSQL,
+    **MYSQL_OPTIONS,
 )
 
 
@@ -180,18 +191,29 @@ spot_interruption_events = Table(
     agent_id(nullable=False),
     Column("instance_id", String(INSTANCE_ID_LENGTH)),
     pool_id(),
-    Column("signal_type", String(32), nullable=False),
-    Column("detected_at", Instant, nullable=False),
-    Column("signalled_at", Instant, nullable=False),
-    Column("termination_time", Instant),
+    Column(
+        "signal_type",
+        String(32),
+        nullable=False,
+        comment="rebalance-recommendation, termination-notice or unannounced-loss",
+    ),
+    Column("detected_at", Instant, nullable=False, comment="first arrival at SEF"),
+    Column("signalled_at", Instant, nullable=False, comment="latest time in the signal, by AWS"),
+    Column("termination_time", Instant, comment="announced end of the instance"),
     Column("times_received", Integer, nullable=False, default=1),
     Column("last_received_at", Instant, nullable=False),
-    Column("replica_id", String(40)),
-    Column("failover_time_ms", Integer),
-    Column("failover_completed", Boolean, nullable=False, default=False),
+    Column("replica_id", String(40), comment="replica that was promoted because of the signal"),
+    Column("failover_time_ms", Integer, comment="from detected_at to the promotion"),
+    Column(
+        "failover_completed",
+        Boolean,
+        nullable=False,
+        default=False,
+        comment="true if the signal caused a promotion",
+    ),
     UniqueConstraint("incident_id", "signal_type", name="spot_interruption_events_once"),
     CheckConstraint(one_of("signal_type", SignalType), name="spot_interruption_events_signal"),
     Index("spot_interruption_events_agent", "agent_id", "detected_at"),
-    comment="The signals of AWS, one row per incident and kind.",
-    **MYSQL,
+    comment="Signals: one row for each incident and signal type, however often it arrived.",
+    **MYSQL_OPTIONS,
 )

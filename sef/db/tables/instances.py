@@ -1,4 +1,4 @@
-"""The tables of agents and of the instances that SEF launches for them."""
+"""Define the tables of agents and of the instances that SEF launches for them."""
 
 from sqlalchemy import (
     JSON,
@@ -11,18 +11,18 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    text,
 )
 
 from sef.db.tables.columns import (
-    MYSQL,
+    MYSQL_OPTIONS,
     Instant,
     agent_id,
+    boolean,
     counter,
     metadata,
     one_of,
     pool_id,
-    switch,
+    version,
 )
 from sef.terms import (
     AGENT_ID_LENGTH,
@@ -36,25 +36,29 @@ agents = Table(
     "agents",
     metadata,
     Column("id", String(AGENT_ID_LENGTH), primary_key=True),
-    Column("instance_id", String(INSTANCE_ID_LENGTH)),
-    Column("primary_since", Instant, comment="when it became the primary; NULL: at creation"),
-    pool_id(),
-    switch("auto_switch_enabled"),
-    switch("auto_terminate_enabled"),
-    switch("manual_replica_enabled"),
-    Column("launch_template", String(255)),
+    Column("instance_id", String(INSTANCE_ID_LENGTH), comment="primary; NULL if unknown"),
+    Column(
+        "primary_since",
+        Instant,
+        comment="time when it became the primary; NULL: when the agent was created",
+    ),
+    pool_id(comment="spot pool of the primary"),
+    boolean("auto_switch_enabled", comment="switch after a rebalance recommendation"),
+    boolean("auto_terminate_enabled", comment="terminate the old primary after automatic switches"),
+    boolean("manual_replica_enabled", comment="always keep a standby; an operator switches"),
+    Column("launch_template", String(255), comment="NULL: SEF_LAUNCH_TEMPLATE"),
     counter(
         "epoch",
-        comment="counts the primaries it has had; what knows an older one changes nothing",
+        first=1,
+        comment="incremented with each new primary; commands of an older epoch have no effect",
     ),
-    # Bumped by every update, since an UPDATE to equal values counts no rows on MySQL.
-    counter("version"),
-    Column("not_before", Instant, comment="back-off: unfinished work rests until then"),
-    Column("put_off_because", Text, comment="why it rests, while it does"),
-    Column("probation_until", Instant, comment="a fresh primary in a risky pool has a standby"),
-    Column("drill_interval", Integer, comment="seconds between drills; NULL: none"),
-    Column("drilled_at", Instant),
-    Column("cutover", JSON(none_as_null=True), comment="what follows the primary"),
+    version(),
+    Column("not_before", Instant, comment="earliest retry of unfinished work"),
+    Column("put_off_because", Text, comment="reason why the work was postponed until then"),
+    Column("probation_until", Instant, comment="until then the new primary keeps a standby"),
+    Column("drill_interval", Integer, comment="seconds between drills; NULL: no drills"),
+    Column("drilled_at", Instant, comment="start of the last drill"),
+    Column("cutover", JSON(none_as_null=True), comment="targets that follow the primary"),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     CheckConstraint(
@@ -64,8 +68,8 @@ agents = Table(
     Index("agents_manual", "manual_replica_enabled", "id"),
     Index("agents_probation", "probation_until"),
     Index("agents_drill", "drill_interval"),
-    comment="One row per agent: its primary and its modes.",
-    **MYSQL,
+    comment="One row for each agent: its primary and its modes.",
+    **MYSQL_OPTIONS,
 )
 
 
@@ -74,38 +78,36 @@ replica_instances = Table(
     metadata,
     Column("id", String(40), primary_key=True),
     agent_id(nullable=False),
-    Column("instance_id", String(INSTANCE_ID_LENGTH)),
-    Column("replica_type", String(24), nullable=False),
-    pool_id(),
-    Column("market", String(12)),
+    Column("instance_id", String(INSTANCE_ID_LENGTH), comment="NULL until EC2 has launched it"),
+    Column(
+        "replica_type",
+        String(24),
+        nullable=False,
+        comment="manual, automatic-rebalance or automatic-termination",
+    ),
+    pool_id(comment="pool of the latest launch attempt"),
+    Column("market", String(12), comment="spot or on-demand, in the latest attempt"),
     Column(
         "status",
         String(12),
         nullable=False,
-        comment="launching, ready, promoted, releasing, terminated or failed",
+        comment="launching, ready, promoted, releasing, terminated or failed; see docs/glossary.md",
     ),
-    Column("reason", Text, nullable=False),
-    Column("incident_id", String(40)),
+    Column("reason", Text, nullable=False, comment="reason for the latest status"),
+    Column("incident_id", String(40), comment="incident for which it was launched"),
     Column(
         "live_agent_id",
         String(AGENT_ID_LENGTH),
-        comment="the agent while launching or ready, else NULL: one live standby per agent",
+        comment="agent_id while launching or ready, else NULL; unique: one standby per agent",
     ),
     Column("created_at", Instant, nullable=False),
     Column("launched_at", Instant),
-    Column("ready_at", Instant),
-    Column("checked_at", Instant),
-    Column(
-        "misses",
-        Integer,
-        nullable=False,
-        default=0,
-        server_default=text("0"),
-        comment="looks in a row that did not find it at EC2",
-    ),
+    Column("ready_at", Instant, comment="time when EC2 reported the instance as running"),
+    Column("checked_at", Instant, comment="last health check"),
+    counter("misses", comment="consecutive health checks in which EC2 did not show the instance"),
     Column("promoted_at", Instant),
     Column("terminated_at", Instant),
-    counter("version"),
+    version(),
     UniqueConstraint("live_agent_id", name="replica_instances_one_live"),
     UniqueConstraint("instance_id", name="replica_instances_instance"),
     CheckConstraint(one_of("replica_type", ReplicaType), name="replica_instances_type"),
@@ -116,19 +118,19 @@ replica_instances = Table(
     ),
     Index("replica_instances_agent", "agent_id", "created_at"),
     Index("replica_instances_by_status", "status", "checked_at"),
-    comment="Standbys, and what became of them.",
-    **MYSQL,
+    comment="Replicas: standbys, and former standbys with their result.",
+    **MYSQL_OPTIONS,
 )
 
 
-# One RunInstances call: its token and parameters are committed before it is made, so that it can
-# be repeated, word for word, by whoever finds the row.
+# The client token and the parameters are committed before RunInstances is called. If the worker
+# dies, any other worker can repeat the same call.
 launch_attempts = Table(
     "launch_attempts",
     metadata,
     Column("client_token", String(64), primary_key=True),
     Column("replica_id", String(40), nullable=False),
-    Column("attempt", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False, comment="number of the attempt for this replica"),
     pool_id(),
     Column("market", String(12), nullable=False),
     Column("parameters", JSON, nullable=False),
@@ -136,31 +138,26 @@ launch_attempts = Table(
         "launch_fingerprint",
         String(32),
         nullable=False,
-        comment="digest of the parameters without what tells agents apart",
+        comment="digest of the parameters that do not depend on the agent",
     ),
     Column(
         "status",
         String(12),
         nullable=False,
-        comment="open: not answered, its effect unknown; launched; refused",
+        comment="open: no answer yet, the effect is unknown; launched; refused",
     ),
     Column("instance_id", String(INSTANCE_ID_LENGTH)),
-    Column("error_code", String(80)),
+    Column("error_code", String(80), comment="error code of EC2 if refused"),
     Column("created_at", Instant, nullable=False),
+    counter("calls", comment="number of calls, counted before each; 0: nothing was launched"),
     Column(
-        "calls",
-        Integer,
-        nullable=False,
-        default=0,
-        server_default=text("0"),
-        comment="how often it was made, or about to be; 0: it launched nothing",
+        "call_token", String(64), comment="row of launch_calls; NULL: a call for this attempt alone"
     ),
-    Column("call_token", String(64), comment="the call that it shares with others, if it does"),
     Column("answered_at", Instant),
     Column(
         "tagged_at",
         Instant,
-        comment="of a shared call: when the instance got the tags of its agent",
+        comment="in a shared call: time when the instance got the tags of its agent",
     ),
     UniqueConstraint("replica_id", "attempt", name="launch_attempts_number"),
     CheckConstraint(one_of("market", Market), name="launch_attempts_market"),
@@ -168,8 +165,8 @@ launch_attempts = Table(
     Index("launch_attempts_by_status", "status"),
     Index("launch_attempts_created", "created_at"),
     Index("launch_attempts_call", "call_token", "tagged_at"),
-    comment="Instances that are to be launched, committed before RunInstances is called.",
-    **MYSQL,
+    comment="Launch attempts, committed before RunInstances is called.",
+    **MYSQL_OPTIONS,
 )
 
 
@@ -178,47 +175,46 @@ launch_calls = Table(
     metadata,
     Column("client_token", String(64), primary_key=True),
     Column("parameters", JSON, nullable=False),
-    Column("size", Integer, nullable=False, comment="attempts that it makes, instances at most"),
-    Column("calls", Integer, nullable=False, comment="how often it was made, or about to be"),
-    Column("made_at", Instant, nullable=False, comment="when it was for the last time"),
+    Column("size", Integer, nullable=False, comment="number of attempts, maximum of instances"),
+    Column("calls", Integer, nullable=False, comment="number of calls, counted before each"),
+    Column("made_at", Instant, nullable=False, comment="time of the last call"),
     Column("created_at", Instant, nullable=False),
     CheckConstraint("size > 1", name="launch_calls_size"),
-    comment="RunInstances calls for several attempts, committed before they are made.",
-    **MYSQL,
+    comment="RunInstances calls that serve several launch attempts, committed before the call.",
+    **MYSQL_OPTIONS,
 )
 
 
-# Former primaries that are to be terminated.
 retirements = Table(
     "retirements",
     metadata,
     Column("instance_id", String(INSTANCE_ID_LENGTH), primary_key=True),
     agent_id(nullable=False),
     Column("reason", Text, nullable=False),
-    Column("not_before", Instant, nullable=False),
-    Column("missed_checks", Integer, nullable=False, default=0, server_default=text("0")),
+    Column("not_before", Instant, nullable=False, comment="end of the drain, or next attempt"),
+    counter("missed_checks", comment="checks in which EC2 did not show the instance"),
     Column("terminated_at", Instant),
-    Column("obstacle", Text, comment="why it is left running after all"),
+    Column("obstacle", Text, comment="reason why SEF leaves it running; NULL: none"),
     Column("incident_id", String(40)),
     Index("retirements_due", "terminated_at", "not_before"),
     Index("retirements_agent", "agent_id", "terminated_at"),
-    comment="Former primaries that are to be terminated.",
-    **MYSQL,
+    comment="Former primaries that SEF terminates, or has terminated.",
+    **MYSQL_OPTIONS,
 )
 
 
-# Committed before the call, so that a crash after it does not leave an end that nobody tells of.
+# Committed before the call: if the worker dies after the call, the next pass writes the event.
 orphan_terminations = Table(
     "orphan_terminations",
     metadata,
     Column("instance_id", String(INSTANCE_ID_LENGTH), primary_key=True),
-    agent_id(comment="for whom it was launched, as far as its tags say"),
+    agent_id(comment="agent that the tags of the instance name"),
     pool_id(),
     Column("decided_at", Instant, nullable=False),
-    Column("reported_at", Instant, comment="when its event was written; NULL: not yet"),
+    Column("reported_at", Instant, comment="time of its event; NULL: not written yet"),
     Index("orphan_terminations_reported", "reported_at"),
-    comment="Instances that no row has a use for and that are to be terminated.",
-    **MYSQL,
+    comment="Terminations of orphans: instances of SEF that no other row refers to.",
+    **MYSQL_OPTIONS,
 )
 
 
@@ -227,21 +223,21 @@ unavailable_pools = Table(
     metadata,
     pool_id(primary_key=True),
     Column("market", String(12), primary_key=True),
-    Column("error_code", String(80), nullable=False),
-    Column("until", Instant, nullable=False),
-    comment="Pools that had no capacity of late.",
-    **MYSQL,
+    Column("error_code", String(80), nullable=False, comment="reason for the cooldown"),
+    Column("until", Instant, nullable=False, comment="end of the cooldown"),
+    comment="Cooldowns of pools after a capacity error or an interruption.",
+    **MYSQL_OPTIONS,
 )
 
 
-# EC2 counts the requests of an account; so do all workers together, to stay below.
+# EC2 limits the request rate of an account, so all workers take their tokens from the same row.
 request_buckets = Table(
     "request_buckets",
     metadata,
-    Column("action", String(32), primary_key=True, comment="RunInstances, TerminateInstances"),
-    Column("tokens", Double, nullable=False),
-    Column("refilled_at", Instant, nullable=False, comment="the moment that tokens is about"),
-    counter("version"),
-    comment="What is left in EC2's request buckets.",
-    **MYSQL,
+    Column("action", String(32), primary_key=True, comment="RunInstances or TerminateInstances"),
+    Column("tokens", Double, nullable=False, comment="tokens left at refilled_at"),
+    Column("refilled_at", Instant, nullable=False),
+    version(),
+    comment="Token buckets of EC2's request rate limits, as SEF estimates them.",
+    **MYSQL_OPTIONS,
 )

@@ -1,19 +1,9 @@
-"""The tables of prices: reports, series, and what remains of old prices."""
+"""Define the tables of prices: points, series, buffered observations and rolled-up prices."""
 
-from sqlalchemy import (
-    CheckConstraint,
-    Column,
-    Index,
-    Integer,
-    String,
-    Table,
-)
+from sqlalchemy import CheckConstraint, Column, Index, Integer, String, Table
 
-from sef.db.tables.columns import MYSQL, Instant, Price, agent_id, metadata, one_of, pool_id
-from sef.terms import (
-    Flag,
-    Source,
-)
+from sef.db.tables.columns import MYSQL_OPTIONS, Instant, Price, agent_id, metadata, one_of, pool_id
+from sef.terms import Flag, Source
 
 PROCESSED_BY = "smart_emergency_fallback"
 
@@ -24,22 +14,27 @@ pricing_reports = Table(
     agent_id(primary_key=True),
     pool_id(primary_key=True),
     Column("timestamp", Instant, primary_key=True),
-    Column("spot_price", Price, nullable=False),
-    Column("data_quality_flag", String(24), nullable=False),
+    Column("spot_price", Price, nullable=False, comment="USD per hour"),
+    Column(
+        "data_quality_flag",
+        String(24),
+        nullable=False,
+        comment="normal, averaged_dual_source, divergent_dual_source or interpolated",
+    ),
     Column("processed_by", String(32), nullable=False, server_default=PROCESSED_BY),
-    # The observations that a real point is made of: they are stored nowhere else.
-    Column("primary_price", Price, comment="as the primary reported it"),
-    Column("replica_price", Price, comment="as the replica reported it"),
-    Column("replica_observed_at", Instant),
-    Column("received_at", Instant, nullable=False),
+    # A real point stores its observations, which are stored nowhere else.
+    Column("primary_price", Price, comment="price that the primary reported"),
+    Column("replica_price", Price, comment="price that the replica reported"),
+    Column("replica_observed_at", Instant, comment="time of the replica's observation"),
+    Column("received_at", Instant, nullable=False, comment="time when the point was last written"),
     CheckConstraint(one_of("data_quality_flag", Flag), name="pricing_reports_flag"),
     CheckConstraint("spot_price > 0", name="pricing_reports_price"),
     CheckConstraint(
         "(data_quality_flag = 'interpolated') = (primary_price IS NULL AND replica_price IS NULL)",
         name="pricing_reports_real_points_are_observed",
     ),
-    comment="The clean series: real and interpolated points.",
-    **MYSQL,
+    comment="Clean price series: real and interpolated points.",
+    **MYSQL_OPTIONS,
 )
 
 
@@ -50,48 +45,54 @@ def _buckets(name: str, comment: str) -> Table:
         agent_id(primary_key=True),
         pool_id(primary_key=True),
         Column("starts_at", Instant, primary_key=True),
-        Column("points", Integer, nullable=False, comment="real ones: interpolated do not count"),
+        Column("points", Integer, nullable=False, comment="number of real points"),
         Column("min_price", Price, nullable=False),
         Column("max_price", Price, nullable=False),
-        Column("mean_price", Price, nullable=False, comment="each point counts the same"),
+        Column("mean_price", Price, nullable=False, comment="mean of the real points"),
         Column("first_price", Price, nullable=False),
         Column("last_price", Price, nullable=False),
         comment=comment,
-        **MYSQL,
+        **MYSQL_OPTIONS,
     )
 
 
-pricing_hourly = _buckets("pricing_hourly", "The hours of prices that are not kept any more.")
+pricing_hourly = _buckets("pricing_hourly", "Prices older than the retention, summarized by hour.")
 
 
-pricing_daily = _buckets("pricing_daily", "The days of prices that are not kept any more.")
+pricing_daily = _buckets("pricing_daily", "Prices older than the retention, summarized by day.")
 
 
-# One row per series. Writing a series means updating its row: that is the compare-and-swap which
-# orders the writers of a series, also between the nodes of a cluster.
+# Every writer of a series updates its row by compare-and-swap. That orders the writers, also
+# between the nodes of a cluster.
 price_series = Table(
     "price_series",
     metadata,
     agent_id(primary_key=True),
     pool_id(primary_key=True),
-    Column("version", Integer, nullable=False, default=0),
-    Column("first_at", Instant),
-    Column("latest_at", Instant),
-    Column("latest_price", Price),
-    Column("latest_observed_at", Instant),
-    Column("primary_heard_at", Instant),
-    Column("replica_heard_at", Instant),
-    Column("received_at", Instant),
+    Column(
+        "version",
+        Integer,
+        nullable=False,
+        default=0,
+        comment="incremented by each writer, which compares it with the version it read",
+    ),
+    Column("first_at", Instant, comment="time of the first point"),
+    Column("latest_at", Instant, comment="time of the last point"),
+    Column("latest_price", Price, comment="price of the last point"),
+    Column("latest_observed_at", Instant, comment="time of the last observation in a point"),
+    Column("primary_heard_at", Instant, comment="arrival of the primary's last report"),
+    Column("replica_heard_at", Instant, comment="arrival of the replica's last report"),
+    Column("received_at", Instant, comment="arrival of the last report of either"),
     Column(
         "waiting",
         Integer,
         nullable=False,
         default=0,
-        comment="how many rows of buffered_observations belong to the series",
+        comment="number of its rows in buffered_observations",
     ),
     Index("price_series_first", "first_at"),
-    comment="One row per series; writing a series means updating it.",
-    **MYSQL,
+    comment="One row for each series of an agent and a pool.",
+    **MYSQL_OPTIONS,
 )
 
 
@@ -100,12 +101,12 @@ buffered_observations = Table(
     metadata,
     agent_id(primary_key=True),
     pool_id(primary_key=True),
-    Column("source", String(8), primary_key=True),
+    Column("source", String(8), primary_key=True, comment="primary or replica"),
     Column("observed_at", Instant, primary_key=True),
     Column("spot_price", Price, nullable=False),
     Column("received_at", Instant, nullable=False),
     CheckConstraint(one_of("source", Source), name="buffered_observations_source"),
     Index("buffered_observations_received", "received_at"),
-    comment="Reports that wait for their other half.",
-    **MYSQL,
+    comment="Observations that wait for the second one of their pair.",
+    **MYSQL_OPTIONS,
 )

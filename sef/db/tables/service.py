@@ -1,4 +1,4 @@
-"""The tables of the history, the outbox, idempotency keys, limits and leases."""
+"""Define the tables of events, notifications, idempotency keys, limits and leases."""
 
 from sqlalchemy import (
     JSON,
@@ -11,10 +11,18 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    text,
 )
 
-from sef.db.tables.columns import MYSQL, Instant, agent_id, counter, metadata, one_of, serial
+from sef.db.tables.columns import (
+    MYSQL_OPTIONS,
+    Instant,
+    agent_id,
+    counter,
+    metadata,
+    one_of,
+    serial,
+    version,
+)
 from sef.terms import (
     IDEMPOTENCY_KEY_LENGTH,
     NotificationKind,
@@ -26,34 +34,34 @@ system_events = Table(
     metadata,
     serial(),
     Column("event_type", String(64), nullable=False),
-    Column("severity", String(8), nullable=False),
-    agent_id(),
+    Column("severity", String(8), nullable=False, comment="info, warning or error"),
+    agent_id(comment="NULL for an event that concerns no single agent"),
     Column("incident_id", String(40)),
     Column("message", Text, nullable=False),
-    Column("metadata", JSON, key="details"),
+    Column("metadata", JSON, key="details", comment="details for programs"),
     Column("created_at", Instant, nullable=False),
     CheckConstraint("severity IN ('info', 'warning', 'error')", name="system_events_severity"),
     Index("system_events_agent", "agent_id", "id"),
     Index("system_events_incident", "incident_id", "id"),
-    comment="What SEF did, saw or refused, for people.",
-    **MYSQL,
+    comment="History: actions, findings and rejections of SEF, as sentences.",
+    **MYSQL_OPTIONS,
 )
 
 
-# A limit that is hit is said once, not with every try that it stops.
+# One event reports an episode of a limit. Attempts that the limit stops later write no event.
 limit_episodes = Table(
     "limit_episodes",
     metadata,
-    Column("name", String(32), primary_key=True, comment="the setting that sets the limit"),
-    agent_id(primary_key=True, comment="empty for a limit of the whole fleet"),
-    Column("hit_at", Instant, comment="the last time, about; NULL: never"),
-    counter("version"),
-    comment="Limits against damage, and when they were hit.",
-    **MYSQL,
+    Column("name", String(32), primary_key=True, comment="setting of the limit"),
+    agent_id(primary_key=True, comment="empty for a limit of the fleet"),
+    Column("hit_at", Instant, comment="approximate last time; NULL: never"),
+    version(),
+    comment="Safety limits, and the last time that each was reached.",
+    **MYSQL_OPTIONS,
 )
 
 
-# What people are to be told: the outbox. Written in the transaction of what it tells of.
+# The outbox: a notification is committed in the same transaction as the change that it reports.
 notifications = Table(
     "notifications",
     metadata,
@@ -62,91 +70,95 @@ notifications = Table(
         "thread",
         String(160),
         nullable=False,
-        comment="the incident; without one, type, agent and hour",
+        comment="incident id; without an incident, event type, agent and hour",
     ),
-    Column("kind", String(16), nullable=False, comment="event that the notification reports"),
+    Column(
+        "kind",
+        String(16),
+        nullable=False,
+        comment="see docs/notifications.md",
+    ),
     Column("incident_id", String(40)),
     agent_id(),
     Column("severity", String(8), nullable=False),
     Column("title", String(255), nullable=False),
     Column("body", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
-    Column("dispatched_at", Instant, comment="when the channels were given it; NULL: not yet"),
+    Column("dispatched_at", Instant, comment="time when its deliveries were created"),
     UniqueConstraint("thread", "kind", name="notifications_once"),
     CheckConstraint(one_of("kind", NotificationKind), name="notifications_kind"),
     CheckConstraint(one_of("severity", NotificationSeverity), name="notifications_severity"),
     Index("notifications_to_dispatch", "dispatched_at", "id"),
     Index("notifications_incident", "incident_id", "id"),
-    comment="What people are to be told.",
-    **MYSQL,
+    comment="Outbox: notifications about incidents and events.",
+    **MYSQL_OPTIONS,
 )
 
 
-# One message on its way to one channel. A claim says who sends it; one that has run out is
-# sent again, since nobody knows whether it went.
+# A worker claims a delivery before it sends the message. If the claim expires, the result is
+# unknown and the message is sent again.
 notification_deliveries = Table(
     "notification_deliveries",
     metadata,
     serial(),
     Column("notification_id", BigInteger, nullable=False),
-    Column("channel", String(160), nullable=False, comment="as it is shown, without secrets"),
+    Column("channel", String(160), nullable=False, comment="URL of the channel, without secrets"),
     Column("thread", String(160), nullable=False),
-    Column("status", String(8), nullable=False),
-    Column("attempts", Integer, nullable=False, default=0, server_default=text("0")),
-    Column("next_at", Instant, nullable=False),
-    Column("claimed_until", Instant, comment="somebody sends it until then; NULL: nobody"),
+    Column("status", String(8), nullable=False, comment="pending, sent or failed"),
+    counter("attempts"),
+    Column("next_at", Instant, nullable=False, comment="earliest next attempt"),
+    Column("claimed_until", Instant, comment="a worker sends it until then; NULL: no worker"),
     Column("sent_at", Instant),
-    Column("error", Text),
-    counter("version"),
+    Column("error", Text, comment="result of the last failed attempt"),
+    version(),
     UniqueConstraint("notification_id", "channel", name="notification_deliveries_once"),
     CheckConstraint(
         "status IN ('pending', 'sent', 'failed')", name="notification_deliveries_status"
     ),
     Index("notification_deliveries_due", "channel", "status", "next_at"),
     Index("notification_deliveries_thread", "thread", "channel", "status"),
-    comment="Messages on their way to the channels of SEF_NOTIFICATION_URLS.",
-    **MYSQL,
+    comment="One row for each notification and channel of SEF_NOTIFICATION_URLS.",
+    **MYSQL_OPTIONS,
 )
 
 
-# Calls of operators that a client may repeat without knowing what became of the first.
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
     Column("idempotency_key", String(IDEMPOTENCY_KEY_LENGTH), primary_key=True),
     agent_id(nullable=False),
-    Column("call", String(64), nullable=False),
+    Column("call", String(64), nullable=False, comment="operation that the key belongs to"),
     Column("answer", JSON(none_as_null=True), comment="NULL until the effect is committed"),
-    Column("claimed_until", Instant, comment="somebody works on it until then; NULL: nobody"),
+    Column("claimed_until", Instant, comment="a worker runs it until then; NULL: no worker"),
     Column("created_at", Instant, nullable=False),
-    counter("version"),
+    version(),
     Index("idempotency_keys_created", "created_at"),
-    comment="Calls that carried an Idempotency-Key, and their answers.",
-    **MYSQL,
+    comment="Calls with an Idempotency-Key, and their answers for repeats.",
+    **MYSQL_OPTIONS,
 )
 
 
-# Who this SEF is: part of the tag of every instance it launches, so that two of them in one AWS
-# account leave each other's alone.
+# The name is the value of the tag sef:managed. Two SEFs in one AWS account so tell their instances
+# apart.
 deployment = Table(
     "deployment",
     metadata,
     Column("one", Integer, primary_key=True, autoincrement=False, comment="always 1"),
     Column("name", String(40), nullable=False),
     CheckConstraint("one = 1", name="deployment_one"),
-    comment="Who this SEF is: part of the tag of its instances.",
-    **MYSQL,
+    comment="Name of this SEF, with which it tags its instances.",
+    **MYSQL_OPTIONS,
 )
 
 
-# Which process does a periodic job. A lease only saves work: two holders do no harm.
+# A lease only saves work: if two processes run a job at the same time, the result is still correct.
 leases = Table(
     "leases",
     metadata,
-    Column("name", String(64), primary_key=True),
-    Column("holder", String(64), nullable=False),
+    Column("name", String(64), primary_key=True, comment="id of the job"),
+    Column("holder", String(64), nullable=False, comment="process that runs the job"),
     Column("expires_at", Instant, nullable=False),
-    counter("version"),
-    comment="Which process does a periodic job.",
-    **MYSQL,
+    version(),
+    comment="Leases: the process that runs each periodic job.",
+    **MYSQL_OPTIONS,
 )
