@@ -1,7 +1,8 @@
-"""A database that several hosts serve: the first of them that can be used is connected to.
+"""Open connections of the driver, also to the first usable host of a cluster.
 
-The hosts are the nodes of one cluster, which agree before they acknowledge (Galera, or Group
-Replication with failover consistency). Two servers of which one follows later are not.
+The hosts of one URL must be nodes of a cluster that agree before they acknowledge a COMMIT: Galera,
+or Group Replication with failover consistency. A primary with an asynchronous replica does not
+qualify.
 """
 
 import logging
@@ -20,28 +21,34 @@ log = logging.getLogger("sef")
 
 CONNECT_SECONDS = 2
 READ_SECONDS = 8
-"""Longer than a cluster stands still while it agrees that a node is gone (Galera: 5 s)."""
+"""Longer than the pause of a cluster that removes a lost node (Galera: 5 s)."""
 AVOIDED_SECONDS = 10
-"""How long a host that could not be used comes last."""
+"""Seconds for which a host that could not be used is tried last."""
 NO_SUCH_TABLE = 1146
+
+CONNECTION_KIND_ARGUMENTS = frozenset(
+    {"use_pure", "failover", "dns_srv", "option_files", "read_default_file", "pool_name"}
+    | {"pool_size", "pool_reset_session"}
+)
+"""Arguments of `mysql.connector.connect` that decide the kind of the connection."""
 
 
 class NotUsable(mysql.connector.OperationalError):
-    """The host answers, but writes nothing."""
+    """The host answers, but does not accept writes."""
 
 
 class Hosts:
-    """Connects to the first host that can be used, and remembers which could not."""
+    """Connect to the first usable host, and try hosts that failed lately last."""
 
     def __init__(self, hosts: list[Host]) -> None:
         self._hosts = hosts
         self._avoided_until: dict[Host, float] = {}
 
     def connect(self, connect: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-        """A connection of `connect`, with `arguments` and the host and port added to them.
+        """Call `connect` with `arguments` and the host and port; return the connection.
 
         Raises:
-            mysql.connector.Error: no host can be used; why the one that is preferred cannot.
+            mysql.connector.Error: no host can be used. It is the error of the first host tried.
         """
         first_error = None
         for host in self._in_order():
@@ -49,7 +56,7 @@ class Hosts:
                 connection = connect(**arguments | {"host": host[0], "port": host[1]})
                 _check(connection)
             except mysql.connector.Error as error:
-                log.warning("SEF: database host %s:%s cannot be used: %s", *host, error)
+                log.warning("SEF: cannot use database host %s:%s: %s", *host, error)
                 self._avoided_until[host] = time.monotonic() + AVOIDED_SECONDS
                 first_error = first_error or error
             else:
@@ -63,20 +70,21 @@ class Hosts:
 
 
 def _check(connection: Any) -> None:
-    """Close a connection and raise unless its server reads and writes.
+    """Close the connection and raise an error if its server cannot read or write.
 
-    A node that has lost its cluster takes connections and answers SELECT 1, but reads no table.
+    A node that has lost its cluster accepts connections and answers SELECT 1, but cannot read a
+    table.
     """
     try:
         with closing(connection.cursor()) as cursor:
             cursor.execute("SELECT @@GLOBAL.read_only")
             if cursor.fetchall() not in ([(0,)], [("OFF",)]):
-                raise NotUsable("it is read-only")
+                raise NotUsable("the server is read-only")
             try:
                 cursor.execute("SELECT id FROM agents LIMIT 1")
                 cursor.fetchall()
             except mysql.connector.Error as error:
-                if error.errno != NO_SUCH_TABLE:  # which is about to be made
+                if error.errno != NO_SUCH_TABLE:  # SEF creates it at its start
                     raise
         connection.rollback()
     except mysql.connector.Error:
@@ -84,37 +92,32 @@ def _check(connection: Any) -> None:
         raise
 
 
-CHOOSE_A_CONNECTION = frozenset(
-    {"use_pure", "failover", "dns_srv", "option_files", "read_default_file", "pool_name"}
-    | {"pool_size", "pool_reset_session"}
-)
-"""Arguments of `mysql.connector.connect` that decide what kind of connection it returns."""
-
 if mysql.connector.HAVE_CEXT:
 
-    class TrustingConnection(mysql.connector.CMySQLConnection):
-        """One that does not ping before every statement, as the driver's own does.
+    class NoPingConnection(mysql.connector.CMySQLConnection):
+        """A connection that does not ping the server before every statement.
 
-        The answer would be old by the time it arrives: a statement on a broken connection fails
-        all the same, and is recognised by its error.
+        The driver's own class does. The ping proves nothing: the connection can break between
+        the ping and the statement. A statement on a broken connection fails, and SEF recognizes
+        the error.
         """
 
         def is_connected(self) -> bool:
-            """Whether it was not closed, by us or after an error. `ping` asks the server."""
+            """Return False after the connection was closed. `ping` still asks the server."""
             return not self.is_closed()
 
 
 def connect_to(**arguments: Any) -> MySQLConnectionAbstract | PooledMySQLConnection:
     """Open a connection as `mysql.connector.connect` does.
 
-    It is a TrustingConnection, unless the driver lacks its C extension or the arguments ask for
-    another kind.
+    The result is a NoPingConnection, unless the driver lacks its C extension or the arguments ask
+    for another kind.
     """
-    if mysql.connector.HAVE_CEXT and not CHOOSE_A_CONNECTION & arguments.keys():
-        return TrustingConnection(**arguments)
+    if mysql.connector.HAVE_CEXT and not CONNECTION_KIND_ARGUMENTS & arguments.keys():
+        return NoPingConnection(**arguments)
     return mysql.connector.connect(**arguments)
 
 
 def driver_is_slow() -> bool:
-    """Whether the driver runs without its C extension, at half the speed."""
+    """Return True if the driver runs without its C extension, at half the speed."""
     return not mysql.connector.HAVE_CEXT

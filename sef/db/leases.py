@@ -1,4 +1,4 @@
-"""Who this SEF is, and which of its processes does a periodic job."""
+"""Read the name of this SEF, and take the leases of its periodic jobs."""
 
 from datetime import datetime, timedelta
 from uuid import uuid4
@@ -8,18 +8,17 @@ from sqlalchemy import Connection, or_, select, update
 from sef.db.statements import insert_missing
 from sef.db.tables import agents, deployment, leases
 
+MAX_CLOCK_SKEW = timedelta(seconds=30)
+"""Maximum difference between the clocks of two hosts that SEF accepts."""
+
 
 def ping(connection: Connection) -> None:
     """Read a real table: a node that has lost its cluster still answers SELECT 1."""
     connection.execute(select(agents.c.id).limit(1))
 
 
-MAX_CLOCK_SKEW = timedelta(seconds=30)
-"""What the clocks of two hosts may differ by and still be believed."""
-
-
 def deployment_name(connection: Connection) -> str:
-    """The name of this SEF, made up when its database is used for the first time."""
+    """Return the name of this SEF; the first call on a new database creates it."""
     statement = select(deployment.c.name)
     name = connection.scalar(statement)
     if name is None:
@@ -31,19 +30,20 @@ def deployment_name(connection: Connection) -> str:
 def take_lease(
     connection: Connection, name: str, holder: str, now: datetime, duration: timedelta
 ) -> bool:
-    """Take or keep a lease; False while somebody else holds it.
+    """Take or extend a lease; return False while another process holds it.
 
-    Nobody holds one for longer than it lasts: what expires later than that was written by a
-    process whose clock is ahead, and who may be dead by now.
+    A lease that expires later than `duration` from now was written by a host with a fast clock;
+    it counts as expired, because its holder may be dead.
     """
     insert_missing(
         connection, leases, [{"name": name, "holder": holder, "expires_at": now, "version": 1}]
     )
     columns = leases.c
-    is_over = or_(columns.expires_at <= now, columns.expires_at > now + duration + MAX_CLOCK_SKEW)
+    latest = now + duration + MAX_CLOCK_SKEW
+    is_expired = or_(columns.expires_at <= now, columns.expires_at > latest)
     taken = connection.execute(
         update(leases)
-        .where(columns.name == name, or_(columns.holder == holder, is_over))
+        .where(columns.name == name, or_(columns.holder == holder, is_expired))
         .values(holder=holder, expires_at=now + duration, version=columns.version + 1)
     )
     return taken.rowcount == 1

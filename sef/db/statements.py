@@ -1,6 +1,7 @@
-"""Statements of a few shapes, each built once.
+"""Execute common statements on any table; each statement is built once and cached.
 
-To build one takes SQLAlchemy as long as the database takes to execute it; a signal has dozens.
+SQLAlchemy takes as long to build a statement as the database to execute it, and a signal needs
+dozens.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,28 +36,29 @@ def rows_where(
     newest_by: str | None = None,
     lock: bool = False,
 ) -> CursorResult[Any]:
-    """The rows of a key: names of columns, and their values.
+    """Select the rows whose columns have the values of `key`.
 
     Args:
-        newest_by: only the one that has most in this column.
-        lock: until the end of the transaction nobody else gets them.
+        newest_by: return only the row with the largest value in this column.
+        lock: lock the rows until the end of the transaction.
     """
-    return connection.execute(_rows_where(table, tuple(key), newest_by, lock), _named("key", key))
+    statement = _rows_where(table, tuple(key), newest_by, lock)
+    return connection.execute(statement, _prefixed("key", key))
 
 
 def insert_rows(connection: Connection, table: Table, *rows: dict[str, Any]) -> None:
-    """Insert rows of one shape."""
+    """Insert rows that all have the same columns."""
     connection.execute(_insert(table), rows[0] if len(rows) == 1 else rows)
 
 
 def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    """Insert rows of one shape, replacing the other columns of those whose key is there."""
+    """Insert rows that all have the same columns; update a row if its primary key exists."""
     if rows:
         connection.execute(_upsert(table, connection.dialect.name, tuple(rows[0])), rows)
 
 
 def insert_missing(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    """Insert those rows whose key is not there yet."""
+    """Insert the rows whose key does not exist yet, and leave existing rows unchanged."""
     if rows:
         connection.execute(_insert_missing(table, connection.dialect.name), rows)
 
@@ -64,42 +66,42 @@ def insert_missing(connection: Connection, table: Table, rows: list[dict[str, An
 def change(
     connection: Connection, table: Table, key: Mapping[str, Any], **values: Any
 ) -> CursorResult[Any]:
-    """Change the rows of a key."""
+    """Update the rows whose columns have the values of `key`."""
     statement = _update(table, tuple(key), tuple(values))
-    return connection.execute(statement, _named("key", key) | _named("new", values))
+    return connection.execute(statement, _prefixed("key", key) | _prefixed("new", values))
 
 
 def swap(
     connection: Connection, table: Table, key: Mapping[str, Any], *, version: int, **values: Any
 ) -> None:
-    """Change the row of a key if it is still of the version that was read, which moves on.
+    """Update a row and increment its version if it still has the version that was read.
 
     Raises:
-        Stale: it is of another version by now.
+        VersionConflict: the row has another version now, or does not exist.
     """
-    # The version changes in any case: an UPDATE to equal values counts no rows on MySQL.
+    # The version always changes: on MySQL, an UPDATE to equal values counts no rows.
     key, values = {**key, "version": version}, {**values, "version": version + 1}
     if change(connection, table, key, **values).rowcount != 1:
         raise VersionConflict
 
 
-def _named(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{kind}_{name}": value for name, value in values.items()}
+def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}_{name}": value for name, value in values.items()}
 
 
-def _given(kind: str, column: Column[Any]) -> Any:
-    return bindparam(f"{kind}_{column.name}", type_=column.type)
+def _parameter(prefix: str, column: Column[Any]) -> Any:
+    return bindparam(f"{prefix}_{column.name}", type_=column.type)
 
 
-def _are_given(table: Table, key: tuple[str, ...]) -> Iterator[ColumnElement[bool]]:
-    return (table.c[name] == _given("key", table.c[name]) for name in key)
+def _conditions(table: Table, key: tuple[str, ...]) -> Iterator[ColumnElement[bool]]:
+    return (table.c[name] == _parameter("key", table.c[name]) for name in key)
 
 
 @cache
 def _rows_where(
     table: Table, key: tuple[str, ...], newest_by: str | None, lock: bool
 ) -> Select[Any]:
-    statement = select(table).where(*_are_given(table, key))
+    statement = select(table).where(*_conditions(table, key))
     if newest_by is not None:
         statement = statement.order_by(table.c[newest_by].desc()).limit(1)
     return statement.with_for_update() if lock else statement
@@ -109,8 +111,8 @@ def _rows_where(
 def _update(table: Table, key: tuple[str, ...], changed: tuple[str, ...]) -> Update:
     return (
         update(table)
-        .where(*_are_given(table, key))
-        .values({name: _given("new", table.c[name]) for name in changed})
+        .where(*_conditions(table, key))
+        .values({name: _parameter("new", table.c[name]) for name in changed})
     )
 
 
@@ -139,6 +141,6 @@ def _upsert(table: Table, dialect: str, columns: tuple[str, ...]) -> Insert:
 def _insert_missing(table: Table, dialect: str) -> Insert:
     if dialect == "sqlite":
         return sqlite_insert(table).on_conflict_do_nothing()
-    # Not INSERT IGNORE, which would turn every other error into a warning too.
+    # INSERT IGNORE would turn every other error into a warning as well.
     key = next(iter(table.primary_key)).key
     return mysql_insert(table).on_duplicate_key_update({key: table.c[key]})

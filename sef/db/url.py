@@ -1,32 +1,37 @@
+"""Check database URLs, and read the hosts that a URL lists."""
+
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 MYSQL_PORT = 3306
+
 Host = tuple[str, int]
+"""A host name or address, and a port."""
 
 
 def check_database_url(url: str) -> None:
-    """Raise ValueError with one sentence unless SEF can use such a database."""
+    """Raise ValueError, with a message of one sentence, if SEF cannot use the database."""
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):  # the latter for a port that is none
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
         raise ValueError(
-            "not a database URL; one looks like mysql+mysqlconnector://user:password@host/sef, "
-            "with several hosts like mysql+mysqlconnector://user:password@/sef?host=a:3306&host=b"
+            "not a database URL; expected, for example, "
+            "mysql+mysqlconnector://user:password@host/sef, or for several hosts "
+            "mysql+mysqlconnector://user:password@/sef?host=a:3306&host=b"
         ) from None
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "mysql+mysqlconnector"):
         raise ValueError(
             f"{parsed.drivername} is not supported; use mysql+mysqlconnector:// or sqlite:///"
         )
     if hosts_of(parsed) and parsed.host:
-        raise ValueError("the hosts are listed either before the / or as ?host=, not both")
+        raise ValueError("list the hosts either before the / or as ?host=, not both")
 
 
 def hosts_of(url: URL) -> list[Host]:
-    """The hosts that a URL lists as `?host=a:3306&host=b`; empty where it lists none.
+    """Return the hosts that a URL lists as `?host=a:3306&host=b`; empty if it lists none.
 
     Raises:
-        ValueError: one of them cannot be read; the message says which.
+        ValueError: a host is invalid; the message names it.
     """
     listed = url.query.get("host", ())
     return [_parsed_host(text) for text in ([listed] if isinstance(listed, str) else listed)]
@@ -38,5 +43,5 @@ def _parsed_host(text: str) -> Host:
         name, port = text, str(MYSQL_PORT)
     name = name.removeprefix("[").removesuffix("]")
     if not name or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"{text!r} is no host; one looks like db-1.example:3306")
+        raise ValueError(f"invalid host {text!r}; expected, for example, db-1.example:3306")
     return name, int(port)

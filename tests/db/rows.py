@@ -1,4 +1,4 @@
-"""What the tables hold, read past SEF; and the few rows that tests put there themselves."""
+"""Read SEF's tables with statements of the tests' own, and insert the few rows that tests need."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,7 +44,7 @@ _COUNTS = union_all(
 
 @lru_cache
 def _engine(url: str) -> Engine:
-    # Without a pool: a test may drop the database, or take its server away.
+    # Without a pool: a test may drop the database or stop its server.
     return create_engine(url, poolclass=NullPool)
 
 
@@ -62,7 +62,7 @@ def empty(url: str) -> None:
 
 
 def row_counts(url: str) -> Mapping[str, int]:
-    """How many rows each table has."""
+    """Return the number of rows of each table."""
     with transaction(url) as connection:
         return {name: count for name, count in connection.execute(_COUNTS)}  # noqa: C416
 
@@ -79,7 +79,7 @@ def point_of(row: Any) -> Point:
 
 
 def stored_points(url: str, agent_id: str, pool_id: str) -> list[Point]:
-    """The rows of one series, oldest first."""
+    """Return the points of one series, oldest first."""
     columns = pricing_reports.c
     with transaction(url) as connection:
         rows = connection.execute(
@@ -91,31 +91,31 @@ def stored_points(url: str, agent_id: str, pool_id: str) -> list[Point]:
 
 
 def waiting_sources(url: str, agent_id: str) -> list[str]:
-    """The sources of what an agent has in the buffer, in order of time."""
+    """Return the sources of an agent's buffered observations, oldest first."""
     columns = buffered_observations.c
     with transaction(url) as connection:
-        found = select(columns.source).where(columns.agent_id == agent_id)
-        return list(connection.scalars(found.order_by(columns.observed_at)))
+        statement = select(columns.source).where(columns.agent_id == agent_id)
+        return list(connection.scalars(statement.order_by(columns.observed_at)))
 
 
 def events(url: str, agent_id: str, event_type: str) -> list[Row[Any]]:
     columns = system_events.c
     with transaction(url) as connection:
-        found = select(system_events).where(
+        statement = select(system_events).where(
             columns.agent_id == agent_id, columns.event_type == event_type
         )
-        return list(connection.execute(found.order_by(columns.id)))
+        return list(connection.execute(statement.order_by(columns.id)))
 
 
 def standby(agent_id: str, ready_at: datetime | None, **columns: Any) -> dict[str, Any]:
-    """A row of replica_instances: a ready standby, or one that launches if it never was ready."""
+    """Return a row of replica_instances: a ready standby, or a launching one without `ready_at`."""
     return {
         "id": f"replica-{uuid4().hex[:16]}",
         "agent_id": agent_id,
         "instance_id": f"i-{uuid4().hex[:17]}",
         "replica_type": "manual",
         "status": "ready" if ready_at else "launching",
-        "reason": "a test put it there",
+        "reason": "inserted by a test",
         "live_agent_id": agent_id,
         "created_at": EARLIER,
         "ready_at": ready_at,

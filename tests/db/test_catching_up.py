@@ -1,4 +1,4 @@
-"""What was committed on another node of a cluster is waited for; tests/cluster has the nodes."""
+"""Wait for commits of another node of a cluster; the tests with real nodes are in tests/cluster."""
 
 import pytest
 from sqlalchemy import text
@@ -8,7 +8,7 @@ from sef.db.database import Database
 from sef.errors import AgentNotFound
 
 
-def test_a_session_is_as_it_was_after_it_has_waited(database_url: str) -> None:
+def test_a_session_has_its_former_settings_after_the_wait(database_url: str) -> None:
     database = Database(database_url)
     database.create_tables()
     try:
@@ -17,8 +17,8 @@ def test_a_session_is_as_it_was_after_it_has_waited(database_url: str) -> None:
         if database.is_mysql:
             with database.engine.connect() as connection:
                 rows = connection.execute(text("SHOW SESSION VARIABLES LIKE '%_wait%'"))
-                told = {row[0]: row[1] for row in rows}
-            assert told.get("wsrep_sync_wait", "0") == "0"
-            assert told["innodb_lock_wait_timeout"] == "3"
+                variables = {row[0]: row[1] for row in rows}
+            assert variables.get("wsrep_sync_wait", "0") == "0"
+            assert variables["innodb_lock_wait_timeout"] == "3"
     finally:
         database.dispose()

@@ -1,4 +1,4 @@
-"""Of two that have read the same version of a row, one changes it."""
+"""Let only one of two writers that read the same version of a row change it."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +18,7 @@ from tests.private_server import PrivateServer
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
 
 
-def test_the_second_of_two_changes_to_one_version_is_stale(database_url: str) -> None:
+def test_the_second_change_of_one_version_is_a_conflict(database_url: str) -> None:
     database = Database(database_url)
     try:
         database.create_tables()
@@ -34,7 +34,7 @@ def test_the_second_of_two_changes_to_one_version_is_stale(database_url: str) ->
         database.dispose()
 
 
-def test_who_lost_a_race_for_a_series_has_it_locked_the_next_time(
+def test_a_writer_locks_the_series_after_a_version_conflict(
     mariadb: PrivateServer, mariadb_url: str
 ) -> None:
     sef = SmartEmergencyFallback(mariadb_url)

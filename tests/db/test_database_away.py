@@ -1,4 +1,4 @@
-"""The database goes away and comes back: nothing acknowledged is lost, nobody has to restart."""
+"""Stop and restart the database: SEF loses nothing that it acknowledged, and needs no restart."""
 
 import threading
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ CALLS: list[tuple[str, str, Any]] = [
 ]
 
 
-def test_while_the_database_is_away_every_call_says_so_and_afterwards_works_by_itself(
+def test_calls_return_503_while_the_database_is_away_and_succeed_afterwards(
     client: FlaskClient, mariadb: PrivateServer, mariadb_url: str
 ) -> None:
     assert client.post("/api/agents/a/pricing", json=report()).status_code == 200
@@ -108,12 +108,12 @@ def test_while_the_database_is_away_every_call_says_so_and_afterwards_works_by_i
         pytest.param("GET", "/readyz", None, id="readiness"),
     ],
 )
-def test_the_first_request_after_a_restart_is_answered(
+def test_the_first_request_after_a_database_restart_succeeds(
     client: FlaskClient, mariadb: PrivateServer, method: str, path: str, body: Any
 ) -> None:
     assert client.post("/api/agents/a/pricing", json=report()).status_code == 200
     with away(mariadb):
-        pass  # nobody asked meanwhile, so that the pool does not know
+        pass  # no request in between: the pool still holds the broken connections
     answer = client.open(path, method=method, json=body)
     assert answer.status_code == 200, answer.json
 
@@ -125,11 +125,11 @@ def kill_all_connections(mariadb: PrivateServer) -> int:
             "SELECT id FROM information_schema.processlist "
             "WHERE db LIKE 'sef_%' AND id <> CONNECTION_ID()"
         )
-        found = [row[0] for row in cursor.fetchall()]
-        for one in found:
-            cursor.execute(f"KILL {one}")
+        numbers = [row[0] for row in cursor.fetchall()]
+        for number in numbers:
+            cursor.execute(f"KILL {number}")
     connection.close()
-    return len(found)
+    return len(numbers)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def kill_all_connections(mariadb: PrivateServer) -> int:
         pytest.param("GET", "/readyz", None, id="readiness"),
     ],
 )
-def test_a_client_does_not_see_that_idle_connections_were_killed(
+def test_requests_succeed_after_idle_connections_were_killed(
     client: FlaskClient, mariadb: PrivateServer, method: str, path: str, body: Any
 ) -> None:
     def ask(_: int) -> int:
@@ -161,10 +161,10 @@ def test_a_client_does_not_see_that_idle_connections_were_killed(
         assert set(threads.map(ask, range(40))) == {200}
 
 
-def test_a_connection_that_breaks_at_the_commit_leaves_the_database_unavailable(
+def test_a_connection_that_breaks_at_commit_raises_unavailable(
     mariadb: PrivateServer, mariadb_url: str
 ) -> None:
-    """Whether it was committed cannot be known, so it is neither acknowledged nor repeated."""
+    """The result of the COMMIT is unknown, so SEF neither acknowledges nor repeats it."""
     database = Database(mariadb_url)
     database.create_tables()
     calls = []
@@ -185,7 +185,7 @@ def test_a_connection_that_breaks_at_the_commit_leaves_the_database_unavailable(
 
 @pytest.fixture(scope="module")
 def durable(mariadb: PrivateServer) -> Iterator[PrivateServer]:
-    """A server that flushes at every commit, as a production server does."""
+    """Yield a server that flushes at every commit, as a production server does."""
     server = type(mariadb)(durable=True)
     try:
         server.start()
@@ -195,7 +195,7 @@ def durable(mariadb: PrivateServer) -> Iterator[PrivateServer]:
         server.remove()
 
 
-def test_what_was_acknowledged_survives_a_database_killed_in_the_middle(
+def test_acknowledged_reports_survive_a_killed_database(
     durable: PrivateServer, tmp_path: Path
 ) -> None:
     url = durable.url("durable")
@@ -220,13 +220,13 @@ def test_what_was_acknowledged_survives_a_database_killed_in_the_middle(
             number += 1
 
     try:
-        # Enough of them that many share a transaction, and some of them a series.
+        # Enough threads that many reports share a transaction, and some share a series.
         with ThreadPoolExecutor(20) as threads:
             streams = [threads.submit(stream, f"agent-{number % 15}") for number in range(20)]
             until(lambda: len(acknowledged) >= 500 or has_failed.is_set())
             durable.kill()
-            for one in streams:
-                one.result()
+            for done in streams:
+                done.result()
         assert codes == {200, 503}
         assert len(acknowledged) >= 500
         assert requests.get(f"{server.url}/readyz", timeout=LIMIT).status_code == 503

@@ -1,4 +1,4 @@
-"""A process that is frozen in the middle of a transaction does not hold its rows for ever."""
+"""Roll back the transaction of a frozen process, so that it does not keep its row locks."""
 
 from datetime import UTC, datetime
 
@@ -13,15 +13,15 @@ from sef.db.tables import agents
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
 
 
-def test_the_server_ends_a_transaction_that_nobody_goes_on_with(
+def test_the_server_rolls_back_an_idle_transaction(
     mariadb_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Database(mariadb_url)
     if "MariaDB" not in str(other.read(lambda c: c.scalar(select(func.version())))):
-        pytest.skip("MySQL has no limit for transactions that are idle")
+        pytest.skip("MySQL has no time limit for idle transactions")
     row = {"id": "a", "created_at": NOW, "updated_at": NOW}
     other.write(lambda c: c.execute(insert(agents), row))
-    # On the connection of the frozen one alone: a busy machine may stop the other for a second.
+    # Only for the frozen connection: a busy machine may also delay the other for a second.
     monkeypatch.setattr(engines, "IDLE_SECONDS", 1)
     frozen = Database(mariadb_url)
     with frozen.engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""SmartEmergencyFallback on what a caller has: an open connection, an Engine, a URL."""
+"""Use SmartEmergencyFallback on a caller's open connection, Engine or URL."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -30,19 +30,19 @@ def database_url(mariadb_url: str) -> str:
 
 @pytest.fixture
 def connect(mariadb_url: str) -> Iterator[Connect]:
-    """Opens connections of the driver, as a caller does."""
+    """Return a function that opens a connection of the driver, as a caller does."""
     url = make_url(mariadb_url)
     opened = []
 
     def open_one(**options: Any) -> Any:
-        given = {
+        arguments = {
             "host": url.host,
             "port": url.port,
             "user": url.username,
             "database": url.database,
             "collation": "utf8mb4_general_ci",
         }
-        opened.append(mysql.connector.connect(**given | options))
+        opened.append(mysql.connector.connect(**arguments | options))
         return opened[-1]
 
     yield open_one
@@ -93,13 +93,13 @@ def test_everything_works_on_a_callers_connection(
     assert report(sef, spot_price=0.0502, is_replica=True)["data_quality_flag"] == (
         "averaged_dual_source"
     )
-    told = sef.process_batch(
+    result = sef.process_batch(
         [
             {"agent_id": "a", "spot_price": 0.06, "pool_id": "p", "timestamp": at.isoformat()}
             for at in (T + timedelta(minutes=20), T, T + timedelta(minutes=70))
         ]
     )
-    assert (told["accepted"], told["interpolated"], told["rejected"]) == (3, 3, [])
+    assert (result["accepted"], result["interpolated"], result["rejected"]) == (3, 3, [])
     assert sef.get_agent_status("a")["data_quality"]["points"] == 6
     assert [event["event_type"] for event in sef.agent_events("a")] != []
     assert sef.cleanup_old_buffers() == 0
@@ -132,17 +132,17 @@ def test_eight_threads_share_one_connection(
 
 @pytest.mark.parametrize("autocommit", [False, True], ids=["no autocommit", "autocommit"])
 @pytest.mark.parametrize("use_pure", [False, True], ids=["C", "pure"])
-def test_a_callers_open_read_transaction_is_no_hindrance(
+def test_a_callers_open_read_transaction_does_not_block_sef(
     connect: Connect, make_sef: MakeSef, use_pure: bool, autocommit: bool
 ) -> None:
     connection = connect(use_pure=use_pure, autocommit=autocommit)
     make_callers(connection)
     sef = make_sef(connection)
-    query(connection, "SELECT * FROM callers")  # a snapshot in which nothing was reported
+    query(connection, "SELECT * FROM callers")  # takes a snapshot before the first report
     assert report(sef)["status"] == "success"
     assert report(sef, 1)["status"] == "success"
     assert len(query(connection, "SELECT * FROM pricing_reports")) == 2
-    # And again, with what the caller has just begun to read.
+    # The query above began another read transaction of the caller.
     assert report(sef, 2)["status"] == "success"
     assert len(sef.price_series("a")) == 3
     assert len(query(connection, "SELECT * FROM pricing_reports")) == 3
@@ -154,7 +154,7 @@ def test_a_callers_open_read_transaction_is_no_hindrance(
     [
         pytest.param(report, id="a report"),
         pytest.param(lambda sef: sef.check_ready(), id="a read"),
-        pytest.param(lambda sef: report(sef, spot_price=-1), id="a refused report"),
+        pytest.param(lambda sef: report(sef, spot_price=-1), id="a rejected report"),
         pytest.param(lambda sef: sef.process_batch([]), id="an empty batch"),
     ],
 )
@@ -185,7 +185,7 @@ def test_a_callers_uncommitted_write_is_committed_by_a_report(
     assert query(connect(), "SELECT * FROM callers") == [("kept",)]
 
 
-def test_a_callers_write_before_sef_is_made_is_not_lost(
+def test_a_callers_write_before_sef_is_created_is_not_lost(
     connect: Connect, make_sef: MakeSef
 ) -> None:
     connection = connect()
@@ -220,14 +220,14 @@ def test_two_connections_work_side_by_side(
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({}, id="as it is by default, REPEATABLE READ"),
+        pytest.param({}, id="the default, REPEATABLE READ"),
         pytest.param({"isolation_level": "SERIALIZABLE"}, id="SERIALIZABLE"),
         pytest.param({"isolation_level": "AUTOCOMMIT"}, id="AUTOCOMMIT"),
         pytest.param({"poolclass": NullPool}, id="without a pool"),
         pytest.param({"pool_size": 2, "max_overflow": 0}, id="a small pool"),
     ],
 )
-def test_an_engine_of_the_callers_is_used(
+def test_a_callers_engine_is_used(
     make_sef: MakeSef, mariadb_url: str, options: dict[str, Any]
 ) -> None:
     engine = create_engine(mariadb_url, **options)
@@ -248,7 +248,7 @@ def test_an_engine_of_the_callers_is_used(
             assert connection.get_isolation_level() == level
 
 
-def test_an_engine_of_a_sqlite_file_is_used(make_sef: MakeSef, sqlite_url: str) -> None:
+def test_a_callers_engine_of_a_sqlite_file_is_used(make_sef: MakeSef, sqlite_url: str) -> None:
     sef = make_sef(create_engine(sqlite_url))
 
     def work(number: int) -> None:
@@ -260,7 +260,7 @@ def test_an_engine_of_a_sqlite_file_is_used(make_sef: MakeSef, sqlite_url: str) 
     assert len(stored_points(sqlite_url, "a", "p")) == 10
 
 
-def test_threads_take_turns_on_an_engine_with_one_connection_for_all() -> None:
+def test_threads_take_turns_on_an_engine_with_one_shared_connection() -> None:
     one = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
     database = Database(create_engine("sqlite://", **one))
     inside: list[int] = []
@@ -302,7 +302,7 @@ def test_a_url_is_used(make_sef: MakeSef, mariadb_url: str, kind: Callable[[str]
     ],
     ids=["None", "a number", "a dict", "bytes", "an object"],
 )
-def test_anything_else_is_a_type_error(wrong: Any, name: str) -> None:
+def test_any_other_source_is_a_type_error(wrong: Any, name: str) -> None:
     with pytest.raises(TypeError) as raised:
         SmartEmergencyFallback(wrong, settings=config.load(run_jobs=False))
     assert str(raised.value) == (
@@ -313,7 +313,7 @@ def test_anything_else_is_a_type_error(wrong: Any, name: str) -> None:
 
 @pytest.fixture
 def callers_app(connect: Connect, make_sef: MakeSef) -> Flask:
-    """An app of somebody else's, with routes and error handlers of its own."""
+    """Return a caller's app with its own routes and error handlers."""
     app = Flask("callers")
 
     @app.get("/api/agents/<agent_id>")
@@ -342,7 +342,7 @@ def callers_app(connect: Connect, make_sef: MakeSef) -> Flask:
     return app
 
 
-def test_only_the_operators_routes_are_added(callers_app: Flask) -> None:
+def test_only_the_routes_for_operators_are_added(callers_app: Flask) -> None:
     base = "/api/agents/<agent_id:agent_id>"
     added = {
         (rule.rule, method)
@@ -360,7 +360,7 @@ def test_only_the_operators_routes_are_added(callers_app: Flask) -> None:
     assert others == {"/static/<path:filename>", "/api/agents/<agent_id>", "/broken", "/refused"}
 
 
-def test_the_added_routes_answer_and_refuse_as_sef_does(callers_app: Flask) -> None:
+def test_the_added_routes_answer_and_reject_as_sef_does(callers_app: Flask) -> None:
     client = callers_app.test_client()
     assert client.get("/api/agents/a/sef-status").json["mode"] == "emergency_only"
     for path, status, reason in [
@@ -373,12 +373,12 @@ def test_the_added_routes_answer_and_refuse_as_sef_does(callers_app: Flask) -> N
 
 def test_the_apps_own_routes_and_error_handlers_stay(callers_app: Flask) -> None:
     client = callers_app.test_client()
-    told = {
+    answers = {
         path: (answer.status_code, answer.text)
         for path in ("/api/agents/a", "/nowhere", "/refused", "/healthz", "/api/agents")
         for answer in [client.get(path)]
     }
-    assert told == {
+    assert answers == {
         "/api/agents/a": (200, "the caller's a"),
         "/nowhere": (404, "the caller's 404"),
         "/refused": (418, "the caller's ValueError"),

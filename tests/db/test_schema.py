@@ -1,9 +1,10 @@
-"""The tables: one text for all databases, created once, and holding their promises."""
+"""Create the tables, check existing ones, and reject rows that break a constraint."""
 
-import os
+import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from sqlalchemy import Table, create_engine, event, insert, inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from sef import main
 from sef.db import tables
 from sef.db.database import Database, SchemaMismatch
 from sef.db.engines import engine_of
@@ -29,7 +31,7 @@ NAMES = sorted(metadata.tables)
 
 @pytest.fixture
 def mariadb_url(bare_mariadb_url: str) -> str:
-    """Here the tables are still to be made."""
+    """Return a database without tables: the tests of this file create them."""
     return bare_mariadb_url
 
 
@@ -41,12 +43,31 @@ def create(url: str) -> list[str]:
         database.dispose()
 
 
+@pytest.fixture(scope="module")
+def created_on_mariadb(mariadb: MariaDB) -> Iterator[str]:
+    """Return a MariaDB database with SEF's tables, without rows."""
+    mariadb.execute("CREATE DATABASE created CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    create(mariadb.url("created"))
+    yield mariadb.url("created")
+    mariadb.execute("DROP DATABASE created")
+
+
+@pytest.fixture(scope="module", params=["sqlite", "mariadb"])
+def created(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a database with SEF's tables, without rows; a test runs once on each kind."""
+    if request.param == "mariadb":
+        return str(request.getfixturevalue("created_on_mariadb"))
+    url = f"sqlite:///{tmp_path_factory.mktemp('created') / 'sef.db'}"
+    create(url)
+    return url
+
+
 def test_schema_sql_is_rendered_from_the_tables() -> None:
     assert (ROOT / "schema.sql").read_text() == render()
 
 
 def described(url: str) -> dict[str, list[Any]]:
-    """All that the server's dictionary says of the tables of a database."""
+    """Return all that information_schema contains about the tables of a database."""
     sources = {
         "columns": "table_name, ordinal_position, column_name, column_type, is_nullable, "
         "column_default, collation_name, column_key, extra, column_comment",
@@ -70,7 +91,19 @@ def described(url: str) -> dict[str, list[Any]]:
         }
 
 
-def test_schema_sql_makes_the_same_tables_as_sef(mariadb: MariaDB, mariadb_url: str) -> None:
+def test_schema_sql_begins_with_the_public_tables() -> None:
+    rendered = re.findall(r"^CREATE TABLE (\w+)", render(), re.MULTILINE)
+    assert rendered[:5] == [
+        "agents",
+        "replica_instances",
+        "pricing_reports",
+        "spot_interruption_events",
+        "system_events",
+    ]
+    assert sorted(rendered) == NAMES
+
+
+def test_schema_sql_creates_the_same_tables_as_sef(mariadb: MariaDB, mariadb_url: str) -> None:
     mariadb.execute("CREATE DATABASE by_hand CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
     try:
         connection = mariadb.connect("by_hand")
@@ -91,9 +124,8 @@ def test_schema_sql_makes_the_same_tables_as_sef(mariadb: MariaDB, mariadb_url: 
         mariadb.execute("DROP DATABASE by_hand")
 
 
-def test_a_times_and_a_prices_columns_are_exact(mariadb_url: str) -> None:
-    create(mariadb_url)
-    types = {(row[0], row[2]): row[3] for row in described(mariadb_url)["columns"]}
+def test_columns_of_times_and_prices_are_exact(created_on_mariadb: str) -> None:
+    types = {(row[0], row[2]): row[3] for row in described(created_on_mariadb)["columns"]}
     assert types["pricing_reports", "timestamp"] == "datetime(6)"
     assert types["pricing_reports", "spot_price"] == "decimal(13,9)"
 
@@ -106,21 +138,20 @@ def test_tables_are_created_once(database_url: str) -> None:
     assert row_counts(database_url)["agents"] == 1
 
 
-def test_only_what_is_missing_is_created(database_url: str) -> None:
+def test_a_missing_table_is_created_beside_the_others(database_url: str) -> None:
     create(database_url)
     with transaction(database_url) as connection:
         connection.execute(text("DROP TABLE leases"))
     assert create(database_url) == ["leases"]
 
 
-def test_a_start_on_complete_tables_executes_one_statement(database_url: str) -> None:
-    create(database_url)
+def test_a_start_on_complete_tables_executes_one_statement(created: str) -> None:
     executed: list[str] = []
 
     def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         executed.append(statement)
 
-    database = Database(database_url)
+    database = Database(created)
     event.listen(database.engine, "before_cursor_execute", note)
     try:
         assert database.create_tables() == []
@@ -129,18 +160,18 @@ def test_a_start_on_complete_tables_executes_one_statement(database_url: str) ->
     assert len(executed) == 1, executed
 
 
-def test_threads_that_create_at_once_all_succeed(database_url: str) -> None:
+def test_threads_that_create_the_tables_at_the_same_time_all_succeed(database_url: str) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(create, [database_url] * 8))
     assert set(inspect(create_engine(database_url)).get_table_names()) == set(NAMES)
 
 
-def test_threads_that_are_first_to_open_a_file_of_sqlite_all_succeed(tmp_path: Path) -> None:
-    """Of those who change its journal at once, SQLite answers some "locked" without any wait."""
+def test_threads_that_open_a_new_sqlite_file_at_the_same_time_all_succeed(tmp_path: Path) -> None:
+    """SQLite returns "locked" without a wait if several connections change the journal mode."""
     for number in range(60):
         opened = threading.Barrier(6)
 
-        def journal(_: int, number: int = number, opened: threading.Barrier = opened) -> Any:
+        def journal_mode(_: int, number: int = number, opened: threading.Barrier = opened) -> Any:
             engine = engine_of(f"sqlite:///{tmp_path}/{number}.db")
             opened.wait()
             with engine.connect() as connection:
@@ -149,16 +180,24 @@ def test_threads_that_are_first_to_open_a_file_of_sqlite_all_succeed(tmp_path: P
             return mode
 
         with ThreadPoolExecutor(6) as threads:
-            assert set(threads.map(journal, range(6))) == {"wal"}
+            assert set(threads.map(journal_mode, range(6))) == {"wal"}
 
 
-def test_processes_that_create_at_once_all_succeed(database_url: str) -> None:
-    environment = os.environ | {"SEF_DATABASE_URL": database_url}
+CREATE = """
+import sys
+from sef.db.database import Database
+print("ready", flush=True)
+sys.stdin.readline()
+Database(sys.argv[1]).create_tables()
+"""
+
+
+def test_processes_that_create_the_tables_at_the_same_time_all_succeed(database_url: str) -> None:
     processes = [
         subprocess.Popen(
-            [sys.executable, "backend.py", "init-db"],
+            [sys.executable, "-c", CREATE, database_url],
             cwd=ROOT,
-            env=environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -166,12 +205,19 @@ def test_processes_that_create_at_once_all_succeed(database_url: str) -> None:
         for _ in range(3)
     ]
     for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
         _, errors = process.communicate(timeout=LIMIT)
         assert (process.returncode, errors) == (0, "")
     assert set(inspect(create_engine(database_url)).get_table_names()) == set(NAMES)
 
 
-def test_a_foreign_table_of_our_name_is_named_and_left_alone(database_url: str) -> None:
+def test_a_table_of_another_application_is_reported_and_not_changed(database_url: str) -> None:
     with transaction(database_url) as connection:
         connection.execute(text("CREATE TABLE agents (id VARCHAR(64) PRIMARY KEY, name TEXT)"))
         connection.execute(text("INSERT INTO agents VALUES ('bond', 'James')"))
@@ -186,22 +232,20 @@ def test_a_foreign_table_of_our_name_is_named_and_left_alone(database_url: str) 
         assert connection.execute(text("SELECT * FROM agents")).all() == [("bond", "James")]
 
 
-def test_a_foreign_table_stops_the_start_with_one_line(database_url: str) -> None:
+def test_a_table_of_another_application_stops_the_start_with_one_line(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with transaction(database_url) as connection:
         connection.execute(text("CREATE TABLE leases (name VARCHAR(64) PRIMARY KEY)"))
-    done = subprocess.run(
-        [sys.executable, "backend.py", "init-db", "--database-url", database_url],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    monkeypatch.setattr(sys, "argv", ["sef", "init-db", "--database-url", database_url])
+    with pytest.raises(SystemExit) as stopped:
+        main.run()
+    (line,) = str(stopped.value.code).splitlines()  # Python prints it and exits with status 1
     assert line.startswith("SEF: table leases of ")
     assert "expires_at, holder, version" in line
 
 
-def test_columns_that_others_added_are_no_mismatch(database_url: str) -> None:
+def test_additional_columns_are_accepted(database_url: str) -> None:
     create(database_url)
     with transaction(database_url) as connection:
         connection.execute(text("ALTER TABLE agents ADD COLUMN owner VARCHAR(20)"))
@@ -259,24 +303,8 @@ ATTEMPT = {
 MODES = ["auto_switch_enabled", "auto_terminate_enabled"]
 
 
-@pytest.fixture(scope="module", params=["sqlite", "mariadb"])
-def created(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A database with SEF's tables, empty."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('created') / 'sef.db'}"
-        create(url)
-        yield url
-        return
-    mariadb = request.getfixturevalue("mariadb")
-    mariadb.execute("CREATE DATABASE created CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
-    url = mariadb.url("created")
-    create(url)
-    yield url
-    mariadb.execute("DROP DATABASE created")
-
-
 def put(url: str, table: Table, *rows: dict[str, Any]) -> None:
-    """Insert rows and take them back."""
+    """Insert rows and roll back."""
     engine = create_engine(url)
     try:
         with engine.connect() as connection:
@@ -292,7 +320,7 @@ def put(url: str, table: Table, *rows: dict[str, Any]) -> None:
     [
         pytest.param(tables.agents, [AGENT | {"manual_replica_enabled": True}], id="manual mode"),
         pytest.param(tables.agents, [AGENT | dict.fromkeys(MODES, True)], id="both auto modes"),
-        pytest.param(tables.agents, [AGENT, AGENT | {"id": "A"}], id="ids of another case"),
+        pytest.param(tables.agents, [AGENT, AGENT | {"id": "A"}], id="ids that differ in case"),
         pytest.param(tables.pricing_reports, [REAL], id="a real point"),
         pytest.param(tables.pricing_reports, [FILL], id="an interpolated point"),
         pytest.param(
@@ -306,17 +334,17 @@ def put(url: str, table: Table, *rows: dict[str, Any]) -> None:
                 standby("a", NOW),
                 *[standby("a", NOW, status="failed", live_agent_id=None) for _ in range(2)],
             ],
-            id="a standby and two that were",
+            id="a standby and two failed ones",
         ),
         pytest.param(tables.incidents, [INCIDENT], id="an incident"),
         pytest.param(tables.spot_interruption_events, [SIGNAL], id="a signal"),
-        pytest.param(tables.buffered_observations, [BUFFERED], id="an observation that waits"),
+        pytest.param(tables.buffered_observations, [BUFFERED], id="a buffered observation"),
         pytest.param(tables.system_events, [EVENT], id="an event"),
         pytest.param(tables.launch_attempts, [ATTEMPT], id="an attempt"),
         pytest.param(tables.deployment, [{"one": 1, "name": "sef"}], id="the deployment"),
     ],
 )
-def test_a_row_that_can_be_is_taken(created: str, table: Table, rows: list[Any]) -> None:
+def test_a_valid_row_is_accepted(created: str, table: Table, rows: list[Any]) -> None:
     put(created, table, *rows)
 
 
@@ -338,10 +366,10 @@ def test_a_row_that_can_be_is_taken(created: str, table: Table, rows: list[Any])
         pytest.param(
             tables.pricing_reports,
             [REAL | {"data_quality_flag": "Normal"}],
-            id="a flag of another case",
+            id="a flag in upper case",
         ),
         pytest.param(tables.pricing_reports, [REAL | {"spot_price": -1}], id="a negative price"),
-        pytest.param(tables.pricing_reports, [REAL | {"spot_price": 0}], id="no price"),
+        pytest.param(tables.pricing_reports, [REAL | {"spot_price": 0}], id="a price of zero"),
         pytest.param(
             tables.pricing_reports, [FILL | {"primary_price": 1}], id="interpolated, but observed"
         ),
@@ -367,17 +395,17 @@ def test_a_row_that_can_be_is_taken(created: str, table: Table, rows: list[Any])
         pytest.param(
             tables.replica_instances,
             [standby("a", NOW, live_agent_id=None)],
-            id="ready, but nobody's",
+            id="ready, without live_agent_id",
         ),
         pytest.param(
             tables.replica_instances,
             [standby("a", NOW, status="promoted")],
-            id="promoted, but still a standby",
+            id="promoted, with live_agent_id",
         ),
         pytest.param(
             tables.replica_instances,
             [standby("a", NOW, instance_id="i-1"), standby("b", NOW, instance_id="i-1")],
-            id="one instance for two",
+            id="one instance in two rows",
         ),
         pytest.param(
             tables.replica_instances,
@@ -391,9 +419,11 @@ def test_a_row_that_can_be_is_taken(created: str, table: Table, rows: list[Any])
         ),
         pytest.param(tables.incidents, [INCIDENT, INCIDENT | {"id": "2"}], id="two open incidents"),
         pytest.param(
-            tables.incidents, [INCIDENT | {"open_agent_id": None}], id="open, but nobody's"
+            tables.incidents, [INCIDENT | {"open_agent_id": None}], id="open, without open_agent_id"
         ),
-        pytest.param(tables.incidents, [INCIDENT | {"status": "done"}], id="done, but open"),
+        pytest.param(
+            tables.incidents, [INCIDENT | {"status": "done"}], id="done, with open_agent_id"
+        ),
         pytest.param(tables.spot_interruption_events, [SIGNAL, SIGNAL], id="a signal twice"),
         pytest.param(
             tables.spot_interruption_events,
@@ -405,19 +435,27 @@ def test_a_row_that_can_be_is_taken(created: str, table: Table, rows: list[Any])
             [BUFFERED | {"source": "rumour"}],
             id="an unknown source",
         ),
-        pytest.param(tables.system_events, [EVENT | {"severity": "panic"}], id="a severity"),
+        pytest.param(
+            tables.system_events, [EVENT | {"severity": "panic"}], id="an unknown severity"
+        ),
         pytest.param(
             tables.launch_attempts,
             [ATTEMPT, ATTEMPT | {"client_token": "u"}],
             id="one attempt twice",
         ),
-        pytest.param(tables.launch_attempts, [ATTEMPT | {"market": "flea"}], id="a market"),
-        pytest.param(tables.launch_attempts, [ATTEMPT | {"status": "odd"}], id="a status"),
+        pytest.param(
+            tables.launch_attempts, [ATTEMPT | {"market": "flea"}], id="an unknown market"
+        ),
+        pytest.param(
+            tables.launch_attempts,
+            [ATTEMPT | {"status": "odd"}],
+            id="an unknown status of an attempt",
+        ),
         pytest.param(tables.deployment, [{"one": 2, "name": "sef"}], id="a second deployment"),
     ],
 )
-def test_a_row_that_cannot_be_is_refused(created: str, table: Table, rows: list[Any]) -> None:
-    *fine, _ = rows
-    put(created, table, *fine)
+def test_an_invalid_row_is_refused(created: str, table: Table, rows: list[Any]) -> None:
+    *valid, _ = rows
+    put(created, table, *valid)
     with pytest.raises(DBAPIError):
         put(created, table, *rows)

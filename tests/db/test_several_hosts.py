@@ -1,4 +1,4 @@
-"""A database URL that lists several hosts: the first that can be used is connected to."""
+"""Connect to the first usable host of a database URL that lists several."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ URL = "mysql+mysqlconnector://root@/several?charset=utf8mb4&collation=utf8mb4_bi
 
 @pytest.fixture(scope="module")
 def servers(mariadb: PrivateServer) -> Iterator[list[PrivateServer]]:
-    """Two servers with SEF's tables. They share nothing: which one answers can be told."""
+    """Yield two servers with SEF's tables. They share no data, so a test can tell them apart."""
     second = type(mariadb)()
     try:
         second.start()
@@ -40,16 +40,16 @@ Connect = Callable[..., Database]
 
 @pytest.fixture
 def connect(servers: list[PrivateServer]) -> Iterator[Connect]:
-    made = []
+    databases = []
 
     def connect(*ports: int) -> Database:
         listed = "".join(f"&host=127.0.0.1:{port}" for port in ports)
-        # A frozen host is given up after so long, and one on a busy machine must not be.
-        made.append(Database(f"{URL}&read_timeout=6&connection_timeout=6{listed}"))
-        return made[-1]
+        # Short enough to notice a frozen host, and long enough for a host on a busy machine.
+        databases.append(Database(f"{URL}&read_timeout=6&connection_timeout=6{listed}"))
+        return databases[-1]
 
     yield connect
-    for database in made:
+    for database in databases:
         database.dispose()
 
 
@@ -57,24 +57,22 @@ def port_of(database: Database) -> int:
     return int(database.write(lambda c: c.scalar(text("SELECT @@port"))))
 
 
-def test_the_first_host_that_is_there_is_used(
-    servers: list[PrivateServer], connect: Connect
-) -> None:
+def test_the_first_running_host_is_used(servers: list[PrivateServer], connect: Connect) -> None:
     one, two = (server.port for server in servers)
-    nobody = free_port()
+    unused = free_port()
     assert port_of(connect(one, two)) == one
     assert port_of(connect(two, one)) == two
-    assert port_of(connect(nobody, two, one)) == two
+    assert port_of(connect(unused, two, one)) == two
 
 
-def test_with_no_host_there_the_database_is_unavailable(connect: Connect) -> None:
+def test_the_database_is_unavailable_if_no_host_runs(connect: Connect) -> None:
     database = connect(free_port(), free_port())
     with pytest.raises(Unavailable):
         port_of(database)
 
 
 @pytest.mark.parametrize("lost", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-def test_when_a_host_is_lost_the_call_is_answered_by_another(
+def test_another_host_answers_when_a_host_is_lost(
     servers: list[PrivateServer], connect: Connect, lost: signal.Signals
 ) -> None:
     one, two = servers
@@ -94,16 +92,16 @@ def test_when_a_host_is_lost_the_call_is_answered_by_another(
             two.signal(signal.SIGCONT)
 
 
-def test_a_host_that_becomes_read_only_is_left(
+def test_another_host_is_used_when_a_host_becomes_read_only(
     servers: list[PrivateServer], connect: Connect
 ) -> None:
     one, two = servers
-    # A user whom read-only binds, as it does not bind root.
+    # Read-only mode does not apply to root, so the test uses another user.
     for server in servers:
-        server.execute("CREATE USER IF NOT EXISTS bound@'127.0.0.1'")
-        server.execute(f"GRANT ALL ON {NAME}.* TO bound@'127.0.0.1'")
+        server.execute("CREATE USER IF NOT EXISTS writer@'127.0.0.1'")
+        server.execute(f"GRANT ALL ON {NAME}.* TO writer@'127.0.0.1'")
     listed = f"&host=127.0.0.1:{two.port}&host=127.0.0.1:{one.port}"
-    database = Database(URL.replace("root@", "bound@") + listed)
+    database = Database(URL.replace("root@", "writer@") + listed)
     try:
         change = text("UPDATE agents SET version = version + 1")
         database.write(lambda c: c.execute(change))
@@ -115,7 +113,7 @@ def test_a_host_that_becomes_read_only_is_left(
         database.dispose()
 
 
-def test_tables_are_made_where_there_are_none(
+def test_tables_are_created_through_a_list_of_hosts(
     servers: list[PrivateServer], bare_mariadb_url: str
 ) -> None:
     url = make_url(bare_mariadb_url)
@@ -133,30 +131,32 @@ def test_tables_are_made_where_there_are_none(
     ("listed", "hosts"),
     [
         pytest.param("", [], id="none"),
-        pytest.param("?host=a", [("a", 3306)], id="one, at the usual port"),
+        pytest.param("?host=a", [("a", 3306)], id="one, at the default port"),
         pytest.param("?host=a:1&host=b:2", [("a", 1), ("b", 2)], id="two"),
         pytest.param("?host=[::1]:7&host=[::2]", [("::1", 7), ("::2", 3306)], id="IPv6"),
     ],
 )
-def test_hosts_are_read(listed: str, hosts: list[tuple[str, int]]) -> None:
+def test_hosts_are_parsed(listed: str, hosts: list[tuple[str, int]]) -> None:
     assert hosts_of(make_url(f"mysql+mysqlconnector://me@/sef{listed}")) == hosts
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         pytest.param("mysql+mysqlconnector://me@a:1,b:2/sef", "host=a:3306&host=b", id="commas"),
-        pytest.param("mysql+mysqlconnector://me@/sef?host=a:no", "'a:no' is no host", id="a port"),
-        pytest.param("mysql+mysqlconnector://me@/sef?host=:1", "':1' is no host", id="no name"),
+        pytest.param(
+            "mysql+mysqlconnector://me@/sef?host=a:no", "invalid host 'a:no'", id="a port"
+        ),
+        pytest.param("mysql+mysqlconnector://me@/sef?host=:1", "invalid host ':1'", id="no name"),
         pytest.param("mysql+mysqlconnector://me@a/sef?host=b", "not both", id="both forms"),
     ],
 )
-def test_hosts_that_cannot_be_read_stop_the_start(url: str, told: str) -> None:
+def test_invalid_hosts_stop_the_start(url: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         config.load(database_url=url)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
-def test_the_password_is_not_told_with_the_hosts() -> None:
+def test_the_password_is_not_shown_with_the_hosts() -> None:
     settings = config.load(database_url="mysql+mysqlconnector://me:secret@/sef?host=a:1&host=b:2")
     assert "secret" not in settings.shown_database
