@@ -1,4 +1,4 @@
-"""What tests run on: real databases, the simulated EC2, and the façade on top of both."""
+"""Provide real databases, the simulated EC2, and the façade on top of both."""
 
 import os
 import uuid
@@ -21,19 +21,19 @@ from tests import mariadb as mariadb_server
 from tests import mysql as mysql_server
 from tests.db.rows import empty
 from tests.environment import neutralize
-from tests.harness import World, restore
+from tests.harness import TrackedSimulation, World
 from tests.mariadb import MariaDB
 from tests.mysql import MySQL
 from tests.private_server import PrivateServer
 
 ON_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 CLUSTER = Path(__file__).parent / "cluster"
-NO_SERVER = "there is no MariaDB server on this machine (sudo apt install mariadb-server)"
+NO_SERVER = "MariaDB is not installed (sudo apt install mariadb-server)"
 NO_MYSQL = "MySQL 9 is not unpacked (python -m tests.mysql)"
 
 neutralize()
 
-# On a busy machine an example may take long to draw, and that is no defect.
+# On a busy machine it may take long to generate an example; that is not a failure.
 settings.register_profile(
     "sef", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -43,16 +43,18 @@ settings.load_profile("sef-ci" if ON_CI else "sef")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--mysql", action="store_true", help="MySQL 9 in the place of MariaDB; nothing on SQLite"
+        "--mysql", action="store_true", help="use MySQL 9 instead of MariaDB, and skip SQLite"
     )
     parser.addoption(
-        "--cluster", action="store_true", help="with the tests on three nodes of a Galera cluster"
+        "--cluster",
+        action="store_true",
+        help="run also the tests on a Galera cluster of three nodes",
     )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    is_left_out = collection_path == CLUSTER and not config.getoption("--cluster")
-    return True if is_left_out else None
+    is_ignored = collection_path == CLUSTER and not config.getoption("--cluster")
+    return True if is_ignored else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -69,15 +71,15 @@ def _is_on_sqlite(item: pytest.Item) -> bool:
 
 @pytest.fixture(scope="session")
 def mariadb(pytestconfig: pytest.Config) -> Iterator[PrivateServer]:
-    """A server of this test process alone; who takes it away starts it again."""
-    wanted, found, missing = MariaDB, mariadb_server.find(), NO_SERVER
+    """Yield the server of this test process; a test that stops it must start it again."""
+    kind, program, reason = MariaDB, mariadb_server.find(), NO_SERVER
     if pytestconfig.getoption("--mysql"):
-        wanted, found, missing = MySQL, mysql_server.find(), NO_MYSQL
-    if found is None:
+        kind, program, reason = MySQL, mysql_server.find(), NO_MYSQL
+    if program is None:
         if ON_CI:
-            pytest.fail(missing, pytrace=False)
-        pytest.skip(missing)
-    server = wanted()
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    server = kind()
     try:
         server.start()
         yield server
@@ -87,7 +89,7 @@ def mariadb(pytestconfig: pytest.Config) -> Iterator[PrivateServer]:
 
 @pytest.fixture(scope="session")
 def mariadb_with_tables(mariadb: PrivateServer) -> Iterator[str]:
-    """A database with SEF's tables: to make them anew for each test takes most of its time."""
+    """Yield a database with SEF's tables; to create them for each test would take too long."""
     name = f"sef_{uuid.uuid4().hex}"
     mariadb.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
     database = Database(mariadb.url(name))
@@ -99,14 +101,14 @@ def mariadb_with_tables(mariadb: PrivateServer) -> Iterator[str]:
 
 @pytest.fixture
 def mariadb_url(mariadb_with_tables: str) -> str:
-    """A database on MariaDB whose tables are empty."""
+    """Return a MariaDB database whose tables have no rows."""
     empty(mariadb_with_tables)
     return mariadb_with_tables
 
 
 @pytest.fixture
 def bare_mariadb_url(mariadb: PrivateServer) -> Iterator[str]:
-    """A database on MariaDB without any table."""
+    """Yield a MariaDB database without tables."""
     name = f"sef_{uuid.uuid4().hex}"
     mariadb.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
     yield mariadb.url(name)
@@ -115,38 +117,38 @@ def bare_mariadb_url(mariadb: PrivateServer) -> Iterator[str]:
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    """An empty database in a file."""
+    """Return a SQLite database without tables, in a file."""
     return f"sqlite:///{tmp_path / 'sef.db'}"
 
 
 @pytest.fixture(params=["sqlite", "mariadb"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """An empty database; a test that takes it runs once on each kind."""
+    """Return a database without rows; a test with this fixture runs once on each kind."""
     return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture(scope="session")
 def shared_simulation(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[Path, Simulation]]:
-    """The simulated EC2 of this test process, and the folder it lives in."""
+) -> Iterator[tuple[Path, TrackedSimulation]]:
+    """Yield the simulated EC2 of this test process, and its folder."""
     var = tmp_path_factory.mktemp("simulated-ec2")
-    simulation = ensure_running(var, pending_seconds=0)
+    simulation = TrackedSimulation(ensure_running(var, pending_seconds=0).endpoint)
     yield var, simulation
     simulation.stop()
 
 
 @pytest.fixture
-def simulation(shared_simulation: tuple[Path, Simulation]) -> Iterator[Simulation]:
-    """The simulated EC2 without instances and faults, and with capacity everywhere."""
+def simulation(shared_simulation: tuple[Path, TrackedSimulation]) -> Iterator[TrackedSimulation]:
+    """Yield the simulated EC2 without instances or faults, and with capacity in every pool."""
     _, simulation = shared_simulation
     yield simulation
-    restore(simulation)
+    simulation.restore()
 
 
 @pytest.fixture
 def sef_settings(shared_simulation: tuple[Path, Simulation], database_url: str) -> Settings:
-    """Settings on `database_url` and the simulated EC2, with the periodic jobs off."""
+    """Return settings for `database_url` and the simulated EC2, without periodic jobs."""
     var, _ = shared_simulation
     return Settings(var=var, database_url=database_url, simulator_pending_seconds=0, run_jobs=False)
 
@@ -155,22 +157,23 @@ def sef_settings(shared_simulation: tuple[Path, Simulation], database_url: str) 
 def make_sef(
     sef_settings: Settings, simulation: Simulation
 ) -> Iterator[Callable[..., SmartEmergencyFallback]]:
-    """Build façades: `make_sef(clock=..., max_instances=1)`, each with its own connections.
+    """Yield a function that builds a façade: `make_sef(clock=..., max_instances=1)`.
 
-    They use the test's database unless another source is given: `make_sef(connection)`.
+    Each façade has its own connections to the test's database, or uses a source that is passed:
+    `make_sef(connection)`.
     """
-    made: list[SmartEmergencyFallback] = []
+    created: list[SmartEmergencyFallback] = []
 
     def make(
         source: Any = None, *, clock: Clock = utc_now, **changes: Any
     ) -> SmartEmergencyFallback:
         settings = sef_settings.model_copy(update=changes)
         source = source or settings.database
-        made.append(SmartEmergencyFallback(source, settings=settings, clock=clock))
-        return made[-1]
+        created.append(SmartEmergencyFallback(source, settings=settings, clock=clock))
+        return created[-1]
 
     yield make
-    for sef in made:
+    for sef in created:
         sef.close()
 
 
@@ -180,30 +183,27 @@ def sef(make_sef: Callable[..., SmartEmergencyFallback]) -> SmartEmergencyFallba
 
 
 @pytest.fixture(autouse=True)
-def _boto3_retries_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def _boto3_retries_without_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(botocore.endpoint, "time", SimpleNamespace(sleep=lambda _: None))
 
 
 @pytest.fixture
 def world(simulation: Simulation, sef_settings: Settings) -> Iterator[World]:
-    """A story's clock, simulated EC2 and rows, and the invariants that hold at its end."""
+    """Yield the clock, simulated EC2, rows and invariants of a story."""
     world = World(simulation, sef_settings)
     yield world
     world.close()
-    simulation.set_options(
-        visible_after_seconds=0, refuse_token_of_terminated=True, healthy_after_seconds=0
-    )
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     if config.getoption("--mysql"):
-        return f"in the place of MariaDB: {mysql_server.find() or NO_MYSQL}"
+        return f"instead of MariaDB: {mysql_server.find() or NO_MYSQL}"
     return f"mariadb: {mariadb_server.find() or 'none found'}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = terminalreporter.stats.get("skipped", [])
-    for missing in (NO_SERVER, NO_MYSQL):
-        skipped = sum(missing in str(report.longrepr) for report in reports)
+    for reason in (NO_SERVER, NO_MYSQL):
+        skipped = sum(reason in str(report.longrepr) for report in reports)
         if skipped:
-            terminalreporter.write_line(f"{skipped} tests did not run: {missing}.", yellow=True)
+            terminalreporter.write_line(f"{skipped} tests did not run: {reason}.", yellow=True)

@@ -1,6 +1,6 @@
-"""One stage for a story: a clock, the simulated EC2, the rows, and what must always hold."""
+"""Test SEF with a clock, the simulated EC2 and the rows of a story, and check the invariants."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -26,7 +26,7 @@ POOL = "m5.large.us-east-1a"
 OTHERS = ["m5.large.us-east-1b", "m5.large.us-east-1c"]
 ALIVE = {"pending", "running"}
 ONCE = pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
-"""For a story in which the kind of the database makes no difference."""
+"""Mark a story in which the kind of the database makes no difference: it runs on MariaDB only."""
 REBALANCE = "rebalance-recommendation"
 TERMINATION = "termination-notice"
 
@@ -36,7 +36,7 @@ MakeSef = Callable[..., SmartEmergencyFallback]
 
 
 class Clock:
-    """The time as a test says; it begins now, so that it agrees with EC2's launch times."""
+    """A clock that a test advances. It starts at the present time, like EC2's launch times."""
 
     def __init__(self) -> None:
         self._now = datetime.now(UTC)
@@ -51,10 +51,45 @@ class Clock:
 
 
 class Crash(BaseException):
-    """The process ends here; nothing may catch it."""
+    """The simulated end of a process; SEF must not catch it."""
+
+
+class TrackedSimulation(Simulation):
+    """A client of the simulated EC2 that knows the state that its test has changed."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(endpoint)
+        self._changed: set[str] = set()
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        if method != "GET":
+            self._changed.add(path.partition("/")[0])
+        return super()._ask(method, path, body)
+
+    def restore(self) -> None:
+        """Terminate and forget all instances, and undo what the test changed.
+
+        Options are always reset: SEF sets them too, with a client of its own.
+        """
+        self.forget_instances()
+        self.set_options(
+            pending_seconds=0,
+            visible_after_seconds=0,
+            refuse_token_of_terminated=True,
+            healthy_after_seconds=0,
+        )
+        if "faults" in self._changed:
+            self.clear_faults()
+        if "pools" in self._changed:
+            for pool in self.pools():
+                if pool.room is not None:
+                    self.set_pool(pool.pool, capacity=True)
+        self._changed.clear()
 
 
 class World:
+    """The clock, the simulated EC2, the rows and the workers of one story."""
+
     def __init__(
         self,
         simulation: Simulation,
@@ -63,11 +98,11 @@ class World:
         self.simulation = simulation
         self.clock = Clock()
         self.client = own_client_of(simulation.endpoint)
-        # To wait while the clock of the story stands still would be in vain.
-        given = {"launch_template": "sef-default", "enable_wait_seconds": 0}
-        self._settings = settings.model_copy(update=given)
+        # No wait, because the clock of the story stands still.
+        changes = {"launch_template": "sef-default", "enable_wait_seconds": 0}
+        self._settings = settings.model_copy(update=changes)
         self._engine: Engine = create_engine(settings.database_url)
-        self._made: list[SmartEmergencyFallback] = []
+        self._workers: list[SmartEmergencyFallback] = []
 
     def sef(
         self,
@@ -77,30 +112,30 @@ class World:
         ahead: float = 0,
         **settings: Any,
     ) -> SmartEmergencyFallback:
-        """Another worker on the same database.
+        """Build another worker on the same database.
 
         Args:
-            cloud: one to go wrong at a certain call.
-            clients: the same, for what belongs to the agents.
-            ahead: seconds by which this worker's clock is wrong.
+            cloud: an EC2 that fails at a certain call, instead of the usual one.
+            clients: the same for the resources of a cutover.
+            ahead: seconds by which the clock of this worker is fast.
         """
         if "simulator_pending_seconds" in settings:
             self.simulation.set_options(pending_seconds=settings["simulator_pending_seconds"])
         sef = SmartEmergencyFallback(
             self._settings.database_url,
             settings=self._settings.model_copy(update=settings),
-            # To build a client of its own for each would take most of the time of the stories.
+            # Shared clients: to build new ones would take most of the time of a story.
             cloud=cloud or ec2_of(self.simulation.endpoint),
             clients=clients or clients_of(self.simulation.endpoint),
             clock=lambda: self.clock() + timedelta(seconds=ahead),
         )
-        self._made.append(sef)
+        self._workers.append(sef)
         return sef
 
     def primary(
         self, sef: SmartEmergencyFallback, agent_id: str = "a", pool: str = POOL, **more: Any
     ) -> str:
-        """Launch an instance as an operator does, and register it as an agent's."""
+        """Launch an instance as an operator does, and register it as an agent's primary."""
         instance_id = self.launch(pool, **more)
         sef.register_agent(agent_id, {"instance_id": instance_id, "pool_id": pool})
         return instance_id
@@ -130,8 +165,8 @@ class World:
         return sef.handle_interruption(agent_id, payload | fields)
 
     def described(self, instance_id: str) -> Any:
-        found = self.client.describe_instances(InstanceIds=[instance_id])
-        return found["Reservations"][0]["Instances"][0]
+        response = self.client.describe_instances(InstanceIds=[instance_id])
+        return response["Reservations"][0]["Instances"][0]
 
     def state(self, instance_id: str) -> str:
         return next(i.state for i in self.simulation.instances() if i.id == instance_id)
@@ -140,17 +175,22 @@ class World:
         return next(i.pool for i in self.simulation.instances() if i.id == instance_id)
 
     def tagged(self, agent_id: str = "a") -> list[SimulatedInstance]:
-        """All instances that SEF ever launched for an agent; other stories have theirs.
+        """Return all instances that SEF ever launched for an agent, the oldest first.
 
-        Of those that were launched with others also such as have no tag of the agent's yet.
+        An instance of a shared call belongs to its replica's agent until it has the agent's tag.
         """
+        return self._tagged(agent_id, self.simulation.instances())
+
+    def _tagged(
+        self, agent_id: str, instances: Collection[SimulatedInstance]
+    ) -> list[SimulatedInstance]:
         names = [row.name for row in self.rows("deployment", None)]
-        its_own = {replica.instance_id for replica in self.replicas(agent_id)}
+        of_replicas = {replica.instance_id for replica in self.replicas(agent_id)}
         return [
             i
-            for i in self.simulation.instances()
+            for i in instances
             if i.tags.get(MANAGED_TAG) in names
-            and (i.tags.get(AGENT_TAG) == agent_id if AGENT_TAG in i.tags else i.id in its_own)
+            and (i.tags.get(AGENT_TAG) == agent_id if AGENT_TAG in i.tags else i.id in of_replicas)
             and ATTEMPT_TAG in i.tags
         ]
 
@@ -176,7 +216,7 @@ class World:
     def past(
         self, count: int, terminations: int, pool: str = POOL, *, unannounced: bool = False
     ) -> None:
-        """Store incidents of a pool, a day old, of which some ended in a termination.
+        """Insert incidents of a pool from a day ago, of which some ended with a termination.
 
         Each began with a rebalance recommendation, unless `unannounced`.
         """
@@ -186,7 +226,7 @@ class World:
             [
                 {
                     "id": f"past-{pool[-2:]}-{number}",
-                    "agent_id": "somebody",
+                    "agent_id": "another",
                     "subject": f"i-{number}",
                     "instance_id": f"i-{number}",
                     "pool_id": pool,
@@ -206,8 +246,8 @@ class World:
         return self.rows("agents", agent_id)[0]
 
     def replicas(self, agent_id: str = "a", *statuses: str) -> list[Row[Any]]:
-        found = sorted(self.rows("replica_instances", agent_id), key=lambda r: r.created_at)
-        return [r for r in found if not statuses or r.status in statuses]
+        rows = sorted(self.rows("replica_instances", agent_id), key=lambda r: r.created_at)
+        return [r for r in rows if not statuses or r.status in statuses]
 
     def standby(self, agent_id: str = "a") -> Row[Any] | None:
         live = self.replicas(agent_id, "launching", "ready")
@@ -216,33 +256,40 @@ class World:
 
     def attempts(self, agent_id: str = "a") -> list[Row[Any]]:
         ids = {r.id for r in self.replicas(agent_id)}
-        found = [a for a in self.rows("launch_attempts", None) if a.replica_id in ids]
-        return sorted(found, key=lambda a: (a.created_at, a.attempt))
+        rows = [a for a in self.rows("launch_attempts", None) if a.replica_id in ids]
+        return sorted(rows, key=lambda a: (a.created_at, a.attempt))
 
     def events(self, event_type: str, agent_id: str = "a") -> list[Row[Any]]:
         return [e for e in self.rows("system_events", agent_id) if e.event_type == event_type]
 
     def promotions(self, agent_id: str = "a") -> list[Row[Any]]:
-        done = ("failover_completed", "switchover_completed")
-        return [e for e in self.rows("system_events", agent_id) if e.event_type in done]
+        types = ("failover_completed", "switchover_completed")
+        return [e for e in self.rows("system_events", agent_id) if e.event_type in types]
 
     def settle(self, sef: SmartEmergencyFallback, seconds: float = 0) -> None:
-        """Let time pass, and the periodic job run."""
+        """Let time pass, and run one pass of `sef_reconcile`."""
         self.clock.advance(seconds)
         sef.reconcile()
 
     def cloud(self, on: str, do: Callable[..., None]) -> Ec2:
-        """An EC2 of its own, where `do` happens at an event of boto3's."""
+        """Return an EC2 with its own client, which calls `do` at an event of boto3."""
         client = client_of(self.simulation.endpoint)
         client.meta.events.register(on, do)
         return Ec2(client)
 
     def check(self, agent_id: str = "a", gone: Collection[str] = ()) -> None:
-        """What holds after every story; `gone` are instances that the story took away itself."""
-        instances = {i.id: i for i in self.tagged(agent_id)}
+        """Check the invariants that hold after every story.
+
+        Args:
+            agent_id: the agent of the story.
+            gone: instances that the story itself terminated.
+        """
+        everything = self.simulation.instances()
+        states = {i.id: i.state for i in everything}
+        instances = {i.id: i for i in self._tagged(agent_id, everything)}
         replicas = self.replicas(agent_id)
         agent = self.agent(agent_id)
-        self.standby(agent_id)  # never two
+        self.standby(agent_id)  # checks that there is at most one
 
         claimed = {
             r.instance_id
@@ -250,59 +297,50 @@ class World:
             if r.status in ("launching", "ready", "promoted") and r.instance_id
         }
         running = {i.id for i in instances.values() if i.state in ALIVE}
-        assert running == claimed - set(gone), "EC2 runs what the rows say, and nothing else"
+        assert running == claimed - set(gone), "EC2 must run exactly the instances in the rows"
 
         for replica in replicas:
-            made = [
+            launched = [
                 i
                 for i in instances.values()
                 if i.tags.get(REPLICA_TAG) == replica.id
                 or (REPLICA_TAG not in i.tags and i.id == replica.instance_id)
             ]
-            assert len(made) <= 1, f"{replica.id} has {len(made)} instances"
-            assert [i.id for i in made] == ([replica.instance_id] if replica.instance_id else [])
+            assert len(launched) <= 1, f"{replica.id} has {len(launched)} instances"
+            assert [i.id for i in launched] == (
+                [replica.instance_id] if replica.instance_id else []
+            )
             if replica.status == "ready" and replica.instance_id not in gone:
-                assert made[0].state == "running"
-                assert made[0].pool == replica.pool_id
-                assert made[0].market == replica.market
+                assert launched[0].state == "running"
+                assert launched[0].pool == replica.pool_id
+                assert launched[0].market == replica.market
             if replica.status in ("terminated", "failed"):
-                assert all(i.state not in ALIVE for i in made)
+                assert all(i.state not in ALIVE for i in launched)
             assert (replica.ready_at is not None) or replica.status not in ("ready", "promoted")
 
         tokens = [i.tags[ATTEMPT_TAG] for i in instances.values() if REPLICA_TAG in i.tags]
-        assert len(tokens) == len(set(tokens)), "one instance for each launch that was decided on"
+        assert len(tokens) == len(set(tokens)), "two instances have the same launch attempt"
 
         retired = [r for r in self.rows("retirements", agent_id) if r.terminated_at]
         assert agent.instance_id not in {r.instance_id for r in retired}
-        everything = {i.id: i.state for i in self.simulation.instances()}
         for retirement in retired:
-            assert everything.get(retirement.instance_id) not in ALIVE
+            assert states.get(retirement.instance_id) not in ALIVE
 
         epochs = [e.details["epoch"] for e in self.promotions(agent_id)]
-        assert len(epochs) == len(set(epochs)), "one promotion for each epoch"
+        assert len(epochs) == len(set(epochs)), "two promotions have the same epoch"
         assert agent.epoch >= max(epochs, default=1)
         open_incidents = [i for i in self.rows("incidents", agent_id) if i.status == "open"]
         assert len(open_incidents) <= 1
 
     def close(self) -> None:
-        for sef in self._made:
+        for sef in self._workers:
             sef.close()
         self._engine.dispose()
 
 
-def restore(simulation: Simulation) -> None:
-    """Take back all that a test may have told the simulated EC2, and end its instances."""
-    simulation.forget_instances()
-    simulation.clear_faults()
-    simulation.set_options(pending_seconds=0, visible_after_seconds=0, healthy_after_seconds=0)
-    for pool in simulation.pools():
-        if pool.room is not None:
-            simulation.set_pool(pool.pool, capacity=True)
-
-
 @cache
 def own_client_of(endpoint: str) -> "EC2Client":
-    """The client of the stories themselves, which nothing goes wrong with."""
+    """Return the client of the tests themselves, in which no test injects errors."""
     return client_of(endpoint)
 
 
@@ -331,17 +369,17 @@ def client_of(endpoint: str, config: Config | None = None) -> "EC2Client":
 
 @contextmanager
 def meanwhile(fragment: str, do: Callable[[], object]) -> Iterator[None]:
-    """Once, just before this thread's first statement with `fragment` in it, `do` happens.
+    """Call `do` once, just before this thread's first statement that contains `fragment`.
 
-    That is how another worker gets in between two steps, without a race to be lucky with. The
-    statement must be one outside of transactions, whose locks the other worker would wait for.
+    So another worker acts between two steps at a fixed place, and the test needs no luck. The
+    statement must be outside of transactions: the other worker would wait for their locks.
     """
     thread = get_ident()
-    done: list[bool] = []
+    called: list[bool] = []
 
     def before(*arguments: Any) -> None:
-        if not done and get_ident() == thread and fragment in arguments[2]:
-            done.append(True)
+        if not called and get_ident() == thread and fragment in arguments[2]:
+            called.append(True)
             do()
 
     event.listen(Engine, "before_cursor_execute", before)
@@ -349,4 +387,4 @@ def meanwhile(fragment: str, do: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         event.remove(Engine, "before_cursor_execute", before)
-    assert done, f"there was no statement with {fragment!r}"
+    assert called, f"no statement contained {fragment!r}"

@@ -1,6 +1,6 @@
-"""The backend dies at every step there is."""
+"""Kill the backend at every failpoint, and check that it recovers."""
 
 import pytest
 
-# They assert, and are no tests that pytest would rewrite by itself.
+# Pytest rewrites the asserts of test modules only, and these modules assert too.
 pytest.register_assert_rewrite("tests.crash.harness", "tests.crash.scenarios")

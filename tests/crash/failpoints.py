@@ -1,4 +1,4 @@
-"""The failpoints that the code has: read from its source, so that none can be forgotten."""
+"""List the failpoints of the code: read them from its source, so that no test can miss one."""
 
 import ast
 import re
@@ -20,57 +20,49 @@ SOURCES = [
     for path in sorted([*(ROOT / "sef").rglob("*.py"), ROOT / "smart_emergency_fallback.py"])
     if "simulator" not in path.parts and path.name not in ("database.py", "failpoints.py")
 ]
+SIDES = ("before", "after")
 
 
 @cache
-def in_the_code() -> frozenset[str]:
-    """The name of every point, each with its boundary."""
+def all_failpoints() -> frozenset[str]:
+    """Return the name of every failpoint, such as `RunInstances:before-call`."""
     names = set()
     for path in SOURCES:
         tree = ast.parse(path.read_text())
-        names |= {f"{name}:{side}-commit" for name in _writes(path, tree) for side in SIDES}
-        for name in (*_calls(tree), *_other_calls(tree)):
+        module = import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        for name in _transactions(tree, module):
+            names |= {f"{name}:{side}-commit" for side in SIDES}
+        for name in (*_aws_calls(tree), *_other_calls(tree)):
             names |= {f"{name}:{side}-call" for side in SIDES}
     return frozenset(names)
 
 
-SIDES = ("before", "after")
-
-
-def _writes(path: Path, tree: ast.Module) -> Iterator[str]:
-    """Name the transactions of a module: the functions handed to the database's `write` methods."""
-    module = import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+def _transactions(tree: ast.Module, module: ModuleType) -> Iterator[str]:
+    """Name the transactions of a module: the functions that it passes to `database.write`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and re.search(
             r"database\.write(_shared)?$", ast.unparse(node.func)
         ):
-            yield failpoints.name_of(_handed_over(node.args[0], module))
+            yield failpoints.name_of(_function(ast.unparse(node.args[0]), module))
 
 
-def _handed_over(work: ast.expr, module: ModuleType) -> Callable[..., Any]:
-    """Return the function that an expression in a module stands for."""
-    names = vars(module)
-    if isinstance(work, ast.Name):
-        found = names[work.id]
+def _function(expression: str, module: ModuleType) -> Callable[..., Any]:
+    """Return the function or method that an expression in a module stands for."""
+    owner, _, name = expression.rpartition(".")
+    if owner == "self":
+        [function] = [
+            vars(cls)[name]
+            for cls in vars(module).values()
+            if isinstance(cls, type) and cls.__module__ == module.__name__ and name in vars(cls)
+        ]
     else:
-        assert isinstance(work, ast.Attribute), f"{ast.unparse(work)} has no name"
-        assert isinstance(work.value, ast.Name), f"{ast.unparse(work)} has no name"
-        if work.value.id == "self":
-            [found] = [
-                vars(cls)[work.attr]
-                for cls in names.values()
-                if isinstance(cls, type)
-                and cls.__module__ == module.__name__
-                and work.attr in vars(cls)
-            ]
-        else:
-            found = getattr(names[work.value.id], work.attr)
-    assert callable(found)
-    return found  # type: ignore[no-any-return]
+        function = getattr(vars(module)[owner], name) if owner else vars(module)[name]
+    assert callable(function)
+    return function
 
 
-def _calls(tree: ast.Module) -> Iterator[str]:
-    """The operations of AWS that a module calls, by boto3's names for them."""
+def _aws_calls(tree: ast.Module) -> Iterator[str]:
+    """Name the AWS operations that a module calls, as boto3 does."""
     operations = _operations()
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
@@ -84,6 +76,7 @@ def _calls(tree: ast.Module) -> Iterator[str]:
 
 @cache
 def _operations() -> Mapping[str, str]:
+    """Return the operations that SEF can call, by the name of boto3's method."""
     session = botocore.session.get_session()
     return {
         xform_name(operation): operation
@@ -93,7 +86,7 @@ def _operations() -> Mapping[str, str]:
 
 
 def _other_calls(tree: ast.Module) -> Iterator[str]:
-    """The calls to somebody else than AWS, by the names that a module gives them."""
+    """Name the calls to receivers other than AWS; the code passes the names to `failpoint`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "failpoints.failpoint":
             yield ast.literal_eval(node.args[0])

@@ -1,7 +1,7 @@
-"""Starts backends quickly: a process that has imported everything, and forks for each of them.
+"""Start backends quickly: a process that has imported everything forks for each backend.
 
-A start takes most of the time of a crash, and most of a start is importing. What is forked runs the
-same command, `backend.py serve`, with a master and a worker of its own, in a session of its own.
+A start takes most of the time of a crash test, and imports take most of a start. A forked backend
+runs the same command, `backend.py serve`, with its own master and worker, in its own session.
 """
 
 import json
@@ -17,7 +17,9 @@ from typing import IO, Any
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-class Nursery:
+class ForkServer:
+    """The client of the forking process."""
+
     def __init__(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.crash.fork_server"],
@@ -30,10 +32,10 @@ class Nursery:
     def start(
         self, arguments: Sequence[str], environment: Mapping[str, str], log: IO[Any]
     ) -> "Forked":
-        order = {"arguments": arguments, "environment": dict(environment), "log": log.name}
+        request = {"arguments": arguments, "environment": dict(environment), "log": log.name}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return Forked(int(self._process.stdout.readline()))
 
@@ -42,7 +44,7 @@ class Nursery:
 
 
 class Forked:
-    """A process that is not our child, with as much of `Popen` as a Server needs."""
+    """A process that is no child of this one, with the methods of `Popen` that a Server needs."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -64,6 +66,7 @@ class Forked:
             signal.pidfd_send_signal(self._handle, signal.SIGTERM)
 
     def _ended(self, within: float | None) -> bool:
+        """Return True if the process ends within some seconds; None waits without a limit."""
         if self._handle >= 0 and select.select([self._handle], [], [], within)[0]:
             os.close(self._handle)
             self._handle = -1
@@ -74,16 +77,16 @@ def main() -> None:
     import backend
     from sef import jobs
 
-    # Not a setting: nobody but a test wants it more often.
+    # Not a setting, because only these tests need shorter intervals.
     jobs.RETENTION_EVERY = 0.25
 
-    # Nobody waits for the children; the kernel buries them.
+    # This process does not wait for its children: the kernel removes them when they end.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
-        order = json.loads(line)
+        request = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            serve(backend, **order)
+            serve(backend, **request)
         print(pid, flush=True)
 
 

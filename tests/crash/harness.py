@@ -1,4 +1,4 @@
-"""A real backend that dies where it is told, is started again, and is asked what became of it."""
+"""Run a real backend, kill it at a failpoint, start it again, and check its state."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,32 +16,43 @@ from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG
 from sef.db import tables
 from sef.db.statements import upsert
 from sef.jobs import RECONCILE
-from tests.crash.fork_server import Nursery
-from tests.harness import ALIVE, POOL, World, restore
+from tests.crash.fork_server import ForkServer
+from tests.harness import ALIVE, POOL, TrackedSimulation, World
 from tests.web.server import Server
 
 SECONDS = 60
-"""Within which everything has to have come right; a loaded machine is slow."""
-KEPT = ("deployment", "leases")
+"""Time limit of each wait; a busy machine is slow."""
+KEPT_TABLES = ("deployment", "leases")
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
 
 class NotReached(Exception):
-    """The point was not reached so often this time: jobs and requests took the steps otherwise."""
+    """The backend did not reach the armed occurrence of a failpoint.
+
+    Jobs and requests may share the steps differently in each run.
+    """
 
 
 class Stage:
-    """One database, one simulated EC2 and the backend on them, over many crashes.
+    """A database, a simulated EC2, and a backend that survives many crashes.
 
-    The processes are real and so is SIGKILL. Only the waiting is cut short: the lease of a killed
-    process is taken away, which otherwise ends some seconds later, and `Story.later` puts times
-    in the rows back.
+    The processes and SIGKILL are real. Only waits are shortened: the stage deletes the lease of a
+    killed process, which would expire some seconds later, and `Story.later` moves times in the
+    rows into the past.
     """
 
-    def __init__(self, world: World, nursery: Nursery, database_url: str, folder: Path) -> None:
+    def __init__(
+        self,
+        world: World,
+        simulation: TrackedSimulation,
+        fork_server: ForkServer,
+        database_url: str,
+        folder: Path,
+    ) -> None:
         self.world = world
-        self._nursery = nursery
+        self._simulation = simulation
+        self._fork_server = fork_server
         self._database_url = database_url
         self._folder = folder
         self._armed = folder / "armed"
@@ -51,11 +62,11 @@ class Stage:
         self.crashes = 0
 
     def prepare(self, environment: Mapping[str, str]) -> None:
-        """Get ready for a story: nothing of the one before is left, and the backend runs."""
-        restore(self.world.simulation)
+        """Remove all traces of the previous story, and make sure that the backend runs."""
+        self._simulation.restore()
         with self.world.connect() as connection, connection.begin():
             for table in tables.metadata.sorted_tables:
-                if table.name not in KEPT:
+                if table.name not in KEPT_TABLES:
                     connection.execute(delete(table))
         for instance in self.world.simulation.instances():
             if instance.state in ALIVE:
@@ -76,7 +87,7 @@ class Stage:
 
     @property
     def reached(self) -> Sequence[str]:
-        """The points that were reached since `arm`."""
+        """Return the failpoints that were reached since `arm`."""
         return self._reached.read_text().split() if self._reached.exists() else []
 
     @property
@@ -84,7 +95,7 @@ class Stage:
         return self._armed.with_suffix(".reached")
 
     def request(self, method: str, path: str, **more: Any) -> requests.Response | None:
-        """None when the backend was killed before it answered; another runs by then."""
+        """Return the response; None if the backend was killed before. It is running again then."""
         assert self._server is not None
         try:
             return requests.request(method, self._server.url + path, timeout=SECONDS, **more)
@@ -93,7 +104,10 @@ class Stage:
             return None
 
     def revive(self) -> None:
-        """Start the backend again if it was killed; its requests may notice before its parent."""
+        """Start the backend again if it was killed.
+
+        A failed request can be noticed before the end of the process.
+        """
         assert self._server is not None
         if self._server.ended(within=30):
             self.crashes += 1
@@ -101,7 +115,7 @@ class Stage:
             self._start()
 
     def hold_jobs(self) -> None:
-        """Let the requests do the work alone, so that it is the same steps each time."""
+        """Keep the jobs from running, so that requests take the same steps each time."""
         until = utc_now() + timedelta(seconds=30)
         row = {"name": RECONCILE, "holder": "the test", "expires_at": until, "version": 1}
         with self.world.connect() as connection, connection.begin():
@@ -118,7 +132,7 @@ class Stage:
         self._server = Server(
             self._folder,
             self._database_url,
-            start=self._nursery.start,
+            start=self._fork_server.start,
             **{
                 "SEF_CLOUD": "aws",
                 "SEF_VAR": str(self.world.simulation.health()["state"]),
@@ -145,7 +159,7 @@ class Stage:
 
 
 class Story:
-    """One agent's way through a scenario, with at most one crash at `point`."""
+    """A scenario as one agent passes it, with at most one crash, at `point`."""
 
     def __init__(self, stage: Stage, name: str, point: str) -> None:
         self.stage = stage
@@ -154,7 +168,7 @@ class Story:
         self._point = point
         self._url = f"/api/agents/{self.agent_id}"
         self._began = time.time()
-        self._repeats: list[Mapping[str, Any]] = []
+        self._sent: list[Mapping[str, Any]] = []
         self.gone: set[str] = set()
 
     @property
@@ -173,17 +187,17 @@ class Story:
         return self.world.rows(table, self.agent_id)
 
     def fleet_events(self, event_type: str) -> list[Any]:
-        """Those that are of no agent."""
-        told = self.world.rows("system_events", None)
-        return [e for e in told if e.event_type == event_type and e.agent_id is None]
+        """Return the events that belong to no agent."""
+        events = self.world.rows("system_events", None)
+        return [e for e in events if e.event_type == event_type and e.agent_id is None]
 
     def standby_is(self, status: str) -> Any:
-        """The standby, if it has that status."""
+        """Return the standby if it has this status, else None."""
         standby = self.standby
         return standby if standby is not None and standby.status == status else None
 
     def launched(self) -> Any:
-        """The standby, if it has an instance."""
+        """Return the standby if it has an instance, else None."""
         standby = self.standby
         return standby if standby is not None and standby.instance_id else None
 
@@ -192,45 +206,45 @@ class Story:
         return standby is None or standby.id != replica.id
 
     def with_others(self, count: int) -> list["Story"]:
-        """Return this story and `count` others beside it, each of an agent of its own."""
+        """Return this story and `count` more, each with its own agent."""
         return [self, *(Story(self.stage, f"another-{n}", "") for n in range(count))]
 
     # Before the crash
 
     def primary(self, **fields: Any) -> str:
-        """An instance, registered as the agent's."""
+        """Launch an instance and register it as the agent's primary."""
         instance_id = self.world.launch()
         self.put(instance_id=instance_id, pool_id=POOL, **fields)
         return instance_id
 
     def arm(self) -> None:
-        """From here on the backend may die. Until `later`, its jobs leave the work to requests."""
+        """Arm the failpoint. Until `later`, the jobs do not run."""
         self.stage.hold_jobs()
         self.stage.arm(self._point)
 
-    # What is asked of the backend: once, and again only if the first time left nothing
+    # Requests; a request is repeated only if the first try had no effect
 
     def put(self, **fields: Any) -> None:
         self._ask("PUT", "", lambda: False, json=fields)
 
     def signal(self, signal_type: str, instance_id: str | None = None) -> None:
-        told = {"signal_type": signal_type, "timestamp": time.time()}
+        payload = {"signal_type": signal_type, "timestamp": time.time()}
         if instance_id is not None:
-            told["instance_id"] = instance_id
+            payload["instance_id"] = instance_id
         known = len(self.world.rows("spot_interruption_events", self.agent_id))
         self._ask(
             "POST",
             "/interruption",
             lambda: len(self.world.rows("spot_interruption_events", self.agent_id)) > known,
-            json=told,
+            json=payload,
         )
-        self._repeats.append(told)
+        self._sent.append(payload)
 
     def operate(self, call: str, had_effect: Callable[[], bool]) -> None:
         self._ask("POST", f"/{call}", had_effect)
 
-    def repeatedly(self, call: str, refused: str | None = None) -> None:
-        """As a client does that has no answer yet: again and again, under one key."""
+    def operate_with_key(self, call: str, refused: str | None = None) -> None:
+        """Repeat a call with one Idempotency-Key until it is answered, as a client does."""
         key = {"Idempotency-Key": uuid4().hex}
         while True:
             answer = self.stage.request("POST", f"{self._url}/{call}", headers=key)
@@ -257,17 +271,17 @@ class Story:
     def _report(self, seconds_ago: float) -> Mapping[str, Any]:
         return {"spot_price": 0.05, "pool_id": POOL, "timestamp": self._began - seconds_ago}
 
-    def forgotten(self, count: int) -> list[str]:
-        """Instances that SEF launched long ago, as their tags say, and that no row knows."""
+    def launch_orphans(self, count: int) -> list[str]:
+        """Launch instances with SEF's tags that no row refers to, and make them look old."""
         [deployment] = self.world.rows("deployment", None)
-        forgotten = [self.world.launch() for _ in range(count)]
-        for instance_id in forgotten:
+        orphans = [self.world.launch() for _ in range(count)]
+        for instance_id in orphans:
             self.world.simulation.age(instance_id, 600)
-        tags = {MANAGED_TAG: deployment.name, AGENT_TAG: self.agent_id, ATTEMPT_TAG: "forgotten-1"}
-        told: Any = [{"Key": key, "Value": value} for key, value in tags.items()]
-        # In one call, so that no sweep finds a part of them.
-        self.world.client.create_tags(Resources=forgotten, Tags=told)
-        return forgotten
+        values = {MANAGED_TAG: deployment.name, AGENT_TAG: self.agent_id, ATTEMPT_TAG: "orphan-1"}
+        tags: Any = [{"Key": key, "Value": value} for key, value in values.items()]
+        # In one call, so that a pass of sef_orphans finds all of them or none.
+        self.world.client.create_tags(Resources=orphans, Tags=tags)
+        return orphans
 
     def _ask(self, method: str, path: str, had_effect: Callable[[], bool], **more: Any) -> None:
         while True:
@@ -276,12 +290,12 @@ class Story:
                 assert answer.status_code == 200, answer.text
                 return
             if had_effect():
-                return  # from here on the backend's own jobs must do the rest
+                return  # the backend's jobs must do the rest
 
-    # Time, and what it brings
+    # Time
 
     def later(self, table: str, **columns: timedelta | None) -> None:
-        """Let time pass: put columns of the agent's rows back, or clear them."""
+        """Let time pass: move columns of the agent's rows into the past, or clear them."""
         source = tables.metadata.tables[table]
         key = source.c.id if table == "agents" else source.c.agent_id
         for row in self.world.rows(table, self.agent_id):
@@ -293,19 +307,19 @@ class Story:
         self.stage.free_jobs()
 
     def until(self, holds: Callable[[], Any]) -> Any:
-        """Wait for something to be so, over a crash if need be, and return it."""
+        """Wait until a condition holds, also across a crash, and return its result."""
         deadline = time.monotonic() + SECONDS
-        while not (found := holds()):
-            assert time.monotonic() < deadline, "it does not come right by itself"
+        while not (result := holds()):
+            assert time.monotonic() < deadline, "the condition never became true"
             if self.stage.is_dead():
                 self.stage.revive()
             time.sleep(0.02)
-        return found
+        return result
 
-    # What must have become of it
+    # Checks
 
     def settled(self, *, epoch: int, standbys: int = 0) -> None:
-        """The promises hold, at the latest when all that the backend has to do is done."""
+        """Wait until the backend has finished its work and all invariants hold."""
         last: list[AssertionError] = []
 
         def holds() -> bool:
@@ -326,11 +340,13 @@ class Story:
         world.check(agent_id, gone=self.gone)
         agent = world.agent(agent_id)
         assert agent.epoch == epoch
-        told = [event.details["epoch"] for event in world.promotions(agent_id)]
-        assert sorted(told) == list(range(2, epoch + 1)), "one promotion for each epoch"
+        epochs = [event.details["epoch"] for event in world.promotions(agent_id)]
+        assert sorted(epochs) == list(range(2, epoch + 1)), "one promotion for each epoch"
         if agent.instance_id not in self.gone:
-            assert world.state(agent.instance_id) == "running", "there is a primary that serves"
-        assert all(a.status != "open" for a in world.attempts(agent_id)), "no launch is unknown"
+            assert world.state(agent.instance_id) == "running", "the primary runs"
+        assert all(a.status != "open" for a in world.attempts(agent_id)), (
+            "no result of a launch is unknown"
+        )
         unfinished = world.replicas(agent_id, "launching", "releasing")
         assert not unfinished
         assert len(world.replicas(agent_id, "ready")) == standbys
@@ -339,13 +355,17 @@ class Story:
         assert all(r.terminated_at or r.obstacle for r in world.rows("retirements", agent_id))
 
     def terminated_as_an_orphan(self, instance_id: str) -> None:
-        """SEF terminates it, and says so once."""
+        """Wait until SEF has terminated an orphan, and check that it wrote one event."""
         [event] = self.until(lambda: self.world.events("orphan_terminated", self.agent_id))
         assert event.details["instance_id"] == instance_id
         assert self.world.state(instance_id) == "terminated"
 
-    def crashed(self) -> None:
-        """Raises NotReached. What it has committed is seen before it dies of it: wait a moment."""
+    def await_crash(self) -> None:
+        """Wait for the crash: its effect can be visible before the process has died.
+
+        Raises:
+            NotReached: the backend did not crash.
+        """
         deadline = time.monotonic() + 15
         while self._point and not self.stage.crashes:
             if time.monotonic() > deadline:
@@ -354,11 +374,11 @@ class Story:
                 self.stage.revive()
             time.sleep(0.02)
 
-    def repeat(self) -> None:
-        """What was told is told again, and changes nothing."""
+    def check_repeats(self) -> None:
+        """Send all signals again, and check that they change nothing."""
         before = self._effects()
-        for told in self._repeats:
-            self._ask("POST", "/interruption", lambda: False, json=told)
+        for payload in self._sent:
+            self._ask("POST", "/interruption", lambda: False, json=payload)
         after = self._effects()
         assert after == before, f"{self.agent_id}: a repeat had an effect: {before} -> {after}"
 

@@ -1,7 +1,7 @@
-"""What happens to an agent, from the first signal to the last termination, one function each.
+"""Define the scenarios of the crash tests, each from a signal to the last termination.
 
-Together they pass every failpoint there is. A step that may be taken by a request or by a job is
-not told apart: after a crash nobody repeats what was accepted, and the jobs go on.
+Together the scenarios pass every failpoint. A scenario does not depend on whether a request or a
+job takes a step: after a crash, accepted requests are not repeated, and the jobs finish the work.
 """
 
 import time
@@ -23,14 +23,14 @@ from tests.private_server import free_port
 from tests.webhook_receiver import Receiver
 
 PORT = free_port()
-"""Where webhooks and messages go."""
+"""Port of the receiver of webhooks and messages."""
 OFTEN = "0.25"
 LIMITS = {
     "SEF_MAX_LAUNCHES_PER_HOUR": "1",
     "SEF_MAX_TERMINATIONS_PER_RUN": "1",
     "SEF_ORPHAN_CHECK_INTERVAL_SECONDS": OFTEN,
 }
-BY_THE_TOKEN = {
+ONE_TOKEN = {
     "SEF_RUN_INSTANCES_BURST": "1",
     "SEF_RUN_INSTANCES_PER_SECOND": "0.5",
     "SEF_ORPHAN_CHECK_INTERVAL_SECONDS": "5",
@@ -43,9 +43,9 @@ class Scenario:
     play: Callable[[Story], None]
     environment: Mapping[str, str] = field(default_factory=dict)
     both: bool = False
-    """Whether to crash at each point on both databases, and not on one of them in turn."""
+    """Crash at each point on both databases. Otherwise the databases take every other point."""
     reads: bool = False
-    """Whether to crash at calls that only read, too: they differ little from story to story."""
+    """Crash also at calls that only read. Those differ little between scenarios."""
 
 
 SCENARIOS: list[Scenario] = []
@@ -92,7 +92,7 @@ def termination_of_an_unknown_instance(story: Story) -> None:
     SEF_PROBATION_SECONDS="0",
     SEF_SWITCHOVER_CHECK_INTERVAL_SECONDS=OFTEN,
 )
-def on_demand_for_want_of_spot_and_back(story: Story) -> None:
+def on_demand_without_spot_capacity_and_back(story: Story) -> None:
     primary = story.primary()
     for pool in OTHERS:
         story.world.simulation.set_pool(pool, capacity=False)
@@ -119,7 +119,7 @@ def auto_switch_and_terminate(story: Story) -> None:
 
 
 @scenario()
-def former_primary_that_ec2_does_not_know_at_once(story: Story) -> None:
+def former_primary_that_ec2_does_not_show_at_first(story: Story) -> None:
     primary = story.primary()
     story.operate("auto-switch/enable", lambda: story.agent.auto_switch_enabled)
     story.operate("auto-terminate/enable", lambda: story.agent.auto_terminate_enabled)
@@ -150,10 +150,10 @@ def manual_switch(story: Story) -> None:
 def manual_switch_under_a_key(story: Story) -> None:
     story.primary()
     story.arm()
-    story.repeatedly("manual-switch", refused="manual_mode_not_enabled")
-    story.repeatedly("manual-replica/enable")
+    story.operate_with_key("manual-switch", refused="manual_mode_not_enabled")
+    story.operate_with_key("manual-replica/enable")
     story.until(lambda: story.standby_is("ready"))
-    story.repeatedly("manual-switch")
+    story.operate_with_key("manual-switch")
     story.settled(epoch=2, standbys=1)
 
 
@@ -207,24 +207,24 @@ def orphan(story: Story) -> None:
     story.primary()
     story.until(lambda: story.world.rows("deployment", None))
     story.arm()
-    [forgotten] = story.forgotten(1)
-    story.until(lambda: story.world.state(forgotten) == "terminated")
-    story.terminated_as_an_orphan(forgotten)
+    [orphaned] = story.launch_orphans(1)
+    story.until(lambda: story.world.state(orphaned) == "terminated")
+    story.terminated_as_an_orphan(orphaned)
     story.settled(epoch=1)
 
 
 @scenario(SEF_ORPHAN_CHECK_INTERVAL_SECONDS=OFTEN)
-def orphan_that_is_taken_before_it_is_terminated(story: Story) -> None:
+def orphan_that_is_registered_before_it_is_terminated(story: Story) -> None:
     story.until(lambda: story.world.rows("deployment", None))
     story.world.simulation.add_fault("TerminateInstances", error_code="UnauthorizedOperation")
     story.arm()
-    [forgotten] = story.forgotten(1)
+    [orphaned] = story.launch_orphans(1)
     story.until(lambda: story.rows("orphan_terminations"))
-    story.put(instance_id=forgotten, pool_id=POOL)
+    story.put(instance_id=orphaned, pool_id=POOL)
     story.until(lambda: not story.rows("orphan_terminations"))
     story.world.simulation.clear_faults()
-    assert story.agent.instance_id == forgotten
-    assert story.world.state(forgotten) == "running"
+    assert story.agent.instance_id == orphaned
+    assert story.world.state(orphaned) == "running"
     assert not story.world.events("orphan_terminated", story.agent_id)
 
 
@@ -241,7 +241,7 @@ def standby_that_is_signalled_itself(story: Story) -> None:
 
 
 @scenario(reads=True)
-def standby_that_vanishes(story: Story) -> None:
+def standby_that_disappears(story: Story) -> None:
     primary = story.primary()
     story.arm()
     story.signal(REBALANCE, primary)
@@ -255,7 +255,7 @@ def standby_that_vanishes(story: Story) -> None:
 
 
 @scenario()
-def launch_that_dies(story: Story) -> None:
+def launch_whose_instance_terminates(story: Story) -> None:
     primary = story.primary()
     story.world.simulation.set_options(pending_seconds=3600)
     story.arm()
@@ -270,7 +270,7 @@ def launch_that_dies(story: Story) -> None:
 
 
 @scenario()
-def launch_that_is_not_shown_at_once_and_takes_too_long(story: Story) -> None:
+def launch_that_ec2_shows_late_and_that_times_out(story: Story) -> None:
     primary = story.primary()
     story.world.simulation.set_options(pending_seconds=3600, visible_after_seconds=10**6)
     story.arm()
@@ -301,7 +301,7 @@ def one_termination_after_the_other(story: Story) -> None:
 
 
 @scenario()
-def launch_parameters_that_an_operator_mends(story: Story) -> None:
+def launch_parameters_that_an_operator_corrects(story: Story) -> None:
     primary = story.primary(launch_template="no-such-template")
     story.arm()
     story.signal(TERMINATION, primary)
@@ -342,7 +342,7 @@ def more_launches_than_an_hour_may_have(story: Story) -> None:
 
 
 @scenario(**LIMITS)
-def more_terminations_than_a_cycle_may_do(story: Story) -> None:
+def more_terminations_than_a_pass_may_do(story: Story) -> None:
     several = story.with_others(2)
     for each in several:
         each.signal(REBALANCE, each.primary())
@@ -352,9 +352,9 @@ def more_terminations_than_a_cycle_may_do(story: Story) -> None:
     story.stage.free_jobs()
     for each in several:
         each.settled(epoch=1)
-    # After a crash there may be nothing left that the limit holds back, and nothing to be said.
-    said = [limit.details["limit"] for limit in story.fleet_events("limit_reached")]
-    assert len(said) <= 1, said
+    # After a crash, the limit may have nothing to postpone, and then writes no event.
+    limits = [limit.details["limit"] for limit in story.fleet_events("limit_reached")]
+    assert len(limits) <= 1, limits
 
 
 @scenario(**LIMITS)
@@ -362,7 +362,7 @@ def more_orphans_than_may_be_terminated(story: Story) -> None:
     story.primary()
     story.until(lambda: story.world.rows("deployment", None))
     story.arm()
-    first, second = story.forgotten(2)
+    first, second = story.launch_orphans(2)
     story.until(lambda: story.fleet_events("limit_reached"))
     assert story.world.state(first) == story.world.state(second) == "running"
     story.world.simulation.terminate(first)
@@ -373,7 +373,7 @@ def more_orphans_than_may_be_terminated(story: Story) -> None:
 
 
 @scenario()
-def ec2_that_cannot_say(story: Story) -> None:
+def ec2_that_throttles(story: Story) -> None:
     primary = story.primary()
     story.world.simulation.throttle("RunInstances", count=2)
     story.arm()
@@ -383,22 +383,22 @@ def ec2_that_cannot_say(story: Story) -> None:
     story.settled(epoch=2)
 
 
-def tokens(story: Story, count: float) -> None:
-    """What RunInstances has left in its bucket."""
+def set_tokens(story: Story, count: float) -> None:
+    """Set the number of tokens in the bucket of RunInstances."""
     row = {"action": "RunInstances", "tokens": count, "refilled_at": utc_now(), "version": 1}
     with story.world.connect() as connection, connection.begin():
         upsert(connection, tables.request_buckets, [row])
 
 
-@scenario(both=True, **BY_THE_TOKEN)
+@scenario(both=True, **ONE_TOKEN)
 def launches_that_share_a_call(story: Story) -> None:
     both = {each: each.primary() for each in story.with_others(1)}
-    tokens(story, -100)
+    set_tokens(story, -100)
     story.arm()
     for each, primary in both.items():
         each.signal(TERMINATION, primary)
         story.until(lambda each=each: story.world.attempts(each.agent_id))
-    tokens(story, 1)
+    set_tokens(story, 1)
     story.stage.free_jobs()
     for each in both:
         each.settled(epoch=2)
@@ -413,10 +413,10 @@ def launches_that_share_a_call(story: Story) -> None:
     )
 
 
-@scenario(**BY_THE_TOKEN)
-def launch_that_is_not_wanted_any_more_before_it_is_called(story: Story) -> None:
+@scenario(**ONE_TOKEN)
+def launch_that_is_cancelled_before_its_call(story: Story) -> None:
     primary = story.primary()
-    tokens(story, -100)
+    set_tokens(story, -100)
     story.arm()
     story.signal(REBALANCE, primary)
     story.until(lambda: story.world.attempts(story.agent_id))
@@ -445,13 +445,15 @@ def prices(story: Story) -> None:
 
 
 @scenario(SEF_PRICE_RETENTION_DAYS="1")
-def prices_that_are_kept_no_longer(story: Story) -> None:
+def prices_older_than_the_retention(story: Story) -> None:
     story.primary()
     story.arm()
     old = [3 * DAY.total_seconds() + seconds for seconds in (1200, 900)]
     for seconds_ago in [*old, 0]:
         story.report(seconds_ago)
-    story.later("pricing_reports", received_at=2 * DAY)  # or more may come for its day
+    story.later(
+        "pricing_reports", received_at=2 * DAY
+    )  # a day with a recent report is not rolled up
     story.until(lambda: len(story.rows("pricing_reports")) == 1)
     for table in ("pricing_hourly", "pricing_daily"):
         assert sum(bucket.points for bucket in story.rows(table)) == len(old)
@@ -473,11 +475,11 @@ def receiver() -> Iterator[Receiver]:
     SEF_SPOT_POOLS=",".join(SAME_ZONE),
     SEF_ALLOWED_PRIVATE_NETWORKS="127.0.0.0/8",
 )
-def what_follows_a_new_primary(story: Story) -> None:
+def cutover_with_all_targets_and_webhooks(story: Story) -> None:
     primary = story.primary()
     belongings = Belongings(story.world, primary)
-    with receiver() as told:
-        hooks = {when: f"{told.url}{when}" for when in ("before", "after")}
+    with receiver() as webhooks:
+        hooks = {when: f"{webhooks.url}{when}" for when in ("before", "after")}
         story.put(cutover={**belongings.targets, "webhooks": hooks})
         story.arm()
         story.signal(TERMINATION, primary)
@@ -486,14 +488,16 @@ def what_follows_a_new_primary(story: Story) -> None:
         story.until(lambda: belongings.held(str(story.agent.instance_id)) == ALL)
         story.until(lambda: {c.status for c in story.rows("cutovers")} == {"done"})
     assert belongings.registered() == [story.agent.instance_id]
-    keys = [(path, headers["Idempotency-Key"]) for path, headers, _ in told.got]
-    assert [path for path, _ in sorted(set(keys))] == ["/after", "/before"], "each with one key"
+    keys = [(path, headers["Idempotency-Key"]) for path, headers, _ in webhooks.got]
+    assert [path for path, _ in sorted(set(keys))] == ["/after", "/before"], (
+        "each webhook has one key"
+    )
     assert len(keys) <= 2 + story.stage.crashes
     story.settled(epoch=2)
 
 
 @scenario(reads=True, SEF_CLOUD="simulated", SEF_SIMULATOR_PENDING_SECONDS="0")
-def what_is_to_follow_is_looked_up(story: Story) -> None:
+def registration_of_cutover_targets(story: Story) -> None:
     belongings = Belongings(story.world, story.primary())
     story.arm()
     story.put(cutover=belongings.targets)
@@ -503,7 +507,7 @@ def what_is_to_follow_is_looked_up(story: Story) -> None:
 
 @scenario(SEF_CLOUD="simulated", SEF_SIMULATOR_PENDING_SECONDS="0")
 def late_change_of_a_target_group(story: Story) -> None:
-    """Its call takes a while, and meanwhile another instance is promoted."""
+    """Another instance is promoted while a call of the cutover is slow."""
     seconds = 3.0
 
     def is_registering() -> bool:
@@ -511,8 +515,8 @@ def late_change_of_a_target_group(story: Story) -> None:
         return any(step.attempts for step in steps if step.kind == "register")
 
     def is_put_right() -> bool:
-        said = story.world.events("cutover_step", story.agent_id)
-        return any("put right" in event.message for event in said)
+        events = story.world.events("cutover_step", story.agent_id)
+        return any("put right" in event.message for event in events)
 
     primary = story.primary()
     belongings = Belongings(story.world, primary)
@@ -522,13 +526,13 @@ def late_change_of_a_target_group(story: Story) -> None:
     simulation.set_options(pending_seconds=0.2, healthy_after_seconds=10**6)
     story.arm()
     story.signal(TERMINATION, primary)
-    story.later("agents", not_before=None)  # it is a job that waits for the call, not the request
+    story.later("agents", not_before=None)  # a job waits for the call, not the request
     story.until(is_registering)
     simulation.set_options(pending_seconds=0)
     story.signal(TERMINATION, story.agent.instance_id)
     story.until(lambda: is_put_right() or story.stage.crashes)
     if story.stage.crashes:
-        time.sleep(seconds)  # the call may have outlived who made it
+        time.sleep(seconds)  # the call may still run after its process has died
     simulation.set_options(healthy_after_seconds=0)
     story.until(lambda: [c.epoch for c in story.rows("cutovers") if c.status == "done"] == [3])
     assert belongings.registered() == [story.agent.instance_id]
@@ -548,15 +552,15 @@ def notifications(story: Story) -> None:
         story.world.write(update(deliveries).where(pending).values(values))
         return True
 
-    def refuse_the_second(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(503 if len(told.got) == 2 else 200)
+    def reject_the_second(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(503 if len(messages.got) == 2 else 200)
         request.send_header("Content-Length", "0")
         request.end_headers()
 
     deliveries = tables.notification_deliveries
     primary = story.primary()
-    with receiver() as told:
-        told.answers = refuse_the_second
+    with receiver() as messages:
+        messages.answers = reject_the_second
         story.arm()
         story.signal(TERMINATION, primary)
         story.until(lambda: story.epoch == 2)
@@ -569,8 +573,8 @@ def notifications(story: Story) -> None:
                 and {d.status for d in story.world.rows(deliveries.name, None)} == {"sent"}
             )
         )
-    taken = [(body["title"], body["message"]) for _, _, body in told.got]
-    del taken[1]
+    received = [(body["title"], body["message"]) for _, _, body in messages.got]
+    del received[1]
     sent = len(story.world.rows(deliveries.name, None))
-    assert len(set(taken)) == sent > 1, "every message came"
-    assert len(taken) <= sent + story.stage.crashes
+    assert len(set(received)) == sent > 1, "every message arrived"
+    assert len(received) <= sent + story.stage.crashes
