@@ -4,13 +4,13 @@ import os
 import signal
 import site
 
-# SEF_ and AWS_ configure SEF, FLASK_ and WERKZEUG_ its libraries. Of PYTHON's, for example,
-# PYTHONDONTWRITEBYTECODE makes each of hundreds of children compile all of SEF, and PYTHONWARNINGS
-# writes to a standard error that a test compares.
+# SEF_ and AWS_ configure SEF, FLASK_ and WERKZEUG_ its libraries. PYTHONDONTWRITEBYTECODE, for
+# example, makes each of hundreds of child processes compile all of SEF, and PYTHONWARNINGS writes
+# to a standard error that a test compares.
 PREFIXES = ("SEF_", "AWS_", "FLASK_", "WERKZEUG_", "GRANIAN_", "MOTO_", "PYTHON")
-# These say where Python and its packages are.
+# The locations of Python and its packages.
 KEPT = {"PYTHONHOME", "PYTHONPATH", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "PYTHONPYCACHEPREFIX"}
-# Proxies would be asked for 127.0.0.1, bash runs BASH_ENV, and COLUMNS breaks lines of help.
+# A proxy would get requests for 127.0.0.1, bash runs BASH_ENV, and COLUMNS wraps the help text.
 NAMES = {"BASH_ENV", "COLUMNS", "LINES", "LANGUAGE"} | {
     name
     for scheme in ("all", "ftp", "http", "https", "no")
@@ -29,10 +29,10 @@ def neutralize() -> None:
         if name in NAMES or (name.startswith(PREFIXES) and name not in KEPT):
             del os.environ[name]
     os.environ |= {
-        "PYTHONUSERBASE": site.getuserbase(),  # it is found by HOME
+        "PYTHONUSERBASE": site.getuserbase(),  # its default depends on HOME
         "HOME": "/nonexistent",
         "LC_ALL": "C.UTF-8",
-        "AWS_EC2_METADATA_DISABLED": "true",  # without credentials, boto3 asks 169.254.169.254
+        "AWS_EC2_METADATA_DISABLED": "true",  # without credentials, boto3 calls 169.254.169.254
     }
     os.umask(0o022)
 
@@ -40,12 +40,13 @@ def neutralize() -> None:
 def _reset_signals() -> None:
     """Stop children from inheriting ignored and blocked signals.
 
-    A shell starts a background job with SIGINT ignored, nohup ignores SIGHUP, and a program keeps
-    that through exec: a backend started by a test would never see Ctrl-C. A handler is not kept
-    through exec, so the empty one lets this process go on ignoring the signal.
+    A shell starts a background job with SIGINT ignored, nohup ignores SIGHUP, and a program
+    inherits that through exec: a backend started by a test would never receive Ctrl-C. A handler is
+    not inherited through exec, so with an empty handler this process still ignores the signal, and
+    its children do not.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it loses the exit codes of children
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, exit codes of children are lost
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)

@@ -1,4 +1,4 @@
-"""A private MariaDB server, of the one that is installed."""
+"""Run a private MariaDB server from the installed program."""
 
 import shutil
 import subprocess
@@ -8,24 +8,24 @@ from tests.private_server import PrivateServer, free_port
 
 __all__ = ["MariaDB", "find", "free_port"]
 
-PLACES = "/usr/sbin:/usr/bin:/usr/libexec:/usr/local/sbin"
+FOLDERS = "/usr/sbin:/usr/bin:/usr/libexec:/usr/local/sbin"
 
 
 def find() -> str | None:
-    """The server program, if it is installed."""
-    return shutil.which("mariadbd") or shutil.which("mariadbd", path=PLACES)
+    """Return the path of the server program, or None if it is not installed."""
+    return shutil.which("mariadbd") or shutil.which("mariadbd", path=FOLDERS)
 
 
 class MariaDB(PrivateServer):
     name = "MariaDB"
 
     def _make_data(self) -> None:
-        install = shutil.which("mariadb-install-db", path=PLACES) or "mariadb-install-db"
+        install = shutil.which("mariadb-install-db", path=FOLDERS) or "mariadb-install-db"
         subprocess.run(
             [
                 install,
                 "--no-defaults",
-                *self._places(),
+                *self._paths(),
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
             ],

@@ -1,9 +1,9 @@
-"""A private MySQL 9 server, unpacked from Debian sid beside everything that is installed.
+"""Run a private MySQL 9 server, unpacked from packages of Debian sid.
 
     python -m tests.mysql
 
-fetches it with the machine's own apt (its mirror and proxy) and unpacks it, with the
-libraries it needs, into `var/mysql`. Nothing is installed, and it need not be root.
+downloads the server and its libraries with apt, which uses the configured mirrors and proxy, and
+unpacks them into `var/mysql`. It installs nothing and does not need root.
 """
 
 import shutil
@@ -20,7 +20,7 @@ SUITE = "sid"
 
 
 def find() -> Path | None:
-    """The server program, if it was unpacked."""
+    """Return the path of the server program, or None if it is not unpacked."""
     program = HOME / "usr/sbin/mysqld"
     return program if program.exists() else None
 
@@ -30,7 +30,7 @@ class MySQL(PrivateServer):
 
     def _make_data(self) -> None:
         subprocess.run(
-            [*self._command(), *self._places(), "--initialize-insecure"],
+            [*self._command(), *self._paths(), "--initialize-insecure"],
             check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -39,7 +39,7 @@ class MySQL(PrivateServer):
     def _command(self) -> Sequence[str]:
         program = find()
         assert program is not None
-        # With the C library it was built for, which is newer than that of most machines.
+        # The server needs the C library that it was built for, newer than that of most machines.
         (loader,) = HOME.glob("usr/lib/*/ld-linux-*.so.*")
         return [
             str(loader),
@@ -54,24 +54,24 @@ class MySQL(PrivateServer):
 
 
 class Unavailable(Exception):
-    """MySQL 9 cannot be had on this machine; the message is one line that says why."""
+    """MySQL 9 cannot be downloaded on this machine; the message gives the reason in one line."""
 
 
 def unpack() -> None:
-    """Fetch and unpack the server unless it is there.
+    """Download and unpack the server unless it is already unpacked.
 
     Raises:
-        Unavailable: the machine has no apt, or no source of it has the package.
+        Unavailable: the machine has no apt, or none of its sources has the package.
     """
     if find() is not None:
         return
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise Unavailable("it is taken from Debian with apt-get, which is not here")
+        raise Unavailable("the download needs apt-get and dpkg-deb, which are not installed")
     work = HOME.with_name("mysql.unfinished")
     shutil.rmtree(work, ignore_errors=True)
     for folder in ("lists/partial", "archives/partial", "root"):
         (work / folder).mkdir(parents=True)
-    (work / "status").touch()  # nothing counts as installed: all libraries are fetched
+    (work / "status").touch()  # an empty status: apt downloads all libraries, also installed ones
     try:
         _fetch(work)
         for package in sorted((work / "archives").glob("*.deb")):
@@ -82,7 +82,7 @@ def unpack() -> None:
 
 
 def _fetch(work: Path) -> None:
-    told = "apt has no source of packages"
+    reason = "apt has no package sources"
     keys = [str(path) for path in Path("/usr/share/keyrings").glob("debian-archive-keyring.*")]
     signed = f"[signed-by={keys[0]}] " if keys else ""
     for address in _mirrors():
@@ -94,15 +94,15 @@ def _fetch(work: Path) -> None:
             done = _apt(work, *arguments)
             if done.returncode != 0:
                 lines = [line for line in done.stderr.splitlines() if line.startswith("E: ")]
-                told = lines[0] if lines else f"apt-get {arguments[-1]} failed"
+                reason = lines[0] if lines else f"apt-get {arguments[-1]} failed"
                 break
         else:
             return
-    raise Unavailable(f"no source of apt has {PACKAGE} of {SUITE}: {told}")
+    raise Unavailable(f"no apt source has {PACKAGE} of {SUITE}: {reason}")
 
 
 def _mirrors() -> list[str]:
-    """Where this machine gets its packages from."""
+    """Return the addresses of the machine's apt sources."""
     listed = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI)"],
         capture_output=True,
@@ -123,7 +123,7 @@ def _apt(work: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         "Dir::Cache::srcpkgcache": "",
         "Debug::NoLocking": "true",
         "Acquire::Languages": "none",
-        "APT::Sandbox::User": "",  # which may not read this folder
+        "APT::Sandbox::User": "",  # apt's own user may not read this folder
     }
     return subprocess.run(
         ["apt-get", *[f"-o{name}={value}" for name, value in options.items()], *arguments],
@@ -137,4 +137,4 @@ if __name__ == "__main__":
     try:
         unpack()
     except Unavailable as error:
-        sys.exit(f"MySQL 9 cannot be had: {error}.")
+        sys.exit(f"MySQL 9 is not available: {error}.")

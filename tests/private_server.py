@@ -1,4 +1,4 @@
-"""A private database server: its own folder, port and life, and nothing left behind."""
+"""Run a private database server in its own folder and on its own port, and remove it completely."""
 
 import os
 import random
@@ -17,13 +17,14 @@ import mysql.connector
 
 from tests.waiting import LIMIT
 
-# The kernel ends the server with the *thread* that started it, so that one has to stay.
+# The kernel kills the server when the *thread* that started it ends, so one thread starts all
+# servers and lives as long as the process.
 _starter = ThreadPoolExecutor(1, "server-starter")
 
 
 def free_port() -> int:
-    # Below the range that outgoing connections take theirs from: while the server is stopped, one
-    # of those could sit on its port, or a client that keeps trying could connect to itself.
+    # Below the range of outgoing connections: while a server is stopped, an outgoing connection
+    # could take its port, or a client that retries could connect to itself.
     for port in random.sample(range(15000, 32000), 100):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -32,28 +33,28 @@ def free_port() -> int:
 
 
 class PrivateServer:
-    """What MariaDB and MySQL have in common: started, taken away, asked, removed."""
+    """A MariaDB or MySQL server that a test can start, kill, freeze and remove."""
 
     name = ""
-    """As people call it."""
+    """Name for messages."""
 
     def __init__(self, *, durable: bool = False) -> None:
-        """`durable` flushes at every commit, as a production server does."""
+        """Create the data folder; `durable` flushes at every commit, as in production."""
         self.home = Path(tempfile.mkdtemp(prefix="sef-server-"))
         self.port = free_port()
         self._flush = 1 if durable else 2
         self._process: subprocess.Popen[bytes] | None = None
-        (self.home / "tmp").mkdir()  # a server that starts clears its own, and nobody else's
+        (self.home / "tmp").mkdir()  # a starting server empties its folder of temporary files
         self._make_data()
 
     def _make_data(self) -> None:
         raise NotImplementedError
 
     def _command(self) -> Sequence[str]:
-        """The program, and the options that only this kind of server has."""
+        """Return the program and the options of this kind of server."""
         raise NotImplementedError
 
-    def _places(self) -> list[str]:
+    def _paths(self) -> list[str]:
         return [f"--datadir={self.home / 'data'}", f"--tmpdir={self.home / 'tmp'}", *_as_root()]
 
     @property
@@ -62,14 +63,14 @@ class PrivateServer:
         return self._process.pid
 
     def start(self) -> None:
-        # Also a test run that is killed leaves no server behind.
+        # With setpriv, the server also ends if the test run is killed.
         setpriv = shutil.which("setpriv")
         self._process = _starter.submit(
             subprocess.Popen,
             [
                 *([setpriv, "--pdeathsig", "KILL"] if setpriv else []),
                 *self._command(),
-                *self._places(),
+                *self._paths(),
                 f"--port={self.port}",
                 "--bind-address=127.0.0.1",
                 "--socket=socket",  # in the data folder; a whole path may be too long for one
@@ -97,7 +98,7 @@ class PrivateServer:
                 time.sleep(0.05)
 
     def connect(self, database: str = "") -> mysql.connector.MySQLConnection:
-        """An open connection of the driver; the caller closes it."""
+        """Open a connection of the driver, which the caller closes."""
         return mysql.connector.connect(
             host="127.0.0.1",
             port=self.port,
@@ -114,13 +115,13 @@ class PrivateServer:
         connection.close()
 
     def drop(self, database: str) -> None:
-        """Drop a database, even from under those who are still connected to it."""
+        """Drop a database, and kill the connections that still use it."""
         connection = self.connect()
         cursor = connection.cursor()
-        # A transaction that one of them left open would make DROP wait.
+        # DROP would wait for an open transaction of such a connection.
         cursor.execute("SELECT id FROM information_schema.processlist WHERE db = %s", (database,))
         for (number,) in cursor.fetchall():
-            with suppress(mysql.connector.Error):  # it has gone by itself
+            with suppress(mysql.connector.Error):  # it was closed meanwhile
                 cursor.execute(f"KILL CONNECTION {number}")
         cursor.execute(f"DROP DATABASE {database}")
         connection.close()
@@ -130,7 +131,7 @@ class PrivateServer:
         return f"mysql+mysqlconnector://root@127.0.0.1:{self.port}/{database}?{query}"
 
     def kill(self) -> None:
-        """As a power cut would; `start` brings the same data back on the same port."""
+        """Kill the server, as a power cut would; `start` uses the same data and port again."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -140,7 +141,7 @@ class PrivateServer:
         assert self._process is not None
         self._process.send_signal(number)
         if number == signal.SIGSTOP:
-            # Until the last of its threads has stopped, it may still answer.
+            # The server may answer until its last thread has stopped.
             os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def remove(self) -> None:

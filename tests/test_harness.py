@@ -1,4 +1,4 @@
-"""The databases that the fixtures give are what they say."""
+"""Check the databases that the fixtures provide."""
 
 import mysql.connector
 import pytest
@@ -24,7 +24,7 @@ def test_a_database_is_empty_and_enforces_a_unique_key(
     engine.dispose()
 
 
-def test_mariadb_is_a_real_server_and_the_driver_is_the_fast_one(mariadb_url: str) -> None:
+def test_mariadb_is_a_real_server_and_the_driver_has_its_c_extension(mariadb_url: str) -> None:
     assert mysql.connector.HAVE_CEXT
     engine = create_engine(mariadb_url)
     with engine.connect() as connection:
@@ -35,7 +35,7 @@ def test_mariadb_is_a_real_server_and_the_driver_is_the_fast_one(mariadb_url: st
     engine.dispose()
 
 
-def test_committed_rows_outlive_a_killed_server(mariadb: MariaDB, bare_mariadb_url: str) -> None:
+def test_committed_rows_survive_a_killed_server(mariadb: MariaDB, bare_mariadb_url: str) -> None:
     engine = create_engine(bare_mariadb_url)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE things (name VARCHAR(20) NOT NULL)"))

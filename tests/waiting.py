@@ -1,19 +1,19 @@
-"""Wait for a condition, not for a time."""
+"""Wait until a condition holds."""
 
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 LIMIT = 60.0
-"""Seconds that only a hang reaches, however busy the machine is."""
+"""Time limit in seconds; only a hang reaches it, also on a busy machine."""
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def until(holds: Callable[[], Found], seconds: float = LIMIT) -> Found:
-    """Return the first true result of `holds`; fail if there is none in time."""
+def until(holds: Callable[[], Result], seconds: float = LIMIT) -> Result:
+    """Return the first true result of `holds`; fail if there is none within the time limit."""
     deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, f"still not so after {seconds:.0f} s"
+    while not (result := holds()):
+        assert time.monotonic() < deadline, f"the condition is still false after {seconds:.0f} s"
         time.sleep(0.01)
-    return found
+    return result

@@ -1,4 +1,4 @@
-"""A receiver of webhooks and messages."""
+"""Receive webhooks and messages in tests."""
 
 import json
 import threading
@@ -8,11 +8,15 @@ from typing import Any
 
 
 class Receiver:
-    """A server of the test's own that notes what it gets, on a free port unless one is given."""
+    """An HTTP server that records its requests, on a free port unless one is given.
+
+    `got` has the path, headers and body of every request; `taken` has the bodies of the requests
+    that were answered with 200.
+    """
 
     def __init__(self, path: str = "", port: int = 0) -> None:
         self.got: list[tuple[str, dict[str, str], Any]] = []
-        self.taken: list[Any] = []  # of them the bodies that were answered with 200
+        self.taken: list[Any] = []
         self.status = 200
         self.location: str | None = None
         self.answers: Callable[[BaseHTTPRequestHandler], None] | None = None
@@ -21,13 +25,13 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                got = self.path, dict(self.headers), json.loads(body)
-                receiver.got.append(got)
+                request = self.path, dict(self.headers), json.loads(body)
+                receiver.got.append(request)
                 if receiver.answers:
                     receiver.answers(self)
                     return
                 if receiver.status == 200:
-                    receiver.taken.append(got[2])
+                    receiver.taken.append(request[2])
                 self.send_response(receiver.status)
                 if receiver.location:
                     self.send_header("Location", receiver.location)

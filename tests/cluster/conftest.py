@@ -1,4 +1,4 @@
-"""The cluster, the simulated EC2, and several backends on both."""
+"""Provide the cluster, the simulated EC2, and several backends on both."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.cluster.galera import Node
 from tests.cluster.harness import DATABASE, Stage
 from tests.conftest import ON_CI
 
-NO_GALERA = "there is no Galera on this machine (sudo apt install galera-4 mariadb-server-core)"
+NO_GALERA = "Galera is not installed (sudo apt install galera-4 mariadb-server-core)"
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Three MariaDB servers as one Galera cluster on loopback."""
+"""Run MariaDB servers as a Galera cluster on loopback."""
 
 import os
 import re
@@ -22,7 +22,7 @@ SYNCED_SECONDS = 60
 
 
 def find() -> str | None:
-    """Galera's library, if it and the server are installed."""
+    """Return the path of Galera's library, or None unless it and the server are installed."""
     if mariadb_server.find() is None:
         return None
     return next((path for path in PROVIDERS if Path(path).exists()), None)
@@ -31,8 +31,8 @@ def find() -> str | None:
 class Node(MariaDB):
     """A node of the cluster.
 
-    Its data are a copy of the first node's, so that no node needs a full copy later: it gets missed
-    changes from the caches of the other nodes.
+    Its data are a copy of the first node's data. So no node needs a full copy later: it gets the
+    missed changes from the caches of the other nodes.
     """
 
     name = "a Galera node"
@@ -100,27 +100,27 @@ class Node(MariaDB):
             return ""
         with connection.cursor() as cursor:
             cursor.execute(f"SHOW GLOBAL STATUS LIKE '{name}'")
-            found: Any = cursor.fetchall()
+            rows: Any = cursor.fetchall()
         connection.close()
-        return str(found[0][1]) if found else ""
+        return str(rows[0][1]) if rows else ""
 
     def stop(self) -> None:
-        """As its operator would; `start` brings it back."""
+        """Stop the node as an operator does; `start` starts it again."""
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait()
             self._process = None
 
     def recover(self) -> None:
-        """Start again after `kill`, from the last transaction that the data hold."""
+        """Start again after `kill`, from the last transaction in the data."""
         done = subprocess.run(
             [
                 *super()._command(),
-                *self._places(),
+                *self._paths(),
                 "--wsrep-recover",
                 "--wsrep-on=ON",
                 f"--wsrep-provider={find()}",
-                "--wsrep-cluster-address=gcomm://",  # wanted, but not used
+                "--wsrep-cluster-address=gcomm://",  # required, but not used
                 "--binlog-format=ROW",
                 "--disable-log-error",
                 "--skip-networking",
@@ -130,16 +130,16 @@ class Node(MariaDB):
             text=True,
             check=False,
         )
-        found = re.findall(r"Recovered position: *(\S+)", done.stderr)
-        assert found, done.stderr[-2000:]
-        self._position = found[-1]
+        positions = re.findall(r"Recovered position: *(\S+)", done.stderr)
+        assert positions, done.stderr[-2000:]
+        self._position = positions[-1]
         try:
             self.start()
         finally:
             self._position = None
 
     def isolate(self, isolated: bool) -> None:
-        """Cut the node off from the others, though not from its clients; or let it back."""
+        """Cut the node off from the other nodes, not from its clients; or reconnect it."""
         connection = self.connect()
         with connection.cursor() as cursor:
             cursor.execute(f"SET GLOBAL wsrep_provider_options = 'gmcast.isolate={int(isolated)}'")
@@ -153,7 +153,7 @@ def cluster(size: int = 3) -> Iterator[list[Node]]:
         first = Node(1, None)
         nodes.append(first)
         first.members = [first]
-        first.start()  # gives the data the identity of a cluster
+        first.start()  # writes the identity of the cluster into the data
         first.stop()
         nodes += [Node(number, first) for number in range(2, size + 1)]
         first._first_start = True

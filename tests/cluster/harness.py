@@ -1,4 +1,4 @@
-"""Backends on a cluster under load, and what has to hold whatever was taken away."""
+"""Run backends on a cluster under load, and check that no fault loses data."""
 
 import threading
 import time
@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,15 @@ START = datetime(2024, 3, 1, tzinfo=UTC)
 BACKENDS = 3
 WRITERS = 6
 SERIES = 3
-GOES_ON_WITHIN = 15
-"""Seconds from a fault until every client has been served again."""
+SERVED_WITHIN = 15
+"""Maximum seconds from a fault until every client is served again."""
 SETTLES_WITHIN = 60
 CALL_SECONDS = 12
 
 
 class Stage:
+    """Three nodes, three backends, and clients that report prices."""
+
     def __init__(self, nodes: list[Node], var: Path, simulation: Simulation, folder: Path) -> None:
         self.nodes = nodes
         self._var = var
@@ -52,7 +55,7 @@ class Stage:
         self._stories = count()
 
     def _backend(self, number: int) -> Server:
-        # Each prefers another node, so that all nodes are written to: the harder case.
+        # Each backend prefers another node. So all nodes get writes, which is the harder case.
         order = self.nodes[number:] + self.nodes[:number]
         hosts = "".join(f"&host=127.0.0.1:{node.port}" for node in order)
         folder = self._folder / f"backend-{number}"
@@ -71,10 +74,10 @@ class Stage:
 
     @contextmanager
     def under_load(self) -> Iterator[None]:
-        """Meanwhile clients report prices, each until it is told that its report is stored."""
+        """Let clients report prices; each repeats a report until a backend acknowledges it."""
         is_over = threading.Event()
         with ThreadPoolExecutor(WRITERS) as threads:
-            writers = [threads.submit(self._report, one, is_over) for one in range(WRITERS)]
+            writers = [threads.submit(self._report, number, is_over) for number in range(WRITERS)]
             try:
                 time.sleep(1)
                 yield
@@ -84,52 +87,52 @@ class Stage:
                 writer.result()
 
     def _report(self, writer: int, is_over: threading.Event) -> None:
-        """Every series has two writers, so that backends and nodes race for it."""
+        """Report prices of a series that has two writers, so that backends and nodes conflict."""
         agent_id = f"prices-{writer % SERIES}"
         for number in self._numbers[writer]:
             if is_over.is_set():
                 return
             is_replica = writer >= SERIES
-            # Pairs 20 s apart, and now and then a gap to be filled.
+            # Pairs that are 20 s apart, and every ten pairs a gap to fill.
             second = number * 97 + number // 10 * 700 + is_replica * 20
-            seen = Observation(
+            observation = Observation(
                 Source.REPLICA if is_replica else Source.PRIMARY,
                 START + timedelta(seconds=second),
                 Decimal(400 + number % 37 + is_replica) / 10000,
             )
             body = {
-                "spot_price": float(seen.price),
+                "spot_price": float(observation.price),
                 "pool_id": POOL,
-                "timestamp": seen.at.isoformat(),
-                "is_replica": seen.source is Source.REPLICA,
+                "timestamp": observation.at.isoformat(),
+                "is_replica": observation.source is Source.REPLICA,
             }
             self._until_served(f"/api/agents/{agent_id}/pricing", body, first=writer)
             self._served[writer].append(time.monotonic())
-            self._sent[agent_id].append(seen)
+            self._sent[agent_id].append(observation)
 
     def _until_served(self, path: str, body: Any, *, first: int = 0) -> dict[str, Any]:
-        """Ask one backend after the other, as agents do behind a load balancer."""
+        """Call one backend after the other, as a load balancer does, until one succeeds."""
         deadline = time.monotonic() + 2 * SETTLES_WITHIN
         for turn in count(self._prefers.get(first, first)):
             backend = self.backends[turn % BACKENDS]
             try:
                 answer = requests.post(backend.url + path, json=body, timeout=CALL_SECONDS)
             except requests.RequestException as error:
-                told: Any = error
+                failure: Any = error
             else:
                 if answer.status_code == 200:
                     self._prefers[first] = turn % BACKENDS
                     served: dict[str, Any] = answer.json()
                     return served
-                told = answer.text
-                assert answer.status_code == 503, f"{path}: {answer.status_code} {told}"
-            assert time.monotonic() < deadline, f"{path} was never served: {told}"
+                failure = answer.text
+                assert answer.status_code == 503, f"{path}: {answer.status_code} {failure}"
+            assert time.monotonic() < deadline, f"{path} was never served: {failure}"
             time.sleep(0.05)
         raise AssertionError
 
     def agents_with_instances(self, number: int) -> dict[str, str]:
-        """Register some agents, each with an instance that runs."""
-        made = {}
+        """Register some agents, each with a running instance; return the instance ids."""
+        instances = {}
         for _ in range(number):
             agent_id = f"web-{next(self._stories)}"
             body = {"instance_id": self.world.launch(POOL), "pool_id": POOL}
@@ -137,11 +140,11 @@ class Stage:
                 f"{self.backends[0].url}/api/agents/{agent_id}", json=body, timeout=CALL_SECONDS
             )
             assert answer.ok, answer.text
-            made[agent_id] = body["instance_id"]
-        return made
+            instances[agent_id] = body["instance_id"]
+        return instances
 
     def terminate(self, instances: Mapping[str, str]) -> None:
-        """Announce the end of each agent's instance, to all backends at once."""
+        """Send a termination notice for each instance to all backends at the same time."""
         body = {"signal_type": "termination-notice", "timestamp": datetime.now(UTC).isoformat()}
         with ThreadPoolExecutor(len(instances) * BACKENDS) as threads:
             calls = [
@@ -158,29 +161,29 @@ class Stage:
                 call.result()
 
     def check_service(self, fault_at: float) -> None:
-        """Every client was served again in time, counted from the fault."""
+        """Check that every client was served again within the time limit after the fault."""
         for writer, moments in self._served.items():
             after = [moment - fault_at for moment in moments if moment > fault_at]
             gaps = [later - earlier for earlier, later in zip([0.0, *after], after, strict=False)]
             assert gaps, f"writer {writer} was not served after the fault"
-            assert max(gaps) <= GOES_ON_WITHIN, f"writer {writer} waited {max(gaps):.1f} s"
+            assert max(gaps) <= SERVED_WITHIN, f"writer {writer} waited {max(gaps):.1f} s"
 
     def check_everything(self, ids: Iterable[str]) -> None:
-        """Nothing acknowledged is missing, the series are right, no launch is doubled."""
+        """Check that every acknowledged report is stored once, and that no launch is doubled."""
         eventually(self._check_that_all_nodes_are_back)
-        self.world.close()  # its connections may be to a node that was taken away
+        self.world.close()  # a stopped node may have had its connections
         for agent_id, sent in self._sent.items():
             expected = clean_series(sent, CleaningRules())
             for node in self.nodes:
                 stored = stored_points(node.url(DATABASE), agent_id, POOL)
                 assert stored == expected, f"{agent_id} on node {node.number}"
-        # The periodic jobs go on meanwhile: what they are about to finish is waited for.
+        # The periodic jobs still run: wait for what they are about to finish.
         for agent_id in ids:
-            eventually(lambda one=agent_id: self._check_agent(one))
+            eventually(partial(self._check_agent, agent_id))
         eventually(self._check_that_the_nodes_agree)
 
     def _check_that_all_nodes_are_back(self) -> None:
-        # A node that was frozen takes a moment to find out that it was given up.
+        # A node that was frozen needs a moment to notice that the cluster removed it.
         for node in self.nodes:
             assert node.status("wsrep_cluster_size") == str(len(self.nodes))
             assert node.status("wsrep_local_state_comment") == "Synced"
@@ -195,14 +198,14 @@ class Stage:
     def _check_that_the_nodes_agree(self) -> None:
         tables = [table for table in metadata.sorted_tables if table.name != "leases"]
         for table in tables:
-            found = []
+            contents = []
             for node in self.nodes:
                 with transaction(node.url(DATABASE)) as connection:
                     connection.execute(text("SET SESSION wsrep_sync_wait = 1"))
-                    found.append(
+                    contents.append(
                         {tuple(map(str, row)) for row in connection.execute(select(table))}
                     )
-            assert found[0] == found[1] == found[2], table.name
+            assert contents[0] == contents[1] == contents[2], table.name
 
     def close(self) -> None:
         for backend in self.backends:
@@ -211,7 +214,7 @@ class Stage:
 
 
 def eventually(check: Callable[[], None]) -> None:
-    """Check until it holds, for as long as work may take to settle."""
+    """Repeat a check until it passes, for as long as work may take to finish."""
     deadline = time.monotonic() + SETTLES_WITHIN
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Take nodes and backends away under load: no report is lost or doubled, the service goes on.
+"""Stop nodes and backends under load: no report is lost or doubled, and the service continues.
 
 `make test-cluster` runs all of it; `make test-cluster ARGS="-m short"` the short form.
 """
@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.harness import Stage
 
 AWAY_SECONDS = 12
-"""Longer than the others wait for a silent node (5 s) before they go on without it."""
+"""Longer than the time after which the cluster removes a silent node (5 s)."""
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def a_frozen_node(stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def a_node_cut_off_from_the_others(stage: Stage) -> Iterator[None]:
-    """Its clients still reach it: it must not serve them, since it does not know what is true."""
+    """Clients still reach the node, but it must not serve them: its data may be out of date."""
     stage.nodes[2].isolate(True)
     yield
     assert stage.nodes[2].status("wsrep_cluster_status") == "non-Primary"
@@ -66,7 +66,7 @@ Fault = Callable[[Stage], Iterator[None]]
         a_frozen_backend,
     ],
 )
-def test_what_is_taken_away_costs_nothing(stage: Stage, fault: Fault) -> None:
+def test_a_fault_loses_no_data_and_the_service_continues(stage: Stage, fault: Fault) -> None:
     agents = stage.agents_with_instances(3)
     with stage.under_load():
         fault_at = time.monotonic()
@@ -78,7 +78,7 @@ def test_what_is_taken_away_costs_nothing(stage: Stage, fault: Fault) -> None:
     stage.check_everything(agents)
 
 
-def test_a_rolling_restart_costs_nothing(stage: Stage) -> None:
+def test_a_rolling_restart_loses_no_data_and_the_service_continues(stage: Stage) -> None:
     agents = stage.agents_with_instances(3)
     with stage.under_load():
         restarted_at = time.monotonic()
