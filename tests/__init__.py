@@ -1,0 +1,1 @@
+"""Test SEF; run pytest in the root folder of the repository."""

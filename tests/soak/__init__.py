@@ -1,0 +1,1 @@
+"""Play random stories against a model, with faults, crashes and races."""

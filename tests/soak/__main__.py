@@ -1,4 +1,4 @@
-"""`python -m tests.soak`: random stories for hours, or those of one seed again."""
+"""Play random stories for hours, or the stories of one seed: `python -m tests.soak`."""
 
 import argparse
 import signal
@@ -14,14 +14,14 @@ from tests.soak.harness import Ground
 from tests.soak.run import Broken, play, replay
 
 DATABASES = ("mariadb", "sqlite")
-EVERY = 10.0
+PROGRESS_SECONDS = 10.0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser("make soak", description=__doc__)
-    parser.add_argument("--hours", type=float, default=0.0, help="0: the stories of one seed")
-    parser.add_argument("--seed", type=int, help="the first one; by the clock if none is given")
-    parser.add_argument("--database", choices=DATABASES, help="one alone; both at once if not said")
+    parser.add_argument("--hours", type=float, default=0.0, help="0: play one seed")
+    parser.add_argument("--seed", type=int, help="first seed; default: from the clock")
+    parser.add_argument("--database", choices=DATABASES, help="default: both at the same time")
     options = parser.parse_args()
     first = int(time.time()) if options.seed is None else options.seed
     if options.database:
@@ -30,7 +30,7 @@ def main() -> int:
     children = [subprocess.Popen([*command, f"--database={name}"]) for name in DATABASES]
     codes = []
     for child in children:
-        # Ctrl-C reaches them too: they end with their summaries.
+        # Ctrl-C also reaches the children; wait for their summaries.
         while child.poll() is None:
             with suppress(KeyboardInterrupt):
                 child.wait()
@@ -44,7 +44,7 @@ def _soak(database: str, first: int, hours: float) -> int:
     failed: list[str] = []
     until = time.monotonic() + hours * 3600
     number = first
-    kept = "all promises kept"
+    summary = "all invariants held"
     ground = Ground(database)
     progress = Progress(database, tally)
     try:
@@ -55,22 +55,22 @@ def _soak(database: str, first: int, hours: float) -> int:
                 break
             number += 1
     except KeyboardInterrupt:
-        _say(database, f"stopped in seed {number}")
-        kept = "stopped before its end, no promise broken so far"
+        _print(database, f"stopped in seed {number}")
+        summary = "stopped before the end, all invariants held so far"
     finally:
         progress.end()
         ground.close()
-    _say(database, f"what happened: {_told(tally)}")
+    _print(database, f"counts: {_counts(tally)}")
     for command in failed:
-        _say(database, f"failed; again: {command}")
+        _print(database, f"failed; reproduce with: {command}")
     seeds = f"seed {first}" if number == first else f"seeds {first} to {number}"
-    result = f"{len(failed)} failed" if failed else kept
-    _say(database, f"{result}: {seeds}, {progress}")
+    result = f"{len(failed)} failed" if failed else summary
+    _print(database, f"{result}: {seeds}, {progress}")
     return 1 if failed else 0
 
 
 class Progress:
-    """Says every few seconds how far it has come."""
+    """A thread that prints the progress every few seconds."""
 
     def __init__(self, database: str, tally: Counter[str]) -> None:
         self.seed = 0
@@ -91,8 +91,8 @@ class Progress:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._is_over.wait(EVERY):
-            _say(self._database, f"seed {self.seed}: {self}")
+        while not self._is_over.wait(PROGRESS_SECONDS):
+            _print(self._database, f"seed {self.seed}: {self}")
 
 
 def _play(number: int, ground: Ground, tally: Counter[str], failed: list[str]) -> None:
@@ -100,14 +100,14 @@ def _play(number: int, ground: Ground, tally: Counter[str], failed: list[str]) -
         play(number, ground, tally)
     except Broken as broken:
         failed.append(replay(number, ground.database))
-        _say(ground.database, f"seed {number} failed; again: {failed[-1]}\n{broken}")
+        _print(ground.database, f"seed {number} failed; reproduce with: {failed[-1]}\n{broken}")
 
 
-def _say(database: str, what: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {database}: {what}", flush=True)
+def _print(database: str, message: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {database}: {message}", flush=True)
 
 
-def _told(tally: Counter[str]) -> str:
+def _counts(tally: Counter[str]) -> str:
     return ", ".join(f"{name}: {count}" for name, count in sorted(tally.items()))
 
 

@@ -1,6 +1,6 @@
-"""What the randomised test plays on: real databases, a real simulated EC2, and workers that die.
+"""Provide real databases, the simulated EC2 and workers that can die for the random stories.
 
-One `Ground` serves many stories, each of which has empty tables; a `Stage` is for one story.
+One `Ground` serves many stories, each with empty tables; a `Stage` serves one story.
 """
 
 import logging
@@ -40,10 +40,10 @@ log = logging.getLogger("sef")
 
 READ_SECONDS = 1.0
 DELAY_SECONDS = 1.2
-"""Longer than a client waits: the call is done when nobody expects it any more, as after 70 s."""
+"""Longer than the client waits: EC2 completes the call after the client has given up."""
 
 STORIES_PER_SIMULATION = 30
-"""So many instances later it would take long to be started again."""
+"""Stories before a new simulated EC2 is started: with many old instances, a restart is slow."""
 
 
 class Ground:
@@ -67,7 +67,7 @@ class Ground:
         self.simulation: Simulation | None = None
 
     def begin(self) -> Simulation:
-        """Empty tables and an EC2 without faults."""
+        """Empty the tables, and return an EC2 without faults."""
         empty(self.url)
         if self._stories % STORIES_PER_SIMULATION == 0:
             self._stop_simulation()
@@ -101,7 +101,7 @@ class Ground:
 
 
 class Stage(World):
-    """A story's world, with two workers that can die at any failpoint."""
+    """The world of one story, with two workers that can die at any failpoint."""
 
     def __init__(self, ground: Ground, ahead: Sequence[float], tally: Counter[str]) -> None:
         simulation = ground.begin()
@@ -119,7 +119,7 @@ class Stage(World):
         self.ground = ground
         self.url = ground.url
         self.tally = tally
-        self.accident: str | None = None
+        self.logged_error: str | None = None
         self.is_delayed = False
         self._dead: set[int] = set()
         self.limits: dict[str, int] = {}
@@ -133,7 +133,7 @@ class Stage(World):
         self._clients = Clients("us-east-1", simulation.endpoint, simulated=True)
         self._listener = _Listener(self)
         log.addHandler(self._listener)
-        log.propagate = False  # nobody can read what thousands of steps say
+        log.propagate = False  # thousands of steps log too much to read
         self.workers = [self._worker(number) for number in range(len(ahead))]
 
     def _worker(self, number: int) -> SmartEmergencyFallback:
@@ -145,7 +145,7 @@ class Stage(World):
         self.tally["restarts"] += 1
 
     def limit(self, **limits: int) -> None:
-        """From now on the workers have these limits; without any, the usual ones."""
+        """Restart the workers with these limits; without arguments, with the default limits."""
         self.limits = limits
         self.tally["limits hit"] += sum(limited.was_hit for limited in self.limited)
         self.limited = [Limited(name, most, self) for name, most in limits.items()]
@@ -156,11 +156,11 @@ class Stage(World):
     def frozen(
         self, number: int, do: Callable[[SmartEmergencyFallback], Any], places: int
     ) -> Iterator[Future[Any]]:
-        """A worker stands still at one of its next calls to AWS or COMMITs, and goes on at the end.
+        """Freeze a worker at one of its next calls to AWS or COMMITs, until the block ends.
 
-        Not within a transaction: then all others would wait for it too. Where it stands still is
-        counted, not timed, so that it does so at the same place again; SIGSTOP, which is not, is in
-        tests/flows/test_frozen_worker.py.
+        It does not freeze within a transaction, because other workers would wait for its locks. The
+        place is counted, not timed, so that it is the same when the story is repeated. The test
+        with SIGSTOP is tests/failover/instances/test_frozen_worker.py.
         """
         self._ice = ice = _Ice(places)
         with ThreadPoolExecutor(1) as threads:
@@ -173,10 +173,10 @@ class Stage(World):
                 yield late
             finally:
                 ice.thaws.set()
-        self.bury()
+        self.restart_dead()
 
-    def light(self, fuse: int | None) -> None:
-        """Let whatever reaches so many more failpoints die at the last one."""
+    def arm_crash(self, fuse: int | None) -> None:
+        """Kill the worker that reaches the failpoint of this number, counted from now."""
         with self._fuse_lock:
             self._fuse = fuse
 
@@ -195,9 +195,9 @@ class Stage(World):
         raise Crash(name)
 
     def attempt(self, number: int, do: Callable[[SmartEmergencyFallback], Any]) -> Any:
-        """What a worker answers; None when it refuses, cannot, or dies on the way.
+        """Return the answer of a worker; None if it rejects the call, fails or dies.
 
-        One that has died is to be buried.
+        Call `restart_dead` after a worker has died.
         """
         try:
             return do(self.workers[number])
@@ -207,8 +207,8 @@ class Stage(World):
             self.tally["refusals"] += 1
         return None
 
-    def bury(self) -> None:
-        """Start those again that have died; none of their threads may be at work any more."""
+    def restart_dead(self) -> None:
+        """Restart the workers that have died; none of their threads may still run."""
         while self._dead:
             self.restart(self._dead.pop())
 
@@ -224,14 +224,14 @@ class Stage(World):
         self.simulation = self.ground.simulation = self.ground.run_simulation()
 
     def forget_connections(self) -> None:
-        """Those of the test itself; SEF's workers are to notice by themselves."""
+        """Close the connections of the test itself; SEF's workers must notice by themselves."""
         self._engine.dispose()
 
     def instances(self) -> dict[str, SimulatedInstance]:
         return {i.id: i for i in self.simulation.instances()}
 
     def clear(self) -> None:
-        """Mend all; calls that were delayed are through by then."""
+        """Remove all faults, and wait until delayed calls are complete."""
         waits = any(fault["delay_seconds"] for fault in self.simulation.faults())
         clear(self.simulation)
         if self.is_delayed and not waits:
@@ -246,7 +246,7 @@ class Stage(World):
 
 
 class Limited:
-    """A limit, and what there was of it when it was set."""
+    """A limit, and the count of instances at the time when it was set."""
 
     def __init__(self, name: str, most: int, stage: Stage) -> None:
         self.name = name
@@ -256,11 +256,11 @@ class Limited:
         self._before = self._running(stage)
 
     def check(self, stage: Stage) -> None:
-        """It is kept, and whoever waits because of it is told of."""
-        told = {e.details["limit"] for e in stage.rows("system_events", None) if _is_limit(e)}
+        """Check that the limit holds, and that an event reports each agent that waits for it."""
+        reported = {e.details["limit"] for e in stage.rows("system_events", None) if _is_limit(e)}
         for agent in stage.rows("agents", None):
             if variable(self.name) in (agent.put_off_because or ""):
-                assert variable(self.name) in told, f"{agent.id} waits, and nobody is told"
+                assert variable(self.name) in reported, f"{agent.id} waits, without an event"
                 self.was_hit = True
         if self.name == "max_instances":
             assert self._running(stage) <= max(self._most, self._before), "too many instances"
@@ -286,7 +286,7 @@ def _is_limit(event: Any) -> bool:
 
 
 class _Ice:
-    """Holds whoever touches it as one of the first so many."""
+    """A barrier that blocks the caller whose number is `places`."""
 
     def __init__(self, places: int) -> None:
         self.is_frozen, self.thaws = threading.Event(), threading.Event()
@@ -303,7 +303,7 @@ class _Ice:
 
 
 class _Listener(logging.Handler):
-    """A defect that a job catches and logs is one all the same."""
+    """Record exceptions that a job catches and logs: a story must fail on them too."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(logging.ERROR)
@@ -311,10 +311,11 @@ class _Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info and not isinstance(record.exc_info[1], SefError):
-            self._stage.accident = logging.Formatter().format(record)
+            self._stage.logged_error = logging.Formatter().format(record)
 
 
 def clear(simulation: Simulation) -> None:
+    """Remove all faults, and give every pool capacity."""
     simulation.clear_faults()
     simulation.set_options(
         pending_seconds=0, visible_after_seconds=0, refuse_token_of_terminated=True
@@ -325,6 +326,6 @@ def clear(simulation: Simulation) -> None:
 
 
 def _impatient(endpoint: str) -> Any:
-    """A client as SEF's own, that tries once and does not wait for long: the test has no time."""
+    """Return a client like SEF's own, but with one try and a short time-out, to save time."""
     config = Config(read_timeout=READ_SECONDS, retries={"total_max_attempts": 1})
     return client_of(endpoint, config)

@@ -1,4 +1,4 @@
-"""What SEF promises, as assertions over the rows and over what runs at EC2."""
+"""Check SEF's invariants on the rows and on the instances at EC2."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
@@ -24,10 +24,10 @@ UNKNOWN = TRANSIENT | {
     "IncompleteAnswer",
     "ReadTimeoutError",
 }
-"""Codes that say nothing of whether an instance was launched."""
+"""Error codes after which the result of a launch is unknown."""
 
-LOOKS = 10
-"""So many in a row have to miss a standby until it is given up (`sef.sightings`)."""
+MIN_MISSES = 10
+"""Consecutive misses after which SEF gives a standby up (`sef.failover.standbys.watch`)."""
 
 FOLLOWING = {"elastic_ip", "target_groups", "dns"}
 PLANNED = ("drill", "return-to-spot")
@@ -37,21 +37,22 @@ Observed = dict[tuple[Source, datetime], Decimal]
 
 
 def ours(stage: Stage, instances: Mapping[str, SimulatedInstance]) -> list[SimulatedInstance]:
-    """The instances that the SEF of this story has launched."""
+    """Return the instances that the SEF of this story has launched."""
     names = {row.name for row in stage.rows("deployment", None)}
     return [
         i for i in instances.values() if i.tags.get(MANAGED_TAG) in names and ATTEMPT_TAG in i.tags
     ]
 
 
-def at_any_time(stage: Stage, taken: Collection[str], epochs: dict[str, int]) -> None:
-    """What holds between any two steps, however much goes wrong.
+def check_always(stage: Stage, taken: Collection[str], epochs: dict[str, int]) -> None:
+    """Check the invariants that hold after every step, also during faults.
 
     Args:
-        taken: instances that the story, as AWS, took away.
-        epochs: as they were last; brought up to date.
+        stage: the stage of the story.
+        taken: instances that the story terminated, as AWS does.
+        epochs: the last known epoch of each agent; this function updates them.
     """
-    assert stage.accident is None, f"a job failed in a way of its own:\n{stage.accident}"
+    assert stage.logged_error is None, f"a job logged an exception:\n{stage.logged_error}"
     instances = stage.instances()
     agents = stage.rows("agents", None)
     replicas = stage.rows("replica_instances", None)
@@ -63,15 +64,15 @@ def at_any_time(stage: Stage, taken: Collection[str], epochs: dict[str, int]) ->
             agent.manual_replica_enabled
             and (agent.auto_switch_enabled or agent.auto_terminate_enabled)
         ), f"{agent.id} is in both modes"
-        assert agent.epoch >= epochs.get(agent.id, 1), f"the epoch of {agent.id} went back"
+        assert agent.epoch >= epochs.get(agent.id, 1), f"the epoch of {agent.id} decreased"
         epochs[agent.id] = agent.epoch
-        kept = [agent.instance_id]
+        needed = [agent.instance_id]
         if agent.id in standbys and standbys[agent.id].status == "ready":
-            kept.append(standbys[agent.id].instance_id)
-        for instance_id in kept:
+            needed.append(standbys[agent.id].instance_id)
+        for instance_id in needed:
             if instance_id in instances and instance_id not in taken:
                 state = instances[instance_id].state
-                assert state in ALIVE, f"SEF ended {instance_id}, which {agent.id} needs"
+                assert state in ALIVE, f"SEF terminated {instance_id}, which {agent.id} needs"
 
     live = [r.agent_id for r in replicas if r.status in LIVE]
     assert len(live) == len(set(live)), "an agent has two live standbys"
@@ -79,25 +80,27 @@ def at_any_time(stage: Stage, taken: Collection[str], epochs: dict[str, int]) ->
         old = cutover.old_instance_id
         if cutover.open_agent_id and not cutover.traffic_moved_at and old not in taken:
             assert old not in instances or instances[old].state in ALIVE, (
-                f"SEF ended {old}, and {cutover.new_instance_id} has not everything yet"
+                f"SEF terminated {old} before {cutover.new_instance_id} had all targets"
             )
 
     wanted = {r.id for r in replicas if r.status in LIVE}
     open_ones = Counter(a.replica_id for a in attempts if a.status == "open")
-    assert all(count == 1 for count in open_ones.values()), "two open intents of one replica"
+    assert all(count == 1 for count in open_ones.values()), "a replica has two open launch attempts"
     assert sum(r in wanted for r in open_ones) <= len(live)
 
     failed = [a.error_code for a in attempts if a.status == "refused"]
-    assert not UNKNOWN & {*failed}, "what is not known was taken for a refusal"
+    assert not UNKNOWN & {*failed}, "an unknown result was recorded as a refusal"
 
     tokens = Counter(i.tags[ATTEMPT_TAG] for i in ours(stage, instances))
-    most = {a.client_token: 1 for a in attempts}
-    most |= {call.client_token: call.size for call in stage.rows("launch_calls", None)}
-    assert tokens.keys() <= most.keys(), "an instance without a decision to launch it"
-    assert not [t for t, n in tokens.items() if n > most[t]], "two instances for one launch token"
+    limits = {a.client_token: 1 for a in attempts}
+    limits |= {call.client_token: call.size for call in stage.rows("launch_calls", None)}
+    assert tokens.keys() <= limits.keys(), "an instance has no launch attempt"
+    assert not [t for t, n in tokens.items() if n > limits[t]], (
+        "two instances have one launch token"
+    )
 
 
-def when_quiet(
+def check_when_quiet(
     stage: Stage,
     *,
     taken: Collection[str],
@@ -106,28 +109,30 @@ def when_quiet(
     observed: Mapping[tuple[str, str], Observed],
     belongings: Mapping[str, Belongings],
 ) -> None:
-    """What holds once faults are gone, time has passed and nothing is left to do.
+    """Check the invariants that hold without faults, when SEF has finished all work.
 
     Args:
-        poisoned: agents that nothing can be launched for.
-        accepted: incident and kind of every signal that was answered with success.
-        observed: by agent and pool, every observation that was acknowledged.
-        belongings: by agent, what follows its primary.
+        stage: the stage of the story.
+        taken: instances that the story terminated, as AWS does.
+        poisoned: agents whose launches always fail.
+        accepted: incident and type of every signal that was answered with success.
+        observed: every acknowledged observation, by agent and pool.
+        belongings: the cutover targets of each agent.
     """
     instances = stage.instances()
     events = stage.rows("system_events", None)
     replicas = stage.rows("replica_instances", None)
     retirements = stage.rows("retirements", None)
     incidents = stage.rows("incidents", None)
-    _nothing_is_open(stage, retirements, incidents, poisoned)
+    _check_nothing_is_open(stage, retirements, incidents, poisoned)
     for agent in stage.rows("agents", None):
-        _is_served(agent, instances, incidents, replicas, poisoned)
-        _was_promoted_once_for_each_epoch(agent, events)
-    _ec2_runs_what_rows_claim(stage, instances, replicas)
-    _only_what_may_be_was_ended(instances, taken, replicas, retirements, events)
-    _moves_have_events(replicas, events)
-    _all_was_told(stage, incidents, events)
-    _everything_has_followed(stage, belongings)
+        _check_primary(agent, instances, incidents, replicas, poisoned)
+        _check_promotions(agent, events)
+    _check_running_instances(stage, instances, replicas)
+    _check_terminations(instances, taken, replicas, retirements, events)
+    _check_replica_events(replicas, events)
+    _check_notifications(stage, incidents, events)
+    _check_cutovers(stage, belongings)
     rows = {(s.incident_id, s.signal_type) for s in stage.rows("spot_interruption_events", None)}
     assert set(accepted) <= rows, f"signals without a row: {set(accepted) - rows}"
     for (agent_id, pool), seen in observed.items():
@@ -137,29 +142,29 @@ def when_quiet(
         assert stored == expected, f"the series of {agent_id} in {pool}"
 
 
-def _nothing_is_open(
+def _check_nothing_is_open(
     stage: Stage, retirements: list[Any], incidents: list[Any], poisoned: Collection[str]
 ) -> None:
     healthy = {r.id for r in stage.rows("replica_instances", None) if r.agent_id not in poisoned}
     for attempt in stage.rows("launch_attempts", None):
         assert attempt.status != "open" or attempt.replica_id not in healthy, (
-            f"the launch {attempt.client_token} is left open"
+            f"the launch {attempt.client_token} is still open"
         )
     for retirement in retirements:
         assert retirement.terminated_at or retirement.obstacle, (
-            f"{retirement.instance_id} is not retired"
+            f"{retirement.instance_id} is neither terminated nor given up"
         )
     for incident in incidents:
-        over = {"done", "released", "ignored"}
+        final = {"done", "released", "ignored"}
         if incident.agent_id in poisoned:
-            over.add("needs_operator")
-        assert incident.status in over, (
+            final.add("needs_operator")
+        assert incident.status in final, (
             f"{incident.kind} of {incident.agent_id} is {incident.status}: {incident.reason}"
         )
         assert incident.reason, f"{incident.id} is {incident.status} without a reason"
 
 
-def _is_served(
+def _check_primary(
     agent: Any,
     instances: Mapping[str, SimulatedInstance],
     incidents: list[Any],
@@ -169,22 +174,24 @@ def _is_served(
     serving = agent.instance_id in instances and instances[agent.instance_id].state == "running"
     standbys = [r for r in replicas if r.agent_id == agent.id and r.status in LIVE]
     if agent.id in poisoned:
-        asks = [i for i in incidents if i.agent_id == agent.id and i.status == "needs_operator"]
-        assert serving or asks, f"{agent.id} is not served, and nobody is told"
+        escalated = [
+            i for i in incidents if i.agent_id == agent.id and i.status == "needs_operator"
+        ]
+        assert serving or escalated, f"{agent.id} has no primary, and no incident reports it"
         return
-    assert serving, f"{agent.id} is not served: {agent.instance_id}"
+    assert serving, f"the primary of {agent.id} does not run: {agent.instance_id}"
     wanted = ["ready"] if agent.manual_replica_enabled else []
     assert [s.status for s in standbys] == wanted, f"the standby of {agent.id}"
 
 
-def _was_promoted_once_for_each_epoch(agent: Any, events: list[Any]) -> None:
+def _check_promotions(agent: Any, events: list[Any]) -> None:
     done = ("failover_completed", "switchover_completed")
     epochs = [e.details["epoch"] for e in events if e.agent_id == agent.id and e.event_type in done]
     assert epochs == sorted(set(epochs)), f"{agent.id} was promoted twice for an epoch: {epochs}"
     assert agent.epoch >= max(epochs, default=1)
 
 
-def _ec2_runs_what_rows_claim(
+def _check_running_instances(
     stage: Stage, instances: Mapping[str, SimulatedInstance], replicas: list[Any]
 ) -> None:
     running: dict[str, set[str]] = defaultdict(set)
@@ -195,36 +202,38 @@ def _ec2_runs_what_rows_claim(
     for replica in replicas:
         if replica.status in CLAIMING and replica.instance_id:
             claimed[replica.agent_id].add(replica.instance_id)
-    assert running == claimed, "EC2 runs what the rows say, and nothing else"
+    assert running == claimed, "EC2 must run exactly the instances in the rows"
 
 
-def _only_what_may_be_was_ended(
+def _check_terminations(
     instances: Mapping[str, SimulatedInstance],
     taken: Collection[str],
     replicas: list[Any],
     retirements: list[Any],
     events: list[Any],
 ) -> None:
-    """Released standbys, former primaries and orphans; nobody else's instances."""
+    """Check that SEF terminated released standbys, former primaries and orphans, and no others."""
     over = {r.instance_id for r in replicas if r.status in ("terminated", "failed")}
     retired = {r.instance_id for r in retirements if r.terminated_at}
     orphans = {e.details["instance_id"] for e in events if e.event_type == "orphan_terminated"}
     known = {r.instance_id for r in replicas} | retired | orphans
     for instance in instances.values():
         if instance.id in known and instance.state not in ALIVE:
-            assert instance.id in {*over, *retired, *orphans, *taken}, f"why did {instance.id} end?"
+            assert instance.id in {*over, *retired, *orphans, *taken}, (
+                f"no reason for the end of {instance.id}"
+            )
     for replica in replicas:
         if replica.status == "failed" and replica.instance_id not in {None, *taken}:
-            assert replica.misses >= LOOKS, f"{replica.instance_id} ran, and was given up"
+            assert replica.misses >= MIN_MISSES, f"SEF gave up {replica.instance_id}, which ran"
         if replica.instance_id in orphans:
-            # An instance whose id is known is looked after by its row, not by the sweep.
-            assert replica.misses >= LOOKS, f"{replica.instance_id} was left behind"
+            # The row of a replica handles its instance; only an abandoned one becomes an orphan.
+            assert replica.misses >= MIN_MISSES, f"{replica.instance_id} became an orphan"
     for instance_id in retired:
-        assert instances[instance_id].state not in ALIVE, f"{instance_id} is retired and runs"
+        assert instances[instance_id].state not in ALIVE, f"{instance_id} still runs"
 
 
-def _all_was_told(stage: Stage, incidents: list[Any], events: list[Any]) -> None:
-    """Every message has arrived at least once, or was tried as often as it is to be."""
+def _check_notifications(stage: Stage, incidents: list[Any], events: list[Any]) -> None:
+    """Check that every message arrived at least once, or that all its attempts failed."""
     arrived = Counter((body["title"], body["message"]) for body in stage.ground.receiver.taken)
     notes = {note.id: note for note in stage.rows("notifications", None)}
     deliveries = stage.rows("notification_deliveries", None)
@@ -233,41 +242,45 @@ def _all_was_told(stage: Stage, incidents: list[Any], events: list[Any]) -> None
         if delivery.status == "sent":
             assert arrived[note.title, note.body], f"{note.title} never arrived"
         else:
-            assert delivery.attempts >= TRIES, f"{note.title} was given up: {delivery.error}"
-    told = {delivery.notification_id for delivery in deliveries}
-    assert notes.keys() == told, "a message is for nobody"
-    moments = {(note.incident_id, note.kind) for note in notes.values()}
+            assert delivery.attempts >= TRIES, f"{note.title} has attempts left: {delivery.error}"
+    delivered = {delivery.notification_id for delivery in deliveries}
+    assert notes.keys() == delivered, "a notification has no delivery"
+    kinds = {(note.incident_id, note.kind) for note in notes.values()}
     planned = {i.id for i in incidents if i.kind in PLANNED}
     for event in events:
         if event.event_type == "failover_completed" and event.incident_id not in planned:
-            assert (event.incident_id, "switch") in moments, f"nobody is told of: {event.message}"
+            assert (event.incident_id, "switch") in kinds, f"no notification: {event.message}"
     for incident in incidents:
         if incident.status == "needs_operator":
-            assert (incident.id, "operator") in moments, f"no operator is told of {incident.id}"
+            assert (incident.id, "operator") in kinds, (
+                f"no notification to operators: {incident.id}"
+            )
 
 
-def _everything_has_followed(stage: Stage, belongings: Mapping[str, Belongings]) -> None:
+def _check_cutovers(stage: Stage, belongings: Mapping[str, Belongings]) -> None:
     for agent_id, things in belongings.items():
         agent = stage.agent(agent_id)
-        made = [c for c in stage.rows("cutovers", agent_id) if c.epoch == agent.epoch]
-        if not made or made[0].new_instance_id != agent.instance_id:
-            continue  # its operator has replaced it by hand since
-        assert made[0].status == "done", f"the cutover of {agent_id} is {made[0].status}"
+        newest = [c for c in stage.rows("cutovers", agent_id) if c.epoch == agent.epoch]
+        if not newest or newest[0].new_instance_id != agent.instance_id:
+            continue  # an operator has registered another primary since
+        assert newest[0].status == "done", f"the cutover of {agent_id} is {newest[0].status}"
         held = things.held(agent.instance_id)
-        assert held >= FOLLOWING, f"{agent.instance_id} has only {held} of {agent_id}"
-        # One that its operator replaced by hand is the operator's, and stays where it was.
+        assert held >= FOLLOWING, f"{agent.instance_id} has only the targets {held} of {agent_id}"
+        # A primary that an operator replaced belongs to the operator, and stays registered.
         registered = set(things.registered()) - {agent.instance_id}
         left = {e.details["old_instance_id"] for e in stage.promotions(agent_id)}
-        assert not registered & left, f"{registered & left}, former primaries, get traffic still"
+        assert not registered & left, f"the former primaries {registered & left} still get traffic"
         stage.tally["cutovers seen to be complete"] += 1
 
 
-def _moves_have_events(replicas: list[Any], events: list[Any]) -> None:
-    told = {
+def _check_replica_events(replicas: list[Any], events: list[Any]) -> None:
+    recorded = {
         (e.details["replica_id"], e.event_type)
         for e in events
         if e.event_type.startswith("replica_") and e.details
     }
     for replica in replicas:
         for status in {"launching", replica.status}:
-            assert (replica.id, f"replica_{status}") in told, f"{replica.id} {status} has no event"
+            assert (replica.id, f"replica_{status}") in recorded, (
+                f"{replica.id} {status} has no event"
+            )

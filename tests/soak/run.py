@@ -1,4 +1,4 @@
-"""Random stories from one seed, so that a failure can be had again."""
+"""Play the random stories of one seed, so that a failure can be reproduced."""
 
 import traceback
 from collections import Counter
@@ -13,30 +13,43 @@ from tests.soak.state_machine import Story
 STORIES = 12
 STEPS = 100
 
+_SETTINGS = settings(
+    stateful_step_count=STEPS,
+    phases=[Phase.generate],
+    database=None,
+    deadline=None,
+    derandomize=False,
+    print_blob=False,
+    # Reports each step as it is taken, also of a story that does not fail again.
+    verbosity=Verbosity.debug,
+    suppress_health_check=list(HealthCheck),
+)
+
 
 class Broken(AssertionError):
-    """A promise is broken, or something failed that must not; the message has the steps to it."""
+    """An invariant is broken, or a step failed; the message has the steps of the story."""
 
 
 def play(number: int, ground: Ground, tally: Counter[str], *, stories: int = STORIES) -> None:
     """Play the stories of one seed.
 
-    Not shrunk: a story that has threads and processes in it is not the same twice for certain.
+    A failed story is not shrunk: with threads and processes, a repeated story can differ.
 
     Raises:
-        Broken: at the first story that fails.
+        Broken: a story failed; the stories after it are not played. A seed without one complete
+            story also fails.
     """
     steps: list[str] = []
-    before = tally["steps"]
+    before, quiet_before = tally["steps"], tally["quiet periods"]
     broken: list[tuple[int, str, list[str]]] = []
 
     @seed(number)
     class Seeded(Story):
-        def begin_telling(self) -> None:
+        def on_begin(self) -> None:
             steps.clear()
             tally["stories"] += 1
 
-        def fail(self, error: BaseException) -> None:
+        def on_failure(self, error: BaseException) -> None:
             done = tally["steps"] - before
             broken.append((done, "".join(traceback.format_exception(error)).strip(), list(steps)))
 
@@ -46,26 +59,18 @@ def play(number: int, ground: Ground, tally: Counter[str], *, stories: int = STO
         with with_reporter(lambda line: steps.append(str(line))):
             run_state_machine_as_test(Seeded, settings=settings(_SETTINGS, max_examples=stories))
     except Exception as error:
-        # Only the first counts: Hypothesis plays a story that has failed again.
-        never_begun = tally["steps"] - before, repr(error), list(steps)
-        done, said, told = broken[0] if broken else never_begun
-        lines = [line for line in told if line.startswith("state.") and line != "state.always()"]
-        first = f"after {done} steps; those of its last story:"
-        raise Broken("\n".join([first, *lines, said])) from None
-
-
-_SETTINGS = settings(
-    stateful_step_count=STEPS,
-    phases=[Phase.generate],
-    database=None,
-    deadline=None,
-    derandomize=False,
-    print_blob=False,
-    # So that each step is told of as it is taken, also of a story that does not fail again.
-    verbosity=Verbosity.debug,
-    suppress_health_check=list(HealthCheck),
-)
+        # The first failure counts: Hypothesis repeats a failed story.
+        before_the_first_step = tally["steps"] - before, repr(error), list(steps)
+        done, failure, played = broken[0] if broken else before_the_first_step
+        lines = [line for line in played if line.startswith("state.") and line != "state.always()"]
+        first = f"after {done} steps; the steps of the last story:"
+        raise Broken("\n".join([first, *lines, failure])) from None
+    if tally["quiet periods"] - quiet_before < stories:
+        raise Broken(
+            f"only {tally['quiet periods'] - quiet_before} quiet periods in {stories} stories"
+        )
 
 
 def replay(number: int, database: str) -> str:
+    """Return the command that plays the stories of a seed again."""
     return f"make soak SEED={number} DATABASE={database}"

@@ -1,7 +1,7 @@
-"""A random story: agents, signals, operators, faults and restarts, against a model.
+"""Play a random story with agents, signals, operators, faults and restarts, against a model.
 
-Every step is one that could happen to a real SEF. After each, what always holds is checked; after
-every quiet period, in which all faults are gone, the rest (`tests.soak.promises`).
+Every step can happen to a real SEF. `tests.soak.invariants` checks some invariants after each step,
+and the others after each quiet period, which has no faults.
 """
 
 import sys
@@ -86,10 +86,10 @@ KEYED: dict[str, Callable[[SmartEmergencyFallback, str, str], Any]] = {
         agent, "auto-switch", enabled=True, idempotency_key=key
     ),
 }
-KEPT = timedelta(hours=20)
-"""For so long at least the answer under a key is kept."""
+KEY_RETENTION = timedelta(hours=20)
+"""Minimum time for which SEF keeps the answer of an Idempotency-Key."""
 
-LONGEST_QUIET = 120
+MAX_QUIET_PASSES = 120
 
 agents = st.sampled_from(AGENTS)
 workers = st.integers(0, 1)
@@ -114,7 +114,7 @@ spoiled = st.one_of(
 
 @dataclass
 class Keyed:
-    """A call under an Idempotency-Key, and its answer once there was one."""
+    """A call with an Idempotency-Key, and its answer if there was one."""
 
     name: str
     agent_id: str
@@ -124,12 +124,14 @@ class Keyed:
 
 
 class Story(RuleBasedStateMachine):
+    """A random story: each rule is a step."""
+
     ground: Ground
     tally: Counter[str]
 
     def __init__(self) -> None:
         super().__init__()
-        self.begin_telling()
+        self.on_begin()
         self.stage: Stage | None = None
         self.steps = 0
         self.may_kill = False
@@ -143,11 +145,11 @@ class Story(RuleBasedStateMachine):
         self.belongings: dict[str, Belongings] = {}
         self.clocks_agree = True
 
-    def begin_telling(self) -> None:
-        """Another story begins."""
+    def on_begin(self) -> None:
+        """Note that a story begins."""
 
-    def fail(self, error: BaseException) -> None:
-        """The story is at its end; `error` is why."""
+    def on_failure(self, error: BaseException) -> None:
+        """Note that the story failed with `error`."""
 
     # The stage
 
@@ -172,7 +174,7 @@ class Story(RuleBasedStateMachine):
             MODES[mode](self.stage.workers[0], agent_id)
 
     def _give_targets(self, agent_id: str, primary: str) -> None:
-        """What is to follow the primary."""
+        """Give an agent cutover targets."""
         belongings = Belongings(self.world, primary)
         names = ("elastic_ip", "target_groups", "dns")
         cutover = {name: belongings.targets[name] for name in names}
@@ -187,12 +189,12 @@ class Story(RuleBasedStateMachine):
     def _do(
         self, worker: int, do: Callable[[SmartEmergencyFallback], Any], fuse: int | None
     ) -> Any:
-        self.world.light(fuse)
+        self.world.arm_crash(fuse)
         try:
             return self.world.attempt(worker, do)
         finally:
-            self.world.light(None)
-            self.world.bury()
+            self.world.arm_crash(None)
+            self.world.restart_dead()
 
     def _instance(self, agent_id: str, whom: str) -> str | None:
         agent = self.world.agent(agent_id)
@@ -210,7 +212,7 @@ class Story(RuleBasedStateMachine):
             return retired[-1] if retired else None
         return "i-0123456789abcdef0" if whom == "stranger" else None
 
-    # What agents do
+    # Agents
 
     @rule(
         worker=workers,
@@ -289,7 +291,7 @@ class Story(RuleBasedStateMachine):
         if answer is not None:
             self.accepted.add((answer["incident_id"], payload["signal_type"]))
 
-    # What AWS does
+    # AWS
 
     @rule(agent_id=agents, whom=st.sampled_from(["primary", "primary", "standby", "former"]))
     def take_away(self, agent_id: str, whom: str) -> None:
@@ -311,7 +313,7 @@ class Story(RuleBasedStateMachine):
     def spoil(self, spoiled: tuple[str, dict[str, Any]], count: int | None) -> None:
         action, what = spoiled
         if "as_of" in what:
-            # From now on EC2 tells of how things are at this moment.
+            # EC2 shows the state of this moment from now on.
             what = {"as_of": time.time()}
         self._fault(action, 1 if "delay_seconds" in what else count, **what)
 
@@ -342,7 +344,7 @@ class Story(RuleBasedStateMachine):
     def mend(self) -> None:
         self.world.clear()
 
-    # What operators do
+    # Operators
 
     @rule(worker=workers, agent_id=agents, mode=st.sampled_from(sorted(MODES)), fuse=fuses)
     def operate(self, worker: int, agent_id: str, mode: str, fuse: int | None) -> None:
@@ -358,9 +360,9 @@ class Story(RuleBasedStateMachine):
     def operate_under_key(
         self, worker: int, agent_id: str, call: str, which: int, fuse: int | None
     ) -> None:
-        """Under a key of its own, or one that was used before: then for the same call."""
+        """Make a call with a new key, or repeat the call of an earlier key."""
         now = self.world.clock()
-        used = [key for key in self.keys if now - key.at < KEPT]
+        used = [key for key in self.keys if now - key.at < KEY_RETENTION]
         if which < len(used):
             key = used[which]
         else:
@@ -371,7 +373,7 @@ class Story(RuleBasedStateMachine):
         answer = self._do(worker, lambda sef: KEYED[key.call](sef, key.agent_id, key.name), fuse)
         if known is not None:
             assert self.world.agent(key.agent_id) == before, f"{key.name} had its effect twice"
-            assert self._stored(key) is not None, f"the answer under {key.name} is forgotten"
+            assert self._stored(key) is not None, f"the answer of {key.name} is lost"
         if answer is None:
             return
         if known is not None:
@@ -380,7 +382,7 @@ class Story(RuleBasedStateMachine):
         key.answer = answer
 
     def _stored(self, key: Keyed) -> Any:
-        """What a repeat gets: there is one too when the first try died after its COMMIT."""
+        """Return the stored answer; it also exists if the first try died after its COMMIT."""
         rows = self.world.rows("idempotency_keys", None)
         return next((row.answer for row in rows if row.idempotency_key == key.name), None)
 
@@ -389,16 +391,18 @@ class Story(RuleBasedStateMachine):
         payload = {"signal_type": kind, "timestamp": self.world.clock().isoformat()}
         before = self._everything()
         if kind == "switch":
-            told = self._do(worker, lambda s: s.execute_manual_switch(agent_id, dry_run=True), None)
+            answer = self._do(
+                worker, lambda s: s.execute_manual_switch(agent_id, dry_run=True), None
+            )
         else:
-            told = self._do(
+            answer = self._do(
                 worker, lambda s: s.handle_interruption(agent_id, payload, dry_run=True), None
             )
-        self.tally["dry runs"] += told is not None
+        self.tally["dry runs"] += answer is not None
         assert self._everything() == before, "a dry run has changed something"
 
     def _everything(self) -> dict[str, list[Any]]:
-        """All rows, and what runs at EC2 unless calls are still on their way there."""
+        """Return all rows, and the instances at EC2 unless delayed calls are still pending."""
         rows = {table.name: self.world.rows(table.name, None) for table in metadata.sorted_tables}
         if self.world.is_delayed:
             return rows
@@ -410,10 +414,10 @@ class Story(RuleBasedStateMachine):
         most=st.sampled_from([0, 1, 2, 4]),
     )
     def limit(self, name: str, most: int) -> None:
-        """Workers get a limit, or again the usual ones."""
+        """Restart the workers with a limit, or with the default limits."""
         if not most:
             self.world.limit()
-        # An hour of a wrong clock is another one.
+        # With different clocks, the workers count launches of different hours.
         elif self.clocks_agree or name == "max_instances":
             self.world.limit(**{name: most})
 
@@ -429,7 +433,7 @@ class Story(RuleBasedStateMachine):
             fuse,
         )
 
-    # What time and the jobs do
+    # Time and jobs
 
     @rule(
         worker=workers,
@@ -455,7 +459,7 @@ class Story(RuleBasedStateMachine):
     def race(
         self, agent_id: str, kind: str, whom: str, mode: str, job: str, fuse: int | None
     ) -> None:
-        """A signal, an operator and two jobs, at the same moment."""
+        """Run a signal, an operator's call and two jobs at the same time."""
         payload = {"signal_type": kind, "timestamp": self.world.clock().isoformat()}
         named = self._instance(agent_id, whom)
         if named is not None:
@@ -466,10 +470,10 @@ class Story(RuleBasedStateMachine):
             (0, lambda sef: getattr(sef, job)()),
             (1, lambda sef: sef.reconcile()),
         ]
-        self.world.light(fuse)
+        self.world.arm_crash(fuse)
         answers = together(*[partial(self.world.attempt, *call) for call in calls])
-        self.world.light(None)
-        self.world.bury()
+        self.world.arm_crash(None)
+        self.world.restart_dead()
         self._take(payload, answers[0])
         self.tally["races"] += 1
 
@@ -484,17 +488,17 @@ class Story(RuleBasedStateMachine):
     def freeze(
         self, late: int, agent_id: str, what: str, also: str, places: int, seconds: float
     ) -> None:
-        """A worker stands still for longer than its lease, while another one goes on."""
+        """Freeze a worker for longer than its lease, while the other worker continues."""
         payload, do = self._work(agent_id, what)
         with self.world.frozen(late, do, places) as answer:
             self.world.clock.advance(seconds)
             meanwhile, do_meanwhile = self._work(agent_id, also)
-            told = self._do(1 - late, do_meanwhile, None)
+            other = self._do(1 - late, do_meanwhile, None)
             if also == TERMINATION:
-                self._take(meanwhile, told)
+                self._take(meanwhile, other)
             for _ in range(2):
                 self._do(1 - late, lambda sef: sef.reconcile(), None)
-                invariants.at_any_time(self.world, self.taken, self.epochs)
+                invariants.check_always(self.world, self.taken, self.epochs)
         if what in (REBALANCE, TERMINATION):
             self._take(payload, answer.result())
 
@@ -508,7 +512,7 @@ class Story(RuleBasedStateMachine):
             return payload, lambda sef: sef.reconcile()
         return payload, lambda sef: MODES[what](sef, agent_id)
 
-    # What goes wrong just when it matters: by chance alone it would in one step of thousands
+    # Faults at critical moments; by chance alone they would happen once in thousands of steps
 
     @rule(
         worker=workers,
@@ -527,7 +531,7 @@ class Story(RuleBasedStateMachine):
         keeps_standby: bool,
         fuse: int | None,
     ) -> None:
-        """EC2 refuses the launches that a notice makes necessary."""
+        """Let EC2 refuse the launches that a termination notice needs."""
         self.world.simulation.clear_faults()
         self._fault("RunInstances", count, error_code=code)
         if keeps_standby:
@@ -552,7 +556,7 @@ class Story(RuleBasedStateMachine):
         seconds: float,
         fuse: int | None,
     ) -> None:
-        """An operator switches, and what is to follow the new primary does not."""
+        """Switch by an operator, while AWS refuses the moves of the cutover."""
         agent_id = AGENTS[0]
         self.world.clear()
         for mode in ("auto-switch off", "auto-terminate off", "manual on"):
@@ -562,18 +566,18 @@ class Story(RuleBasedStateMachine):
         self._do(worker, lambda sef: MODES["switch"](sef, agent_id), fuse)
         self.pass_time(1 - worker, seconds, None)
 
-    # What goes down
+    # Restarts
 
     @rule(is_there=st.booleans())
     def receiver(self, is_there: bool) -> None:
-        """Whether messages are taken."""
+        """Let the receiver of messages accept or reject them."""
         self.ground.receiver.status = 200 if is_there else 503
 
     @rule(worker=workers)
     def restart(self, worker: int) -> None:
         self.world.restart(worker)
 
-    # It takes seconds to start one again: now and then a story has one of each.
+    # A restart takes seconds, so only some stories have one of each.
     @precondition(lambda self: self.may_kill and self.steps % 9 == 8)
     @rule()
     def kill_ec2(self) -> None:
@@ -594,12 +598,12 @@ class Story(RuleBasedStateMachine):
             self.world.forget_connections()
         self.tally["databases killed"] += 1
 
-    # What is checked
+    # Checks
 
     @precondition(lambda self: self.steps % 9 == 6)
     @rule()
     def quiet(self) -> None:
-        """Everything works again, and all the time that anything waits for goes by."""
+        """Remove all faults, let all waiting times pass, and check all invariants."""
         world = self.world
         world.clear()
         if world.limits:
@@ -618,14 +622,14 @@ class Story(RuleBasedStateMachine):
                 world.workers[turn % 2].reconcile()
                 world.clock.advance(61)
         world.workers[0].cleanup_old_buffers()
-        for turn in range(LONGEST_QUIET):
+        for turn in range(MAX_QUIET_PASSES):
             if not self._is_busy():
                 break
             world.workers[turn % 2].reconcile()
             world.workers[turn % 2].deliver_notifications()
             world.clock.advance(61)
-        invariants.at_any_time(world, self.taken, self.epochs)
-        invariants.when_quiet(
+        invariants.check_always(world, self.taken, self.epochs)
+        invariants.check_when_quiet(
             world,
             taken=self.taken,
             poisoned=[POISON],
@@ -636,7 +640,7 @@ class Story(RuleBasedStateMachine):
         self.tally["quiet periods"] += 1
 
     def _is_busy(self) -> bool:
-        """Whether anything is still under way for an agent that can be helped."""
+        """Return True while SEF has work left, apart from the agent whose launches always fail."""
         open_ones = [i.agent_id for i in self.world.rows("incidents", None) if i.open_agent_id]
         moving = [
             r.agent_id
@@ -644,18 +648,20 @@ class Story(RuleBasedStateMachine):
             if r.status in ("launching", "releasing")
         ]
         following = [c.agent_id for c in self.world.rows("cutovers", None) if c.open_agent_id]
-        untold = [n for n in self.world.rows("notifications", None) if n.dispatched_at is None]
+        undispatched = [
+            n for n in self.world.rows("notifications", None) if n.dispatched_at is None
+        ]
         unsent = [
             d for d in self.world.rows("notification_deliveries", None) if d.status == "pending"
         ]
-        return bool({*open_ones, *moving, *following} - {POISON} or untold or unsent)
+        return bool({*open_ones, *moving, *following} - {POISON} or undispatched or unsent)
 
     @invariant()
     def always(self) -> None:
         if self.stage is not None:
             self.steps += 1
             self.tally["steps"] += 1
-            invariants.at_any_time(self.stage, self.taken, self.epochs)
+            invariants.check_always(self.stage, self.taken, self.epochs)
             for limited in self.stage.limited:
                 limited.check(self.stage)
 
@@ -673,8 +679,8 @@ class Story(RuleBasedStateMachine):
             error = late
             raise
         finally:
-            # Hypothesis ends a story that it has no use for by an exception of its own.
+            # Hypothesis discards a story with an exception of its own.
             if isinstance(error, Exception) and not type(error).__module__.startswith("hypothesis"):
-                self.fail(error)
+                self.on_failure(error)
             if self.stage is not None:
                 self.stage.close()
