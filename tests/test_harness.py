@@ -1,10 +1,11 @@
-"""Check the databases that the fixtures provide."""
+"""Check the databases and the simulated EC2 that the fixtures provide."""
 
 import mysql.connector
 import pytest
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
+from tests.harness import POOL, TrackedSimulation, client_of
 from tests.mariadb import MariaDB
 
 
@@ -50,3 +51,21 @@ def test_committed_rows_survive_a_killed_server(mariadb: MariaDB, bare_mariadb_u
     with engine.connect() as connection:
         assert connection.execute(text("SELECT name FROM things")).scalars().all() == ["kept"]
     engine.dispose()
+
+
+def test_restore_undoes_all_changes_of_a_test(simulation: TrackedSimulation) -> None:
+    simulation.set_options(pending_seconds=600)
+    client_of(simulation.endpoint).run_instances(
+        LaunchTemplate={"LaunchTemplateName": "sef-default"}, MinCount=1, MaxCount=1
+    )
+    simulation.set_pool(POOL, capacity=False)
+    simulation.throttle()
+    simulation.restore()
+    assert simulation.instances() == []
+    assert simulation.faults() == []
+    assert {pool.room for pool in simulation.pools()} == {None}
+    launched = client_of(simulation.endpoint).run_instances(
+        LaunchTemplate={"LaunchTemplateName": "sef-default"}, MinCount=1, MaxCount=1
+    )
+    [instance] = simulation.instances()
+    assert (instance.id, instance.state) == (launched["Instances"][0]["InstanceId"], "running")
