@@ -1,0 +1,1 @@
+"""The few AWS calls that SEF makes, and what their errors mean."""

@@ -1,13 +1,14 @@
-"""What EC2 can move from one instance to another, each by comparing and swapping.
+"""Move addresses, network interfaces and volumes between instances, by compare-and-swap.
 
-A look says how things are, and gives the one call, or pair of calls, that changes them from that.
-The call names what was seen, so that EC2 refuses it once somebody else has changed it: whoever has
-looked, been frozen, and goes on late changes nothing. So a caller looks first, then makes sure that
-it still may, and then moves.
+1. A method of `Attachments` looks up the present state and plans a change from exactly that state.
+2. The caller checks that it may still make the change.
+3. The caller makes it. The calls name the state that was seen, so EC2 refuses them once another
+   worker has changed it. A worker that was suspended after its look-up cannot undo newer changes.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Any
 
@@ -34,25 +35,29 @@ RACED = frozenset(
         "VolumeInUse",
     }
 )
-"""It is not as it was seen, or not yet: look again."""
+"""Codes of a change that failed because the state is not, or not yet, the one that was seen.
+
+The caller looks again. Sources: EC2's list of error codes (see `sef.cloud.errors`), the error
+sections of Route 53's ChangeResourceRecordSets and of ELBv2's RegisterTargets.
+"""
 
 
 class NotReady(Exception):
-    """Nothing can be done now but look again."""
+    """The change has to wait; the caller looks again later. The message says what for."""
 
 
 class Impossible(Exception):
-    """What is asked for is impossible as things are; a sentence for a person."""
+    """The change cannot be made in the present state. The message is a sentence for an operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedChange:
-    """What is to be done to get from what was seen to what is wanted.
+    """A change from the state that was seen towards the wanted one.
 
     Attributes:
-        said: what it does, in the past tense.
-        make: do it; raises CloudError, of a code in RACED if something is not as it was seen.
-        is_all: nothing has to be awaited afterwards.
+        said: a description of the change, in the past tense.
+        make: makes the change; raises CloudError, with a code in RACED if the state has changed.
+        is_all: True if the wanted state is reached then; False if the caller has to look again.
     """
 
     said: str
@@ -62,7 +67,7 @@ class PlannedChange:
 
 @dataclass(frozen=True, slots=True)
 class NetworkPlacement:
-    """Where an instance is, and its first network interface."""
+    """The zone and the subnet of an instance, and its first network interface."""
 
     instance_id: str
     zone: str
@@ -75,8 +80,12 @@ class NetworkPlacement:
 class Attachments:
     """Elastic IPs, private addresses, network interfaces and volumes.
 
-    Every look returns None when there is nothing to do any more. It raises CloudError when EC2
-    refuses or does not answer, NotYet and CannotMove.
+    Each method that plans a change returns None if the wanted state is reached.
+
+    Raises:
+        CloudError: EC2 refused a call or did not answer.
+        NotReady: the change has to wait.
+        Impossible: the change cannot be made in the present state.
     """
 
     def __init__(self, clients: Callable[[], Clients]) -> None:
@@ -84,8 +93,8 @@ class Attachments:
 
     @translated()
     def running(self, instance_id: str) -> None:
-        """Raises NotYet until EC2 reports the instance running."""
-        state = self._described(instance_id)["State"]["Name"]
+        """Raise NotReady until EC2 shows the instance running, and Impossible once it is gone."""
+        state = self._instance(instance_id)["State"]["Name"]
         if state in GONE:
             raise Impossible(f"{instance_id} is {state}")
         if state != "running":
@@ -93,56 +102,51 @@ class Attachments:
 
     @translated()
     def place(self, instance_id: str) -> NetworkPlacement:
-        described = self._described(instance_id)
-        interfaces = described.get("NetworkInterfaces", [])
+        """Return the network placement of an instance."""
+        instance = self._instance(instance_id)
+        interfaces = instance.get("NetworkInterfaces", [])
         first = [i for i in interfaces if i["Attachment"]["DeviceIndex"] == 0]
         if not first:
             raise NotReady(f"{instance_id} has no network interface")
         return NetworkPlacement(
             instance_id,
-            described["Placement"]["AvailabilityZone"],
-            described["SubnetId"],
+            instance["Placement"]["AvailabilityZone"],
+            instance["SubnetId"],
             first[0]["NetworkInterfaceId"],
-            described["PrivateIpAddress"],
-            described.get("PublicIpAddress"),
+            instance["PrivateIpAddress"],
+            instance.get("PublicIpAddress"),
         )
 
     @translated()
     def elastic_ip(self, allocation_id: str, instance_id: str) -> PlannedChange | None:
+        """Plan to associate an Elastic IP with the first interface of an instance."""
         place = self.place(instance_id)
         answer = self._ec2.describe_addresses(AllocationIds=[allocation_id])
         address = answer["Addresses"][0]
         if address.get("NetworkInterfaceId") == place.interface_id:
             return None
-        association = address.get("AssociationId")
-
-        @translated()
-        def make() -> None:
-            if association is not None:
-                self._ec2.disassociate_address(AssociationId=association)
-            # By interface: an instance that has several cannot be named. EC2's own default
-            # would take the address from whoever has got it meanwhile.
-            self._ec2.associate_address(
-                AllocationId=allocation_id,
-                NetworkInterfaceId=place.interface_id,
-                AllowReassociation=False,
-            )
-
         return PlannedChange(
-            f"{address['PublicIp']} ({allocation_id}) moved to {instance_id}", make
+            f"{address['PublicIp']} ({allocation_id}) moved to {instance_id}",
+            partial(
+                self._move_elastic_ip,
+                allocation_id,
+                old_association=address.get("AssociationId"),
+                interface_id=place.interface_id,
+            ),
         )
 
     @translated()
     def private_ip(self, address: str, instance_id: str) -> PlannedChange | None:
+        """Plan to assign a secondary private address to the first interface of an instance."""
         place = self.place(instance_id)
         self._check_subnet(address, place)
-        found = self._ec2.describe_network_interfaces(
+        interfaces = self._ec2.describe_network_interfaces(
             Filters=[
                 {"Name": "subnet-id", "Values": [place.subnet_id]},
                 {"Name": "addresses.private-ip-address", "Values": [address]},
             ]
         )["NetworkInterfaces"]
-        holder = found[0] if found else None
+        holder = interfaces[0] if interfaces else None
         if holder is not None:
             if holder["NetworkInterfaceId"] == place.interface_id:
                 return None
@@ -151,82 +155,69 @@ class Attachments:
                     f"{address} is the primary address of {holder['NetworkInterfaceId']}; only a "
                     "secondary one can be moved"
                 )
-
-        @translated()
-        def make() -> None:
-            if holder is not None:
-                self._ec2.unassign_private_ip_addresses(
-                    NetworkInterfaceId=holder["NetworkInterfaceId"],
-                    PrivateIpAddresses=[address],
-                )
-            self._ec2.assign_private_ip_addresses(
-                NetworkInterfaceId=place.interface_id,
-                PrivateIpAddresses=[address],
-                AllowReassignment=False,
-            )
-
-        return PlannedChange(f"{address} moved to {instance_id}", make)
+        return PlannedChange(
+            f"{address} moved to {instance_id}",
+            partial(
+                self._move_private_ip,
+                address,
+                old_interface_id=holder["NetworkInterfaceId"] if holder is not None else None,
+                interface_id=place.interface_id,
+            ),
+        )
 
     @translated()
     def network_interface(
         self, interface_id: str, device_index: int, instance_id: str
     ) -> PlannedChange | None:
+        """Plan to detach an interface from its holder, or to attach it to an instance."""
         place = self.place(instance_id)
         interface = self._interface(interface_id)
         _check_zone(interface_id, interface["AvailabilityZone"], place)
         attachment = interface.get("Attachment") or {}
         if not attachment:
-
-            @translated()
-            def attach() -> None:
-                self._ec2.attach_network_interface(
-                    NetworkInterfaceId=interface_id,
-                    InstanceId=instance_id,
-                    DeviceIndex=device_index,
-                )
-
-            return PlannedChange(f"{interface_id} attached to {instance_id}", attach, is_all=False)
+            return PlannedChange(
+                f"{interface_id} attached to {instance_id}",
+                partial(self._attach_interface, interface_id, device_index, instance_id),
+                is_all=False,
+            )
         holder = attachment.get("InstanceId", "another service")
-        if _is_settled(interface_id, attachment["Status"], holder, instance_id):
+        if _is_attached_to(instance_id, interface_id, holder, attachment["Status"]):
             return None
         if attachment.get("DeviceIndex") == 0:
             raise Impossible(f"{interface_id} is the first interface of {holder} and stays there")
-
-        @translated()
-        def detach() -> None:
-            self._ec2.detach_network_interface(AttachmentId=attachment["AttachmentId"])
-
-        return PlannedChange(f"{interface_id} detached from {holder}", detach, is_all=False)
+        return PlannedChange(
+            f"{interface_id} detached from {holder}",
+            partial(self._detach_interface, attachment["AttachmentId"]),
+            is_all=False,
+        )
 
     @translated()
     def volume(self, volume_id: str, device: str, instance_id: str) -> PlannedChange | None:
+        """Plan to detach a volume from its holder, or to attach it to an instance."""
         place = self.place(instance_id)
         volume = self._volume(volume_id)
         _check_zone(volume_id, volume["AvailabilityZone"], place)
         attachments = volume.get("Attachments", [])
         if not attachments:
-
-            @translated()
-            def attach() -> None:
-                self._ec2.attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device=device)
-
-            return PlannedChange(f"{volume_id} attached to {instance_id}", attach, is_all=False)
+            return PlannedChange(
+                f"{volume_id} attached to {instance_id}",
+                partial(self._attach_volume, volume_id, device, instance_id),
+                is_all=False,
+            )
         if len(attachments) > 1:
             raise Impossible(f"{volume_id} is attached to several instances")
         holder = attachments[0]["InstanceId"]
-        if _is_settled(volume_id, attachments[0]["State"], holder, instance_id):
+        if _is_attached_to(instance_id, volume_id, holder, attachments[0]["State"]):
             return None
-
-        @translated()
-        def detach() -> None:
-            # Not by force: what is mounted is in use, and stays until it is let go or gone.
-            self._ec2.detach_volume(VolumeId=volume_id, InstanceId=holder)
-
-        return PlannedChange(f"{volume_id} detached from {holder}", detach, is_all=False)
+        return PlannedChange(
+            f"{volume_id} detached from {holder}",
+            partial(self._detach_volume, volume_id, holder),
+            is_all=False,
+        )
 
     @translated()
     def check_address(self, allocation_id: str) -> None:
-        """Raises CloudError when there is no such Elastic IP."""
+        """Raise CloudError if the Elastic IP does not exist."""
         self._ec2.describe_addresses(AllocationIds=[allocation_id])
 
     @translated()
@@ -241,14 +232,14 @@ class Attachments:
     def _ec2(self) -> "EC2Client":
         return self._clients().ec2
 
-    def _described(self, instance_id: str) -> Any:
+    def _instance(self, instance_id: str) -> Any:
         answer = self._ec2.describe_instances(
             Filters=[{"Name": "instance-id", "Values": [instance_id]}]
         )
-        found = [i for reservation in answer["Reservations"] for i in reservation["Instances"]]
-        if not found:
-            raise NotReady(f"EC2 does not know {instance_id}")
-        return found[0]
+        instances = [i for reservation in answer["Reservations"] for i in reservation["Instances"]]
+        if not instances:
+            raise NotReady(f"EC2 does not show {instance_id}")
+        return instances[0]
 
     def _interface(self, interface_id: str) -> Any:
         answer = self._ec2.describe_network_interfaces(NetworkInterfaceIds=[interface_id])
@@ -262,21 +253,71 @@ class Attachments:
         block = answer["Subnets"][0]["CidrBlock"]
         if IPv4Address(address) not in IPv4Network(block):
             raise Impossible(
-                f"{address} is not in {place.subnet_id} ({block}), where {place.instance_id} is"
+                f"{address} is not in {place.subnet_id} ({block}), the subnet of "
+                f"{place.instance_id}"
             )
 
+    @translated()
+    def _move_elastic_ip(
+        self, allocation_id: str, *, old_association: str | None, interface_id: str
+    ) -> None:
+        if old_association is not None:
+            self._ec2.disassociate_address(AssociationId=old_association)
+        # By interface: EC2 refuses an instance id if the instance has several interfaces. With
+        # EC2's default for AllowReassociation, the call would take the address from another
+        # worker's newer association.
+        self._ec2.associate_address(
+            AllocationId=allocation_id,
+            NetworkInterfaceId=interface_id,
+            AllowReassociation=False,
+        )
 
-def _check_zone(what: str, zone: str, place: NetworkPlacement) -> None:
+    @translated()
+    def _move_private_ip(
+        self, address: str, *, old_interface_id: str | None, interface_id: str
+    ) -> None:
+        if old_interface_id is not None:
+            self._ec2.unassign_private_ip_addresses(
+                NetworkInterfaceId=old_interface_id, PrivateIpAddresses=[address]
+            )
+        self._ec2.assign_private_ip_addresses(
+            NetworkInterfaceId=interface_id,
+            PrivateIpAddresses=[address],
+            AllowReassignment=False,
+        )
+
+    @translated()
+    def _attach_interface(self, interface_id: str, device_index: int, instance_id: str) -> None:
+        self._ec2.attach_network_interface(
+            NetworkInterfaceId=interface_id, InstanceId=instance_id, DeviceIndex=device_index
+        )
+
+    @translated()
+    def _detach_interface(self, attachment_id: str) -> None:
+        self._ec2.detach_network_interface(AttachmentId=attachment_id)
+
+    @translated()
+    def _attach_volume(self, volume_id: str, device: str, instance_id: str) -> None:
+        self._ec2.attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device=device)
+
+    @translated()
+    def _detach_volume(self, volume_id: str, holder: str) -> None:
+        # Without Force: a mounted volume stays until it is unmounted or its instance has ended.
+        self._ec2.detach_volume(VolumeId=volume_id, InstanceId=holder)
+
+
+def _check_zone(resource_id: str, zone: str, place: NetworkPlacement) -> None:
     if zone != place.zone:
         raise Impossible(
-            f"{what} is in {zone} and {place.instance_id} in {place.zone}: it cannot leave its zone"
+            f"{resource_id} is in {zone} and {place.instance_id} in {place.zone}: "
+            f"{resource_id} cannot leave its zone"
         )
 
 
-def _is_settled(what: str, state: str, holder: str, wanted: str) -> bool:
-    """Whether it is where it is wanted; False if it is attached elsewhere."""
-    if state not in ("attached", "busy"):
-        raise NotReady(f"{what} is {state}, at {holder}")
+def _is_attached_to(instance_id: str, resource_id: str, holder: str, state: str) -> bool:
+    """Return True if `holder` is the instance; raise NotReady while the attachment changes."""
     if state == "busy":
-        raise NotReady(f"{what} is in use on {holder}, which has to let it go")
-    return holder == wanted
+        raise NotReady(f"{resource_id} is in use on {holder}; it can move once it is unmounted")
+    if state != "attached":
+        raise NotReady(f"{resource_id} is {state}, at {holder}")
+    return holder == instance_id

@@ -1,6 +1,6 @@
-"""Look up single instances, with one DescribeInstances call for all that ask at once.
+"""Look up single instances; one DescribeInstances call serves all threads that ask at once.
 
-EC2 counts calls. In a storm of notices, a call for each standby would exhaust the request limit.
+EC2 throttles by calls. In a storm of notices, one call per standby would use up the rate limit.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ PATIENCE = 1.0
 """Seconds that a look-up waits for the running call, which may hang, before it makes its own."""
 
 BatchedDescribe = Batcher[str, "Instance | CloudError | None"]
-"""Takes an instance id; answers with the instance, None if EC2 does not show it, or the error."""
+"""Takes an instance id; returns the instance, None if EC2 does not show it, or the error."""
 
 
 def batched_describe(ec2: Ec2) -> BatchedDescribe:
@@ -23,9 +23,9 @@ def batched_describe(ec2: Ec2) -> BatchedDescribe:
 
     def describe(ids: Sequence[str]) -> Sequence[Instance | CloudError | None]:
         try:
-            found = ec2.instances(set(ids))
+            shown = ec2.instances(set(ids))
         except CloudError as error:
             return [error] * len(ids)
-        return [found.get(instance_id) for instance_id in ids]
+        return [shown.get(instance_id) for instance_id in ids]
 
     return Batcher(describe, limit=MAX_WAITING, at_once=FILTER_VALUES, patience=PATIENCE)

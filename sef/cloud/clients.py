@@ -1,4 +1,4 @@
-"""The clients of AWS's services: every one is built here, with the same time-outs."""
+"""Build the boto3 clients of AWS's services, all with the same time-outs."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,43 +20,28 @@ if TYPE_CHECKING:
     from mypy_boto3_elbv2.client import ElasticLoadBalancingv2Client
     from mypy_boto3_route53.client import Route53Client
 
-# boto3's own default, 60 s and 5 tries, is longer than the notice that AWS gives.
+# boto3's defaults, 60 s and 5 tries, exceed the two minutes of a termination notice.
 _TIMEOUTS = Config(
     connect_timeout=2,
     read_timeout=8,
     retries={"mode": "standard", "total_max_attempts": 2},
     max_pool_connections=32,
 )
-_building = Lock()  # boto3: clients may be shared by threads, a session that makes them may not
-
-
-@cache
-def _session() -> boto3.session.Session:
-    """One for the process: each reads half a second's worth of AWS's descriptions anew."""
-    session = botocore.session.get_session()
-    parsers = session.get_component("response_parser_factory")
-    parsers.set_parser_defaults(timestamp_parser=_timestamp)
-    return boto3.session.Session(botocore_session=session)
-
-
-def _timestamp(told: Any) -> datetime:
-    # botocore's own takes any form there is, and a fourth of the time of reading an answer.
-    try:
-        return datetime.fromisoformat(told)
-    except (TypeError, ValueError):
-        return parse_timestamp(told)
+# Threads may share boto3 clients, but not the session that creates them (boto3's documentation).
+_building = Lock()
 
 
 @dataclass(frozen=True)
 class Clients:
-    """The clients of one region, each built when it is used first.
-
-    A client raises CloudError when it cannot be built, as without a region.
+    """The clients of one region, each built at its first use.
 
     Args:
-        region: what boto3 finds, if empty.
-        ec2_endpoint: EC2's own, if empty. The other services have those that boto3 finds.
-        simulated: the endpoint is the simulated cloud's, which has all the services.
+        region: AWS region; empty: the region that boto3 finds.
+        ec2_endpoint: URL of EC2; empty: AWS's own. Other services use the URLs that boto3 finds.
+        simulated: the endpoint belongs to the simulator, which serves all services.
+
+    Raises:
+        CloudError: a client cannot be built, for example because there is no region.
     """
 
     region: str = ""
@@ -88,7 +73,7 @@ class Clients:
             options = {
                 "aws_access_key_id": "simulated",
                 "aws_secret_access_key": "simulated",
-                "config": _TIMEOUTS.merge(Config(proxies={})),  # it is on this machine
+                "config": _TIMEOUTS.merge(Config(proxies={})),  # the simulator is on this machine
             }
         try:
             with _building:
@@ -99,19 +84,36 @@ class Clients:
                     **options,
                 )
             if service == "ec2":
-                client.meta.events.register_first("needs-retry.ec2.RunInstances", _as_final)
+                client.meta.events.register_first("needs-retry.ec2.RunInstances", _do_not_retry)
             return failpoints.instrument(client)
         except BotoCoreError as error:
             raise translate(error) from error
 
 
-def _as_final(response: tuple[Any, dict[str, Any]] | None, **_: Any) -> None:
-    """Take a lack of capacity for the final answer that it is.
+@cache
+def _session() -> boto3.session.Session:
+    """Return the session of this process: each new one takes half a second to load AWS's models."""
+    session = botocore.session.get_session()
+    parsers = session.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=_timestamp)
+    return boto3.session.Session(botocore_session=session)
 
-    EC2 sends InsufficientInstanceCapacity as a 500, which boto3 repeats after up to a second. In an
-    emergency that second is lost for every pool that is full; the next pool may serve at once.
+
+def _timestamp(text: Any) -> datetime:
+    # botocore's own parser tries every format, which takes a quarter of the time of an answer.
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return parse_timestamp(text)
+
+
+def _do_not_retry(response: tuple[Any, dict[str, Any]] | None, **_: Any) -> None:
+    """Keep boto3 from retrying a launch that lacks capacity.
+
+    EC2 sends InsufficientInstanceCapacity as a 500, which boto3 repeats after up to a second. In
+    an emergency that would cost a second for each full pool, while the next pool may have capacity.
     """
     if response is not None:
         http, parsed = response
         if parsed.get("Error", {}).get("Code") in NO_CAPACITY:
-            http.status_code = 400  # what boto3 looks at before it repeats
+            http.status_code = 400  # boto3 decides by the status

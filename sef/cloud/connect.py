@@ -1,4 +1,4 @@
-"""The cloud that the settings name: Amazon's, or the simulated one, started if need be."""
+"""Connect to the cloud that the settings name: AWS, or the simulator, started if necessary."""
 
 import json
 from collections.abc import Mapping
@@ -13,11 +13,13 @@ from sef.simulator.process import ensure_running
 
 SIMULATED_REGION = "us-east-1"
 SIMULATED_TEMPLATE = "sef-default"
-"""The launch template that the simulated EC2 has from its first start."""
+"""Launch template that the simulated EC2 has from its first start."""
 
 
 def connect(settings: Settings) -> tuple[Settings, Clients]:
-    """Return the clients, and the settings with what the simulated cloud adds to them.
+    """Return the settings and the clients.
+
+    With the simulator, the settings get its launch template if they have none of their own.
 
     Raises:
         SimulationError: the simulated EC2 cannot be started.
@@ -33,23 +35,24 @@ def connect(settings: Settings) -> tuple[Settings, Clients]:
 
 
 def check_cloud(settings: Settings) -> None:
-    """Raise ConfigurationError when the settings name no EC2 that could be asked."""
+    """Raise ConfigurationError if AWS is configured and no region is known."""
     if settings.cloud == "aws" and not (settings.region or boto3.session.Session().region_name):
         raise ConfigurationError(
-            f"{variable('region')} is empty and boto3 finds no region; set one, as us-east-1"
+            f"{variable('region')} is empty and boto3 finds no region; "
+            f"set {variable('region')}, e.g. to us-east-1"
         )
 
 
 def on_demand_prices(settings: Settings) -> Mapping[str, Decimal]:
-    """On-demand prices by instance type, as far as the settings name a file of them.
+    """Return USD per hour by instance type, from the file that the settings name, if any.
 
     Raises:
-        ConfigurationError: the file cannot be read as such.
+        ConfigurationError: the file cannot be read, or is not a JSON object of prices.
     """
     if settings.on_demand_prices_file is None:
         return {}
     try:
-        told = json.loads(settings.on_demand_prices_file.read_text(), parse_float=Decimal)
-        return {str(name): Decimal(price) for name, price in told.items()}
+        prices = json.loads(settings.on_demand_prices_file.read_text(), parse_float=Decimal)
+        return {str(name): Decimal(price) for name, price in prices.items()}
     except (OSError, ValueError, AttributeError, ArithmeticError) as error:
         raise ConfigurationError(f"{variable('on_demand_prices')}: {error}") from error

@@ -1,4 +1,4 @@
-"""EC2, by boto3: the few calls that SEF makes, in its own terms."""
+"""Call EC2: the few boto3 calls that SEF makes, with results in SEF's own types."""
 
 import time
 from base64 import b64decode
@@ -22,20 +22,28 @@ REPLICA_TAG = "sef:replica"
 ATTEMPT_TAG = "sef:attempt"
 
 GONE = frozenset({"shutting-down", "terminated", "stopping", "stopped"})
-"""States that an instance does not come back from by itself."""
+"""States that an instance never leaves by itself."""
 
 ENDED = frozenset({"shutting-down", "terminated"})
-"""States that it does not come back from at all."""
+"""States that an instance never leaves at all."""
 
 ALIVE = frozenset({"pending", "running"})
 
 FILTER_VALUES = 200
-"""So many values one filter of EC2 may have."""
+"""Maximum number of values of one filter, set by EC2."""
+
+T = TypeVar("T")
+
+Calls = list[dict[str, Any]]
+"""Calls to EC2 that change something, as `timed` records them for events."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """An instance as EC2 tells of it; what an answer leaves out is None, and no evidence."""
+    """An instance as EC2 describes it.
+
+    A field that the answer leaves out is None, which proves nothing about the instance.
+    """
 
     id: str
     ec2_state: str | None
@@ -58,22 +66,22 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class LaunchConfiguration:
-    """What a new instance is made like: parameters of RunInstances without place and market."""
+    """A template for new instances: parameters of RunInstances without pool and market."""
 
     described_as: str
     parameters: Mapping[str, Any]
     instance_type: str | None
     subnets: Mapping[str, str] = field(default_factory=dict)
-    """Subnet by zone. Empty: the default VPC, where the zone is enough."""
+    """Subnet id by zone; empty for the default VPC, where the zone is enough."""
     primary_pool: Pool | None = None
-    """Where the primary runs, as EC2 knows it."""
+    """The pool in which the primary runs, according to EC2."""
 
 
 class Ec2:
     """EC2 in one region.
 
-    Every method raises `CloudError` when EC2 refuses, cannot be reached or does not answer, or
-    answers without what was asked for.
+    Every method raises `CloudError` if EC2 refuses the call, cannot be reached, does not answer,
+    or leaves out an expected element of the answer.
     """
 
     def __init__(self, client: "EC2Client") -> None:
@@ -82,21 +90,21 @@ class Ec2:
 
     @classmethod
     def connect(cls, *, region: str = "", endpoint: str = "", simulated: bool = False) -> "Ec2":
-        """With credentials as boto3 finds them; the simulated EC2 asks for none."""
+        """Connect with the credentials that boto3 finds; the simulated EC2 needs none."""
         return cls(Clients(region, endpoint, simulated).ec2)
 
     def run(self, parameters: Mapping[str, Any], token: str) -> str:
-        """Launch one instance and return its id; the same token never launches a second."""
+        """Launch one instance and return its id; the same token never launches a second one."""
         return self.run_several(parameters, token, 1)[0]
 
     def run_several(self, parameters: Mapping[str, Any], token: str, most: int) -> list[str]:
-        """Launch as many instances as there is room for, up to `most`, and return their ids.
+        """Launch as many instances as the pool has capacity for, up to `most`; return their ids.
 
-        The same token never launches more. `UserData` is in base64, as EC2 tells it and as it can
-        be stored.
+        The same token never launches more. `UserData` is in base64, as EC2 returns it and as it
+        is stored.
         """
         if "UserData" in parameters:
-            # boto3 encodes it once more.
+            # boto3 encodes it again.
             parameters = {**parameters, "UserData": b64decode(parameters["UserData"])}
         with translated():
             answer = self._client.run_instances(
@@ -108,21 +116,22 @@ class Ec2:
             return ids
 
     def instances(self, ids: Collection[str]) -> dict[str, Instance]:
-        """Those of the instances that EC2 shows. By filter: one unknown id fails no others.
+        """Return the instances that EC2 shows, by id.
 
-        One that is not shown is not gone for that: an answer may lag, or be incomplete.
+        A missing instance is not proof that it is gone: an answer may lag or be incomplete. The
+        call uses a filter, because an unknown id as a parameter fails the whole call.
         """
         if not ids:
             return {}
-        found = self._describe([{"Name": "instance-id", "Values": sorted(ids)}])
-        return {instance.id: instance for instance in found}
+        instances = self._describe([{"Name": "instance-id", "Values": sorted(ids)}])
+        return {instance.id: instance for instance in instances}
 
     def launched_by(self, token: str) -> list[Instance]:
-        """The instances that a call has launched, by their tag."""
+        """Return the instances that a call launched, found by their attempt tag."""
         return list(self._describe([{"Name": f"tag:{ATTEMPT_TAG}", "Values": [token]}]))
 
     def has_tag(self, instance_id: str, key: str) -> bool:
-        """Whether EC2 finds the instance by a tag, also where it does not tell the tags."""
+        """Return True if EC2 finds the instance by this tag, even if its answers lack the tags."""
         wanted: list[FilterTypeDef] = [
             {"Name": "instance-id", "Values": [instance_id]},
             {"Name": "tag-key", "Values": [key]},
@@ -130,11 +139,11 @@ class Ec2:
         return any(self._describe(wanted))
 
     def managed_by(self, name: str) -> list[Instance]:
-        """All instances that the SEF of this name has launched and that EC2 still shows."""
+        """Return the instances that the deployment `name` launched and that EC2 still shows."""
         return list(self._describe([{"Name": f"tag:{MANAGED_TAG}", "Values": [name]}]))
 
     def terminate(self, instance_id: str) -> bool:
-        """Terminate; False for one that EC2 does not know: not yet, or not any more."""
+        """Terminate an instance; return False if EC2 does not know it, not yet or not any more."""
         try:
             with translated():
                 self._client.terminate_instances(InstanceIds=[instance_id])
@@ -152,19 +161,76 @@ class Ec2:
             )
 
     def like_instance(self, instance_id: str) -> LaunchConfiguration | None:
-        """A source like a running instance; None when EC2 does not show it."""
-        instance = next(self._found([{"Name": "instance-id", "Values": [instance_id]}]), None)
+        """Return the configuration of an instance; None if EC2 does not show it."""
+        instance = next(self._described([{"Name": "instance-id", "Values": [instance_id]}]), None)
         if instance is None:
             return None
         with translated():
             user_data = self._client.describe_instance_attribute(
                 InstanceId=instance_id, Attribute="userData"
             )
-            return self._source(instance, user_data["UserData"].get("Value"))
+            return self._configuration(instance, user_data["UserData"].get("Value"))
 
-    def _source(self, instance: "InstanceTypeDef", user_data: str | None) -> LaunchConfiguration:
-        # One that is ending has lost these. From one that runs they are not to be missing: its
-        # successor would come up in another network.
+    def like_template(self, template: str, vpc_of: str | None = None) -> LaunchConfiguration:
+        """Return the configuration of a launch template.
+
+        Args:
+            template: id or name, optionally with a version: `lt-0abc`, `web` or `web:3`. Without
+                one, the template's default version.
+            vpc_of: launch in the VPC of this instance; None: in the default VPC.
+        """
+        name, _, version = template.partition(":")
+        key = "LaunchTemplateId" if name.startswith("lt-") else "LaunchTemplateName"
+        reference: dict[str, Any] = {key: name}
+        with translated():
+            versions = self._client.describe_launch_template_versions(
+                **reference, Versions=[version or "$Default"]
+            )
+            data = versions["LaunchTemplateVersions"][0]["LaunchTemplateData"]
+        like = None if vpc_of is None else self.like_instance(vpc_of)
+        return LaunchConfiguration(
+            f"launch template {template}",
+            {"LaunchTemplate": reference | {"Version": version or "$Default"}},
+            data.get("InstanceType") or (like.instance_type if like else None),
+            like.subnets if like else {},
+            like.primary_pool if like else None,
+        )
+
+    def zones(self) -> list[str]:
+        """Return the names of the available zones, without local and wavelength zones."""
+        with translated():
+            answer = self._client.describe_availability_zones(
+                Filters=[{"Name": "state", "Values": ["available"]}]
+            )
+            return [
+                zone["ZoneName"]
+                for zone in answer["AvailabilityZones"]
+                if zone.get("ZoneType", "availability-zone") == "availability-zone"
+            ]
+
+    def spot_prices(self, instance_types: Collection[str], now: datetime) -> dict[str, Decimal]:
+        """Return the current spot price of every pool of these types, by pool id."""
+        latest: dict[str, tuple[datetime, Decimal]] = {}
+        if not instance_types:
+            return {}  # without types, EC2 would return the prices of every type
+        with translated():
+            for page in self._client.get_paginator("describe_spot_price_history").paginate(
+                InstanceTypes=sorted(instance_types),  # type: ignore[arg-type]
+                ProductDescriptions=["Linux/UNIX"],
+                StartTime=now,
+                EndTime=now,
+            ):
+                for entry in page["SpotPriceHistory"]:
+                    pool = str(Pool(entry["InstanceType"], entry["AvailabilityZone"]))
+                    change = (entry["Timestamp"], Decimal(entry["SpotPrice"]))
+                    latest[pool] = max(latest.get(pool, change), change)
+        return {pool: price for pool, (_, price) in latest.items()}
+
+    def _configuration(
+        self, instance: "InstanceTypeDef", user_data: str | None
+    ) -> LaunchConfiguration:
+        # An ending instance has lost these. If a running one lacks them, the answer is incomplete,
+        # and its successor would be launched in another network.
         for name in ("VpcId", "SecurityGroups") if instance["State"]["Name"] in ALIVE else ():
             if name not in instance:
                 raise KeyError(name)
@@ -191,108 +257,50 @@ class Ec2:
             Pool(instance["InstanceType"], instance["Placement"]["AvailabilityZone"]),
         )
 
-    def like_template(self, template: str, vpc_of: str | None = None) -> LaunchConfiguration:
-        """A source like a launch template, given as id or name and optionally `:version`.
-
-        Args:
-            template: as in `lt-0abc`, `web`, or `web:3`; the default version if none is said.
-            vpc_of: an instance in whose VPC to launch; the default VPC without one.
-        """
-        name, _, version = template.partition(":")
-        by: dict[str, Any] = {
-            "LaunchTemplateId" if name.startswith("lt-") else "LaunchTemplateName": name
-        }
-        with translated():
-            versions = self._client.describe_launch_template_versions(
-                **by, Versions=[version or "$Default"]
-            )
-            data = versions["LaunchTemplateVersions"][0]["LaunchTemplateData"]
-        like = None if vpc_of is None else self.like_instance(vpc_of)
-        return LaunchConfiguration(
-            f"launch template {template}",
-            {"LaunchTemplate": by | {"Version": version or "$Default"}},
-            data.get("InstanceType") or (like.instance_type if like else None),
-            like.subnets if like else {},
-            like.primary_pool if like else None,
-        )
-
-    def zones(self) -> list[str]:
-        with translated():
-            answer = self._client.describe_availability_zones(
-                Filters=[{"Name": "state", "Values": ["available"]}]
-            )
-            return [
-                zone["ZoneName"]
-                for zone in answer["AvailabilityZones"]
-                if zone.get("ZoneType", "availability-zone") == "availability-zone"
-            ]
-
-    def spot_prices(self, instance_types: Collection[str], now: datetime) -> dict[str, Decimal]:
-        """The current spot price of every pool of these types, by pool id."""
-        latest: dict[str, tuple[datetime, Decimal]] = {}
-        if not instance_types:
-            return {}  # EC2 would tell those of every type
-        with translated():
-            for page in self._client.get_paginator("describe_spot_price_history").paginate(
-                InstanceTypes=sorted(instance_types),  # type: ignore[arg-type]
-                ProductDescriptions=["Linux/UNIX"],
-                StartTime=now,
-                EndTime=now,
-            ):
-                for entry in page["SpotPriceHistory"]:
-                    pool = str(Pool(entry["InstanceType"], entry["AvailabilityZone"]))
-                    told = (entry["Timestamp"], Decimal(entry["SpotPrice"]))
-                    latest[pool] = max(latest.get(pool, told), told)
-        return {pool: price for pool, (_, price) in latest.items()}
-
     def _subnets(self, vpc: str) -> dict[str, str]:
-        """One subnet for each zone, that with the most free addresses."""
+        """Return one subnet id per zone: the subnet with the most free addresses."""
         answer = self._client.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])
-        roomy = sorted(answer["Subnets"], key=lambda subnet: subnet["AvailableIpAddressCount"])
-        return {subnet["AvailabilityZone"]: subnet["SubnetId"] for subnet in roomy}
+        by_room = sorted(answer["Subnets"], key=lambda subnet: subnet["AvailableIpAddressCount"])
+        return {subnet["AvailabilityZone"]: subnet["SubnetId"] for subnet in by_room}
 
     def _describe(self, filters: "list[FilterTypeDef]") -> Iterator[Instance]:
-        for found in self._found(filters):
-            launched_at = found.get("LaunchTime")
-            kind = found.get("InstanceType")
-            zone = found.get("Placement", {}).get("AvailabilityZone")
+        for described in self._described(filters):
+            launched_at = described.get("LaunchTime")
+            kind = described.get("InstanceType")
+            zone = described.get("Placement", {}).get("AvailabilityZone")
             yield Instance(
-                found["InstanceId"],
-                found.get("State", {}).get("Name"),
+                described["InstanceId"],
+                described.get("State", {}).get("Name"),
                 Pool(kind, zone) if kind and zone else None,
                 launched_at.astimezone(UTC) if launched_at else None,
-                {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])},
+                {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])},
             )
 
-    def _found(self, filters: "list[FilterTypeDef]") -> "Iterator[InstanceTypeDef]":
-        """What EC2 tells of the instances that fit; one without its id says nothing."""
+    def _described(self, filters: "list[FilterTypeDef]") -> "Iterator[InstanceTypeDef]":
+        """Yield the matching instances; one without an id cannot be used and is left out."""
         with translated():
             pages = list(self._client.get_paginator("describe_instances").paginate(Filters=filters))
             reservations = [reservation for page in pages for reservation in page["Reservations"]]
         for reservation in reservations:
-            for found in reservation.get("Instances", []):
-                if "InstanceId" in found:
-                    yield found
-
-
-T = TypeVar("T")
-Calls = list[dict[str, Any]]
+            for described in reservation.get("Instances", []):
+                if "InstanceId" in described:
+                    yield described
 
 
 def timed(calls: Calls, operation: str, instance_id: str, call: Callable[[], T]) -> T:
-    """Make the call; add to `calls` what it was, how many milliseconds it took, and its error.
+    """Make a call, and append its operation, instance, milliseconds and error code to `calls`.
 
     Raises:
-        CloudError: with the same in its `call`.
+        CloudError: EC2 refused the call or did not answer; its `call` is the same entry.
     """
     began = time.monotonic()
-    told: dict[str, Any] = {"operation": operation, "instance_id": instance_id, "error": None}
-    calls.append(told)
+    entry: dict[str, Any] = {"operation": operation, "instance_id": instance_id, "error": None}
+    calls.append(entry)
     try:
         return call()
     except CloudError as error:
-        error.call = told
-        told["error"] = error.code
+        error.call = entry
+        entry["error"] = error.code
         raise
     finally:
-        told["ms"] = round((time.monotonic() - began) * 1000)
+        entry["ms"] = round((time.monotonic() - began) * 1000)

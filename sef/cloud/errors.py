@@ -1,4 +1,8 @@
-"""What EC2's errors mean for a launch: named sets of codes, and what follows from each."""
+"""Translate errors of AWS: named sets of codes, and the remedy for each set.
+
+Where no other source is given, a code and its meaning are from AWS's list,
+https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +16,18 @@ from sef.errors import CloudUnavailable
 
 
 class Remedy(StrEnum):
-    """What to do after an error."""
+    """The action that SEF takes after an error."""
 
     NEXT_POOL = "next pool"
+    """Launch in another pool: the refusal concerns only this one."""
     ON_DEMAND = "on-demand"
+    """Launch on demand: every spot pool would refuse."""
     WAIT = "wait, same token"
+    """Repeat the same call later, with the same client token: the first one may have been done."""
     NEW_TOKEN = "new token"
+    """Launch again with a new client token: the old one launches nothing any more."""
     OPERATOR = "operator"
+    """Tell an operator: repeating the call does not help."""
 
 
 NO_CAPACITY = frozenset(
@@ -32,23 +41,26 @@ NO_CAPACITY = frozenset(
         "InsufficientFreeAddressesInSubnet",
     }
 )
-"""This pool cannot serve now; another one may."""
+"""The pool has no capacity now; another pool may have some."""
 
 SPOT_QUOTA = frozenset({"MaxSpotInstanceCountExceeded"})
-"""No spot pool will serve: the account's spot quota is used up."""
+"""The account's spot quota is used up, so every spot pool refuses."""
 
 ON_DEMAND_QUOTA = frozenset({"InstanceLimitExceeded", "VcpuLimitExceeded"})
-"""No more instances of this kind; another type may have a quota of its own."""
+"""The quota for this type is used up; another type may have a quota of its own."""
 
 QUOTA = SPOT_QUOTA | ON_DEMAND_QUOTA
 
 SPENT_TOKEN = frozenset({"IdempotentParameterMismatch", "IdempotentInstanceTerminated"})
-"""The token can launch nothing any more."""
+"""The client token cannot launch anything any more."""
 
 THROTTLED = frozenset(
     {"RequestLimitExceeded", "Throttling", "ThrottlingException", "EC2ThrottledException"}
 )
-"""More calls than EC2 takes; the same call may be repeated a little later."""
+"""EC2 throttled the call; the same call may be repeated a little later.
+
+All four are in botocore's list of throttling errors (`botocore.retries.standard`).
+"""
 
 TRANSIENT = THROTTLED | frozenset(
     {
@@ -59,31 +71,43 @@ TRANSIENT = THROTTLED | frozenset(
         "RequestTimeout",
     }
 )
-"""EC2 could not say; the same call may be repeated, with the same token."""
+"""The result is unknown; the same call may be repeated, with the same token.
+
+`RequestTimeout` is in botocore's list of transient errors (`botocore.retries.standard`).
+"""
 
 NOT_FOUND = frozenset({"InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"})
+"""EC2 does not know the instance: not yet, or not any more."""
 
 
 class CloudError(CloudUnavailable):
-    """A call to EC2 that did not succeed, or of which that is not known."""
+    """A call to AWS that failed, or whose result is unknown.
+
+    Attributes:
+        code: AWS's error code, or the name of boto3's exception.
+        call: the call, if `sef.cloud.ec2.timed` made it, with its duration.
+    """
 
     def __init__(self, code: str, message: str, remedy: Remedy) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.remedy = remedy
         self.call: dict[str, Any] | None = None
-        """The call, where it was one that changes something: see `sef.cloud.timing`."""
+        self._aws_message = message
 
     def __str__(self) -> str:
-        return self.told
+        return f"{self.code}: {self._aws_message}"
 
     def again(self) -> "CloudError":
-        """The same for somebody else who waited for the call: no exception is raised twice."""
-        return CloudError(self.code, self.told.removeprefix(f"{self.code}: "), self.remedy)
+        """Return a copy for another thread that waited for the call.
+
+        An exception that two threads raise would mix their tracebacks.
+        """
+        return CloudError(self.code, self._aws_message, self.remedy)
 
 
 def translate(error: ClientError | BotoCoreError) -> CloudError:
-    """The error of boto3 as SEF reads it. Whatever is not known to be harmless needs a person."""
+    """Return an error of boto3 as a `CloudError`. An unknown code gets the remedy OPERATOR."""
     if isinstance(error, ClientError):
         details = error.response.get("Error", {})
         code = str(details.get("Code", "Unknown"))
@@ -96,14 +120,17 @@ def translate(error: ClientError | BotoCoreError) -> CloudError:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Around calls of boto3 and what is read of their answers: errors are raised as CloudError."""
+    """Raise errors of boto3 calls, and of reading their answers, as `CloudError`.
+
+    An answer without an expected element has the code `IncompleteAnswer` and the remedy WAIT:
+    AWS may have carried out the call.
+    """
     try:
         yield
     except (ClientError, BotoCoreError) as error:
         raise translate(error) from error
     except (LookupError, ResponseParserError) as error:
-        # The call may have been done: what came of it is not known.
-        raise CloudError("IncompleteAnswer", f"it lacks {error}", Remedy.WAIT) from error
+        raise CloudError("IncompleteAnswer", f"the answer lacks {error}", Remedy.WAIT) from error
 
 
 def _remedy(code: str, status: int) -> Remedy:

@@ -1,4 +1,4 @@
-"""The parameters of RunInstances: for one attempt, and for several that differ in tags alone."""
+"""Build the parameters of RunInstances, for one attempt or for a batch that shares a call."""
 
 import json
 from collections.abc import Mapping
@@ -12,9 +12,10 @@ from sef.terms import Pool
 def launch_parameters(
     source: LaunchConfiguration, pool: Pool, *, spot: bool, tags: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The parameters of RunInstances for one attempt, without its token.
+    """Return the parameters of RunInstances for one attempt, without its client token.
 
-    Tags of the source are kept; ours are set at launch, so that an instance is never without.
+    The source's tags are kept, and `tags` win over them. RunInstances sets all tags itself, so an
+    instance is never without its tags.
     """
     kept = {
         tag["Key"]: tag["Value"]
@@ -42,9 +43,10 @@ def launch_parameters(
 
 
 def batch_parameters(parameters: Mapping[str, Any], token: str) -> dict[str, Any]:
-    """The parameters of one attempt for a call that launches several, found by its own token.
+    """Return the parameters of a call that launches several instances.
 
-    The tags of the agent and its replica are left out: they are set once EC2 has answered.
+    The call's token becomes the attempt tag of each instance. The tags of agent and replica are
+    left out: SEF sets them after EC2 has answered.
     """
     tags = {
         tag["Key"]: tag["Value"]
@@ -52,14 +54,17 @@ def batch_parameters(parameters: Mapping[str, Any], token: str) -> dict[str, Any
         for tag in specification["Tags"]
         if tag["Key"] not in (AGENT_TAG, REPLICA_TAG)
     } | {ATTEMPT_TAG: token}
-    # EC2 tells the tags that were copied in any order.
-    in_order = [{"Key": key, "Value": tags[key]} for key in sorted(tags)]
+    # EC2 returns tags in no fixed order; sorted, equal attempts have equal parameters.
+    sorted_tags = [{"Key": key, "Value": tags[key]} for key in sorted(tags)]
     return dict(parameters) | {
-        "TagSpecifications": [{"ResourceType": "instance", "Tags": in_order}]
+        "TagSpecifications": [{"ResourceType": "instance", "Tags": sorted_tags}]
     }
 
 
 def launch_fingerprint(parameters: Mapping[str, Any]) -> str:
-    """Equal for attempts that one call can launch together: pool, market and all else is equal."""
-    told = json.dumps(batch_parameters(parameters, ""), sort_keys=True)
-    return sha256(told.encode()).hexdigest()[:32]
+    """Return a hash that is equal for attempts that one call can launch together.
+
+    Such attempts differ only in the tags that SEF sets.
+    """
+    text = json.dumps(batch_parameters(parameters, ""), sort_keys=True)
+    return sha256(text.encode()).hexdigest()[:32]

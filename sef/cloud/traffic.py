@@ -1,12 +1,13 @@
-"""Where traffic goes: target groups of ELBv2, and records of Route 53.
+"""Route traffic to an instance: target groups of ELBv2, and records of Route 53.
 
-As in `sef.cloud.moves`: look first, then move from what was seen. Route 53 does a batch as a whole
-or not at all, and deletes a record only if it is as the batch says. Target groups have nothing to
-compare with, but whoever registers or deregisters twice does it once; what a late one did there is
-undone by `sef.cutover`.
+As in `sef.cloud.attachments`, a method looks up the present state and plans a change from it.
+Route 53 applies a change batch completely or not at all, and deletes a record only if it equals the
+record in the batch. Target groups offer no comparison, but to register or deregister a target twice
+has the effect of once; `sef.failover.cutover.run` undoes a change that a worker made too late.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sef.cloud.attachments import Impossible, NotReady, PlannedChange
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from mypy_boto3_elbv2.type_defs import TargetDescriptionTypeDef
 
 DEFAULT_TTL = 60
-"""Of a record that is not there yet, in seconds."""
+"""TTL of a new record, in seconds."""
 
 
 class TrafficRouting:
-    """Every look returns None when there is nothing to do any more, and raises as those of `Moves`.
+    """Target groups whose targets are instances, and DNS records.
 
-    A target group's targets are instances.
+    Each method that plans a change returns None if the wanted state is reached, and raises the
+    exceptions of `Attachments`.
     """
 
     def __init__(self, clients: Callable[[], Clients]) -> None:
@@ -31,30 +33,31 @@ class TrafficRouting:
 
     @translated()
     def registered(self, arn: str, port: int | None, instance_id: str) -> PlannedChange | None:
+        """Plan to register an instance in a target group; a port of None is the group's own."""
         for target in self._targets(arn):
             if _is(target, instance_id, port) and _state(target) != "draining":
                 return None
-
-        def make() -> None:
-            self.register(arn, port, instance_id)
-
-        return PlannedChange(f"{instance_id} registered in {_name(arn)}", make)
+        return PlannedChange(
+            f"{instance_id} registered in {_name(arn)}",
+            partial(self.register, arn, port, instance_id),
+        )
 
     @translated()
     def healthy(self, arn: str, port: int | None, instance_id: str) -> None:
-        """Raises NotYet until the target group reports the instance healthy."""
-        mine = [target for target in self._targets(arn) if _is(target, instance_id, port)]
-        if not mine:
+        """Raise NotReady until the target group reports the instance healthy."""
+        targets = [target for target in self._targets(arn) if _is(target, instance_id, port)]
+        if not targets:
             raise NotReady(f"{instance_id} is not registered in {_name(arn)}")
-        health = mine[0]["TargetHealth"]
+        health = targets[0]["TargetHealth"]
         if health["State"] == "healthy" or health.get("Reason") == "Target.NotInUse":
-            return  # where no load balancer uses the group, nobody looks at the health
-        why = health.get("Reason") or health.get("Description") or "no reason given"
-        raise NotReady(f"{instance_id} is {health['State']} in {_name(arn)}: {why}")
+            return  # ELBv2 checks no health while no load balancer uses the group
+        reason = health.get("Reason") or health.get("Description") or "no reason given"
+        raise NotReady(f"{instance_id} is {health['State']} in {_name(arn)}: {reason}")
 
     @translated()
     def deregistered(self, arn: str, instance_ids: Collection[str]) -> PlannedChange | None:
-        # With their ports: one that was registered with a port of its own is known by both.
+        """Plan to deregister instances from a target group, on every port."""
+        # ELBv2 identifies a target by instance and port if it was registered with a port.
         leaving: list[TargetDescriptionTypeDef] = [
             {"Id": target["Target"]["Id"], "Port": target["Target"]["Port"]}
             for target in self._targets(arn)
@@ -62,16 +65,14 @@ class TrafficRouting:
         ]
         if not leaving:
             return None
-
-        @translated()
-        def make() -> None:
-            self._clients().elbv2.deregister_targets(TargetGroupArn=arn, Targets=leaving)
-
-        named = ", ".join(sorted({target["Id"] for target in leaving}))
-        return PlannedChange(f"{named} deregistered from {_name(arn)}", make)
+        ids = ", ".join(sorted({target["Id"] for target in leaving}))
+        return PlannedChange(
+            f"{ids} deregistered from {_name(arn)}", partial(self._deregister, arn, leaving)
+        )
 
     @translated()
     def register(self, arn: str, port: int | None, instance_id: str) -> None:
+        """Register an instance in a target group; a port of None is the group's own."""
         target: TargetDescriptionTypeDef = {"Id": instance_id}
         if port is not None:
             target["Port"] = port
@@ -81,7 +82,10 @@ class TrafficRouting:
     def record(
         self, zone_id: str, name: str, kind: str, address: str, ttl: int | None
     ) -> PlannedChange | None:
-        """Let a record of its own, neither an alias nor one of several, say this address."""
+        """Plan to set a simple record, without alias or routing policy, to an address.
+
+        A `ttl` of None keeps the record's TTL; a new record gets `DEFAULT_TTL`.
+        """
         current = self._record(zone_id, name, kind)
         wanted: dict[str, Any] = {"Name": name, "Type": kind, **(current or {})} | {
             "TTL": ttl if ttl is not None else (current or {}).get("TTL", DEFAULT_TTL),
@@ -92,21 +96,16 @@ class TrafficRouting:
         changes: list[Any] = [{"Action": "CREATE", "ResourceRecordSet": wanted}]
         if current is not None:
             changes.insert(0, {"Action": "DELETE", "ResourceRecordSet": current})
-
-        @translated()
-        def make() -> None:
-            self._clients().route53.change_resource_record_sets(
-                HostedZoneId=zone_id, ChangeBatch={"Changes": changes}
-            )
-
-        return PlannedChange(f"{name} says {address}", make)
+        return PlannedChange(
+            f"{name} set to {address}", partial(self._change_records, zone_id, changes)
+        )
 
     @translated()
     def check_group(self, arn: str) -> None:
         """Check that instances can be registered in a target group.
 
         Raises:
-            CannotMove: no instance can be registered in it.
+            Impossible: its targets are of another type.
             CloudError: it does not exist, or AWS did not answer.
         """
         [group] = self._clients().elbv2.describe_target_groups(TargetGroupArns=[arn])[
@@ -117,10 +116,10 @@ class TrafficRouting:
 
     @translated()
     def check_record(self, zone_id: str, name: str, kind: str) -> None:
-        """Check that a record fits its zone and can be changed.
+        """Check that a record belongs to its zone and is a simple record.
 
         Raises:
-            CannotMove: the record does not fit its zone, or cannot be changed.
+            Impossible: the name is not in the zone, or the record is no simple record.
             CloudError: the zone does not exist, or AWS did not answer.
         """
         zone = self._clients().route53.get_hosted_zone(Id=zone_id)["HostedZone"]["Name"]
@@ -129,6 +128,16 @@ class TrafficRouting:
             raise Impossible(f"{name} is not in the zone {zone_id}, {domain}")
         self._record(zone_id, name, kind)
 
+    @translated()
+    def _deregister(self, arn: str, targets: "Sequence[TargetDescriptionTypeDef]") -> None:
+        self._clients().elbv2.deregister_targets(TargetGroupArn=arn, Targets=targets)
+
+    @translated()
+    def _change_records(self, zone_id: str, changes: Sequence[Any]) -> None:
+        self._clients().route53.change_resource_record_sets(
+            HostedZoneId=zone_id, ChangeBatch={"Changes": changes}
+        )
+
     def _record(self, zone_id: str, name: str, kind: str) -> dict[str, Any] | None:
         answer = self._clients().route53.list_resource_record_sets(
             HostedZoneId=zone_id,
@@ -136,16 +145,16 @@ class TrafficRouting:
             StartRecordType=kind,  # type: ignore[arg-type]
             MaxItems="10",
         )
-        found = [
+        records = [
             dict(record)
             for record in answer["ResourceRecordSets"]
             if record["Name"].rstrip(".").lower() == name and record["Type"] == kind
         ]
-        if any("SetIdentifier" in record for record in found):
+        if any("SetIdentifier" in record for record in records):
             raise Impossible(f"{name} has several records with a routing policy")
-        if any("AliasTarget" in record for record in found):
+        if any("AliasTarget" in record for record in records):
             raise Impossible(f"{name} is an alias")
-        return found[0] if found else None
+        return records[0] if records else None
 
     def _targets(self, arn: str) -> list[Any]:
         answer = self._clients().elbv2.describe_target_health(TargetGroupArn=arn)
