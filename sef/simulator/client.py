@@ -1,3 +1,5 @@
+"""Control a running simulated EC2 over its HTTP control API."""
+
 import os
 import signal
 import time
@@ -15,10 +17,14 @@ _POLL_SECONDS = 0.02
 
 
 class SimulationError(CloudUnavailable):
-    """The simulated EC2 cannot be started or reached, or refuses; the message is one line."""
+    """The simulated EC2 cannot be started or reached, or refuses. The message is one line."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
 
     def __str__(self) -> str:
-        return self.told
+        return self.problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,37 +44,39 @@ class SimulatedPool:
     pool: str
     capacity: bool
     room: int | None
-    """For how many more spot instances there is room; None: there is no end to it."""
+    """Number of further spot instances that fit in; None: no limit."""
     price: Decimal | None
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Self:
-        price = told["price"]
-        return cls(
-            told["pool"], told["capacity"], told["room"], None if price is None else Decimal(price)
-        )
+    def read(cls, entry: Mapping[str, Any]) -> Self:
+        price = None if entry["price"] is None else Decimal(entry["price"])
+        return cls(entry["pool"], entry["capacity"], entry["room"], price)
 
 
 class Simulation:
-    """A running simulated EC2. Every method raises `SimulationError` when it does not answer."""
+    """A running simulated EC2.
+
+    Raises:
+        SimulationError: it does not answer, or refuses.
+    """
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self._http = requests.Session()
-        # A proxy of the user's is not for this machine.
+        # The simulator is on this machine: ignore the user's proxy settings.
         self._http.trust_env = False
 
     def health(self) -> dict[str, Any]:
-        """Its `pid`, the folder it belongs to as `state`, and since when it exists."""
+        """Return its `pid`, its folder as `state`, and its start as `began_at`."""
         health: dict[str, Any] = self._ask("GET", "health")
         return health
 
     def instances(self) -> list[SimulatedInstance]:
-        """Every instance ever launched, the oldest first."""
-        return [SimulatedInstance(**told) for told in self._ask("GET", "instances")]
+        """Return every instance ever launched, oldest first."""
+        return [SimulatedInstance(**entry) for entry in self._ask("GET", "instances")]
 
     def pools(self) -> list[SimulatedPool]:
-        return [SimulatedPool.read(told) for told in self._ask("GET", "pools")]
+        return [SimulatedPool.read(entry) for entry in self._ask("GET", "pools")]
 
     def set_pool(
         self,
@@ -78,14 +86,17 @@ class Simulation:
         room: int | None = None,
         price: Decimal | float | None = None,
     ) -> None:
-        """Give a pool another spot price, or take its spot capacity away or give it back.
+        """Change the spot capacity or the spot price of a pool; None: as before.
 
-        With `room` it has capacity for so many more spot instances, until `capacity=True`.
+        On-demand instances can always be launched.
 
-        On-demand instances can still be launched in a pool without spot capacity.
+        Args:
+            capacity: False: no spot capacity; True: unlimited.
+            room: number of further spot instances that fit in, until `capacity=True`.
+            price: USD per hour.
         """
-        told = None if price is None else str(price)
-        self._ask("PUT", f"pools/{pool}", {"capacity": capacity, "room": room, "price": told})
+        text = None if price is None else str(price)
+        self._ask("PUT", f"pools/{pool}", {"capacity": capacity, "room": room, "price": text})
 
     def add_fault(
         self,
@@ -104,10 +115,9 @@ class Simulation:
         as_of: float | None = None,
         page_size: int | None = None,
     ) -> None:
-        """Let the next `count` calls of an action that fit, or all, go wrong.
+        """Inject a fault into the next `count` matching calls, or into all.
 
-        `lose_reply` does the call and then closes the connection, after `delay_seconds`;
-        otherwise the delay comes before the call. See `sef.simulator.server.faults.Rule`.
+        The parameters are the fields of `sef.simulator.server.faults.Rule`.
         """
         rule = {
             "action": action,
@@ -127,11 +137,11 @@ class Simulation:
         self._ask("POST", "faults", rule)
 
     def throttle(self, action: str = "*", *, count: int | None = None) -> None:
-        """Answer as EC2 does when there have been too many calls."""
+        """Refuse calls with RequestLimitExceeded, as EC2 does after too many calls."""
         self.add_fault(action, count=count, error_code="RequestLimitExceeded")
 
     def faults(self) -> list[dict[str, Any]]:
-        """The faults in force; `count` is how often each still applies, None for always."""
+        """Return the active faults; `count` is the remaining number of calls, None: no limit."""
         faults: list[dict[str, Any]] = self._ask("GET", "faults")
         return faults
 
@@ -146,19 +156,19 @@ class Simulation:
         refuse_token_of_terminated: bool | None = None,
         healthy_after_seconds: float | None = None,
     ) -> None:
-        """See `sef.simulator.server.ec2.Options`; what is None stays as it is."""
-        given = {
+        """Set fields of `sef.simulator.server.changes.Options`; None: as before."""
+        options = {
             "pending_seconds": pending_seconds,
             "visible_after_seconds": visible_after_seconds,
             "refuse_token_of_terminated": refuse_token_of_terminated,
             "healthy_after_seconds": healthy_after_seconds,
         }
-        self._ask("PUT", "options", {k: v for k, v in given.items() if v is not None})
+        self._ask("PUT", "options", {k: v for k, v in options.items() if v is not None})
 
     def interrupt(self, instance_id: str, *, terminate_after_seconds: float | None = None) -> None:
-        """Mark an instance as being interrupted; after a time, if one is given, it is terminated.
+        """Mark an instance as interrupted, and terminate it after a time if one is given.
 
-        Nothing is announced to anybody: whoever simulates an interruption posts the signal.
+        The simulator sends no signal; the caller posts it to SEF.
         """
         self._ask(
             "POST",
@@ -167,24 +177,24 @@ class Simulation:
         )
 
     def terminate(self, instance_id: str) -> None:
-        """Take an instance away at once, as AWS does without a notice."""
+        """Terminate an instance at once, as AWS does without a notice."""
         self._ask("POST", f"instances/{instance_id}/terminate")
 
     def age(self, instance_id: str, seconds: float) -> None:
-        """Let an instance have been launched so much longer ago."""
+        """Move the launch time of an instance into the past."""
         self._ask("POST", f"instances/{instance_id}/age", {"seconds": seconds})
 
     def forget_instances(self) -> None:
-        """End all instances and know nothing of them afterwards, as EC2 does after an hour."""
+        """Terminate and forget all instances; EC2 forgets an instance an hour after its end."""
         self._ask("DELETE", "instances")
 
     def on_demand_prices(self) -> dict[str, Decimal]:
-        """USD per hour by instance type."""
-        told = self._ask("GET", "on-demand-prices")
-        return {kind: Decimal(price) for kind, price in told.items()}
+        """Return USD per hour by instance type."""
+        prices = self._ask("GET", "on-demand-prices")
+        return {kind: Decimal(price) for kind, price in prices.items()}
 
     def stop(self) -> None:
-        """End the process; what it knows is kept. Returns when it does not answer any more."""
+        """Stop the process and wait until it does not answer any more. Its state is kept."""
         os.kill(self.health()["pid"], signal.SIGTERM)
         deadline = time.monotonic() + _HTTP_SECONDS
         while self._answers():

@@ -1,7 +1,7 @@
-"""The simulated EC2 as seen from outside: find or start it, and tell it what to do.
+"""Find, start and own the simulated EC2 of a folder.
 
-Nothing of moto is imported here; the simulated EC2 is a process of its own (`sef.simulator.server`)
-that lives on when the one that started it ends.
+Nothing here imports moto. The simulated EC2 is a process of its own (`sef.simulator.server`) that
+outlives the process that started it.
 """
 
 import fcntl
@@ -22,27 +22,27 @@ from sef.simulator.client import Simulation, SimulationError
 LOG_FILE = "simulated-ec2.log"
 LOCK_FILE = "simulated-ec2.lock"
 OWNER_FILE = "simulated-ec2.owner"
-"""There while it is a backend's, which holds a lock on it and stops it in the end."""
+"""File that exists while a backend owns the simulator; the backend locks it."""
 
 START_SECONDS = 120.0
 
 _POLL_SECONDS = 0.02
 
 _started: list[subprocess.Popen[bytes]] = []
-"""Kept, so that one that has ended is collected at the next start."""
+"""Processes started here; the next start reaps those that have ended."""
 
 
 def ensure_running(
     state_dir: Path, *, pending_seconds: float | None = None, spot_prices: Path | None = None
 ) -> Simulation:
-    """The simulated EC2 of a folder: the one that runs already, or a new one, with its old state.
+    """Return the running simulated EC2 of a folder, or start one with the state in the folder.
 
-    Safe to be called by several processes at once.
+    Several processes may call this at once.
 
     Args:
-        state_dir: where its state is, and its log; made if it is not there.
-        pending_seconds: how long an instance is `pending`; None leaves it as it was.
-        spot_prices: CSV file `timestamp,pool,price`; of no effect on one that runs already.
+        state_dir: folder of its state and its log; created if it does not exist.
+        pending_seconds: time that an instance is `pending`; None: as before.
+        spot_prices: CSV file `timestamp,pool,price`; ignored if it runs already.
 
     Raises:
         SimulationError: it cannot be started.
@@ -65,10 +65,11 @@ def ensure_running(
 def simulator_for_server(
     state_dir: Path, *, pending_seconds: float | None = None
 ) -> Iterator[None]:
-    """The simulated EC2 of a folder, for as long as a backend serves.
+    """Keep the simulated EC2 of a folder running while a backend serves, and stop it afterwards.
 
-    One that runs already stays with whoever started it. If that was a backend which was killed,
-    it is ours now: SIGKILL leaves it as Amazon's would be left, to end in order takes it along.
+    A simulator that runs already is left to the process that started it. If that process was a
+    backend that was killed, this backend becomes the owner: a backend's SIGKILL leaves its EC2
+    running, as it would leave Amazon's.
     """
     state = state_dir.resolve()
     state.mkdir(parents=True, exist_ok=True)
@@ -76,11 +77,12 @@ def simulator_for_server(
     if find_running(state) is not None and not owner.exists():
         yield
         return
-    with owner.open("a") as held:
+    with owner.open("a") as lock:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its holder's death gives it back
+            # The kernel releases the lock when its holder dies.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield  # it is another backend's, which lives
+            yield  # another running backend is the owner
             return
         try:
             ensure_running(state, pending_seconds=pending_seconds)
@@ -93,20 +95,20 @@ def simulator_for_server(
 
 
 def find_running(state_dir: Path) -> Simulation | None:
-    """The simulated EC2 of a folder, if it runs."""
+    """Return the simulated EC2 of a folder; None if it does not run."""
     state = state_dir.resolve()
     try:
-        told = json.loads((state / INFO_FILE).read_text())
-        simulation = Simulation(told["endpoint"])
+        info = json.loads((state / INFO_FILE).read_text())
+        simulation = Simulation(info["endpoint"])
         health = simulation.health()
     except (FileNotFoundError, ValueError, KeyError, SimulationError):
         return None
-    # The port of one that was killed may be another's by now.
+    # After a SIGKILL the file is stale, and another simulator may have the port now.
     return simulation if health.get("state") == str(state) else None
 
 
 def _start(state: Path, pending_seconds: float | None, spot_prices: Path | None) -> Simulation:
-    # -P: modules of the current folder do not stand in for those that the process imports.
+    # -P: modules in the current folder must not shadow those that the process imports.
     command = [sys.executable, "-P", "-m", "sef.simulator.server", "--state", str(state)]
     if pending_seconds is not None:
         command += ["--pending-seconds", str(pending_seconds)]
@@ -143,7 +145,7 @@ def _start(state: Path, pending_seconds: float | None, spot_prices: Path | None)
 
 
 def _last_port(state: Path) -> int | None:
-    """The port it had, if that is free: a backend that still runs finds it again."""
+    """Return its last port if that is free, so that a running backend finds it again."""
     try:
         port = int(json.loads((state / INFO_FILE).read_text())["port"])
         with socket.socket() as probe:
@@ -156,7 +158,7 @@ def _last_port(state: Path) -> int | None:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"the simulated EC2 ended without a word; see {log}"
+    return lines[-1] if lines else f"the simulated EC2 ended without a message; see {log}"
 
 
 @contextmanager

@@ -415,11 +415,11 @@ class TestFaults:
         assert state(ec2, new) == "terminated"
 
     def test_nonsense_is_refused_in_one_line(self, simulation: Simulation) -> None:
-        with pytest.raises(SimulationError, match="is no pool"):
+        with pytest.raises(SimulationError, match="invalid pool large; expected e.g. m5.large"):
             simulation.set_pool("large", capacity=False)
         with pytest.raises(SimulationError, match="needs error_code"):
             simulation.add_fault("RunInstances")
-        with pytest.raises(SimulationError, match="seconds are 0 or more"):
+        with pytest.raises(SimulationError, match="seconds must be 0 or more"):
             simulation.set_options(pending_seconds=-1)
         with pytest.raises(SimulationError, match="there is no instance i-none"):
             simulation.terminate("i-none")

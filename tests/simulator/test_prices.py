@@ -51,5 +51,5 @@ def test_a_span_begins_with_the_price_that_was_in_force() -> None:
 )
 def test_what_is_no_price_is_named_by_its_line(file: Path, row: str) -> None:
     file.write_text(f"0,m5.large.us-east-1a,0.04\n{row}\n")
-    with pytest.raises(ValueError, match=r"prices\.csv, line 2: not timestamp,pool,price"):
+    with pytest.raises(ValueError, match=r"prices\.csv, line 2: expected timestamp,pool,price"):
         Prices(born=0).follow(file)

@@ -1,1 +1,1 @@
-"""The process of the simulated EC2: `moto`, with what moto lacks put in front of it."""
+"""The simulator's process: moto, with the behaviour of EC2 that moto lacks."""

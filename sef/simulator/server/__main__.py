@@ -1,11 +1,11 @@
-"""`python -m sef.simulator.server --state DIR`: a simulated EC2, in a process of its own.
+"""Run a simulated EC2 in a process of its own: `python -m sef.simulator.server --state DIR`.
 
-It needs no credentials; those of boto3's client are not looked at. For example
+It serves this machine only and ignores credentials, but boto3's client needs some. For example:
 
     boto3.client("ec2", endpoint_url="http://127.0.0.1:PORT", region_name="us-east-1",
                  aws_access_key_id="simulated", aws_secret_access_key="simulated")
 
-where the endpoint is in DIR/simulated-ec2.json. It serves this machine only.
+The endpoint is in DIR/simulated-ec2.json.
 """
 
 import argparse
@@ -27,11 +27,12 @@ JOURNAL_FILE = "simulated-ec2.journal"
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM; return the exit code."""
     options = _parser().parse_args(arguments)
     _isolate()
     state: Path = options.state.resolve()
     state.mkdir(parents=True, exist_ok=True)
-    # What imports moto comes late: it takes a second, and `--help` or a second start need not wait.
+    # moto takes a second to import: neither `--help` nor a locked folder has to wait for it.
     from sef.simulator.server.journal import Journal, StateUnusable
 
     try:
@@ -48,27 +49,33 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m sef.simulator.server", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--state", type=Path, required=True, help="folder that it lives in")
-    parser.add_argument("--port", type=int, default=0, help="0, the default, is a free one")
     parser.add_argument(
-        "--pending-seconds", type=float, help="how long an instance is pending (1 at first)"
+        "--state", type=Path, required=True, help="folder of its journal and its endpoint"
+    )
+    parser.add_argument("--port", type=int, default=0, help="0, the default, picks a free port")
+    parser.add_argument(
+        "--pending-seconds",
+        type=float,
+        help="time that an instance is pending, in seconds (default: as before; at first 1)",
     )
     parser.add_argument(
-        "--spot-prices", type=Path, help="CSV file timestamp,pool,price to replay from the start"
+        "--spot-prices",
+        type=Path,
+        help="CSV file timestamp,pool,price, replayed from the start of the simulation",
     )
     return parser
 
 
 def _pending(seconds: float) -> dict[str, Any]:
     if not seconds >= 0:
-        raise ValueError("--pending-seconds is 0 or more")
+        raise ValueError("--pending-seconds must be 0 or more")
     return {"pending_seconds": seconds}
 
 
 def _isolate() -> None:
-    """Keep out what the user has set up for AWS and moto, and make the order of sets repeatable.
+    """Remove the user's settings for AWS and moto, and make the order of sets repeatable.
 
-    moto gives out addresses by `set.pop`. Another order would, at a restart, give other ones.
+    moto picks addresses with `set.pop`: with another hash seed, a restart would pick others.
     """
     if os.environ.get("PYTHONHASHSEED") != "0":
         os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONHASHSEED": "0"})
@@ -76,7 +83,7 @@ def _isolate() -> None:
         if name.startswith(("AWS_", "MOTO_")):
             del os.environ[name]
     os.environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
-    # Its 1,300 images take a third of a second at the start and of the time of every launch.
+    # moto's 1,300 images cost a third of a second at the start, and a third of each launch.
     os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
 
 
@@ -85,62 +92,61 @@ def _server(
 ) -> "BaseWSGIServer":
     from werkzeug.serving import WSGIRequestHandler, make_server
 
-    _read_once()
+    _cache_endpoints()
     from sef.simulator.server.control import Application
     from sef.simulator.server.ec2 import SimulatedEc2
 
     class Handler(WSGIRequestHandler):
-        # Head and body go out in two writes; Nagle would hold the second back for 40 ms.
+        # Head and body are two writes; Nagle's algorithm would delay the second by 40 ms.
         disable_nagle_algorithm = True
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            """Not a line for every request."""
+            """Log nothing."""
 
     application = Application(SimulatedEc2(journal, spot_prices, given), str(state))
     return make_server("127.0.0.1", port, application, threaded=True, request_handler=Handler)
 
 
-def _read_once() -> None:
-    """Let botocore keep its list of endpoints, which moto has read a dozen times at its import.
+def _cache_endpoints() -> None:
+    """Let botocore cache its list of endpoints.
 
-    That is a third of the time that a start takes.
+    moto reads the list a dozen times during its import, a third of the time of a start.
     """
     from botocore.loaders import JSONFileLoader
 
     read = JSONFileLoader.load_file
-    kept: dict[str, Any] = {}
+    cache: dict[str, Any] = {}
 
     def load_file(self: JSONFileLoader, file_path: str) -> Any:
         if Path(file_path).name not in ("endpoints", "partitions"):
             return read(self, file_path)
-        if file_path not in kept:
-            kept[file_path] = read(self, file_path)
-        return kept[file_path]
+        if file_path not in cache:
+            cache[file_path] = read(self, file_path)
+        return cache[file_path]
 
     JSONFileLoader.load_file = load_file  # type: ignore[method-assign]
 
 
 def _serve(server: "BaseWSGIServer", info: Path) -> None:
     def stop(*_: object) -> None:
-        # A server cannot wait for its own end, and signals arrive in the thread that serves.
+        # `shutdown` waits for the serving thread, and signals are handled in just that thread.
         threading.Thread(target=server.shutdown, daemon=True).start()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    told = {
+    endpoint_info = {
         "pid": os.getpid(),
         "port": server.port,
         "endpoint": f"http://127.0.0.1:{server.port}",
     }
-    # To look through all that moto has at each full collection took a tenth of a second, of which
-    # nothing is ever let go.
+    # Each full collection took a tenth of a second to scan moto's objects, and freed none of them.
     gc.freeze()
     draft = info.with_suffix(".json.new")
-    draft.write_text(json.dumps(told) + "\n")
+    draft.write_text(json.dumps(endpoint_info) + "\n")
     draft.replace(info)
     server.serve_forever(poll_interval=0.05)
 
 
 if __name__ == "__main__":
-    # Python takes half a second to let go of what moto has, and the folder is locked till then.
+    # A normal exit takes half a second to free moto's objects, with the folder locked.
     os._exit(main())

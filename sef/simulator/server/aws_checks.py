@@ -1,9 +1,13 @@
-"""What AWS refuses and moto does: taking away what another instance has got meanwhile.
+"""Refuse the changes that AWS refuses and moto makes.
 
-AWS compares before it swaps; SEF's cutovers rest on that. Where moto does not, it is done here: for
-volumes, network interfaces, private addresses, and records of Route 53, of which moto deletes one
-that was once like this. Also what an instance lets go when it ends, and that a target of a target
-group is not healthy at once.
+SEF's cutovers rest on AWS's compare-and-swap. moto takes a volume, a network interface, a private
+address or a DNS record from another holder; the checks here refuse that, with AWS's error codes
+(https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html, and the errors of
+ChangeResourceRecordSets in the Route 53 API reference). moto also deletes a DNS record that had the
+given values at any earlier time.
+
+Two more differences are removed: here a terminated instance releases its addresses and interfaces,
+and a new target of a target group is not healthy at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +24,30 @@ from moto.route53.exceptions import Route53ClientError
 from moto.route53.models import ChangeList, Route53Backend
 
 
-def refuse_on(backend: Any) -> None:
-    """Let EC2's backend of one region refuse what AWS would refuse."""
+class TargetHealth:
+    """The time in seconds that a new target is `initial` before it is healthy."""
+
+    def __init__(self) -> None:
+        self.initial_seconds = 0.0
+
+
+def check_region(backend: Any) -> None:
+    """Add AWS's checks to moto's EC2 of one region."""
+    _check_volumes(backend)
+    _check_interfaces(backend)
+    _check_private_addresses(backend)
+
+
+def check_all_regions() -> TargetHealth:
+    """Add AWS's checks to moto's classes, once in a process."""
+    _find_secondary_addresses()
+    _release_on_termination()
+    _compare_records()
+    return _delay_target_health()
+
+
+def _check_volumes(backend: Any) -> None:
     attach_volume, detach_volume = backend.attach_volume, backend.detach_volume
-    attach_interface = backend.attach_network_interface
-    assign, unassign = backend.assign_private_ip_addresses, backend.unassign_private_ip_addresses
 
     def checked_attach_volume(
         volume_id: str, instance_id: str, device: str, *args: Any, **kwargs: Any
@@ -62,6 +85,12 @@ def refuse_on(backend: Any) -> None:
             )
         return detach_volume(volume_id, holder, device)
 
+    vars(backend).update(attach_volume=checked_attach_volume, detach_volume=checked_detach_volume)
+
+
+def _check_interfaces(backend: Any) -> None:
+    attach_interface = backend.attach_network_interface
+
     def checked_attach_interface(eni_id: str, instance_id: str, device_index: Any) -> Any:
         eni, instance = backend.get_network_interface(eni_id), backend.get_instance(instance_id)
         if eni.attachment_id:
@@ -73,6 +102,12 @@ def refuse_on(backend: Any) -> None:
                 f"'{device_index}'.",
             )
         return attach_interface(eni_id, instance_id, device_index)
+
+    backend.attach_network_interface = checked_attach_interface
+
+
+def _check_private_addresses(backend: Any) -> None:
+    assign, unassign = backend.assign_private_ip_addresses, backend.unassign_private_ip_addresses
 
     def checked_assign(
         eni_id: str, private_ip_addresses: Sequence[str] | None = None, *args: Any
@@ -99,45 +134,29 @@ def refuse_on(backend: Any) -> None:
         return unassign(eni_id, private_ip_address)
 
     vars(backend).update(
-        attach_volume=checked_attach_volume,
-        detach_volume=checked_detach_volume,
-        attach_network_interface=checked_attach_interface,
         assign_private_ip_addresses=checked_assign,
         unassign_private_ip_addresses=checked_unassign,
     )
 
 
-class Health:
-    """How long a target is `initial` before it is healthy, in seconds."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-
-def refuse_everywhere() -> Health:
-    """Change what moto does in all regions, once in a process."""
-    _find_secondary_addresses()
-    _let_go_at_the_end()
-    _compare_records()
-    return _take_time_to_be_healthy()
-
-
 def _find_secondary_addresses() -> None:
-    known = NetworkInterface.get_filter_value
+    """Let the filter by private address find secondary addresses too."""
+    moto_filter_value = NetworkInterface.get_filter_value
 
     def get_filter_value(self: Any, name: str, method: str | None = None) -> Any:
         if name == "addresses.private-ip-address":
             return _addresses(self)
-        return known(self, name, method)
+        return moto_filter_value(self, name, method)
 
     NetworkInterface.get_filter_value = get_filter_value  # type: ignore[method-assign, assignment]
 
 
-def _let_go_at_the_end() -> None:
+def _release_on_termination() -> None:
+    """Let a terminated instance release its Elastic IPs, addresses and added interfaces."""
     terminate = Instance.terminate
 
-    def terminated(self: Any) -> Any:
-        before = terminate(self)
+    def terminate_and_release(self: Any) -> Any:
+        result = terminate(self)
         interfaces = list(self.nics.values())
         for address in self.ec2_backend.addresses:
             if address.eni in interfaces:
@@ -146,69 +165,71 @@ def _let_go_at_the_end() -> None:
             eni.private_ip_addresses = [a for a in eni.private_ip_addresses if a.get("Primary")]
             if eni.device_index:
                 self.detach_eni(eni)
-        return before
+        return result
 
-    Instance.terminate = terminated  # type: ignore[method-assign]
+    Instance.terminate = terminate_and_release  # type: ignore[method-assign]
 
 
 def _compare_records() -> None:
+    """Let Route 53 compare each change with the present records, before it makes any."""
     change = Route53Backend.change_resource_record_sets
 
-    def checked(self: Any, zoneid: str, change_list: list[dict[str, Any]]) -> None:
+    def checked_change(self: Any, zoneid: str, change_list: list[dict[str, Any]]) -> None:
         zone = self.get_hosted_zone(zoneid)
         records = {
             (r.name.strip("."), r.type, r.set_identifier): (r.ttl, sorted(r.records or []))
             for r in zone.rrsets
         }
-        for one in change_list:
-            told = one["ResourceRecordSet"]
-            key = (told["Name"].strip("."), told["Type"], told.get("SetIdentifier"))
-            values = [r["Value"] for r in told.get("ResourceRecords") or []]
-            wanted = (told.get("TTL"), sorted(values))
-            named = f"resource record set [name='{key[0]}.', type='{key[1]}']"
-            if one["Action"] == "CREATE" and key in records:
-                raise _invalid_batch(f"Tried to create {named} but it already exists")
-            if one["Action"] == "DELETE":
+        for entry in change_list:
+            record = entry["ResourceRecordSet"]
+            key = (record["Name"].strip("."), record["Type"], record.get("SetIdentifier"))
+            values = [r["Value"] for r in record.get("ResourceRecords") or []]
+            wanted = (record.get("TTL"), sorted(values))
+            name = f"resource record set [name='{key[0]}.', type='{key[1]}']"
+            if entry["Action"] == "CREATE" and key in records:
+                raise _invalid_batch(f"Tried to create {name} but it already exists")
+            if entry["Action"] == "DELETE":
                 if key not in records:
-                    raise _invalid_batch(f"Tried to delete {named} but it was not found")
+                    raise _invalid_batch(f"Tried to delete {name} but it was not found")
                 if _comparable(records.pop(key)) != _comparable(wanted):
                     raise _invalid_batch(
-                        f"Tried to delete {named} but the values provided do not match the "
+                        f"Tried to delete {name} but the values provided do not match the "
                         "current values"
                     )
             else:
                 records[key] = wanted
-        # moto's own checks go by all changes that there ever were: it is told of these alone.
+        # moto's own checks compare with all earlier changes, so it gets only the present ones.
         zone.rr_changes = ChangeList()
-        for one in change_list:
-            if one["Action"] == "DELETE":
-                zone.rr_changes.append({**deepcopy(one), "Action": "UPSERT"})
+        for entry in change_list:
+            if entry["Action"] == "DELETE":
+                zone.rr_changes.append({**deepcopy(entry), "Action": "UPSERT"})
         change(self, zoneid, change_list)
 
-    Route53Backend.change_resource_record_sets = checked  # type: ignore[method-assign]
+    Route53Backend.change_resource_record_sets = checked_change  # type: ignore[method-assign]
 
 
-def _take_time_to_be_healthy() -> Health:
-    health = Health()
+def _delay_target_health() -> TargetHealth:
+    """Let a new target of a target group be `initial` for a time before it is healthy."""
+    health = TargetHealth()
     register: Callable[..., None] = FakeTargetGroup.register
     health_for = FakeTargetGroup.health_for
 
-    def registered(self: Any, targets: list[dict[str, Any]]) -> None:
+    def register_and_note(self: Any, targets: list[dict[str, Any]]) -> None:
         known = set(self.targets)
         register(self, targets)
-        since = self.__dict__.setdefault("registered_at", {})
-        since |= {t["Id"]: utcnow() for t in targets if t["Id"] not in known}
+        registered_at = self.__dict__.setdefault("registered_at", {})
+        registered_at |= {t["Id"]: utcnow() for t in targets if t["Id"] not in known}
 
-    def told(self: Any, target: Mapping[str, Any], *args: Any) -> FakeHealthStatus:
+    def delayed_health(self: Any, target: Mapping[str, Any], *args: Any) -> FakeHealthStatus:
         status = health_for(self, dict(target), *args)
-        since = self.__dict__.get("registered_at", {}).get(target["Id"])
-        young = since and utcnow() - since < timedelta(seconds=health.seconds)
-        if status.status == "healthy" and young:
+        at = self.__dict__.get("registered_at", {}).get(target["Id"])
+        is_new = at and utcnow() - at < timedelta(seconds=health.initial_seconds)
+        if status.status == "healthy" and is_new:
             status.status, status.reason = "initial", "Elb.RegistrationInProgress"
         return status
 
-    FakeTargetGroup.register = registered  # type: ignore[method-assign]
-    FakeTargetGroup.health_for = told  # type: ignore[method-assign, assignment]
+    FakeTargetGroup.register = register_and_note  # type: ignore[method-assign]
+    FakeTargetGroup.health_for = delayed_health  # type: ignore[method-assign, assignment]
     return health
 
 

@@ -1,13 +1,13 @@
-"""The simulated EC2 over HTTP: AWS's own calls, and a control API in JSON under `/simulation/`.
+"""Serve the simulated EC2 over HTTP: AWS's calls, and a JSON control API under `/simulation/`.
 
     GET  health, instances, pools, faults, options, on-demand-prices
     PUT  pools/m5.large.us-east-1a       {"capacity": false, "room": 3, "price": "0.05"}, any
-    PUT  options                         {"pending_seconds": 0}, any of `Options`
-    POST faults                          one `Rule`; DELETE forgets them all
-    POST instances/i-0abc/terminate      at once and unannounced
+    PUT  options                         {"pending_seconds": 0}, any field of `Options`
+    POST faults                          one `Rule`; DELETE removes all
+    POST instances/i-0abc/terminate      at once and without a notice
     POST instances/i-0abc/interrupt      {"terminate_after_seconds": 120}; null only marks it
-    POST instances/i-0abc/age            {"seconds": 600}: launched so much longer ago
-    DELETE instances                     ends them all, and nothing is known of them afterwards
+    POST instances/i-0abc/age            {"seconds": 600}: moves its launch time into the past
+    DELETE instances                     terminates and forgets all
 
 SIGTERM stops it.
 """
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from sef.simulator.server.ec2 import SimulatedEc2
-from sef.simulator.server.moto import Call
 from sef.simulator.server.prices import ON_DEMAND
+from sef.simulator.server.wire import Call
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -35,7 +35,7 @@ class Application:
     """The WSGI application.
 
     Args:
-        state: the folder that this simulated EC2 belongs to, as `health` tells it.
+        state: the state folder, which `health` shows.
     """
 
     def __init__(self, ec2: SimulatedEc2, state: str) -> None:
@@ -50,10 +50,10 @@ class Application:
             status, answer = self._control(environ, path.removeprefix(PREFIX))
             return _json(start_response, status, answer)
         if path.startswith("/moto-api"):
-            # It would reset moto behind our back, and the journal would be wrong.
+            # It could reset moto, and the journal would no longer match moto's state.
             return _json(start_response, 404, {"message": "moto's own API is not served here"})
         answer = self._ec2.handle(Call.read(environ))
-        if answer is None:
+        if answer is None:  # the answer is to be lost
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             return []
         start_response(answer.status, answer.headers)
@@ -63,13 +63,13 @@ class Application:
         try:
             body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             given = json.loads(body or b"{}")
-            return 200, self._do(environ["REQUEST_METHOD"], unquote(path).split("/"), given)
+            return 200, self._route(environ["REQUEST_METHOD"], unquote(path).split("/"), given)
         except LookupError as error:
             return 404, {"message": str(error.args[0])}
         except (ValueError, TypeError, ArithmeticError) as error:
-            return 400, {"message": str(error) or "not understood"}
+            return 400, {"message": str(error) or "the request cannot be read"}
 
-    def _do(self, method: str, path: list[str], given: dict[str, Any]) -> Any:
+    def _route(self, method: str, path: list[str], given: dict[str, Any]) -> Any:
         match method, *path:
             case "GET", "health":
                 return {"pid": os.getpid(), "state": self._state, "began_at": self._ec2.born}
@@ -78,9 +78,9 @@ class Application:
             case "GET", "pools":
                 return self._ec2.pools()
             case "GET", "faults":
-                return self._ec2.faults.listing()
+                return self._ec2.state.faults.listing()
             case "GET", "options":
-                return asdict(self._ec2.options)
+                return asdict(self._ec2.state.options)
             case "GET", "on-demand-prices":
                 return {kind: f"{price:f}" for kind, price in ON_DEMAND.items()}
             case "PUT", "pools", pool:

@@ -1,4 +1,4 @@
-"""What the simulated EC2 does wrong on demand: rules that fit a call and say what happens to it."""
+"""Inject faults on demand: rules that match calls to the simulated EC2 and change the result."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -18,14 +18,14 @@ STATUS = {
     "UnauthorizedOperation": 403,
     "AuthFailure": 401,
 }
-"""HTTP status that EC2 sends with a code; every other code is a 400."""
+"""HTTP status that EC2 sends with an error code; every other code has 400."""
 
 MARKETS = ("spot", "on-demand")
 
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """A refusal, as EC2 words it."""
+    """An error answer of EC2."""
 
     code: str
     message: str
@@ -38,22 +38,22 @@ class Error:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Calls that fit are delayed, refused, done without an answer, or answered badly.
+    """A fault: matching calls are delayed, refused, left without an answer, or answered wrongly.
 
     Attributes:
-        action: such as `RunInstances`; `*` for every action.
-        pool: only launches into this pool, such as `m5.large.us-east-1a`.
-        market: only launches on `spot` or `on-demand`.
-        count: for how many calls; None for all.
-        error_code: refuse with it; `http_status` and `message` follow from it unless given.
-        delay_seconds: wait before the call is done or, with `lose_reply`, after it.
-        lose_reply: do the call, then close the connection without an answer.
-        omit: leave these elements out of the answer, such as `tagSet` or `launchTime`; `item`
-            empties every list of it.
-        lag_seconds: what only reads is answered with the instances as they were so long ago.
-        as_of: the same, with the moment itself, in epoch seconds.
-        page_size: DescribeInstances is answered in pages of so many reservations; with 0, the
-            first page is empty and the next one has all.
+        action: EC2 action to match, such as `RunInstances`; `*` matches every action.
+        pool: match only launches into this pool, such as `m5.large.us-east-1a`.
+        market: match only launches on `spot` or `on-demand`.
+        count: number of calls to match; None: no limit.
+        error_code: code to refuse with; `http_status` and `message` follow from it unless given.
+        delay_seconds: delay in seconds before the call or, with `lose_reply`, after it.
+        lose_reply: make the call, then close the connection without an answer.
+        omit: elements to leave out of the answer, such as `tagSet` or `launchTime`; `item` empties
+            every list in it.
+        lag_seconds: answer a reading call with the instances as they were this long ago.
+        as_of: answer a reading call with the instances as they were then, in epoch seconds.
+        page_size: reservations on each page of DescribeInstances; with 0, the first page is empty
+            and the second one has all.
     """
 
     action: str
@@ -72,24 +72,25 @@ class Rule:
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> "Rule":
-        """Raise ValueError with one sentence for what is no rule."""
-        unknown = given.keys() - {f.name for f in fields(cls)}
+        """Return the rule; raise ValueError, with one sentence, if a field is not allowed."""
+        names = [f.name for f in fields(cls)]
+        unknown = given.keys() - set(names)
         if unknown:
-            raise ValueError(f"a fault has no {sorted(unknown)[0]}")
+            raise ValueError(f"unknown field {min(unknown)}; allowed: {', '.join(names)}")
         if not given.get("action"):
             raise ValueError("a fault needs an action, such as RunInstances, or *")
         rule = cls(**(dict(given) | {"omit": tuple(given.get("omit") or ())}))
         if rule.market not in (None, *MARKETS):
-            raise ValueError(f"market is spot or on-demand, not {rule.market}")
+            raise ValueError(f"market must be {' or '.join(MARKETS)}, not {rule.market}")
         if rule.count is not None and rule.count < 1:
-            raise ValueError("count is at least 1, or null for every call")
+            raise ValueError("count must be at least 1, or null for every call")
         if not 0 <= rule.delay_seconds < inf:
-            raise ValueError("delay_seconds is 0 or more")
+            raise ValueError("delay_seconds must be 0 or more")
         if not 0 <= rule.lag_seconds < inf:
-            raise ValueError("lag_seconds is 0 or more")
+            raise ValueError("lag_seconds must be 0 or more")
         if rule.page_size is not None and rule.page_size < 0:
-            raise ValueError("page_size is 0 or more")
-        if not rule.does_something:
+            raise ValueError("page_size must be 0 or more")
+        if not rule.has_effect:
             raise ValueError(
                 "a fault needs error_code, delay_seconds, lose_reply, omit, lag_seconds, as_of "
                 "or page_size"
@@ -97,7 +98,7 @@ class Rule:
         return rule
 
     @property
-    def does_something(self) -> bool:
+    def has_effect(self) -> bool:
         return bool(
             self.error_code
             or self.delay_seconds
@@ -108,7 +109,7 @@ class Rule:
             or self.page_size is not None
         )
 
-    def fits(self, action: str, pool: str | None, market: str | None) -> bool:
+    def matches(self, action: str, pool: str | None, market: str | None) -> bool:
         return (
             self.action in ("*", action)
             and self.pool in (None, pool)
@@ -116,14 +117,14 @@ class Rule:
         )
 
     @property
-    def is_about_launching(self) -> bool:
-        """Met when an instance is made, not at EC2's door; a repeated token does not meet it."""
+    def refuses_launches(self) -> bool:
+        """True if EC2 refuses when it launches an instance, so that a known token is unaffected."""
         return bool(self.error_code) and (self.pool is not None or self.market is not None)
 
 
 @dataclass(slots=True)
 class FaultEffect:
-    """What the rules make of one call."""
+    """The combined effect of the rules that match one call."""
 
     error: Error | None = None
     delay_seconds: float = 0.0
@@ -133,17 +134,17 @@ class FaultEffect:
     as_of: float | None = None
     page_size: int | None = None
     used: list[int] = field(default_factory=list)
-    """Rules with a count, by number."""
+    """Numbers of the matching rules that have a count."""
 
-    def seen_at(self, now: float) -> float | None:
-        """The moment that the answer tells of; None: the present."""
+    def answered_as_of(self, now: float) -> float | None:
+        """Return the past moment whose state the answer shows; None: the present."""
         if self.as_of is not None:
             return self.as_of
         return now - self.lag_seconds if self.lag_seconds else None
 
 
 class Faults:
-    """The rules in force, oldest first. Every one that fits applies, up to a refusal."""
+    """The active rules, oldest first. All that match a call apply, up to the first refusal."""
 
     def __init__(self) -> None:
         self._rules: dict[int, Rule] = {}
@@ -160,35 +161,36 @@ class Faults:
         self._rules.clear()
         self._left.clear()
 
-    def outcome(
+    def effect(
         self, action: str, *, pool: str | None, market: str | None, is_repeat: bool
     ) -> FaultEffect:
-        outcome = FaultEffect()
+        """Return the effect of the rules on a call; `is_repeat` if its token is known."""
+        effect = FaultEffect()
         for number, rule in self._rules.items():
-            if not rule.fits(action, pool, market) or (is_repeat and rule.is_about_launching):
+            if not rule.matches(action, pool, market) or (is_repeat and rule.refuses_launches):
                 continue
             if number in self._left:
-                outcome.used.append(number)
-            outcome.delay_seconds += rule.delay_seconds
-            outcome.lose_reply |= rule.lose_reply
-            outcome.omit |= set(rule.omit)
-            outcome.lag_seconds = max(outcome.lag_seconds, rule.lag_seconds)
-            outcome.as_of = outcome.as_of if rule.as_of is None else rule.as_of
-            outcome.page_size = outcome.page_size if rule.page_size is None else rule.page_size
+                effect.used.append(number)
+            effect.delay_seconds += rule.delay_seconds
+            effect.lose_reply |= rule.lose_reply
+            effect.omit |= set(rule.omit)
+            effect.lag_seconds = max(effect.lag_seconds, rule.lag_seconds)
+            effect.as_of = effect.as_of if rule.as_of is None else rule.as_of
+            effect.page_size = effect.page_size if rule.page_size is None else rule.page_size
             if rule.error_code:
-                outcome.error = Error.of(rule.error_code, rule.message, rule.http_status)
+                effect.error = Error.of(rule.error_code, rule.message, rule.http_status)
                 break
-        return outcome
+        return effect
 
     def use(self, numbers: list[int]) -> None:
-        """Count a call against these rules; one that is used up is gone."""
+        """Count one call for each of these rules, and remove a rule that is used up."""
         for number in numbers:
             self._left[number] -= 1
             if self._left[number] == 0:
                 del self._left[number], self._rules[number]
 
     def listing(self) -> list[dict[str, Any]]:
-        """The rules, with the calls that are left to each as its count."""
+        """Return the rules, each with its remaining number of calls as `count`."""
         return [
             asdict(rule) | {"count": self._left.get(number)} for number, rule in self._rules.items()
         ]

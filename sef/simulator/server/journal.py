@@ -1,4 +1,4 @@
-"""The journal of the simulated EC2: all that changed it, in order, so that it can restart."""
+"""Keep the journal of the simulated EC2: every change in order, replayed at a restart."""
 
 import fcntl
 import json
@@ -16,15 +16,15 @@ LOCK_WAIT_SECONDS = 5.0
 
 
 class StateUnusable(Exception):
-    """The folder cannot be used; the message is one line that says why and what to do."""
+    """The state folder cannot be used. The message is one line with the cause and a remedy."""
 
 
 class Journal:
-    """A file of JSON lines, written before what they say is done.
+    """A file of JSON lines, one per change, each written before the change is made.
 
-    A record is in the file (with the operating system, not necessarily on the platter) when
-    `append` returns: it survives a killed process, not a power failure. The file is locked for
-    the life of the process, so that two never write to one.
+    When `append` returns, the operating system has the record, but it need not be on disk: it
+    survives a killed process, not a power failure. The process locks the file as long as it
+    lives, so no second process writes to it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,9 +33,15 @@ class Journal:
         self._lock()
 
     def read(self) -> Iterator[Record]:
-        """Every whole record. A last line that a crash cut short never took effect: it goes."""
+        """Yield every complete record; truncate a last line that a crash left incomplete.
+
+        The change of an incomplete record was never made.
+
+        Raises:
+            StateUnusable: a line is not JSON.
+        """
         with self._path.open("rb") as lines:
-            whole = 0
+            complete_bytes = 0
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):
                     break
@@ -47,14 +53,15 @@ class Journal:
                         "move the file away to start with an empty simulated EC2"
                     ) from None
                 yield record
-                whole += len(line)
-        os.ftruncate(self._file, whole)
+                complete_bytes += len(line)
+        os.ftruncate(self._file, complete_bytes)
 
     def append(self, record: Record) -> None:
-        """Write one record; on an error (a full disk) nothing of it stays.
+        """Write one record, completely or not at all.
 
         Raises:
-            OSError: the record is not written, so what it says must not be done.
+            OSError: the record was not written, for example because the disk is full; the caller
+                must not make the change.
         """
         before = os.fstat(self._file).st_size
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
@@ -67,12 +74,12 @@ class Journal:
             raise
 
     def _lock(self) -> None:
-        # One that is just being stopped may still hold it for a moment.
+        # A process that is just stopping may still hold the lock for a moment.
         deadline = time.monotonic() + LOCK_WAIT_SECONDS
         while True:
             with suppress(BlockingIOError):
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             if time.monotonic() > deadline:
-                raise StateUnusable(f"another simulated EC2 is using {self._path.parent}")
+                raise StateUnusable(f"another simulated EC2 uses the folder {self._path.parent}")
             time.sleep(0.05)

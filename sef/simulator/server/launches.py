@@ -1,4 +1,4 @@
-"""RunInstances as EC2 does it where moto does not: its pool, its market, and client tokens."""
+"""Interpret RunInstances like EC2 where moto differs: pool, market, count and client tokens."""
 
 import hashlib
 import json
@@ -10,17 +10,17 @@ from moto.core.exceptions import ServiceException
 from moto.ec2.models.instances import Reservation
 
 from sef.simulator.server.faults import Error
-from sef.simulator.server.moto import Region
+from sef.simulator.server.region import Region
 
 TokenKey = tuple[str, str]
 
-# Which zone is what a token belongs to, so it does not make two requests different.
-_NO_PARAMETERS = {"ClientToken", "Action", "Version", "Placement.AvailabilityZone"}
+# A token belongs to a zone, so the zone is no parameter that a repeat could change.
+_NOT_COMPARED = {"ClientToken", "Action", "Version", "Placement.AvailabilityZone"}
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A request to launch, with what its launch template adds."""
+    """A request to launch instances, completed from its launch template."""
 
     instance_type: str
     zone: str
@@ -28,7 +28,7 @@ class Launch:
     token: str | None
     fingerprint: str
     form: Mapping[str, str]
-    """What moto is asked: with all spelled out that it does not take from a template itself."""
+    """The request for moto, with the parameters that moto does not read from a template."""
     least: int
     most: int
 
@@ -38,7 +38,7 @@ class Launch:
 
     @classmethod
     def read(cls, form: Mapping[str, str], region: Region) -> "Launch | None":
-        """None when the request names a template or a subnet that is not there: moto says so."""
+        """Return None if template or subnet do not exist; moto then answers with the error."""
         try:
             template = _template(form, region)
             subnet = (
@@ -57,26 +57,26 @@ class Launch:
             return None
         template_market = template.get("InstanceMarketOptions", {}).get("MarketType")
         is_spot = "spot" in (form.get("InstanceMarketOptions.MarketType"), template_market)
-        spelled_out = dict(form)
+        completed = dict(form)
         if is_spot:
-            spelled_out["InstanceMarketOptions.MarketType"] = "spot"
+            completed["InstanceMarketOptions.MarketType"] = "spot"
         if not subnet:
-            spelled_out["Placement.AvailabilityZone"] = zone
+            completed["Placement.AvailabilityZone"] = zone
         elif "NetworkInterface.1.SubnetId" not in form:
-            spelled_out["SubnetId"] = subnet
+            completed["SubnetId"] = subnet
         return cls(
             instance_type=form.get("InstanceType") or template.get("InstanceType", "m1.small"),
             zone=zone,
             market="spot" if is_spot else "on-demand",
             token=form.get("ClientToken"),
             fingerprint=_fingerprint(form),
-            form=spelled_out,
+            form=completed,
             least=int(form.get("MinCount", "1")),
             most=int(form.get("MaxCount") or form.get("MinCount", "1")),
         )
 
     def asking_for(self, room: int | None) -> Mapping[str, str]:
-        """Return the form with the count that EC2 would launch: up to MaxCount, if there is room.
+        """Return the request for the number that EC2 would launch: up to MaxCount, within `room`.
 
         moto launches MinCount.
         """
@@ -85,7 +85,7 @@ class Launch:
 
 
 class Tokens:
-    """Client tokens and what they launched. A token belongs to a zone, as EC2 documents."""
+    """Client tokens and their instances. A token belongs to a zone, as EC2 documents."""
 
     def __init__(self) -> None:
         self._known: dict[TokenKey, tuple[str, Reservation]] = {}
@@ -95,7 +95,7 @@ class Tokens:
         return known[1] if known else None
 
     def refusal(self, launch: Launch, *, of_terminated: bool) -> Error | None:
-        """Why a token that is known cannot be answered with what it launched."""
+        """Return the error for a known token, or None if EC2 answers with its instances."""
         fingerprint, reservation = self._known[(launch.zone, launch.token or "")]
         if fingerprint != launch.fingerprint:
             return Error.of(
@@ -116,14 +116,14 @@ class Tokens:
 
 
 def _template(form: Mapping[str, str], region: Region) -> dict[str, Any]:
-    asked = {
+    reference = {
         key.removeprefix("LaunchTemplate."): value
         for key, value in form.items()
         if key.startswith("LaunchTemplate.")
     }
-    if not asked:
+    if not reference:
         return {}
-    data: dict[str, Any] = region.backend._get_template_from_args(asked).data
+    data: dict[str, Any] = region.backend._get_template_from_args(reference).data
     return data
 
 
@@ -134,5 +134,5 @@ def _subnet(template: Mapping[str, Any]) -> str | None:
 
 
 def _fingerprint(form: Mapping[str, str]) -> str:
-    compared = {key: value for key, value in form.items() if key not in _NO_PARAMETERS}
+    compared = {key: value for key, value in form.items() if key not in _NOT_COMPARED}
     return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Spot and on-demand prices of the simulated EC2, and its answer to DescribeSpotPriceHistory."""
+"""Provide spot and on-demand prices, and answer DescribeSpotPriceHistory."""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -47,8 +47,8 @@ _FILTERS = {
 _DEFAULT_PAGE = 1000
 
 
-class Change(NamedTuple):
-    """A pool's price from a moment (epoch seconds) on."""
+class PriceChange(NamedTuple):
+    """A pool's price from a moment on, in epoch seconds."""
 
     at: float
     price: Decimal
@@ -58,32 +58,34 @@ class Prices:
     """The price history of every pool.
 
     Args:
-        born: when the simulation began. The built-in prices stand from then on, and a file of
-            prices begins to be replayed then, however old its rows are.
+        born: start of the simulation, in epoch seconds. The built-in prices are valid from then
+            on. A price file is replayed from then on, its times shifted accordingly.
     """
 
     def __init__(self, born: float) -> None:
         self._born = born
-        self._history: dict[Pool, list[Change]] = {
+        self._history: dict[Pool, list[PriceChange]] = {
             Pool(kind, zone): [
-                Change(born, round(price * _SPOT_SHARE[kind.partition(".")[0]] * factor, 4))
+                PriceChange(born, round(price * _SPOT_SHARE[kind.partition(".")[0]] * factor, 4))
             ]
             for kind, price in ON_DEMAND.items()
             for zone, factor in _ZONE_FACTOR.items()
         }
 
     def set(self, pool: Pool, price: Decimal, at: float) -> None:
-        """From `at` on; what a file had in mind for later is given up."""
+        """Set a price from `at` on; later changes from a price file are dropped."""
         earlier = [c for c in self._history.get(pool, []) if c.at < at]
-        self._history[pool] = [*earlier, Change(at, price)]
+        self._history[pool] = [*earlier, PriceChange(at, price)]
 
     def follow(self, file: Path) -> None:
         """Replace the history of the pools in a CSV file `timestamp,pool,price`.
 
-        Timestamps are epoch seconds or ISO 8601. Raise ValueError, with one line, for what is
-        not such a file.
+        Timestamps are epoch seconds or ISO 8601.
+
+        Raises:
+            ValueError: a line has another form; the message is one line that names it.
         """
-        read: dict[Pool, list[Change]] = {}
+        changes_of: dict[Pool, list[PriceChange]] = {}
         with file.open(newline="") as lines:
             for number, row in enumerate(csv.reader(lines), start=1):
                 if number == 1 and row[:1] == ["timestamp"]:
@@ -91,39 +93,42 @@ class Prices:
                 try:
                     pool, change = _price_row(row)
                 except (ValueError, InvalidOperation):
-                    raise ValueError(f"{file}, line {number}: not timestamp,pool,price") from None
-                read.setdefault(pool, []).append(change)
-        if not read:
+                    raise ValueError(
+                        f"{file}, line {number}: expected timestamp,pool,price"
+                    ) from None
+                changes_of.setdefault(pool, []).append(change)
+        if not changes_of:
             raise ValueError(f"{file} has no prices")
-        shift = self._born - min(c.at for changes in read.values() for c in changes)
-        for pool, changes in read.items():
-            self._history[pool] = [Change(c.at + shift, c.price) for c in sorted(changes)]
+        shift = self._born - min(c.at for changes in changes_of.values() for c in changes)
+        for pool, changes in changes_of.items():
+            self._history[pool] = [PriceChange(c.at + shift, c.price) for c in sorted(changes)]
 
     def current(self, now: float) -> dict[Pool, Decimal]:
+        """Return the present price of every pool."""
         return {
-            pool: begun[-1].price
+            pool: past[-1].price
             for pool, changes in self._history.items()
-            if (begun := [c for c in changes if c.at <= now])
+            if (past := [c for c in changes if c.at <= now])
         }
 
-    def between(self, pool: Pool, start: float, end: float) -> list[Change]:
-        """The changes in a span and, like EC2, the one before it that was in force at its start."""
+    def between(self, pool: Pool, start: float, end: float) -> list[PriceChange]:
+        """Return the changes in a span and, like EC2, the last one before it."""
         changes = [c for c in self._history[pool] if c.at <= end]
         before = [c for c in changes if c.at < start][-1:]
         return before + [c for c in changes if c.at >= start]
 
     def describe(self, form: Mapping[str, str], region: str, now: float) -> str:
-        """Answer DescribeSpotPriceHistory, newest first."""
-        asked = _filters(form)
+        """Return the XML for DescribeSpotPriceHistory, newest first."""
+        wanted = _filters(form)
         start = _epoch(form["StartTime"]) if "StartTime" in form else 0.0
         end = min(now, _epoch(form["EndTime"])) if "EndTime" in form else now
         entries = []
-        if not asked["product"] or asked["product"] & _PRODUCT_NAMES:
+        if not wanted["product"] or wanted["product"] & _PRODUCT_NAMES:
             for pool in self._history:
                 if (
                     pool.zone.startswith(region)
-                    and (not asked["type"] or pool.instance_type in asked["type"])
-                    and (not asked["zone"] or pool.zone in asked["zone"])
+                    and (not wanted["type"] or pool.instance_type in wanted["type"])
+                    and (not wanted["zone"] or pool.zone in wanted["zone"])
                 ):
                     entries += [(c, pool) for c in self.between(pool, start, end)]
         entries.sort(key=lambda entry: (-entry[0].at, entry[1]))
@@ -132,7 +137,7 @@ class Prices:
         return _history_xml(entries[first:after], str(after) if after < len(entries) else "")
 
 
-def _price_row(row: list[str]) -> tuple[Pool, Change]:
+def _price_row(row: list[str]) -> tuple[Pool, PriceChange]:
     timestamp, pool_id, price = (cell.strip() for cell in row)
     pool = parse_pool(pool_id)
     if pool is None or not Decimal(price) > 0:
@@ -141,12 +146,12 @@ def _price_row(row: list[str]) -> tuple[Pool, Change]:
         at = float(timestamp)
     except ValueError:
         at = _epoch(timestamp)
-    return pool, Change(at, Decimal(price))
+    return pool, PriceChange(at, Decimal(price))
 
 
 def _filters(form: Mapping[str, str]) -> dict[str, set[str]]:
-    """What is asked for, by parameters of its own and by the general filters alike."""
-    asked = {
+    """Return the wanted types, zones and products, from parameters and from general filters."""
+    wanted = {
         "type": _listed(form, "InstanceType"),
         "zone": {form["AvailabilityZone"]} if form.get("AvailabilityZone") else set(),
         "product": _listed(form, "ProductDescription"),
@@ -154,8 +159,8 @@ def _filters(form: Mapping[str, str]) -> dict[str, set[str]]:
     for key, name in form.items():
         if key.startswith("Filter.") and key.endswith(".Name") and name in _FILTERS:
             values = _listed(form, key.removesuffix("Name") + "Value")
-            asked[_FILTERS[name]] |= values
-    return asked
+            wanted[_FILTERS[name]] |= values
+    return wanted
 
 
 def _listed(form: Mapping[str, str], name: str) -> set[str]:
@@ -163,11 +168,11 @@ def _listed(form: Mapping[str, str], name: str) -> set[str]:
 
 
 def _epoch(text: str) -> float:
-    told = datetime.fromisoformat(text)
-    return (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _history_xml(entries: Iterable[tuple[Change, Pool]], next_token: str) -> str:
+def _history_xml(entries: Iterable[tuple[PriceChange, Pool]], next_token: str) -> str:
     items = "".join(
         f"<item><instanceType>{escape(pool.instance_type)}</instanceType>"
         f"<productDescription>{_PRODUCT}</productDescription><spotPrice>{change.price:f}</spotPrice>"

@@ -1,0 +1,197 @@
+"""Change the simulated EC2: by its control API, and by the passing of time."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from decimal import Decimal
+from math import inf
+from typing import Any
+
+from moto.ec2.models.instances import Instance
+
+from sef.simulator.server.faults import Faults, Rule
+from sef.simulator.server.launches import Launch, Tokens
+from sef.simulator.server.moto import Moto
+from sef.simulator.server.prices import Prices
+from sef.simulator.server.region import interrupt
+from sef.terms import Pool, parse_pool
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Behaviour of the simulated EC2; each option can be changed while it runs.
+
+    Attributes:
+        pending_seconds: time that a new instance is `pending`.
+        visible_after_seconds: time until calls other than RunInstances know a new instance.
+        refuse_token_of_terminated: answer the token of a terminated instance with
+            IdempotentInstanceTerminated, as EC2 documents, rather than with the instance.
+        healthy_after_seconds: time that a target of a target group is `initial`.
+    """
+
+    pending_seconds: float = 1.0
+    visible_after_seconds: float = 0.0
+    refuse_token_of_terminated: bool = True
+    healthy_after_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        spans = (self.pending_seconds, self.visible_after_seconds, self.healthy_after_seconds)
+        if not all(0 <= span < inf for span in spans):
+            raise ValueError("seconds must be 0 or more")
+
+    def replaced(self, details: Mapping[str, Any]) -> "Options":
+        return Options(**(asdict(self) | dict(details)))
+
+
+class State:
+    """The simulator's own state, beside moto's.
+
+    Attributes:
+        interrupted: instances marked as interrupted, with the time of their end if they have one.
+    """
+
+    def __init__(self, moto: Moto, prices: Prices) -> None:
+        self.prices = prices
+        self.options = Options()
+        self.faults = Faults()
+        self.interrupted: dict[str, float | None] = {}
+        self._moto = moto
+        self._room: dict[Pool, int] = {}
+        self._tokens: dict[str, Tokens] = {}
+
+    def tokens_of(self, region: str) -> Tokens:
+        return self._tokens.setdefault(region, Tokens())
+
+    def room_for(self, launch: Launch) -> int | None:
+        """Return the number of further instances that fit into a launch's pool; None: no limit."""
+        pool = parse_pool(launch.pool)
+        return self._room.get(pool) if pool and launch.market == "spot" else None
+
+    def take_room(self, launch: Launch, instances: int) -> None:
+        """Reduce the room of a launch's pool, if the room is limited."""
+        room, pool = self.room_for(launch), parse_pool(launch.pool)
+        if room is not None and pool is not None:
+            self._room[pool] = room - instances
+
+    def pools(self, now: float) -> list[dict[str, Any]]:
+        """Return the pools that have a price or limited room, as the control API shows them."""
+        prices = self.prices.current(now)
+        return [
+            {
+                "pool": str(pool),
+                "capacity": self._room.get(pool) != 0,
+                "room": self._room.get(pool),
+                "price": f"{prices[pool]:f}" if pool in prices else None,
+            }
+            for pool in sorted(prices.keys() | self._room.keys())
+        ]
+
+    def find(self, instance_id: str) -> Instance | None:
+        instances = (region.instance(instance_id) for region in self._moto.regions())
+        return next((instance for instance in instances if instance), None)
+
+    def advance(self, now: float) -> None:
+        """Let pending instances run and interrupted ones end, as far as their time has come."""
+        self._moto.target_health.initial_seconds = self.options.healthy_after_seconds
+        for region in self._moto.regions():
+            region.advance(now, self.options.pending_seconds)
+        due = [(at, i) for i, at in self.interrupted.items() if at is not None and at <= now]
+        for at, instance_id in sorted(due):
+            self.interrupted[instance_id] = None
+            with self._moto.at(at, f"end of {instance_id}"):
+                self._end(instance_id, at)
+
+    def check(self, change: str, details: Mapping[str, Any]) -> None:
+        """Check a change before it is written to the journal.
+
+        Raises:
+            ValueError: a value is not allowed; the message is one sentence.
+            LookupError: there is no such instance.
+        """
+        match change:
+            case "set_pool":
+                _check_pool(details)
+            case "add_fault":
+                Rule.parse(details)
+            case "set_options":
+                unknown = details.keys() - asdict(self.options).keys()
+                if unknown:
+                    allowed = ", ".join(sorted(asdict(self.options)))
+                    raise ValueError(f"unknown option {min(unknown)}; allowed: {allowed}")
+                self.options.replaced(details)
+            case "interrupt" | "terminate" | "age":
+                if self.find(details["instance_id"]) is None:
+                    raise LookupError(f"there is no instance {details['instance_id']}")
+
+    def apply(self, change: str, at: float, details: Mapping[str, Any]) -> None:
+        """Make a change that was checked, at a moment."""
+        with self._moto.at(at, change):
+            match change:
+                case "set_pool":
+                    self._set_pool(at, **details)
+                case "add_fault":
+                    self.faults.add(Rule.parse(details))
+                case "clear_faults":
+                    self.faults.clear()
+                case "set_options":
+                    self.options = self.options.replaced(details)
+                case "interrupt":
+                    after = details["terminate_after_seconds"]
+                    end = None if after is None else at + after
+                    self.interrupted[details["instance_id"]] = end
+                case "terminate":
+                    self._end(details["instance_id"], at)
+                case "age":
+                    self._age(**details)
+                case "forget":
+                    self._forget()
+                case _:
+                    raise ValueError(f"there is no change {change}")
+
+    def _set_pool(
+        self,
+        at: float,
+        pool: str,
+        capacity: bool | None,
+        price: str | None,
+        room: int | None = None,
+    ) -> None:
+        parsed = parse_pool(pool)
+        assert parsed is not None, "`check` has accepted the pool"
+        if capacity:
+            self._room.pop(parsed, None)
+        elif capacity is not None:
+            self._room[parsed] = 0
+        if room is not None:
+            self._room[parsed] = room
+        if price is not None:
+            self.prices.set(parsed, Decimal(price), at)
+
+    def _end(self, instance_id: str, at: float) -> None:
+        instance = self.find(instance_id)
+        if instance and instance.state not in ("terminated", "shutting-down"):
+            interrupt(instance)
+            for region in self._moto.regions():
+                region.record_states([instance_id], at)
+
+    def _age(self, instance_id: str, seconds: float) -> None:
+        instance = self.find(instance_id)
+        assert instance is not None, "`check` has found the instance"
+        instance.launch_time -= timedelta(seconds=seconds)
+
+    def _forget(self) -> None:
+        for region in self._moto.regions():
+            region.forget()
+        self.interrupted.clear()
+        self._tokens.clear()
+
+
+def _check_pool(details: Mapping[str, Any]) -> None:
+    if parse_pool(details["pool"]) is None:
+        raise ValueError(f"invalid pool {details['pool']}; expected e.g. m5.large.us-east-1a")
+    if (details.get("room") or 0) < 0:
+        raise ValueError("room must be 0 or more")
+    if details["price"] is not None:
+        price = Decimal(details["price"])
+        if not (price.is_finite() and price > 0):
+            raise ValueError("price must be greater than 0")
