@@ -1,0 +1,1 @@
+"""Measure SEF beside its peers, and render docs/benchmarks.md from the results."""

@@ -1,12 +1,13 @@
-"""The benchmarks of SEF. `make bench` sets up what they need and runs them all.
+"""Run the benchmarks of SEF. `make bench` installs the tools they need and runs all parts.
 
     python -m bench                         all parts
     python -m bench reports storm           some of them
-    python -m bench --quick reports         as little as shows that it works
+    python -m bench --quick reports         a minimal run, which shows that the part works
     python -m bench compare OLD NEW         two files, or folders, of results
     python -m bench page                    docs/benchmarks.md from the stored results
 
-Results are JSON in bench/results, a file for each part; what is there is compared with first.
+Results are JSON in bench/results, a file for each part. A new run is compared with the stored
+results before it replaces them.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 
 from bench import report
-from bench.host_info import flush_milliseconds, machine, versions
+from bench.host_info import flush_milliseconds, host_info, versions
 from bench.profiles import Profiler
 from bench.results import ROOT, STORED, Result, changes, read_all
 from bench.schedule import Run
@@ -40,9 +41,9 @@ PARTS = (
     "failover",
 )
 QUICK = ROOT / "var" / "bench"
-"""Where quick figures are put: nobody is to take them for figures."""
-LONGEST = 1000
-"""How much of an error is shown: SQLAlchemy's have all rows in them."""
+"""Folder of quick and of profiled runs, whose figures say nothing about speed."""
+MAX_ERROR_LENGTH = 1000
+"""Maximum length of an error message, in characters: SQLAlchemy's contain all rows."""
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -64,29 +65,29 @@ def measure(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (all)")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, one round; no figures")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes and one round")
     parser.add_argument("--rounds", type=int, help="rounds of each measurement (5)")
     parser.add_argument(
-        "--profile", action="store_true", help="also watch SEF by py-spy, which slows it down"
+        "--profile", action="store_true", help="also profile SEF with py-spy, which slows it down"
     )
     parser.add_argument("--into", type=Path, help="folder of the results (bench/results)")
     options = parser.parse_args(arguments)
     for part in options.parts:
         if part not in PARTS:
-            parser.error(f"{part} is no part; there are {', '.join(PARTS)}")
-    # A profile changes the figures: they are not to be taken for those without.
+            parser.error(f"unknown part {part}; allowed: {', '.join(PARTS)}")
+    # py-spy slows SEF down, so a profiled run must not replace the stored results.
     is_for_figures = not (options.quick or options.profile)
     into = options.into or (STORED if is_for_figures else QUICK)
     profiles = STORED if not options.quick and options.into is None else into
     failed = []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are stopped then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped
     for part in options.parts or PARTS:
         try:
             run_part(part, options, into, profiles)
         except Exception as error:
             failed.append(part)
-            said = f"{type(error).__name__}: {error}"[:LONGEST]
-            print(f"\n{part}: failed: {said}", file=sys.stderr, flush=True)
+            message = f"{type(error).__name__}: {error}"[:MAX_ERROR_LENGTH]
+            print(f"\n{part}: failed: {message}", file=sys.stderr, flush=True)
     if into == STORED and len(failed) < len(options.parts or PARTS):
         report.render()
     if failed:
@@ -113,7 +114,7 @@ def run_part(part: str, options: argparse.Namespace, into: Path, profiles: Path)
         date=date.strftime("%Y-%m-%d"),
         seconds=round(time.monotonic() - began, 1),
         is_quick=options.quick,
-        machine=machine(),
+        machine=host_info(),
         versions=versions(),
         comparisons=comparisons,
         details=run.details,
@@ -136,7 +137,7 @@ def compare(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     for place in (options.old, options.new):
         if not place.exists():
-            parser.error(f"there is no {place}")
+            parser.error(f"{place} does not exist")
     old, new = read_all(options.old), read_all(options.new)
     for part in old.keys() | new.keys():
         if part in old and part in new:

@@ -1,8 +1,8 @@
-"""The rules of a clean series (sef/prices/series.py) for pandas and for DuckDB, to measure against.
+"""Clean series by SEF's rules (sef/prices/series.py) with pandas and with DuckDB, as peers of SEF.
 
-Both take observations as columns of integers: series, source (0 the primary, 1 a replica), ts in
-seconds, price in units of 1e-8 USD, in the order in which they came; and give series, ts, price in
-units of 1e-9 USD, and the flag. All in integers, so that no rounding differs.
+Input: columns of integers in the order of arrival: series, source (0 primary, 1 replica), ts in
+seconds, price in units of 1e-8 USD. Output: series, ts, price in units of 1e-9 USD, and the flag.
+Integers keep the peers from rounding differently.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from bench.observations import Row, Seen
 
 TOLERANCE, GAP, WIDEST, STEP = 30, 600, 1800, 300
 DIVERGENCE = 40
-"""The limit of 5 % of the mean, as a multiple of the difference that the sum must not be below."""
+"""A pair diverges if this multiple of its difference exceeds its sum: 5 % of the mean."""
 NORMAL, AVERAGED, DIVERGENT, INTERPOLATED = range(4)
 
 Frame = pd.DataFrame
@@ -26,9 +26,9 @@ Frame = pd.DataFrame
 class Pandas:
     """Observations in a data frame."""
 
-    def __init__(self, given: Frame) -> None:
-        self._given = given
-        self._made = given
+    def __init__(self, observations: Frame) -> None:
+        self._observations = observations
+        self._points = observations
 
     @classmethod
     def of(cls, seen: Sequence[Seen]) -> Self:
@@ -36,20 +36,20 @@ class Pandas:
 
     @classmethod
     def from_csv(cls, path: Path) -> Self:
-        read = pd.read_csv(path)
+        frame = pd.read_csv(path)
         columns = {
-            "series": read["agent_id"].str.removeprefix("agent-").astype("int64"),
-            "source": read["is_replica"].astype("int64"),
-            "ts": read["timestamp"],
-            "price": (read["spot_price"] * 1e8).round().astype("int64"),
+            "series": frame["agent_id"].str.removeprefix("agent-").astype("int64"),
+            "source": frame["is_replica"].astype("int64"),
+            "ts": frame["timestamp"],
+            "price": (frame["spot_price"] * 1e8).round().astype("int64"),
         }
         return cls(pd.DataFrame(columns))
 
     def work(self) -> None:
-        self._made = by_pandas(self._given)
+        self._points = by_pandas(self._observations)
 
     def rows(self) -> list[Row]:
-        columns = [self._made[name].tolist() for name in ("series", "ts", "price", "flag")]
+        columns = [self._points[name].tolist() for name in ("series", "ts", "price", "flag")]
         return list(zip(*columns, strict=True))
 
 
@@ -62,25 +62,25 @@ class Duckdb:
 
     @classmethod
     def of(cls, seen: Sequence[Seen]) -> Self:
-        one = cls()
-        one._connection.register("given", _frame(seen))
-        one._connection.execute(
+        peer = cls()
+        peer._connection.register("given", _frame(seen))
+        peer._connection.execute(
             "CREATE TABLE observations AS SELECT *, row_number() OVER () AS arrival FROM given"
         )
-        one._connection.unregister("given")
-        return one
+        peer._connection.unregister("given")
+        return peer
 
     @classmethod
     def from_csv(cls, path: Path) -> Self:
-        one = cls()
-        one._connection.execute(
+        peer = cls()
+        peer._connection.execute(
             "CREATE TABLE observations AS SELECT "
             "CAST(replace(agent_id, 'agent-', '') AS BIGINT) AS series, "
             "CAST(is_replica AS INT) AS source, CAST(timestamp AS BIGINT) AS ts, "
             "CAST(round(spot_price * 1e8) AS BIGINT) AS price, row_number() OVER () AS arrival "
             f"FROM read_csv('{path}')"
         )
-        return one
+        return peer
 
     def work(self) -> None:
         by_duckdb(self._connection)
@@ -134,7 +134,10 @@ def by_pandas(observations: Frame) -> Frame:
 
 
 def _nearest(ours: Frame, theirs: Frame) -> pd.Series:
-    """Of each row the time of the nearest of the other source, the earlier of two as near."""
+    """Return for each row the time of the nearest row of the other source.
+
+    Of two equally near rows, the earlier one counts.
+    """
     times = theirs[["series", "ts"]].assign(found=theirs["ts"])
     before = pd.merge_asof(ours, times, on="ts", by="series", direction="backward")["found"]
     after = pd.merge_asof(ours, times, on="ts", by="series", direction="forward")["found"]
@@ -175,7 +178,7 @@ def _filled(real: Frame) -> Frame:
 
 
 def by_duckdb(connection: duckdb.DuckDBPyConnection) -> None:
-    """From the table `observations`, with its column `arrival`, make the table `clean`."""
+    """Make the table `clean` from the table `observations` with its column `arrival`."""
     connection.execute(_SQL)
 
 

@@ -1,4 +1,4 @@
-"""Bars for the figures of a part: SEF's beside its peers', with the least and the most."""
+"""Draw bars for the figures of a part beside its peers', with minimum and maximum."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Bar:
 
 
 def chart(result: Result) -> str:
-    """An SVG: a group for each work, a scale for each unit."""
+    """Return an SVG with a group of bars per work and a scale per unit."""
     parts: list[str] = []
     top = 10.0
     for unit in dict.fromkeys(one.unit for one in result.comparisons):
@@ -72,5 +72,5 @@ def _drawn(bar: Bar, top: float, scale: float) -> Iterator[str]:
 
 
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
-    named = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}"{named}>{escape(text)}</text>'
+    attribute = f' class="{kind}"' if kind else ""
+    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}"{attribute}>{escape(text)}</text>'

@@ -1,4 +1,4 @@
-"""HTTP clients that send a certain number of requests, and look at each answer."""
+"""Send a fixed number of requests over HTTP, and check each answer."""
 
 import http.client
 import threading
@@ -22,8 +22,9 @@ class Answer:
     status: int
     body: bytes
     sent: float
-    """Seconds since 1970, as the next."""
+    """Epoch seconds."""
     answered: float
+    """Epoch seconds."""
 
 
 def send_all(
@@ -34,10 +35,11 @@ def send_all(
 ) -> tuple[float, list[Answer]]:
     """Send each share over its own connection, one request after the other.
 
-    Returns the seconds that all shares took together, and the answers.
+    Returns:
+        The duration in seconds, and the answers.
 
     Raises:
-        RuntimeError: one was not answered as it should be.
+        RuntimeError: `check` rejected an answer, or a connection failed.
     """
     where = urlsplit(base)
     answers: list[Answer] = []
@@ -62,7 +64,7 @@ def send_all(
     threads = [threading.Thread(target=work, args=(share,)) for share in shares]
     for thread in threads:
         thread.start()
-    with suppress(threading.BrokenBarrierError):  # one could not connect: that is raised below
+    with suppress(threading.BrokenBarrierError):  # a failed connection is raised below
         gate.wait()
     started = time.perf_counter()
     for thread in threads:

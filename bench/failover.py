@@ -1,12 +1,12 @@
-"""How long SEF itself takes for a failover: from the notice to the answer of its promotion.
+"""Measure the time of a failover in SEF itself, from the notice to the answer of its promotion.
 
     .venv/bin/python bench/failover.py            # needs mariadbd
 
-Every agent has a ready standby, and the simulated EC2 adds no time of its own. Notices come one at
-a time, then a hundred at the same moment; then the same with an Elastic IP that is to follow. The
-answer to a notice comes after the promotion's COMMIT and, with an address, after the cutover too;
-there the promotion is counted to just before its COMMIT. Each agent fails over once; afterwards the
-instances are counted on EC2's side.
+Every agent has a ready standby, and the simulated EC2 adds no delay. Notices arrive one at a time,
+then a hundred at once; then the same with an Elastic IP that follows the primary. The answer to a
+notice comes after the promotion's COMMIT and, with an address, after the cutover too; there, the
+time to the promotion ends just before its COMMIT. Each agent fails over once. Afterwards the
+instances are counted in EC2.
 """
 
 import argparse
@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 PATIENCE = 120
 LIMITS = {1: 100, 100: 1000}
-"""Milliseconds that 99 of 100 failovers are to stay under, by how many come at once."""
+"""Limit for the 99th percentile, in milliseconds, by the number of notices at once."""
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
         var = Path(home)
         simulation = ensure_running(var, pending_seconds=0)
         try:
-            # Each failover leaves an instance running.
+            # Each failover leaves one more instance running.
             unlimited = {"SEF_MAX_INSTANCES": "0"}
             with servers.sef(server.url("sef"), var, workers=options.workers, **unlimited) as base:
                 engine = create_engine(server.url("sef"))
@@ -100,7 +100,7 @@ def measure(
 
 
 def cpu(programs: Mapping[str, int]) -> Counter[str]:
-    """Milliseconds of the processor that each program has used so far."""
+    """Return the CPU time so far of each program, in milliseconds."""
     used = Counter({name: round(cpu_milliseconds(pid)) for name, pid in programs.items()})
     used["the client"] = round(1000 * time.process_time())
     return used
@@ -109,20 +109,20 @@ def cpu(programs: Mapping[str, int]) -> Counter[str]:
 def fleet(
     base: str, simulation: Simulation, name: str, size: int, *, has_address: bool = False
 ) -> list[tuple[str, str]]:
-    """Agents with an instance and a ready standby each, as ids and instance ids.
+    """Register agents with an instance and wait for their standbys; return agent and instance ids.
 
-    `has_address`: each has an Elastic IP, which is to follow its primary.
+    With `has_address`, each agent has an Elastic IP that follows its primary.
     """
     ec2 = instances.connect(simulation)
     launched = instances.launch(ec2, POOL, size)
     agents = [(f"{name}-{i}", instance_id) for i, instance_id in enumerate(launched)]
     for agent_id, instance_id in agents:
-        told: dict[str, Any] = {"instance_id": instance_id, "pool_id": POOL}
+        body: dict[str, Any] = {"instance_id": instance_id, "pool_id": POOL}
         if has_address:
             address = ec2.allocate_address(Domain="vpc")["AllocationId"]
             ec2.associate_address(AllocationId=address, InstanceId=instance_id)
-            told["cutover"] = {"elastic_ip": address}
-        requests.put(f"{base}/api/agents/{agent_id}", json=told).raise_for_status()
+            body["cutover"] = {"elastic_ip": address}
+        requests.put(f"{base}/api/agents/{agent_id}", json=body).raise_for_status()
         signal(base, "rebalance-recommendation", agent_id, instance_id)
     deadline = time.monotonic() + PATIENCE
     while waiting := [agent_id for agent_id, _ in agents if not is_protected(base, agent_id)]:
@@ -144,8 +144,8 @@ def signal(base: str, signal_type: str, agent_id: str, instance_id: str) -> None
 
 
 def posted(signal_type: str, agent_id: str, instance_id: str) -> Post:
-    told = {"signal_type": signal_type, "timestamp": time.time(), "instance_id": instance_id}
-    return Post(f"/api/agents/{agent_id}/interruption", json.dumps(told).encode())
+    body = {"signal_type": signal_type, "timestamp": time.time(), "instance_id": instance_id}
+    return Post(f"/api/agents/{agent_id}/interruption", json.dumps(body).encode())
 
 
 def notice(agent_id: str, instance_id: str) -> Post:
@@ -157,15 +157,15 @@ def is_promoted(answer: Answer) -> bool:
 
 
 def check(base: str, simulation: Simulation, expected: int) -> None:
-    """Nothing lost, nothing doubled: one launch for each agent, and it is the primary."""
+    """Exit unless each agent had exactly one launch, and the launched instance is its primary."""
     launched = [i for i in simulation.instances() if AGENT_TAG in i.tags]
     serving = set()
     page: str | None = ""
     while page is not None:
         query = {"limit": 10_000} | ({"after": page} if page else {})
-        told = requests.get(f"{base}/api/agents", params=query).json()
-        serving |= {agent["instance_id"] for agent in told["agents"]}
-        page = told["next_after"]
+        fleet_page = requests.get(f"{base}/api/agents", params=query).json()
+        serving |= {agent["instance_id"] for agent in fleet_page["agents"]}
+        page = fleet_page["next_after"]
     if len(launched) != expected or {i.id for i in launched} != serving:
         sys.exit(f"{expected} failovers, {len(launched)} launches, {len(serving)} primaries")
     print(f"{expected} failovers: {len(launched)} launches, each the primary of its agent")
@@ -179,7 +179,10 @@ def show(
     *,
     has_address: bool,
 ) -> dict[str, Any]:
-    """Milliseconds, all by this machine's clock, from when the client sent its notice."""
+    """Print and return percentiles, in milliseconds since the client sent its notice.
+
+    All times are from the clock of this machine.
+    """
     sent = {answer.path.split("/")[3]: answer.sent for answer in answers}
     taken = {"answer": [(answer.answered - answer.sent) * 1000 for answer in answers]}
     if has_address:
@@ -198,14 +201,14 @@ def show(
             f"p99 {figures[name]['p99']:6.1f} ms, most {figures[name]['p100']:6.1f} ms; "
             f"p99 is {of_limit:.2f} of the limit"
         )
-    figures["cpu_ms"] = {name: round(of / len(answers), 1) for name, of in used.items()}
-    told = ", ".join(f"{name} {of}" for name, of in figures["cpu_ms"].items())
-    print(f"{at_once:4} at once, ms of the processor for each: {told}")
+    figures["cpu_ms"] = {name: round(ms / len(answers), 1) for name, ms in used.items()}
+    cpu_by_program = ", ".join(f"{name} {ms}" for name, ms in figures["cpu_ms"].items())
+    print(f"{at_once:4} at once, CPU per failover in ms: {cpu_by_program}")
     return figures
 
 
 def promotions(engine: Engine, wanted: Collection[str]) -> dict[str, float]:
-    """By agent, when it was promoted, in seconds since 1970."""
+    """Return the time of each agent's promotion, in epoch seconds."""
     columns = spot_interruption_events.c
     statement = select(columns.agent_id, columns.detected_at, columns.failover_time_ms).where(
         columns.failover_completed
@@ -219,9 +222,9 @@ def promotions(engine: Engine, wanted: Collection[str]) -> dict[str, float]:
 
 
 def cutovers_done(engine: Engine, wanted: Collection[str]) -> dict[str, float]:
-    """Return when each agent's cutover ended, in seconds since 1970.
+    """Wait for all cutovers to end; return the time of each agent's, in epoch seconds.
 
-    Waits until all have ended: a job finishes a step that had to be retried.
+    A periodic job finishes a step that had to be retried.
     """
     columns = cutovers.c
     statement = select(columns.agent_id, columns.finished_at).where(
@@ -231,11 +234,13 @@ def cutovers_done(engine: Engine, wanted: Collection[str]) -> dict[str, float]:
     while True:
         with engine.connect() as connection:
             rows = connection.execute(statement)
-            found = {name: at.timestamp() for name, at in rows if name in wanted}
-        if len(found) == len(wanted):
-            return found
+            ended = {name: at.timestamp() for name, at in rows if name in wanted}
+        if len(ended) == len(wanted):
+            return ended
         if time.monotonic() > deadline:
-            sys.exit(f"no cutover of {len(wanted) - len(found)} agents within {PATIENCE} s")
+            sys.exit(
+                f"cutovers not finished of {len(wanted) - len(ended)} agents within {PATIENCE} s"
+            )
         time.sleep(0.2)
 
 

@@ -1,7 +1,7 @@
-"""Rows of agents, series and points as SEF would have written them, by the million.
+"""Insert rows of agents, series and points, by the million, as SEF would have written them.
 
-Written by statements of their own: SEF's way takes a report for each point. A test compares the
-rows with those that SEF writes of the same reports.
+The statements are separate from SEF's, which take a report per point. A test compares the rows
+with those that SEF writes for the same reports.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,13 +20,13 @@ from sef.terms import Goal, IncidentKind, IncidentStatus, Market, ReplicaStatus,
 
 ROWS = 500_000
 """Points of one statement."""
-AT_ONCE = 5000
+ROWS_PER_INSERT = 5000
 STANDBY_POOL = "m5.large.us-east-1b"
 
 
 @contextmanager
 def tables_in(server: Any, name: str) -> Iterator[Engine]:
-    """A new database with SEF's tables."""
+    """Create a database with SEF's tables."""
     server.execute(f"CREATE DATABASE {name}")
     url = server.url(name)
     database = Database(url)
@@ -40,9 +40,9 @@ def tables_in(server: Any, name: str) -> Iterator[Engine]:
 
 
 def register(engine: Engine, names: Sequence[str], now: datetime, **columns: Any) -> None:
-    """Agents that are known, each with a series that has no point yet."""
-    of_all = {"pool_id": POOL, "created_at": now, "updated_at": now}
-    rows = [{"id": name, **of_all, **columns} for name in names]
+    """Register agents, each with a series without points."""
+    common = {"pool_id": POOL, "created_at": now, "updated_at": now}
+    rows = [{"id": name, **common, **columns} for name in names]
     with engine.begin() as connection:
         insert_rows(connection, tables.agents, rows)
     begin_series(engine, names)
@@ -61,7 +61,7 @@ def give_standbys(
     instances: Sequence[str] | None = None,
     incidents: Sequence[str | None] | None = None,
 ) -> None:
-    """A ready standby for each of these agents."""
+    """Insert a ready standby for each agent."""
     ids = instances or [f"i-{uuid4().hex[:17]}" for _ in names]
     rows = [
         {
@@ -90,13 +90,13 @@ def give_standbys(
 def open_incidents(
     connection: Connection, agents: Sequence[tuple[str, str]], signalled_at: datetime
 ) -> list[str]:
-    """For each agent and its instance the incident that a recommendation has opened; their ids."""
+    """Insert an incident with its recommendation for each agent and instance; return the ids."""
     ids = [f"incident-{uuid4().hex[:16]}" for _ in agents]
     incidents, signals = [], []
     for incident, (name, instance) in zip(ids, agents, strict=True):
-        of_both = {"agent_id": name, "instance_id": instance, "pool_id": POOL}
+        common = {"agent_id": name, "instance_id": instance, "pool_id": POOL}
         incidents.append(
-            of_both
+            common
             | {
                 "id": incident,
                 "subject": instance,
@@ -111,7 +111,7 @@ def open_incidents(
             }
         )
         signals.append(
-            of_both
+            common
             | {
                 "incident_id": incident,
                 "signal_type": "rebalance-recommendation",
@@ -138,7 +138,7 @@ def fill(engine: Engine, names: Sequence[str], points: int, end: int) -> None:
     values = {"name": name, "pool": POOL, "now": datetime.now(UTC).replace(tzinfo=None)}
     with engine.begin() as connection:
         _make_prices(connection)
-        # One undo record for the whole of the first statement, as for an import.
+        # InnoDB then writes one undo record for the whole first statement, as for an import.
         connection.execute(text("SET SESSION unique_checks = 0, foreign_key_checks = 0"))
     for start in range(0, len(names), at_once):
         last = min(start + at_once, len(names)) - 1
@@ -158,8 +158,8 @@ def _make_prices(connection: Connection) -> None:
 
 
 def insert_rows(connection: Connection, table: Any, rows: Sequence[dict[str, Any]]) -> None:
-    for start in range(0, len(rows), AT_ONCE):
-        connection.execute(insert(table), rows[start : start + AT_ONCE])
+    for start in range(0, len(rows), ROWS_PER_INSERT):
+        connection.execute(insert(table), rows[start : start + ROWS_PER_INSERT])
 
 
 _NAME = "CONCAT(:name, '-', LPAD(a.seq, 6, '0'))"

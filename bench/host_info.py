@@ -1,4 +1,4 @@
-"""What the figures were measured on, and with which versions."""
+"""Describe the host of a measurement and the versions of the programs."""
 
 import os
 import platform
@@ -20,8 +20,8 @@ OURS = ("flask", "granian", "sqlalchemy", "mysql-connector-python", "boto3", "mo
 PEERS = ("duckdb", "pandas", "numpy")
 
 
-def machine() -> dict[str, Any]:
-    """Processor, memory, system, and how long the disk takes to keep 4 KiB."""
+def host_info() -> dict[str, Any]:
+    """Return processor, memory, operating system and Python version."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -32,7 +32,7 @@ def machine() -> dict[str, Any]:
 
 
 def flush_milliseconds(times: int = 200) -> float:
-    """How long a write of 4 KiB and its fsync take where the databases are: the median."""
+    """Return the median time of a 4 KiB write with fsync, on the disk of the databases."""
     taken = []
     with tempfile.TemporaryFile() as file:
         for _ in range(times):
@@ -45,42 +45,44 @@ def flush_milliseconds(times: int = 200) -> float:
 
 
 def versions() -> dict[str, str]:
+    """Return the version of each library, database and tool of the benchmarks."""
     found = {name: version(name) for name in OURS}
     for name in PEERS:
         try:
             found[name] = version(name)
         except ModuleNotFoundError:
             found[name] = "not installed"
-    found["MariaDB"] = _told_by(mariadb_server.find(), "--version")
-    found["InfluxDB"] = _told_by(shutil.which("influxd"), "version")
-    found["wrk"] = _told_by(shutil.which("wrk"), "--version")
+    found["MariaDB"] = _version_of(mariadb_server.find(), "--version")
+    found["InfluxDB"] = _version_of(shutil.which("influxd"), "version")
+    found["wrk"] = _version_of(shutil.which("wrk"), "--version")
     return found
 
 
 def _processor() -> str:
-    told = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*: (.+)$", told.read_text(), re.MULTILINE)
-    return named[1] if named else platform.machine()
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"^model name\s*: (.+)$", cpuinfo, re.MULTILINE)
+    return model[1] if model else platform.machine()
 
 
-def _told_by(program: str | None, option: str) -> str:
+def _version_of(program: str | None, option: str) -> str:
     if program is None:
         return "not installed"
-    # wrk tells its version with a usage text and an exit code of 1.
+    # wrk prints its version with its usage, and exits with code 1.
     ran = subprocess.run([program, option], capture_output=True, text=True, check=False)
     found = re.search(r"\d+\.\d+[\w.]*", ran.stdout + ran.stderr)
     return found[0] if found else "unknown"
 
 
 def children(pid: int) -> Iterator[int]:
+    """Yield the ids of a process's child processes."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
             yield from map(int, (task / "children").read_text().split())
 
 
 def cpu_milliseconds(pid: int) -> float:
-    """What a process and those that it started have used of the processor so far."""
-    told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    ticks = int(told[11]) + int(told[12])
+    """Return the CPU time so far of a process and its descendants."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = int(fields[11]) + int(fields[12])
     own = 1000 * ticks / os.sysconf("SC_CLK_TCK")
     return own + sum(cpu_milliseconds(child) for child in children(pid))

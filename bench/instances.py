@@ -1,4 +1,4 @@
-"""Instances in the simulated EC2, launched by calls for many."""
+"""Launch many instances in the simulated EC2."""
 
 from typing import Any
 
@@ -7,24 +7,24 @@ from botocore.config import Config
 from sef.simulator.client import Simulation
 from tests.harness import client_of
 
-LAUNCHED_AT_ONCE = 500
+LAUNCHES_PER_CALL = 500
 
 
 def connect(simulation: Simulation) -> Any:
-    return client_of(simulation.endpoint, Config(read_timeout=60))  # to launch many takes long
+    return client_of(simulation.endpoint, Config(read_timeout=60))  # a launch of many takes long
 
 
 def launch(ec2: Any, pool: str, size: int) -> list[str]:
-    """So many spot instances in a pool; their ids."""
-    found: list[str] = []
-    while len(found) < size:
-        many = min(LAUNCHED_AT_ONCE, size - len(found))
+    """Launch `size` spot instances in a pool; return their ids."""
+    ids: list[str] = []
+    while len(ids) < size:
+        count = min(LAUNCHES_PER_CALL, size - len(ids))
         answer = ec2.run_instances(
             LaunchTemplate={"LaunchTemplateName": "sef-default"},
             Placement={"AvailabilityZone": pool.rpartition(".")[2]},
             InstanceMarketOptions={"MarketType": "spot"},
-            MinCount=many,
-            MaxCount=many,
+            MinCount=count,
+            MaxCount=count,
         )
-        found += [instance["InstanceId"] for instance in answer["Instances"]]
-    return found
+        ids += [instance["InstanceId"] for instance in answer["Instances"]]
+    return ids

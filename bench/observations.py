@@ -1,7 +1,7 @@
-"""The observations of a backfill, and the clean series that SEF's pure functions make of them.
+"""Make the observations of a backfill, and clean them with SEF's pure functions.
 
 Prices are integers here, in units of 1e-8 USD where they are observed and of 1e-9 where they are
-clean, and times are seconds, so that nobody rounds.
+clean, and times are seconds, so that no peer rounds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,26 +17,29 @@ from sef.prices.series import CleaningRules, Observation, Point, clean_series
 from sef.terms import Flag, Source
 
 SERIES = 10
-"""Every other one is reported by two sources."""
+"""Number of series; every other one has two sources."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FLAGS = (Flag.NORMAL, Flag.AVERAGED, Flag.DIVERGENT, Flag.INTERPOLATED)
-"""As bench/backfill_peers.py numbers them."""
+"""The flags in the order of their numbers in bench/backfill_peers.py."""
 
 Seen = tuple[int, int, int, int]
-"""Series, source (1: a replica), time, price."""
+"""Series, source (1: replica), time, price."""
 Row = tuple[int, int, int, int]
 """Series, time, price, number of the flag."""
 
 
 def observations(size: int) -> list[Seen]:
-    """Of ten agents, half a year each in a million: holes, repeats, late ones, two sources."""
-    chance, told = Random(1), [round(Decimal(price) * 10**8) for price in prices()]
-    series = [_series(number, chance, told) for number in range(SERIES)]
+    """Make observations of ten agents, with gaps, repeats, delays and two sources.
+
+    A million observations cover half a year of each agent.
+    """
+    chance, changes = Random(1), [round(Decimal(price) * 10**8) for price in prices()]
+    series = [_series(number, chance, changes) for number in range(SERIES)]
     seen: list[Seen] = []
     while len(seen) < size:
         seen += [next(one) for one in series]
     del seen[size:]
-    # Late by some places of its own series, as agents and their retries are.
+    # A delay is a number of places in the same series, as when an agent retries.
     late = sorted(
         (place + (chance.randint(1, BEHIND) * SERIES if chance.random() < 0.1 else 0), place)
         for place in range(size)
@@ -44,10 +47,10 @@ def observations(size: int) -> list[Seen]:
     return [seen[place] for _, place in late]
 
 
-def _series(number: int, chance: Random, told: Sequence[int]) -> Iterator[Seen]:
+def _series(number: int, chance: Random, changes: Sequence[int]) -> Iterator[Seen]:
     at, step = START - 100_000_000, 0
     while True:
-        price = told[(31 * number + step) % len(told)]
+        price = changes[(31 * number + step) % len(changes)]
         seen: list[Seen] = [(number, 0, at, price)]
         if number % 2 == 0:
             off = chance.choice((-40, -20, -5, 1, 5, 12, 20))
@@ -71,21 +74,23 @@ def write_csv(path: Path, seen: Sequence[Seen]) -> None:
 
 
 class Ours:
-    """SEF's pure functions."""
+    """Cleans the series with SEF's pure functions."""
 
     def __init__(self, seen: Sequence[Seen]) -> None:
         sources = (Source.PRIMARY, Source.REPLICA)
-        self._given: list[list[Observation]] = [[] for _ in range(SERIES)]
+        self._observations: list[list[Observation]] = [[] for _ in range(SERIES)]
         for series, source, at, price in seen:
             moment, amount = EPOCH + timedelta(seconds=at), Decimal(price).scaleb(-8)
-            self._given[series].append(Observation(sources[source], moment, amount))
-        self._made: list[list[Point]] = []
+            self._observations[series].append(Observation(sources[source], moment, amount))
+        self._points: list[list[Point]] = []
 
     def work(self) -> None:
-        self._made = [clean_series(given, CleaningRules()) for given in self._given]
+        self._points = [
+            clean_series(observations, CleaningRules()) for observations in self._observations
+        ]
 
     def rows(self) -> list[Row]:
-        if not self._made:
+        if not self._points:
             self.work()
         return [
             (
@@ -94,13 +99,13 @@ class Ours:
                 int(point.price.scaleb(9)),
                 FLAGS.index(point.flag),
             )
-            for series, points in enumerate(self._made)
+            for series, points in enumerate(self._points)
             for point in points
         ]
 
 
 def check_equal(expected: Sequence[Row], found: Sequence[Any]) -> None:
-    """Raises RuntimeError, with the first place where they differ."""
+    """Raise RuntimeError, with the first difference, unless the results are equal."""
     if list(expected) == list(found):
         return
     pairs = zip(expected, found, strict=False)

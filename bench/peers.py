@@ -1,7 +1,7 @@
-"""What SEF is measured against: the two endpoints of a backend without it.
+"""Serve two endpoints of a backend without SEF, as peers of SEF.
 
-`/before` is one INSERT and one COMMIT for each report; `/validate` parses, validates and answers.
-Served by Granian, like SEF: BENCH_DATABASE_URL names the database.
+`/before` makes one INSERT and one COMMIT per report; `/validate` parses, validates and responds.
+Granian serves both, as it serves SEF. BENCH_DATABASE_URL names the database.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""AWS's own prices, which the benchmarks report."""
+"""Read the real AWS prices that the benchmarks report."""
 
 import csv
 from decimal import Decimal
@@ -18,5 +18,5 @@ def prices() -> list[str]:
 
 
 def around(price: str, share: str) -> str:
-    """A price that much higher, in the digits that reports have."""
+    """Return a price raised by a share of itself, with the eight decimals of a report."""
     return f"{Decimal(price) * (1 + Decimal(share)):.8f}"

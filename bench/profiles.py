@@ -1,7 +1,8 @@
-"""Where the time goes: py-spy looks at a server and its workers while they are measured."""
+"""Profile a server and its workers with py-spy while they are measured."""
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ _FRAME = re.compile(r"(?P<function>\S+) \((?P<file>[^:)]+)(?::\d+)?\)")
 
 @dataclass
 class Profiler:
-    """Collects samples of one part over all its rounds, by what was measured."""
+    """Collect samples of one part over all its rounds, by what was measured."""
 
     folder: Path
     part: str
@@ -39,20 +40,20 @@ class Profiler:
                 text=True,
             )
             try:
-                time.sleep(1)  # until it has found all there is
+                time.sleep(1)  # py-spy has to find all processes and threads first
                 yield
             finally:
-                watcher.send_signal(2)  # as Ctrl-C: it writes what it has
-                _, told = watcher.communicate()
-            seen = self._stacks.setdefault(what, Counter())
+                watcher.send_signal(signal.SIGINT)  # as Ctrl-C does: py-spy writes its samples
+                _, errors = watcher.communicate()
+            samples = self._stacks.setdefault(what, Counter())
             for line in Path(file.name).read_text().splitlines():
                 stack, _, count = line.rpartition(" ")
-                seen[stack] += int(count)
-            if not seen:
-                raise SystemExit(f"py-spy saw nothing: {told.strip()}")
+                samples[stack] += int(count)
+            if not samples:
+                raise SystemExit(f"py-spy took no samples: {errors.strip()}")
 
     def write(self) -> Path | None:
-        """A table for each thing that was watched; None if there was none."""
+        """Write a table for each thing that was measured; return None if there is none."""
         if not self._stacks:
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -64,10 +65,10 @@ class Profiler:
 
 def _py_spy() -> str:
     beside = Path(sys.executable).parent / "py-spy"
-    found = str(beside) if beside.exists() else shutil.which("py-spy")
-    if found is None:
+    program = str(beside) if beside.exists() else shutil.which("py-spy")
+    if program is None:
         raise SystemExit("--profile needs py-spy: pip install -r bench/requirements.txt")
-    return found
+    return program
 
 
 def _table(what: str, stacks: Counter[str]) -> Iterator[str]:
@@ -93,9 +94,9 @@ def _table(what: str, stacks: Counter[str]) -> Iterator[str]:
 
 
 def _frame(text: str) -> str:
-    found = _FRAME.search(text)
-    assert found is not None
-    return f"{found['function']} ({_short(found['file'])})"
+    frame = _FRAME.search(text)
+    assert frame is not None
+    return f"{frame['function']} ({_short(frame['file'])})"
 
 
 def _short(file: str) -> str:
@@ -103,15 +104,15 @@ def _short(file: str) -> str:
 
 
 def _library(stack: str) -> str:
-    """Whose code runs: the innermost frame that is not the standard library's."""
-    files: Sequence[str] = [_short(found["file"]) for found in _FRAME.finditer(stack)]
+    """Return the library, or the folder of SEF, of the innermost frame.
+
+    Frames of the standard library are skipped.
+    """
+    files: Sequence[str] = [_short(frame["file"]) for frame in _FRAME.finditer(stack)]
     for file in reversed(files):
         top = file.split("/")[0]
         if top in ("sef", "backend.py", "smart_emergency_fallback.py"):
             return "/".join(file.split("/")[:2]) if top == "sef" else file
-        if "/" in file and not file.startswith(("/", "<")) and top not in STANDARD:
+        if "/" in file and not file.startswith(("/", "<")) and top not in sys.stdlib_module_names:
             return top
     return "standard library"
-
-
-STANDARD = sys.stdlib_module_names

@@ -1,4 +1,4 @@
-"""Replay real price changes through the HTTP API and compare with what the rules say.
+"""Replay real price changes over the HTTP API, and compare the stored series with the rules.
 
     python bench/replay.py --url http://127.0.0.1:5000 --file FILE
 
@@ -7,13 +7,13 @@ zones of a region mixed. They are sent as the reports of one agent about one poo
 connections at once, so that no two runs arrive in the same order. Then the series is read back
 and compared, point by point, with the pure function that defines it (sef.prices.series).
 
-Every change is in the file twice; the second is sent too, as the repeat that it is. And since the
-zones are mixed, some instants have several different prices. Sent as they are, each would correct
-the one before, and which one stands would depend on the order of arrival: that is what the rules
-say of corrections, but it leaves nothing to compare with. So the 2nd, 3rd, ... different price of
-an instant is sent 1, 2, ... microseconds later, as an observation of its own.
+Every change is in the file twice, and the second is sent too, as a repeat. Because the zones are
+mixed, some instants have several different prices. Each would correct the one before, so the
+result would depend on the order of arrival, and there would be nothing to compare with. So the 2nd,
+3rd, ... different price of an instant is sent 1, 2, ... microseconds later, as a separate
+observation.
 
-Exit code: 0 if the series is identical, 1 if it is not or cannot be had.
+Exit code: 0 if the series is identical, 1 if it differs or could not be read.
 """
 
 import argparse
@@ -46,15 +46,15 @@ REPLICA_LATER = timedelta(seconds=1)
 REPLICA_PRICE = Decimal("1.002")
 
 Row = tuple[datetime, Decimal, str]
-"""When, the price and the flag: what the API tells of a point."""
+"""Time, price and flag of a point, as the API returns it."""
 
 
 class Failed(Exception):
-    """The replay cannot go on; the message says why."""
+    """The replay has to stop; the message is the reason."""
 
 
 def read_changes(path: Path) -> list[Observation]:
-    """The price changes in the order of the file, repeats included."""
+    """Return the price changes in the order of the file, repeats included."""
     prices_at: defaultdict[datetime, list[Decimal]] = defaultdict(list)
     changes = []
     with path.open(newline="") as file:
@@ -70,7 +70,7 @@ def read_changes(path: Path) -> list[Observation]:
 
 
 def as_replica(seen: Observation) -> Observation:
-    """What a replica reports of the same change: a second later, at nearly the same price."""
+    """Return a replica's report of the same change: a second later, at nearly the same price."""
     price = (seen.price * REPLICA_PRICE).quantize(PRICE_STEP, ROUND_HALF_EVEN)
     return Observation(Source.REPLICA, seen.at + REPLICA_LATER, price)
 
@@ -78,10 +78,10 @@ def as_replica(seen: Observation) -> Observation:
 def shares(
     changes: Sequence[Observation], order: str, connections: int, seed: int
 ) -> list[list[Observation]]:
-    """What each connection sends, in its order."""
+    """Return the observations that each connection sends, in its order."""
     chance = random.Random(seed)
     if order == "dual":
-        # Two agents: those connections that are the primary, and those that are the replica.
+        # Half of the connections send as the primary, the other half as the replica.
         replica = [as_replica(seen) for seen in changes]
         ours, theirs = connections - connections // 2, max(1, connections // 2)
         return [list(changes[i::ours]) for i in range(ours)] + [
@@ -94,31 +94,32 @@ def shares(
 
 
 class Api:
-    """One connection, kept open. A report may be sent again: a repeat changes nothing."""
+    """A persistent connection. It repeats a report that failed: a repeat changes nothing."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
-            raise Failed(f"{url} is not an http:// address")
+            raise Failed(f"invalid URL {url}; expected e.g. http://127.0.0.1:5000")
         self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=30)
 
     def ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         content = None if body is None else json.dumps(body)
+        """Return the JSON of the answer; retry up to `TRIES` times while SEF is away or busy."""
         problem = ""
         for _ in range(TRIES):
             try:
                 self._connection.request(method, path, content)
                 response = self._connection.getresponse()
-                told = response.read()
+                response_body = response.read()
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
                 problem = f"{type(error).__name__}: {error}"
                 time.sleep(0.5)
                 continue
             if response.status == 200:
-                answer: dict[str, Any] = json.loads(told, parse_float=Decimal)
+                answer: dict[str, Any] = json.loads(response_body, parse_float=Decimal)
                 return answer
-            problem = f"{response.status} {told.decode(errors='replace').strip()}"
+            problem = f"{response.status} {response_body.decode(errors='replace').strip()}"
             if response.status != 503:
                 break
             time.sleep(float(response.headers.get("Retry-After", 1)))
@@ -129,18 +130,18 @@ class Api:
 
 
 class Progress:
-    """One line on the terminal; where the output is not one, only its last state."""
+    """A progress line on a terminal; elsewhere only its last state."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
-        self._started = self._told = time.monotonic()
+        self._started = self._shown = time.monotonic()
         self._lock = threading.Lock()
 
     def add(self, count: int) -> None:
         with self._lock:
             self._done += count
-            if sys.stderr.isatty() and time.monotonic() - self._told > 0.2:
-                self._told = time.monotonic()
+            if sys.stderr.isatty() and time.monotonic() - self._shown > 0.2:
+                self._shown = time.monotonic()
                 print(f"\r{self}", end="", file=sys.stderr, flush=True)
 
     def end(self) -> None:
@@ -152,7 +153,7 @@ class Progress:
 
 
 def body_of(seen: Observation, pool: str) -> dict[str, Any]:
-    # As a float no price of 8 decimals loses anything, and as text no microsecond is lost.
+    # A float keeps the 8 decimals of a price, and text keeps the microseconds of a time.
     return {
         "spot_price": float(seen.price),
         "pool_id": pool,
@@ -164,7 +165,7 @@ def body_of(seen: Observation, pool: str) -> dict[str, Any]:
 def send(
     url: str, agent: str, pool: str, share: Sequence[Observation], batch: int, progress: Progress
 ) -> None:
-    """Send one connection's share; with `batch`, that many reports in one request."""
+    """Send the share of one connection; `batch` is the number of reports per request, 0: one."""
     api = Api(url)
     try:
         if not batch:
@@ -183,13 +184,13 @@ def send(
 
 
 def stored_series(url: str, agent: str, pool: str) -> Iterator[Row]:
-    """The series as the API tells it, page by page."""
+    """Read the series from the API, page by page."""
     api = Api(url)
     arguments = {"pool_id": pool, "limit": str(PAGE)}
     try:
         while True:
             page = api.ask("GET", f"/api/agents/{quote(agent)}/pricing?{urlencode(arguments)}")
-            rows = [_row(told) for told in page["points"]]
+            rows = [_row(point) for point in page["points"]]
             yield from rows
             if page["is_complete"]:
                 return
@@ -198,13 +199,13 @@ def stored_series(url: str, agent: str, pool: str) -> Iterator[Row]:
         api.close()
 
 
-def _row(told: Mapping[str, Any]) -> Row:
-    price = Decimal(told["spot_price"]).quantize(STORED_STEP)
-    return datetime.fromisoformat(told["timestamp"]), price, told["data_quality"]
+def _row(point: Mapping[str, Any]) -> Row:
+    price = Decimal(point["spot_price"]).quantize(STORED_STEP)
+    return datetime.fromisoformat(point["timestamp"]), price, point["data_quality"]
 
 
 def difference(expected: Sequence[Row], found: Sequence[Row]) -> str | None:
-    """The first place where two series differ, as a sentence."""
+    """Describe the first difference between two series; None if they are equal."""
     for number, (one, other) in enumerate(zip_longest(expected, found), start=1):
         if one != other:
             return f"different at point {number}: expected {_shown(one)}, found {_shown(other)}"
@@ -216,6 +217,7 @@ def _shown(row: Row | None) -> str:
 
 
 def replay(given: argparse.Namespace) -> int:
+    """Send all observations, compare the stored series, and return the exit code."""
     changes = read_changes(given.file)
     agent = given.agent or f"replay-{given.order}"
     parts = shares(changes, given.order, given.connections, given.seed)
@@ -234,9 +236,9 @@ def replay(given: argparse.Namespace) -> int:
         (point.at, point.price.quantize(STORED_STEP), point.flag.value)
         for point in clean_series(observations, CleaningRules())
     ]
-    told = difference(expected, list(stored_series(given.url, agent, given.pool)))
-    print(told or f"identical: {len(expected)} points")
-    return 1 if told else 0
+    problem = difference(expected, list(stored_series(given.url, agent, given.pool)))
+    print(problem or f"identical: {len(expected)} points")
+    return 1 if problem else 0
 
 
 def positive(text: str) -> int:
@@ -263,7 +265,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "a primary and, a second later and 0.2 %% higher, by a replica (default: %(default)s)",
     )
     parser.add_argument(
-        "--connections", type=positive, default=8, help="at once (default: %(default)s)"
+        "--connections",
+        type=positive,
+        default=8,
+        help="parallel connections (default: %(default)s)",
     )
     parser.add_argument(
         "--batch",
@@ -272,12 +277,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help="send N reports in a request (default: each in a request of its own)",
     )
-    parser.add_argument(
-        "--agent", help="an agent that has no other reports (default: replay-ORDER)"
-    )
+    parser.add_argument("--agent", help="agent without other reports (default: replay-ORDER)")
     parser.add_argument("--pool", default="us-east-1", help="(default: %(default)s)")
     parser.add_argument(
-        "--seed", type=int, default=1, help="of what is shuffled (default: %(default)s)"
+        "--seed", type=int, default=1, help="seed of the shuffling (default: %(default)s)"
     )
     given = parser.parse_args(arguments)
     try:

@@ -31,8 +31,8 @@ def rendered(page: str, results: Mapping[str, Result]) -> str:
 
     def figures(place: re.Match[str]) -> str:
         result = results.get(place[2])
-        told = "Not measured yet.\n" if result is None else "\n".join(_told(result)) + "\n"
-        return f"{place[1]}{told}{place[3]}"
+        text = "Not measured yet.\n" if result is None else "\n".join(_lines(result)) + "\n"
+        return f"{place[1]}{text}{place[3]}"
 
     return _PLACE.sub(figures, page)
 
@@ -52,7 +52,7 @@ def table(comparisons: Sequence[Comparison]) -> list[str]:
     return [*HEAD, *map(_row, comparisons)]
 
 
-def _told(result: Result) -> Iterator[str]:
+def _lines(result: Result) -> Iterator[str]:
     yield from table(result.comparisons)
     yield ""
     for note in dict.fromkeys(one.note for one in result.comparisons if one.note):
@@ -64,9 +64,9 @@ def _told(result: Result) -> Iterator[str]:
 
 def _when(result: Result) -> str:
     on, python = result.machine, result.machine["python"]
-    told = {"Python": python, **result.versions}
-    named = ("Python", "MariaDB", "InfluxDB", "duckdb", "pandas")
-    used = ", ".join(f"{name} {told[name]}" for name in named if name in told)
+    versions = {"Python": python, **result.versions}
+    shown_names = ("Python", "MariaDB", "InfluxDB", "duckdb", "pandas")
+    used = ", ".join(f"{name} {versions[name]}" for name in shown_names if name in versions)
     return (
         f"Measured on {result.date}, on {on['cores']} cores "
         f"({on['processor']}), {on['memory_gib']} GiB, {on['system']}; {used}."

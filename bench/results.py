@@ -1,4 +1,4 @@
-"""What a part has measured, beside its peer; kept as JSON, and compared with earlier runs."""
+"""Store the results of a part and of its peers as JSON, and compare them with earlier runs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 STORED = ROOT / "bench" / "results"
 
 NOTICEABLE = 0.05
-"""A change by less than this is noise on most machines."""
+"""A smaller relative change is noise on most machines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a figure is to reach: the ratio to its peer, or, `of_value`, the figure itself."""
+    """The limit for the ratio to the peer or, with `of_value`, for the figure itself."""
 
     at_least: float | None = None
     at_most: float | None = None
@@ -35,17 +35,17 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One figure of SEF, of each round, and its peer's of the same rounds.
+    """A figure of SEF beside its peer's, of the same rounds.
 
     Attributes:
-        what: the work, so that a reader knows what was done.
-        unit: of the figures.
-        ours: SEF's figures.
-        against: the peer, or the limit, in words.
-        theirs: the peer's figures; the same number for each round where it is a limit; empty if
-            there is no peer, or if it was `absent`.
-        absent: why the peer was not measured.
-        note: what else is to be known.
+        what: the work that was measured.
+        unit: unit of the figures.
+        ours: SEF's figure of each round.
+        against: the name of the peer or of the limit.
+        theirs: the peer's figure of each round, or the limit once per round; empty if there is no
+            peer or it was absent.
+        absent: the reason why the peer was not measured.
+        note: a remark for the page.
     """
 
     what: str
@@ -59,21 +59,21 @@ class Comparison:
 
     @property
     def ratios(self) -> list[float]:
-        """Of each round, SEF's figure by the peer's."""
+        """SEF's figure divided by the peer's, per round."""
         if not self.theirs:
             return []
         return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
 
     @property
     def judged(self) -> float | None:
-        """The figure that the aim is about: the median over the rounds."""
+        """The median of the ratios or, with `of_value`, of SEF's figures: the aim applies to it."""
         if self.aim is not None and self.aim.of_value:
             return median(self.ours)
         return median(self.ratios) if self.ratios else None
 
     @property
     def is_met(self) -> bool | None:
-        """None: there is no aim, or no peer to compare with."""
+        """True if the aim is met; None without an aim or without a peer."""
         if self.aim is None or self.judged is None:
             return None
         return self.aim.is_met_by(self.judged)
@@ -83,21 +83,21 @@ class Comparison:
         return f"{self.what} | {self.against}"
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Self:
-        aim = told["aim"]
-        return cls(**{**told, "aim": None if aim is None else Aim(**aim)})
+    def read(cls, entry: Mapping[str, Any]) -> Self:
+        aim = entry["aim"]
+        return cls(**{**entry, "aim": None if aim is None else Aim(**aim)})
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one run of one part has measured."""
+    """The results of one run of one part."""
 
     part: str
     date: str
     seconds: float
-    """How long the part took."""
+    """Duration of the run."""
     is_quick: bool
-    """It only shows that the part works: the figures say nothing."""
+    """True if the run only showed that the part works; its figures say nothing."""
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
     comparisons: Sequence[Comparison]
@@ -111,19 +111,19 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        told = json.loads(path.read_text())
-        comparisons = [Comparison.read(one) for one in told["comparisons"]]
-        return cls(**{**told, "comparisons": comparisons})
+        content = json.loads(path.read_text())
+        comparisons = [Comparison.read(entry) for entry in content["comparisons"]]
+        return cls(**{**content, "comparisons": comparisons})
 
 
 def read_all(place: Path) -> dict[str, Result]:
-    """The results in a folder, or the one in a file, by part."""
+    """Return the results of a folder, or of one file, by part."""
     paths = sorted(place.glob("*.json")) if place.is_dir() else [place]
     return {result.part: result for result in map(Result.read, paths)}
 
 
 def changes(old: Result, new: Result) -> list[str]:
-    """What has become of the figures of a part since an earlier run, a line each."""
+    """Describe how the figures of a part changed since an earlier run, a line per figure."""
     before = {one.key: one for one in old.comparisons}
     lines = [f"{new.part}: since {old.date}"]
     if old.machine != new.machine:
@@ -146,9 +146,9 @@ def _change(was: Comparison | None, now: Comparison) -> str:
     if old is None:
         return f"{shown(figure)}, new"
     relative = figure / old - 1 if old else 0.0
-    said = "about the same" if abs(relative) < NOTICEABLE else f"{relative:+.0%}"
+    change = "about the same" if abs(relative) < NOTICEABLE else f"{relative:+.0%}"
     missed = "" if now.is_met is not False else ", misses its aim"
-    return f"{shown(old)} → {shown(figure)}, {said}{missed}"
+    return f"{shown(old)} → {shown(figure)}, {change}{missed}"
 
 
 def _judged_or_own(one: Comparison) -> float | None:
@@ -158,12 +158,12 @@ def _judged_or_own(one: Comparison) -> float | None:
 
 
 def shown(figure: float) -> str:
-    """A figure in three digits, or all its whole ones."""
+    """Format a figure with three digits, or with all digits before the point."""
     if abs(figure) >= 100 or figure == int(figure):
         return f"{figure:,.0f}"
     return f"{figure:.1f}" if abs(figure) >= 10 else f"{figure:.2f}"
 
 
 def rounded(figures: Sequence[float]) -> list[float]:
-    """Figures as they are stored: in four digits."""
+    """Round figures to four digits, for storing."""
     return [float(f"{figure:.4g}") for figure in figures]

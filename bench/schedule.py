@@ -1,4 +1,4 @@
-"""Rounds in which all take their turn, so that what disturbs the machine disturbs them all."""
+"""Run contestants in turns, so that a disturbance of the machine affects all of them."""
 
 import sys
 import time
@@ -10,18 +10,18 @@ from typing import TypeVar
 
 from bench.results import rounded, shown
 
-Who = TypeVar("Who", bound=Hashable)
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass
 class Run:
-    """How a part is to be measured, and what it tells meanwhile.
+    """A run of one part: sizes, rounds, progress and profile.
 
     Attributes:
-        is_quick: as little as shows that it works.
         home: an empty folder for servers and files.
-        profile: watches a process while it is measured; see bench/profiles.py.
-        details: what is stored with the figures and is no figure.
+        is_quick: measure only enough to show that the part works.
+        profile: profiles a process while it is measured; see bench/profiles.py.
+        details: values that are stored beside the figures.
     """
 
     part: str
@@ -33,38 +33,39 @@ class Run:
     _began: float = field(default_factory=time.monotonic)
 
     def size(self, full: int, quick: int) -> int:
+        """Return the size for this run."""
         return quick if self.is_quick else full
 
     def say(self, what: str) -> None:
-        """Where the part is now: one line on a terminal, nothing elsewhere."""
+        """Show the progress in one line on a terminal; elsewhere show nothing."""
         if sys.stderr.isatty():
             line = f"{self.part}, {time.monotonic() - self._began:.0f} s: {what}"
             print(f"\r\033[K{line[:100]}", end="", file=sys.stderr, flush=True)
 
     def in_turns(
         self,
-        contestants: Mapping[Who, Callable[[int], float]],
+        contestants: Mapping[Name, Callable[[int], float]],
         rounds: int | None = None,
         *,
         warm_up: bool = False,
-    ) -> dict[Who, list[float]]:
-        """Each contestant's figures; it is called with the number of the round.
+    ) -> dict[Name, list[float]]:
+        """Return the figures of each contestant, which is called with the number of the round.
 
-        Who begins changes from round to round. `warm_up`: there is a round -1 before, of which no
-        figures are kept.
+        The first contestant changes from round to round. With `warm_up`, there is a round -1
+        before, whose figures are dropped.
         """
-        for who, contestant in contestants.items() if warm_up else ():
-            self.say(f"warming up, {who}")
+        for name, contestant in contestants.items() if warm_up else ():
+            self.say(f"warming up, {name}")
             contestant(-1)
-        figures: dict[Who, list[float]] = {who: [] for who in contestants}
+        figures: dict[Name, list[float]] = {name: [] for name in contestants}
         names = list(contestants)
         for number in range(rounds or self.rounds):
             first = number % len(names)
             for name in names[first:] + names[:first]:
                 figures[name].append(contestants[name](number))
                 self.say(f"round {number + 1}, {name}: {shown(figures[name][-1])}")
-        return {who: rounded(of_one) for who, of_one in figures.items()}
+        return {name: rounded(values) for name, values in figures.items()}
 
     def watched(self, pid: int, what: str) -> AbstractContextManager[None]:
-        """While it lasts a process, with all that it has started, is profiled if that is wanted."""
+        """Profile a process and its descendants meanwhile, if the run is profiled."""
         return nullcontext() if self.profile is None else self.profile(pid, what)

@@ -1,4 +1,4 @@
-"""The servers that are measured: a private MariaDB, SEF, and what it is measured against."""
+"""Start the servers of a measurement: a private MariaDB, SEF and its peers."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from tests.private_server import free_port
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60
 PEER_THREADS = 32
-"""With SEF's 128, whose use is that reports wait together, the peers are a third slower."""
+"""SEF has 128, so that waiting reports share a commit; with 128 the peers are a third slower."""
 NO_INFLUXDB = "absent: InfluxDB is not installed"
 
 INFLUXDB = """\
@@ -28,7 +28,7 @@ bind-address = "127.0.0.1:{backup_port}"
 [data]
   dir = "{home}/data"
   wal-dir = "{home}/wal"
-  # As durable as a COMMIT: 0s is an fsync before each answer.
+  # As durable as a COMMIT: 0s means an fsync before each answer.
   wal-fsync-delay = "0s"
   query-log-enabled = false
 [monitor]
@@ -42,19 +42,19 @@ bind-address = "127.0.0.1:{backup_port}"
 
 
 class Served(str):
-    """The address of a server, and the process that serves."""
+    """The URL of a server, with its process."""
 
     pid: int
 
 
 @contextmanager
 def mariadb() -> Iterator[MariaDB]:
-    """A server with a database `sef`, that flushes at every commit."""
+    """Run a MariaDB server that flushes at every commit, with a database `sef`."""
     if find() is None:
         raise RuntimeError("MariaDB is not installed: sudo apt install mariadb-server")
     server = MariaDB(durable=True)
     server.start()
-    # As one has them that holds some millions of rows.
+    # Sizes for a server with some millions of rows.
     server.execute(f"SET GLOBAL innodb_buffer_pool_size = {2**30}")
     server.execute(f"SET GLOBAL innodb_log_file_size = {2**29}")
     server.execute("CREATE DATABASE sef")
@@ -66,7 +66,7 @@ def mariadb() -> Iterator[MariaDB]:
 
 @contextmanager
 def sef(database_url: str, var: Path, *, workers: int, **settings: str) -> Iterator[Served]:
-    """`backend.py serve` on a port of its own; gives the address."""
+    """Run `backend.py serve` on a free port."""
     command = [sys.executable, "backend.py", "serve", "--workers", str(workers)]
     environment = {"SEF_DATABASE_URL": database_url, "SEF_VAR": str(var), **settings}
     with _running(command, environment) as base:
@@ -75,7 +75,7 @@ def sef(database_url: str, var: Path, *, workers: int, **settings: str) -> Itera
 
 @contextmanager
 def peer(database_url: str, *, workers: int) -> Iterator[Served]:
-    """`bench/peers.py` under the same server as SEF."""
+    """Run `bench/peers.py` with Granian, as SEF runs."""
     granian = str(Path(sys.executable).parent / "granian")
     threads = PEER_THREADS
     command = [granian, "--interface", "wsgi", "--factory", "--workers", str(workers)]
@@ -86,7 +86,7 @@ def peer(database_url: str, *, workers: int) -> Iterator[Served]:
 
 @contextmanager
 def influxdb(home: Path) -> Iterator[Served | None]:
-    """A private InfluxDB 1 with a database `bench`; None if it is not installed."""
+    """Run a private InfluxDB 1 with a database `bench`; yield None if it is not installed."""
     program = shutil.which("influxd")
     if program is None:
         yield None

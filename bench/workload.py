@@ -1,4 +1,4 @@
-"""The reports that are sent: a price of each agent every five minutes, or that in disorder."""
+"""Make the reports of a benchmark: a price per agent every five minutes, in order or not."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,13 +11,13 @@ from bench.clients import Post
 from bench.prices import POOL, around, prices
 
 START = 1_600_000_000
-"""When the reports of a benchmark begin, in September 2020."""
+"""Time of the first reports, in September 2020, in epoch seconds."""
 EVERY = 300
 
 LATE, REPEATED = 0.1, 0.1
-"""Shares of reports that come behind later ones, and that come twice."""
+"""Shares of reports that arrive late, and that arrive twice."""
 BEHIND = 5
-"""How many later ones of its agent overtake a report at most."""
+"""Maximum number of later reports of the same agent that overtake a late one."""
 REPLICA_LATER = 5
 REPLICA_HIGHER = "0.002"
 
@@ -29,16 +29,16 @@ class Report(NamedTuple):
     is_replica: bool = False
 
     def fields(self) -> dict[str, object]:
-        """As `process_incoming_data` takes it."""
-        told = {"spot_price": float(self.price), "pool_id": POOL, "timestamp": self.at}
-        return told | {"is_replica": True} if self.is_replica else told
+        """Return the payload for `process_incoming_data`."""
+        payload = {"spot_price": float(self.price), "pool_id": POOL, "timestamp": self.at}
+        return payload | {"is_replica": True} if self.is_replica else payload
 
     def body(self) -> str:
         replica = ',"is_replica":true' if self.is_replica else ""
         return f'{{"spot_price":{self.price},"pool_id":"{POOL}","timestamp":{self.at}{replica}}}'
 
     def line(self) -> str:
-        """As InfluxDB takes it."""
+        """Return the report in InfluxDB's line protocol."""
         return (
             f"pricing_reports,agent_id={self.agent_id},pool_id={POOL} "
             f"spot_price={self.price} {self.at}"
@@ -50,15 +50,15 @@ def agents(size: int, name: str = "bench") -> list[str]:
 
 
 def in_order(names: Sequence[str], start: int) -> Iterator[Report]:
-    """A report of each agent, then the next of each, without an end."""
+    """Yield a report of each agent, then the next one of each, without end."""
     yield from _in_turns([_series(name, number, start) for number, name in enumerate(names)])
 
 
 def in_disorder(names: Sequence[str], start: int, seed: int = 1) -> Iterator[Report]:
     """Yield the reports of `in_order` with replicas, out of order and with repeats.
 
-    Every other agent has a replica that reports too. Of each agent's reports, one in ten comes late
-    and one in ten comes twice.
+    Every other agent has a replica that reports too. Of each agent's reports, one in ten arrives
+    late and one in ten arrives twice.
     """
     series: list[Iterator[Report]] = []
     for number, name in enumerate(names):
@@ -70,12 +70,12 @@ def in_disorder(names: Sequence[str], start: int, seed: int = 1) -> Iterator[Rep
 
 
 def duals(names: Sequence[str]) -> list[str]:
-    """Those of the agents that `in_disorder` gives a replica."""
+    """Return the agents that have a replica in `in_disorder`."""
     return list(names[::2])
 
 
 def as_batches(reports: Iterable[Report], size: int, many: int) -> list[Post]:
-    """So many requests of `size` reports each."""
+    """Return `many` requests of `size` reports each."""
     return [
         Post("/api/pricing/batch", json.dumps({"reports": [_entry(one) for one in some]}).encode())
         for some in _batches(reports, size, many)
@@ -83,7 +83,7 @@ def as_batches(reports: Iterable[Report], size: int, many: int) -> list[Post]:
 
 
 def as_writes(reports: Iterable[Report], size: int, many: int) -> list[Post]:
-    """The same for InfluxDB."""
+    """Return `many` requests of `size` points each, for InfluxDB."""
     return [
         Post(INFLUX_PATH, "\n".join(one.line() for one in some).encode(), "text/plain")
         for some in _batches(reports, size, many)
@@ -104,9 +104,9 @@ def _entry(report: Report) -> dict[str, object]:
 
 
 def _series(name: str, number: int, start: int) -> Iterator[Report]:
-    told = prices()
+    changes = prices()
     for step in count():
-        yield Report(name, start + EVERY * step, told[(31 * number + step) % len(told)])
+        yield Report(name, start + EVERY * step, changes[(31 * number + step) % len(changes)])
 
 
 def _with_replica(series: Iterable[Report]) -> Iterator[Report]:

@@ -1,4 +1,4 @@
-"""wrk, which sends requests that were prepared, over some connections at once, for some seconds."""
+"""Send prepared requests with wrk, over several connections, for some seconds."""
 
 import re
 import shutil
@@ -13,10 +13,12 @@ from bench.results import ROOT
 
 THREADS = 2
 MOST_A_SECOND = 30_000
-"""More than any of the servers answers: so many requests are prepared for each second."""
+"""Prepared requests per second: more than any of the servers answers."""
 
 SETTLE_SECONDS = 0.5
-"""wrk does not wait for the answers to what it sent last: the server has still to do that."""
+"""wrk stops before its last requests are answered; the server needs this time for them."""
+
+MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 
 Request = tuple[str, str]
 """Path and body."""
@@ -24,14 +26,14 @@ Request = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What came of it: answers per second, and the milliseconds that 99 of 100 stayed under."""
+    """Answers per second, and the 99th percentile of their times in milliseconds."""
 
     rate: float
     p99: float
 
 
 class Refused(Exception):
-    """A server answered with errors, or not at all: there is no figure."""
+    """A server answered with errors or not at all, so there is no figure."""
 
 
 def send(
@@ -44,10 +46,10 @@ def send(
     method: str = "POST",
     most: int = MOST_A_SECOND,
 ) -> Answered:
-    """Send requests, each at most once, in their order.
+    """Send requests in their order, each at most once.
 
     Raises:
-        Refused: some were not answered with 2xx, or no answer came, or there is no wrk.
+        Refused: an answer was not 2xx, no answer came, or wrk is not installed.
     """
     if shutil.which("wrk") is None:
         raise Refused("wrk is not installed: sudo apt install wrk")
@@ -56,7 +58,7 @@ def send(
     for thread in range(THREADS):
         lines = (f"{path}\t{body}\n" for path, body in prepared[thread::THREADS])
         Path(f"{file}.{thread}").write_text("".join(lines))
-    whole = [
+    arguments = [
         f"-t{THREADS}",
         f"-c{connections}",
         f"-d{seconds:.0f}s",
@@ -66,18 +68,15 @@ def send(
     ]
     script = str(ROOT / "bench" / "requests.lua")
     ran = subprocess.run(
-        ["wrk", *whole, "-s", script, base, "--", method, str(file)],
+        ["wrk", *arguments, "-s", script, base, "--", method, str(file)],
         capture_output=True,
         text=True,
         check=False,
     )
     time.sleep(SETTLE_SECONDS)
-    said = ran.stdout + ran.stderr
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
-    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s|m)\n", said)
-    if ran.returncode or "Non-2xx" in said or "Socket errors" in said or not rate or not p99:
-        raise Refused(f"{base}: {said.strip()}")
+    output = ran.stdout + ran.stderr
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
+    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s|m)\n", output)
+    if ran.returncode or "Non-2xx" in output or "Socket errors" in output or not rate or not p99:
+        raise Refused(f"{base}: {output.strip()}")
     return Answered(float(rate[1]), float(p99[1]) * MILLISECONDS[p99[2]])
-
-
-MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}

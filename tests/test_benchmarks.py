@@ -155,7 +155,7 @@ def test_a_part_in_its_quick_form_leaves_results_elsewhere(
 def test_a_part_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         __main__.main(["repots"])
-    assert "repots is no part; there are reports, batches" in capsys.readouterr().err
+    assert "unknown part repots; allowed: reports, batches" in capsys.readouterr().err
 
 
 def test_two_folders_of_results_are_compared(

@@ -1,1 +1,1 @@
-"""The parts of the suite: each module measures one thing, by `measure`."""
+"""The parts of the benchmarks: each module has a function `measure`."""

@@ -25,7 +25,7 @@ def measure(run: Run) -> Sequence[Comparison]:
             peer.work()
             check_equal(ours.rows(), peer.rows())
             work[name] = peer.work
-    figures = run.in_turns({who: timed(one) for who, one in work.items()})
+    figures = run.in_turns({name: timed(once) for name, once in work.items()})
     return compared(f"{size:,} observations merged and filled in memory", figures, SAME)
 
 
@@ -50,7 +50,7 @@ def compared(what: str, figures: dict[str, list[float]], note: str) -> list[Comp
 
 
 def timed(work: Callable[[], None]) -> Callable[[int], float]:
-    """Seconds."""
+    """Return a contestant whose figure is the duration of `work`, in seconds."""
 
     def once(_: int) -> float:
         started = time.perf_counter()

@@ -23,9 +23,9 @@ SIZE = 1000
 WORKERS = 2
 CONNECTIONS = 4
 SHAPES = {"of 1,000 agents": 1000, "of one agent": 1}
-"""Agents whose reports are in a batch: what a relay sends, and what a backfill sends."""
+"""Agents per batch: a relay sends reports of many agents, a backfill those of one."""
 BEGIN = START - 400_000_000
-"""So that a year in which one agent sends thousands of batches lies in the past."""
+"""Early enough that thousands of batches of one agent, which span years, lie in the past."""
 
 BARE = "a plain multi-row INSERT, same driver and table"
 INFLUXDB = "InfluxDB, batches of 1,000, fsync"
@@ -100,7 +100,7 @@ def measure(run: Run) -> Sequence[Comparison]:
 
 
 class _Streams:
-    """Endless reports, each way of storing them with agents of its own."""
+    """Endless streams of reports: each way of storing them has agents of its own."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -115,28 +115,29 @@ class _Streams:
     def shares(
         self, way: str, of: Callable[[Iterable[Report], int, int], list[Post]], many: int
     ) -> list[list[Post]]:
-        """So many batches, over connections that have agents of their own."""
+        """Return `many` batches, shared by connections that have agents of their own."""
         return [of(self(f"{way}{n}"), SIZE, many // CONNECTIONS) for n in range(CONNECTIONS)]
 
 
 def _times(run: Run, full: int, work: Callable[[int], float]) -> Callable[[int], float]:
-    """Round -1 is to get warm."""
+    """Return a contestant that runs `work` with `full` batches, or with 8 to warm up."""
     return lambda number: work(8 if number < 0 else run.size(full, 8))
 
 
 def in_this_process(sef: SmartEmergencyFallback, reports: Iterable[Report], many: int) -> float:
-    told = [{"agent_id": one.agent_id, **one.fields()} for one in islice(reports, SIZE * many)]
+    """Store batches with the façade; return reports per second."""
+    entries = [{"agent_id": one.agent_id, **one.fields()} for one in islice(reports, SIZE * many)]
     started = time.perf_counter()
-    for first in range(0, len(told), SIZE):
-        answer = sef.process_batch(told[first : first + SIZE])
+    for first in range(0, len(entries), SIZE):
+        answer = sef.process_batch(entries[first : first + SIZE])
         assert answer["accepted"] == SIZE, answer
-    return len(told) / (time.perf_counter() - started)
+    return len(entries) / (time.perf_counter() - started)
 
 
 def bare_inserts(
     connection: MySQLConnectionAbstract, reports: Iterable[Report], many: int
 ) -> float:
-    """What the driver makes one INSERT of: a thousand rows, and a COMMIT."""
+    """Insert a thousand rows per INSERT and COMMIT; return rows per second."""
     now = datetime.now(UTC).replace(tzinfo=None)
     rows = [_row(one, now) for one in islice(reports, SIZE * many)]
     started = time.perf_counter()
@@ -149,7 +150,7 @@ def bare_inserts(
 
 
 def all_taken(answer: Answer) -> bool:
-    """Whether a batch was stored as a whole, and had nothing that was stored before."""
+    """Return True if SEF stored the whole batch, and none of it was stored before."""
     return answer.status == 200 and json.loads(answer.body)["accepted"] == SIZE
 
 

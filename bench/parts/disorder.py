@@ -1,4 +1,4 @@
-"""Reports that come late, twice, or from two sources: SEF against itself when all are in order."""
+"""Reports that arrive late, twice, or from two sources: SEF against itself with all in order."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +24,12 @@ WHAT = "1 in 10 reports late, 1 in 10 repeated, half of the agents with two sour
 
 
 def measure(run: Run) -> Sequence[Comparison]:
-    """Agents with two sources have a ready standby: a first half waits for its other half."""
+    """Measure with a ready standby per agent with two sources, so that half a pair is buffered."""
     seconds, batches = run.size(6, 1), run.size(40, 8)
     with ExitStack() as stack:
         server = stack.enter_context(servers.mariadb())
         engine = stack.enter_context(fleet.tables_in(server, "disorder"))
-        # Standbys that are in no EC2 are not to be looked after.
+        # The standbys do not exist in EC2, so SEF must not check them.
         quiet = {"SEF_STANDBY_CHECK_INTERVAL_SECONDS": "86400"}
         sef = stack.enter_context(
             servers.sef(server.url("disorder"), run.home / "var", workers=WORKERS, **quiet)

@@ -10,19 +10,19 @@ from bench.results import ROOT, Aim, Comparison
 from bench.schedule import Run
 
 LIMITS = {"1": 100.0, "100": 1000.0}
-"""Milliseconds for 99 of 100, by how many come at once."""
+"""Limit for the 99th percentile, in milliseconds, by the number of notices at once."""
 
 
 def measure(run: Run) -> Sequence[Comparison]:
-    """By bench/failover.py, in a process of its own."""
-    told = run.home / "failover.json"
-    command = [sys.executable, "bench/failover.py", "--json", str(told)]
+    """Run bench/failover.py in a process of its own."""
+    output = run.home / "failover.json"
+    command = [sys.executable, "bench/failover.py", "--json", str(output)]
     command += ["--alone", str(run.size(100, 3)), "--at-once", str(run.size(100, 5))]
     command += ["--rounds", str(run.rounds)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise RuntimeError(ran.stdout + ran.stderr)
-    figures = json.loads(told.read_text())
+    figures = json.loads(output.read_text())
     run.details["figures"] = figures
     return list(comparisons(figures))
 

@@ -1,4 +1,4 @@
-"""How much memory a worker takes, and how long it is from the start to the first answer."""
+"""Memory of a worker, and the time from the start to the first answer."""
 
 import os
 import subprocess
@@ -78,7 +78,7 @@ def measure(run: Run) -> Sequence[Comparison]:
 
 
 def start_seconds(environment: Mapping[str, str]) -> float:
-    """From the start of the program to its first 200."""
+    """Return the time from the start of the program to its first 200."""
     port = free_port()
     command = [sys.executable, "backend.py", "serve", "--workers", str(WORKERS)]
     started = time.perf_counter()
@@ -102,11 +102,11 @@ def start_seconds(environment: Mapping[str, str]) -> float:
 
 
 def workers_mebibytes(pid: int) -> list[float]:
-    """The resident memory of each worker of a server."""
-    found = []
+    """Return the resident memory of each worker of a server."""
+    sizes = []
     for child in children(pid):
         if "backend.py" in Path(f"/proc/{child}/cmdline").read_text():
             status = Path(f"/proc/{child}/status").read_text()
             resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-            found.append(int(resident.split()[1]) / 1024)
-    return found
+            sizes.append(int(resident.split()[1]) / 1024)
+    return sizes

@@ -1,4 +1,4 @@
-"""How fast reports are taken when millions of points are there: SEF against itself without any."""
+"""Reports into a table with millions of points: SEF against itself with an empty table."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,7 +18,7 @@ AGENTS = 2000
 ROWS = (100_000, 1_000_000, 10_000_000)
 QUICK_ROWS = (10_000, 20_000)
 REFILLED = 100_000
-"""Tables up to so many points have that many again before each measurement."""
+"""Largest table that is emptied and filled again before each measurement."""
 CONNECTIONS = 32
 SIZE, SENDERS = 1000, 4
 SINGLES, BATCHES = "one report per POST", "batches of 1,000 reports"
@@ -39,7 +39,7 @@ def measure(run: Run) -> Sequence[Comparison]:
             engine = stack.enter_context(fleet.tables_in(server, name))
             fleet.register(engine, names, datetime.now(UTC))
             fleet.fill(engine, names, rows // len(names), START)
-            # All may share the simulated EC2: nothing is launched.
+            # The servers share a simulated EC2: they launch nothing.
             sef = stack.enter_context(
                 servers.sef(server.url(name), run.home / "var", workers=WORKERS)
             )
@@ -86,6 +86,7 @@ def measure(run: Run) -> Sequence[Comparison]:
 
 
 def refill(engine: Engine, names: Sequence[str], rows: int) -> None:
+    """Empty the tables and insert the points again."""
     with engine.begin() as connection:
         for table in ("pricing_reports", "price_series"):
             connection.execute(text(f"TRUNCATE {table}"))

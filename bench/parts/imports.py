@@ -28,7 +28,7 @@ CREATE TABLE plain_points (
 ) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin
 """
 INSERT = "INSERT INTO plain_points VALUES (%s, %s, %s, %s, %s)"
-AT_ONCE = 1000
+ROWS_PER_INSERT = 1000
 NOTE = (
     f"{SAME} Only SEF can import the same file again, or resume after it was stopped: it commits "
     "every 1,000 lines and stores with each point the observations behind it. pandas and DuckDB "
@@ -37,7 +37,7 @@ NOTE = (
 
 
 def measure(run: Run) -> Sequence[Comparison]:
-    logging.getLogger("sef").setLevel(logging.ERROR)  # a backfill opens gaps by the thousand
+    logging.getLogger("sef").setLevel(logging.ERROR)  # a backfill reports thousands of gaps
     size = run.size(200_000, 5_000)
     seen = observations(size)
     file = run.home / "backfill.csv"
@@ -51,7 +51,7 @@ def measure(run: Run) -> Sequence[Comparison]:
         stack.callback(sef.close)
 
         def by_sef() -> None:
-            with redirect_stderr(StringIO()):  # where it tells how far it is
+            with redirect_stderr(StringIO()):  # the progress line
                 import_file(str(file), sef.process_batch, defaults={}, checkpoint=None)
 
         work: dict[str, Callable[[], None]] = {"SEF": by_sef}
@@ -59,14 +59,14 @@ def measure(run: Run) -> Sequence[Comparison]:
             from bench.backfill_peers import Duckdb, Pandas
 
             def by_pandas() -> None:
-                one = Pandas.from_csv(file)
-                one.work()
-                _insert(engine, one.rows())
+                peer = Pandas.from_csv(file)
+                peer.work()
+                _insert(engine, peer.rows())
 
             def by_duckdb() -> None:
-                one = Duckdb.from_csv(file)
-                one.work()
-                _insert(engine, one.rows())
+                peer = Duckdb.from_csv(file)
+                peer.work()
+                _insert(engine, peer.rows())
 
             work |= {PANDAS: by_pandas, DUCKDB: by_duckdb}
 
@@ -91,8 +91,8 @@ def measure(run: Run) -> Sequence[Comparison]:
 
 
 def _insert(engine: Engine, rows: Sequence[Row]) -> None:
-    """By the driver, a thousand rows a statement, in one transaction."""
-    told = [
+    """Insert a thousand rows per statement, in one transaction."""
+    values = [
         (
             f"agent-{series}",
             POOL,
@@ -103,8 +103,8 @@ def _insert(engine: Engine, rows: Sequence[Row]) -> None:
         for series, at, price, flag in rows
     ]
     with engine.begin() as connection:
-        for start in range(0, len(told), AT_ONCE):
-            connection.exec_driver_sql(INSERT, told[start : start + AT_ONCE])
+        for start in range(0, len(values), ROWS_PER_INSERT):
+            connection.exec_driver_sql(INSERT, values[start : start + ROWS_PER_INSERT])
 
 
 def _rows_in(engine: Engine, table: str) -> list[Row]:

@@ -1,4 +1,4 @@
-"""What a dashboard asks for: sef-status and the fleet, with many agents and with few."""
+"""Requests of a dashboard: sef-status and pages of the fleet, with many agents and with few."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -23,7 +23,7 @@ MOST_A_SECOND = 5_000
 
 
 def measure(run: Run) -> Sequence[Comparison]:
-    """One agent in ten has a standby and an incident, as in a bad hour."""
+    """Measure with a standby and an incident for one agent in ten."""
     many, seconds = run.size(MANY, 2000), run.size(4, 1)
     contestants: dict[tuple[str, int], Callable[[int], float]] = {}
     with ExitStack() as stack:
@@ -34,7 +34,7 @@ def measure(run: Run) -> Sequence[Comparison]:
             engine = stack.enter_context(fleet.tables_in(server, name))
             names = agents(size)
             populate(engine, names)
-            # Standbys that are in no EC2, and agents that are silent, are not to be looked after.
+            # SEF must not check the standbys, which do not exist in EC2, nor the silent agents.
             quiet = {
                 "SEF_STANDBY_CHECK_INTERVAL_SECONDS": "86400",
                 "SEF_SILENCE_THRESHOLD_SECONDS": "0",
@@ -78,20 +78,20 @@ def measure(run: Run) -> Sequence[Comparison]:
 
 
 def populate(engine: Engine, names: Sequence[str]) -> None:
-    """Agents with two hours of prices and the event of their first report."""
+    """Insert agents with two hours of prices and the event of their first report."""
     now = datetime.now(UTC)
     fleet.register(engine, names, now)
     fleet.fill(engine, names, POINTS, int(now.timestamp()) // EVERY * EVERY)
     events = [
         Event("agent_registered", f"{name} reports for the first time", name) for name in names
     ]
-    for start in range(0, len(events), fleet.AT_ONCE):
+    for start in range(0, len(events), fleet.ROWS_PER_INSERT):
         with engine.begin() as connection:
-            write_events(connection, events[start : start + fleet.AT_ONCE], now)
+            write_events(connection, events[start : start + fleet.ROWS_PER_INSERT], now)
     some = names[::10]
-    told = [(name, f"i-{number:017x}") for number, name in enumerate(some)]
+    with_instances = [(name, f"i-{number:017x}") for number, name in enumerate(some)]
     with engine.begin() as connection:
-        incidents = fleet.open_incidents(connection, told, now - timedelta(minutes=2))
+        incidents = fleet.open_incidents(connection, with_instances, now - timedelta(minutes=2))
         fleet.give_standbys(connection, some, now, incidents=incidents)
 
 

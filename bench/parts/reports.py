@@ -1,4 +1,4 @@
-"""One report in each POST: SEF against a JSON route, a plain INSERT and InfluxDB."""
+"""One report per POST: SEF against a JSON route, a plain INSERT and InfluxDB."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ CONNECTIONS = (32, 256)
 AGENTS = 2000
 SIZE = 1000
 LATER = 1_000_000
-"""Seconds from one measurement's reports to the next one's: none is a repeat."""
+"""Seconds between the reports of two measurements, so that no report is a repeat."""
 
 SEF_PATH = "/api/agents/{}/pricing"
 JSON_ROUTE = "a JSON route that validates and responds, same server"
@@ -85,14 +85,14 @@ def measure(run: Run) -> Sequence[Comparison]:
 def send(
     run: Run, base: str, requests: Iterable[wrk.Request], connections: int, seconds: int
 ) -> float:
-    """Answers per second."""
+    """Send requests with wrk; return answers per second."""
     return wrk.send(base, requests, home=run.home, connections=connections, seconds=seconds).rate
 
 
 def send_singles(
     run: Run, sef: str, reports: Iterable[Report], connections: int, seconds: int
 ) -> float:
-    """Reports per second, one in each POST to SEF."""
+    """Send one report per POST to SEF; return reports per second."""
     return send(run, sef, singles(SEF_PATH, reports), connections, seconds)
 
 

@@ -1,12 +1,12 @@
-"""A storm: AWS takes hundreds or thousands of instances at once, and says so more than once.
+"""A storm: AWS interrupts hundreds or thousands of instances at once, with repeated signals.
 
-Each agent has a ready standby since a recommendation a few minutes ago. Five signals come for it,
-those of all agents in one disorder: the recommendation again, and a newer one; the notice from the
-instance's metadata, the same from EventBridge, and from the metadata once more. All notices give
-the two minutes from the beginning of the storm.
+Each agent has a ready standby since a recommendation a few minutes ago. Five signals arrive for
+each agent, all in random order: the recommendation again, and a newer one; the notice from the
+instance's metadata, the same notice from EventBridge, and from the metadata once more. All notices
+announce the termination two minutes after the start of the storm.
 
-Rows of agents, incidents and standbys are written directly (bench/fleet.py), and the standbys
-launched in the simulated EC2 by calls for many; the signals then take SEF's ordinary way.
+Rows of agents, incidents and standbys are inserted directly (bench/fleet.py), and the standbys are
+launched in the simulated EC2 with calls for many. The signals then take SEF's ordinary path.
 """
 
 import json
@@ -32,13 +32,13 @@ from sef.simulator.client import Simulation
 from sef.simulator.process import ensure_running
 
 ROUNDS = {100: 5, 1000: 3, 5000: 1, 15_000: 1}
-"""How often each size: the sizes are those of Karpenter's benchmark of interruptions."""
+"""Rounds by number of signals. The sizes are those of Karpenter's interruption benchmark."""
 QUICK_ROUNDS = {100: 1}
 SIGNALS_OF_AN_AGENT = 5
 CONNECTIONS = 64
 NOTICE = 120
 RECOMMENDED = timedelta(minutes=3)
-"""Before the storm."""
+"""Time from the recommendation to the storm."""
 PATIENCE = 300
 
 CEILING = 5.0
@@ -47,12 +47,12 @@ NTH = "node-termination-handler's design: ten messages per replica every two sec
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """What came of one."""
+    """The figures of a storm."""
 
     rate: float
     """Signals accepted per second."""
     in_time: float
-    """Percentage of the signals that were decided before the end that AWS announced."""
+    """Percentage of the signals that SEF decided before the announced termination."""
     failovers: int
     seconds: float
     """From the first signal to the last promotion."""
@@ -67,10 +67,10 @@ def measure(run: Run) -> Sequence[Comparison]:
         var = run.home / "var"
         simulation = ensure_running(var, pending_seconds=0)
         stack.callback(simulation.stop)
-        # Each agent that is failed over has an instance that SEF launched.
+        # Each failover leaves one more instance running.
         limits = {"SEF_MAX_INSTANCES": "0"}
         sef = stack.enter_context(servers.sef(server.url("storm"), var, workers=WORKERS, **limits))
-        # Each worker builds its EC2 client when it needs it first.
+        # A warm-up storm: each worker builds its EC2 client at its first use.
         warm = agents(20, "warm")
         rage(engine, sef, warm, prepare(engine, simulation, warm), Random(0))
         for number in range(max(wanted.values())):
@@ -111,11 +111,11 @@ def measure(run: Run) -> Sequence[Comparison]:
 
 
 def prepare(engine: Engine, simulation: Simulation, names: Sequence[str]) -> list[str]:
-    """Agents with a ready standby that really runs; their primaries' ids."""
+    """Insert agents, each with a standby that runs in EC2; return the ids of their primaries."""
     standbys = instances.launch(instances.connect(simulation), fleet.STANDBY_POOL, len(names))
     now = datetime.now(UTC)
     primaries = [f"i-{uuid4().hex[:17]}" for _ in names]
-    told = list(zip(names, primaries, strict=True))
+    pairs = list(zip(names, primaries, strict=True))
     rows = [
         {
             "id": name,
@@ -125,12 +125,12 @@ def prepare(engine: Engine, simulation: Simulation, names: Sequence[str]) -> lis
             "created_at": now,
             "updated_at": now,
         }
-        for name, primary in told
+        for name, primary in pairs
     ]
-    # All at once: a job would launch a standby for whoever has an incident and none.
+    # One transaction: between two, a job would launch a standby for an incident without one.
     with engine.begin() as connection:
         fleet.insert_rows(connection, tables.agents, rows)
-        incidents = fleet.open_incidents(connection, told, now - RECOMMENDED)
+        incidents = fleet.open_incidents(connection, pairs, now - RECOMMENDED)
         fleet.give_standbys(connection, names, now, standbys, incidents)
     return primaries
 
@@ -138,6 +138,7 @@ def prepare(engine: Engine, simulation: Simulation, names: Sequence[str]) -> lis
 def rage(
     engine: Engine, sef: str, names: Sequence[str], primaries: Sequence[str], chance: Random
 ) -> Storm:
+    """Send the signals of a storm in random order, and wait for the promotions."""
     began = time.time()
     end = began + NOTICE
     posts = [
@@ -166,10 +167,10 @@ def rage(
 
 
 def promotions(engine: Engine, names: Sequence[str]) -> dict[str, float]:
-    """When each agent got its new primary; waits until all have one.
+    """Wait until all agents have a new primary; return the time of each promotion.
 
     Raises:
-        RuntimeError: some have none, or more than one incident, or more than one promotion.
+        RuntimeError: an agent has no new primary in time, several incidents or several promotions.
     """
     incident, replica = tables.incidents.c, tables.replica_instances.c
     group = names[0].rpartition("-")[0] + "-%"
@@ -200,14 +201,17 @@ def promotions(engine: Engine, names: Sequence[str]) -> dict[str, float]:
 
 
 def _post(name: str, instance: str, kind: str, at: float, end: float) -> Post:
-    told = {"signal_type": kind, "timestamp": at, "instance_id": instance}
+    body = {"signal_type": kind, "timestamp": at, "instance_id": instance}
     if kind == "termination-notice":
-        told["termination_time"] = end
-    return Post(f"/api/agents/{name}/interruption", json.dumps(told).encode())
+        body["termination_time"] = end
+    return Post(f"/api/agents/{name}/interruption", json.dumps(body).encode())
 
 
 def _share_in_time(answers: Sequence[Answer], late_promotions: int, end: float) -> float:
-    """A signal is decided once it is answered; a notice, once its agent has a new primary."""
+    """Return the share of signals that were decided in time.
+
+    A recommendation is decided when it is answered, a notice when its agent has a new primary.
+    """
     late = sum(answer.answered > end for answer in answers)
-    # Of an agent that was late all three notices were.
+    # All three notices of an agent with a late promotion were late.
     return 1 - min(len(answers), late + 3 * late_promotions) / len(answers)
