@@ -23,6 +23,9 @@ from typing import Any
 import requests
 from sqlalchemy import Engine, create_engine, select
 
+# Run as a file, Python finds the modules beside it, not those of the project.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from bench import instances, servers
 from bench.clients import Answer, Post, send_all
 from bench.host_info import cpu_milliseconds
@@ -31,9 +34,6 @@ from sef.cloud.ec2 import AGENT_TAG
 from sef.db.tables import cutovers, spot_interruption_events
 from sef.simulator.client import Simulation
 from sef.simulator.process import ensure_running
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 PATIENCE = 120
 LIMITS = {1: 100, 100: 1000}

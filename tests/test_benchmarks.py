@@ -1,5 +1,7 @@
 """The benchmarks: what they tell is what was measured, and their rows are those that SEF writes."""
 
+import subprocess
+import sys
 from collections import Counter
 from datetime import UTC, datetime
 from itertools import islice
@@ -14,7 +16,7 @@ from bench.observations import Ours, observations
 from bench.parts.backfill import MISSING, peers_are_there
 from bench.parts.reports import LATER
 from bench.profiles import Profiler
-from bench.results import STORED, Aim, Comparison, Result, changes, read_all
+from bench.results import ROOT, STORED, Aim, Comparison, Result, changes, read_all
 from bench.workload import EVERY, START, agents, duals, in_disorder, in_order
 from sef.db.tables import price_series, pricing_reports
 from smart_emergency_fallback import SmartEmergencyFallback
@@ -156,6 +158,13 @@ def test_a_part_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit):
         __main__.main(["repots"])
     assert "unknown part repots; allowed: reports, batches" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", ["failover.py", "replay.py"])
+def test_a_program_runs_from_its_file(program: str) -> None:
+    command = [sys.executable, str(ROOT / "bench" / program), "--help"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.stdout.startswith(f"usage: {program}"), ran.stderr
 
 
 def test_two_folders_of_results_are_compared(
