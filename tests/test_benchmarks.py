@@ -34,7 +34,7 @@ def a_comparison(ours: list[float], **more: Any) -> Comparison:
 # What is sent
 
 
-def test_the_reports_of_a_whole_run_are_none_of_the_future() -> None:
+def test_no_report_of_a_run_is_in_the_future() -> None:
     measurements = 100  # more than any part has
     assert START + LATER * measurements < datetime.now(UTC).timestamp()
 
@@ -96,7 +96,7 @@ def test_an_aim_is_judged_by_the_median_over_the_rounds(
     assert comparison.is_met is is_met
 
 
-def test_a_row_has_the_median_and_in_brackets_the_least_and_the_most() -> None:
+def test_a_row_shows_the_median_with_minimum_and_maximum_in_brackets() -> None:
     row = report.table([a_comparison([1000, 3000, 2000], theirs=[1000] * 3, aim=Aim(at_least=3))])[
         2
     ]
@@ -105,7 +105,7 @@ def test_a_row_has_the_median_and_in_brackets_the_least_and_the_most() -> None:
     )
 
 
-def test_a_peer_that_is_not_there_is_called_absent() -> None:
+def test_a_missing_peer_is_shown_as_absent() -> None:
     row = report.table([a_comparison([5], absent="absent: not installed", aim=Aim(at_least=1))])[2]
     assert "absent: not installed" in row
     assert "not measured" in row
@@ -128,7 +128,7 @@ def test_a_new_run_is_compared_with_an_earlier_one(
     assert changes(old, new) == ["reports: since 2026-01-01", f"  work, against a peer: {said}"]
 
 
-def test_what_is_new_or_measured_no_more_is_said() -> None:
+def test_new_and_removed_figures_are_listed() -> None:
     old, new = a_result(a_comparison([1], against="one")), a_result(a_comparison([1], against="b"))
     assert changes(old, new)[1:] == [
         "  work, against b: 1, new",
@@ -139,7 +139,7 @@ def test_what_is_new_or_measured_no_more_is_said() -> None:
 # The command
 
 
-def test_a_part_in_its_quick_form_leaves_results_elsewhere(
+def test_a_quick_run_leaves_the_stored_results_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = report.PAGE.read_text()
@@ -154,7 +154,7 @@ def test_a_part_in_its_quick_form_leaves_results_elsewhere(
     assert "backfill: A million" in capsys.readouterr().out
 
 
-def test_a_part_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_part_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         __main__.main(["repots"])
     assert "unknown part repots; allowed: reports, batches" in capsys.readouterr().err
@@ -176,7 +176,7 @@ def test_two_folders_of_results_are_compared(
     assert "1 → 2, +100%" in capsys.readouterr().out
 
 
-def test_a_profile_is_told_by_function_and_by_library(tmp_path: Path) -> None:
+def test_a_profile_groups_samples_by_function_and_by_library(tmp_path: Path) -> None:
     profiler = Profiler(tmp_path, "reports")
     stack = "process 7;_run (threading.py:1);write (sef/prices/write.py:5);dumps (json/a.py:2)"
     profiler._stacks["work"] = Counter({stack: 3, "_run (threading.py:1)": 1})
@@ -191,7 +191,7 @@ def test_a_profile_is_told_by_function_and_by_library(tmp_path: Path) -> None:
 # What is sent and what is there
 
 
-def test_disorder_loses_nothing_and_repeats_and_delays_a_tenth() -> None:
+def test_disorder_repeats_and_delays_a_tenth_and_loses_nothing() -> None:
     names = agents(10)
     sent = list(islice(in_disorder(names, START), 10_000))
     of_one = [one for one in sent if one.agent_id == names[1]]
@@ -218,7 +218,7 @@ def test_a_backfill_has_points_of_every_kind() -> None:
 
 
 @ONCE
-def test_rows_of_a_fleet_are_those_that_sef_writes_of_the_same_reports(
+def test_rows_of_a_fleet_equal_the_rows_that_sef_writes(
     sef: SmartEmergencyFallback, database_url: str
 ) -> None:
     names, points = agents(3, "bench"), 4

@@ -91,7 +91,7 @@ KINDS = ["address", "interface", "volume", "private address", "record"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_moved_and_there_is_nothing_to_do_any_more(stage: Stage, kind: str) -> None:
+def test_a_resource_is_moved_and_then_needs_no_change(stage: Stage, kind: str) -> None:
     look = stage.looks()[kind]
     for instance in (stage.one, stage.other, stage.third, stage.one):
         move(look, instance)
@@ -100,7 +100,7 @@ def test_it_is_moved_and_there_is_nothing_to_do_any_more(stage: Stage, kind: str
 
 @pytest.mark.parametrize("held", [False, True], ids=["nobody's", "somebody's"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_who_comes_late_is_refused(stage: Stage, kind: str, held: bool) -> None:
+def test_a_late_change_is_refused(stage: Stage, kind: str, held: bool) -> None:
     look = stage.looks()[kind]
     if held:
         move(look, stage.one)
@@ -113,7 +113,7 @@ def test_who_comes_late_is_refused(stage: Stage, kind: str, held: bool) -> None:
     assert error.value.code in RACED | {"InvalidParameterValue"}
 
 
-def test_a_record_that_once_was_like_this_is_not_taken_for_it(stage: Stage) -> None:
+def test_a_late_change_of_a_record_does_not_delete_a_newer_one(stage: Stage) -> None:
     """A record that was changed since is not deleted; only moto would delete it."""
     look = stage.looks()["record"]
     move(look, stage.one)
@@ -125,19 +125,19 @@ def test_a_record_that_once_was_like_this_is_not_taken_for_it(stage: Stage) -> N
 
 
 @pytest.mark.parametrize("kind", ["interface", "volume"])
-def test_what_cannot_leave_its_zone_is_refused(stage: Stage, kind: str) -> None:
+def test_a_move_to_another_zone_is_impossible(stage: Stage, kind: str) -> None:
     elsewhere = stage.launch("us-east-1b")
     with pytest.raises(Impossible, match="cannot leave its zone"):
         stage.looks()[kind](elsewhere)
 
 
-def test_a_private_address_stays_in_its_subnet(stage: Stage) -> None:
+def test_a_move_of_a_private_address_to_another_subnet_is_impossible(stage: Stage) -> None:
     elsewhere = stage.launch("us-east-1b")
     with pytest.raises(Impossible, match="is not in subnet-"):
         stage.looks()["private address"](elsewhere)
 
 
-def test_a_primary_address_and_a_first_interface_stay(stage: Stage) -> None:
+def test_a_move_of_a_primary_address_or_a_first_interface_is_impossible(stage: Stage) -> None:
     made = stage.ec2.create_network_interface(SubnetId=stage.place.subnet_id)["NetworkInterface"]
     with pytest.raises(Impossible, match="only a secondary one can be moved"):
         stage.moves.private_ip(made["PrivateIpAddress"], stage.other)
@@ -145,14 +145,14 @@ def test_a_primary_address_and_a_first_interface_stay(stage: Stage) -> None:
         stage.moves.network_interface(stage.place.interface_id, 1, stage.other)
 
 
-def test_an_address_goes_to_an_instance_with_several_interfaces(stage: Stage) -> None:
+def test_an_elastic_ip_goes_to_the_first_of_several_interfaces(stage: Stage) -> None:
     looks = stage.looks()
     move(looks["interface"], stage.one)
     move(looks["address"], stage.one)
     assert stage.moves.place(stage.one).interface_id == stage.place.interface_id
 
 
-def test_what_an_instance_had_is_free_when_it_is_gone(stage: Stage, simulation: Simulation) -> None:
+def test_a_terminated_instance_releases_its_resources(stage: Stage, simulation: Simulation) -> None:
     looks = stage.looks()
     for kind in KINDS[:4]:
         move(looks[kind], stage.one)
@@ -162,7 +162,9 @@ def test_what_an_instance_had_is_free_when_it_is_gone(stage: Stage, simulation: 
 
 
 @pytest.mark.parametrize("policy", [{"SetIdentifier": "a", "Weight": 1}, {"AliasTarget": True}])
-def test_a_record_that_is_not_the_agents_alone_is_left(stage: Stage, policy: Any) -> None:
+def test_a_record_with_a_routing_policy_or_an_alias_is_left_alone(
+    stage: Stage, policy: Any
+) -> None:
     zone = stage.clients.route53.create_hosted_zone(Name="y.example", CallerReference=stage.one)
     record: Any = {"Name": "www.y.example", "Type": "A", **policy}
     if "AliasTarget" in policy:
@@ -179,7 +181,7 @@ def test_a_record_that_is_not_the_agents_alone_is_left(stage: Stage, policy: Any
         stage.traffic.record(zone_id.rpartition("/")[2], "www.y.example", "A", "10.0.0.1", None)
 
 
-def test_what_is_not_there_is_an_error_and_no_move(stage: Stage) -> None:
+def test_a_missing_resource_is_an_error(stage: Stage) -> None:
     for look in (
         lambda: stage.moves.elastic_ip("eipalloc-00000000", stage.one),
         lambda: stage.moves.volume("vol-00000000", "/dev/sdf", stage.one),

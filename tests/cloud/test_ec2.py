@@ -67,7 +67,7 @@ def tags_of(parameters: dict[str, Any]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("code", "calls"), [("InsufficientInstanceCapacity", 1), ("InternalError", 2)]
 )
-def test_a_full_pool_is_asked_once_and_what_ec2_could_not_say_twice(
+def test_boto3_retries_an_internal_error_but_not_a_lack_of_capacity(
     ec2: Ec2, simulation: Simulation, code: str, calls: int
 ) -> None:
     simulation.add_fault("RunInstances", error_code=code, http_status=500, count=3)
@@ -113,7 +113,7 @@ class TestLaunchParameters:
             **(market if spot else {}),
         }
 
-    def test_the_tags_of_the_source_are_kept_and_the_source_is_not_changed(self) -> None:
+    def test_tags_of_the_source_are_kept_and_the_source_is_not_changed(self) -> None:
         spec = [{"ResourceType": "instance", "Tags": [{"Key": "team", "Value": "web"}]}]
         source = LaunchConfiguration(
             "it", {"ImageId": "ami-1", "TagSpecifications": spec}, "m5.large"
@@ -123,7 +123,7 @@ class TestLaunchParameters:
             assert tags_of(made) == [("team", "web"), ("sef:agent", "a")]
         assert source.parameters["TagSpecifications"] == spec
 
-    def test_a_tag_is_given_once_and_then_it_is_ours(self) -> None:
+    def test_a_tag_of_sef_replaces_the_same_tag_of_the_source(self) -> None:
         """EC2 refuses a launch in which a key is there twice."""
         spec = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "by hand"}]}]
         source = LaunchConfiguration(
@@ -134,12 +134,14 @@ class TestLaunchParameters:
 
 
 class TestRunning:
-    def test_the_same_token_is_the_same_instance(self, ec2: Ec2) -> None:
+    def test_a_repeated_token_returns_the_same_instance(self, ec2: Ec2) -> None:
         parameters = launch_parameters(SOURCE, HERE, spot=True, tags={"Name": "once"})
         token = str(uuid4())
         assert ec2.run(parameters, token) == ec2.run(parameters, token)
 
-    def test_it_is_what_was_asked_for(self, ec2: Ec2, client: "EC2Client") -> None:
+    def test_an_instance_has_the_requested_pool_market_and_tags(
+        self, ec2: Ec2, client: "EC2Client"
+    ) -> None:
         made = described(client, launch(ec2, pool=Pool("c5.large", "us-east-1c"), sef_agent="x"))
         assert made["InstanceType"] == "c5.large"
         assert made["Placement"]["AvailabilityZone"] == "us-east-1c"
@@ -147,7 +149,7 @@ class TestRunning:
         assert {"Key": "sef:agent", "Value": "x"} in made["Tags"]
         assert "InstanceLifecycle" not in described(client, launch(ec2, spot=False))
 
-    def test_a_lost_answer_is_unknown_and_the_token_tells(
+    def test_a_lost_answer_is_unknown_until_the_token_is_repeated(
         self, ec2: Ec2, simulation: Simulation
     ) -> None:
         parameters = launch_parameters(SOURCE, HERE, spot=True, tags={"Name": "lost"})
@@ -159,7 +161,9 @@ class TestRunning:
         made = [i.id for i in simulation.instances() if i.client_token == token]
         assert [ec2.run(parameters, token)] == made
 
-    def test_no_capacity_is_next_pool(self, ec2: Ec2, simulation: Simulation) -> None:
+    def test_a_lack_of_capacity_leads_to_the_next_pool(
+        self, ec2: Ec2, simulation: Simulation
+    ) -> None:
         simulation.set_pool(str(HERE), capacity=False)
         with pytest.raises(CloudError) as caught:
             launch(ec2)
@@ -198,16 +202,16 @@ class TestRunning:
             ].get("Value", "")
             assert base64.b64decode(told) == user_data
 
-    def test_terminating_is_for_good_and_can_be_repeated(self, ec2: Ec2) -> None:
+    def test_terminate_can_be_repeated(self, ec2: Ec2) -> None:
         made = launch(ec2)
         for _ in range(2):
             ec2.terminate(made)
         assert ec2.instances([made])[made].is_gone
 
-    def test_terminating_what_ec2_does_not_know_is_no_error(self, ec2: Ec2) -> None:
+    def test_terminate_accepts_an_unknown_instance(self, ec2: Ec2) -> None:
         ec2.terminate("i-0123456789abcdef0")
 
-    def test_terminating_can_be_refused(self, ec2: Ec2, simulation: Simulation) -> None:
+    def test_a_refused_terminate_needs_an_operator(self, ec2: Ec2, simulation: Simulation) -> None:
         made = launch(ec2)
         simulation.add_fault("TerminateInstances", error_code="UnauthorizedOperation")
         with pytest.raises(CloudError) as caught:
@@ -216,7 +220,7 @@ class TestRunning:
 
 
 class TestLooking:
-    def test_unknown_ids_do_not_hide_the_known_ones(self, ec2: Ec2) -> None:
+    def test_unknown_ids_do_not_hide_known_instances(self, ec2: Ec2) -> None:
         made = launch(ec2)
         found = ec2.instances([made, "i-0123456789abcdef0", "i-0", "not-an-id"])
         assert set(found) == {made}
@@ -234,13 +238,13 @@ class TestLooking:
         assert [found.id for found in ec2.launched_by(token)] == [made]
         assert ec2.launched_by(str(uuid4())) == []
 
-    def test_it_is_found_though_it_is_terminated_by_now(self, ec2: Ec2) -> None:
+    def test_a_terminated_launch_is_still_found_by_its_token(self, ec2: Ec2) -> None:
         token = str(uuid4())
         made = launch(ec2, sef_attempt=token)
         ec2.terminate(made)
         assert [(found.id, found.is_gone) for found in ec2.launched_by(token)] == [(made, True)]
 
-    def test_all_of_one_sef_are_found_and_no_others(self, ec2: Ec2) -> None:
+    def test_only_the_instances_of_one_deployment_are_found(self, ec2: Ec2) -> None:
         name = f"sef-{uuid4().hex[:12]}"
         mine = {launch(ec2, sef_managed=name) for _ in range(3)}
         launch(ec2, sef_managed="sef-another")
@@ -248,10 +252,10 @@ class TestLooking:
         assert MANAGED_TAG == "sef:managed"
         assert {i.id for i in ec2.managed_by(name)} == mine
 
-    def test_zones(self, ec2: Ec2) -> None:
+    def test_zones_are_listed(self, ec2: Ec2) -> None:
         assert sorted(ec2.zones()) == [f"us-east-1{letter}" for letter in "abcdef"]
 
-    def test_spot_prices_are_the_current_ones_of_every_pool(
+    def test_spot_prices_are_the_current_prices_of_every_pool(
         self, ec2: Ec2, simulation: Simulation
     ) -> None:
         simulation.set_pool("r5.xlarge.us-east-1b", price=Decimal("0.0777"))
@@ -266,15 +270,17 @@ class TestLooking:
     def test_a_type_without_prices_has_none(self, ec2: Ec2) -> None:
         assert ec2.spot_prices({"p4d.24xlarge"}, datetime.now(UTC)) == {}
 
-    def test_asking_for_the_prices_of_no_type_does_not_tell_those_of_all(self, ec2: Ec2) -> None:
+    def test_no_types_have_no_prices(self, ec2: Ec2) -> None:
         assert ec2.spot_prices(set(), datetime.now(UTC)) == {}
 
 
 class TestLikeAnInstance:
-    def test_one_that_ec2_does_not_know_is_none(self, ec2: Ec2) -> None:
+    def test_an_unknown_instance_has_no_configuration(self, ec2: Ec2) -> None:
         assert ec2.like_instance("i-0123456789abcdef0") is None
 
-    def test_what_is_kept_and_what_is_not(self, ec2: Ec2, client: "EC2Client") -> None:
+    def test_a_configuration_keeps_settings_and_tags_but_not_the_tags_of_sef(
+        self, ec2: Ec2, client: "EC2Client"
+    ) -> None:
         name = f"like-{uuid4().hex[:8]}"
         client.create_key_pair(KeyName=name)
         group = client.create_security_group(GroupName=name, Description="d")["GroupId"]
@@ -303,16 +309,14 @@ class TestLikeAnInstance:
         assert source.parameters["EbsOptimized"] is True
         assert tags_of(dict(source.parameters)) == [("team", "web")]
 
-    def test_of_a_terminated_instance_there_is_still_a_source(self, ec2: Ec2) -> None:
+    def test_a_terminated_instance_still_has_a_configuration(self, ec2: Ec2) -> None:
         """That is when one is needed: AWS has taken the primary already."""
         made = launch(ec2)
         ec2.terminate(made)
         source = ec2.like_instance(made)
         assert source is None or source.parameters["ImageId"]
 
-    def test_subnets_are_those_of_the_instances_own_vpc_by_zone(
-        self, ec2: Ec2, client: "EC2Client"
-    ) -> None:
+    def test_subnets_are_from_the_vpc_of_the_instance(self, ec2: Ec2, client: "EC2Client") -> None:
         vpc = client.create_vpc(CidrBlock="10.8.0.0/16")["Vpc"]["VpcId"]
         subnets = {
             zone: client.create_subnet(
@@ -377,7 +381,7 @@ class TestLikeATemplate:
             (":$Default", "$Default", "c5.xlarge"),
         ],
     )
-    def test_by_id_or_name_and_version(
+    def test_a_template_is_found_by_id_or_name_and_version(
         self, ec2: Ec2, template: tuple[str, str], by_id: bool, suffix: str, version: str, kind: str
     ) -> None:
         key = "LaunchTemplateId" if by_id else "LaunchTemplateName"
@@ -392,25 +396,27 @@ class TestLikeATemplate:
         )
         assert ec2.instances([made])[made].pool == Pool(kind, "us-east-1b")
 
-    def test_launched_in_the_vpc_of_an_instance(self, ec2: Ec2, template: tuple[str, str]) -> None:
+    def test_a_template_can_launch_in_the_vpc_of_an_instance(
+        self, ec2: Ec2, template: tuple[str, str]
+    ) -> None:
         source = ec2.like_template(template[1], vpc_of=launch(ec2))
         assert sorted(source.subnets) == [f"us-east-1{letter}" for letter in "abcdef"]
 
     @pytest.mark.parametrize("named", ["no-such", "lt-0123456789abcdef0", "sef-default:99"])
-    def test_one_that_is_not_there_needs_a_person(self, ec2: Ec2, named: str) -> None:
+    def test_a_missing_template_needs_an_operator(self, ec2: Ec2, named: str) -> None:
         with pytest.raises(CloudError) as caught:
             ec2.like_template(named)
         assert caught.value.remedy is Remedy.OPERATOR
 
 
-def test_ec2_that_is_away_is_unknown_for_every_call() -> None:
+def test_an_unreachable_ec2_is_retried() -> None:
     away = Ec2.connect(region="us-east-1", endpoint="http://127.0.0.1:9", simulated=True)
     with pytest.raises(CloudError) as caught:
         away.zones()
     assert caught.value.remedy is Remedy.WAIT
 
 
-def test_no_region_is_said_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_region_is_named_as_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")

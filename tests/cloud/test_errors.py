@@ -85,7 +85,7 @@ def test_every_code_has_its_remedy(code: str, status: int, remedy: Remedy) -> No
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_no_answer_means_unknown_never_failed(error: BotoCoreError) -> None:
+def test_a_connection_error_means_unknown(error: BotoCoreError) -> None:
     translated = translate(error)
     assert translated.remedy is Remedy.WAIT
     assert translated.code == type(error).__name__
@@ -96,14 +96,14 @@ def test_no_answer_means_unknown_never_failed(error: BotoCoreError) -> None:
     [NoCredentialsError(), ParamValidationError(report="ImageId is no string")],
     ids=lambda error: type(error).__name__,
 )
-def test_what_repeating_does_not_cure_needs_a_person(error: BotoCoreError) -> None:
+def test_an_error_that_repeating_does_not_cure_needs_an_operator(error: BotoCoreError) -> None:
     assert translate(error).remedy is Remedy.OPERATOR
 
 
-def test_an_answer_without_a_code_is_no_crash() -> None:
+def test_an_answer_without_a_code_needs_an_operator() -> None:
     assert translate(ClientError({}, "RunInstances")).code == "Unknown"
     assert translate(ClientError({}, "RunInstances")).remedy is Remedy.OPERATOR
 
 
-def test_an_instance_that_is_not_found_is_known_as_such() -> None:
+def test_an_unknown_instance_has_a_known_code() -> None:
     assert "InvalidInstanceID.NotFound" in NOT_FOUND

@@ -48,13 +48,13 @@ def named(*tags: tuple[str, str]) -> dict[str, Any]:
         pytest.param(parameters("b", **named(("Name", "b"))), False, id="a tag of the source"),
     ],
 )
-def test_launches_are_alike_that_differ_in_sefs_tags_alone(
+def test_launches_that_differ_only_in_tags_of_sef_have_one_fingerprint(
     other: dict[str, Any], is_alike: bool
 ) -> None:
     assert (launch_fingerprint(parameters()) == launch_fingerprint(other)) is is_alike
 
 
-def test_a_shared_call_has_the_tags_of_all_and_its_own_token() -> None:
+def test_a_batched_call_has_the_common_tags_and_its_own_token() -> None:
     made = batch_parameters(parameters(), "call-1")
     tags = {tag["Key"]: tag["Value"] for tag in made["TagSpecifications"][0]["Tags"]}
     assert tags == {

@@ -29,7 +29,7 @@ def test_a_file_is_replayed_from_the_start_of_the_simulation(file: Path) -> None
     assert prices.current(1600)[POOL] == Decimal("0.05")
 
 
-def test_what_is_still_to_come_is_not_told(file: Path) -> None:
+def test_future_prices_of_a_file_are_not_shown(file: Path) -> None:
     file.write_text("0,m5.large.us-east-1a,0.04\n60,m5.large.us-east-1a,0.05\n")
     prices = Prices(born=1000.0)
     prices.follow(file)
@@ -38,7 +38,7 @@ def test_what_is_still_to_come_is_not_told(file: Path) -> None:
     assert "0.05" not in answer.partition("us-east-1a")[0]
 
 
-def test_a_span_begins_with_the_price_that_was_in_force() -> None:
+def test_a_span_begins_with_the_price_that_is_valid_at_its_start() -> None:
     prices = Prices(born=1000.0)
     prices.set(POOL, Decimal("0.05"), at=2000)
     prices.set(POOL, Decimal("0.06"), at=3000)
@@ -49,7 +49,7 @@ def test_a_span_begins_with_the_price_that_was_in_force() -> None:
 @pytest.mark.parametrize(
     "row", ["1,m5.large.us-east-1a", "1,large,0.1", "1,m5.large.us-east-1a,-1", "x,y,z", ""]
 )
-def test_what_is_no_price_is_named_by_its_line(file: Path, row: str) -> None:
+def test_an_invalid_line_of_a_price_file_is_named(file: Path, row: str) -> None:
     file.write_text(f"0,m5.large.us-east-1a,0.04\n{row}\n")
     with pytest.raises(ValueError, match=r"prices\.csv, line 2: expected timestamp,pool,price"):
         Prices(born=0).follow(file)

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "simulated"
-    stop_those_under(tmp_path)
+    stop_simulators_under(tmp_path)
 
 
-def stop_those_under(path: Path) -> None:
+def stop_simulators_under(path: Path) -> None:
     for info in path.rglob("simulated-ec2.json"):
         with suppress(SimulationError):
             Simulation(json.loads(info.read_text())["endpoint"]).stop()
@@ -61,7 +61,7 @@ def launch(ec2: "EC2Client", token: str) -> Any:
     )["Instances"][0]
 
 
-def everything(ec2: "EC2Client") -> list[Any]:
+def all_reservations(ec2: "EC2Client") -> list[Any]:
     pages = ec2.get_paginator("describe_instances").paginate()
     return [reservation for page in pages for reservation in page["Reservations"]]
 
@@ -71,7 +71,7 @@ def kill(simulation: Simulation) -> None:
     until(lambda: not simulation._answers())
 
 
-def test_a_killed_one_comes_back_as_it_was(folder: Path) -> None:
+def test_a_killed_simulator_restarts_with_its_state(folder: Path) -> None:
     simulation = ensure_running(folder, pending_seconds=0)
     ec2 = connect(simulation)
     instances = [launch(ec2, f"token-{n}") for n in range(5)]
@@ -85,7 +85,7 @@ def test_a_killed_one_comes_back_as_it_was(folder: Path) -> None:
     with pytest.raises(ClientError, match="InvalidSubnetID"):
         # boto3 makes the call again after the fault, which is used up by that.
         ec2.run_instances(ImageId="ami-1", MinCount=1, MaxCount=1, SubnetId="subnet-none")
-    before = everything(ec2)
+    before = all_reservations(ec2)
     ages = [r["Instances"][0]["LaunchTime"] for r in before]
     assert min(ages) == ages[3] < ages[0] - timedelta(seconds=590)
     faults, pools = simulation.faults(), simulation.pools()
@@ -94,7 +94,7 @@ def test_a_killed_one_comes_back_as_it_was(folder: Path) -> None:
     simulation = ensure_running(folder, pending_seconds=0)
 
     ec2 = connect(simulation)
-    assert everything(ec2) == before
+    assert all_reservations(ec2) == before
     assert simulation.faults() == faults
     assert [rule["action"] for rule in faults] == ["StopInstances"]
     assert simulation.pools() == pools
@@ -102,7 +102,7 @@ def test_a_killed_one_comes_back_as_it_was(folder: Path) -> None:
     assert launch(ec2, "token-9")["InstanceId"] not in {i["InstanceId"] for i in instances}
 
 
-def test_a_half_written_last_line_is_let_go(folder: Path) -> None:
+def test_an_incomplete_last_line_of_the_journal_is_dropped(folder: Path) -> None:
     simulation = ensure_running(folder, pending_seconds=0)
     kept = launch(connect(simulation), "kept")["InstanceId"]
     kill(simulation)
@@ -118,7 +118,7 @@ def test_a_half_written_last_line_is_let_go(folder: Path) -> None:
     assert sum("call" in json.loads(line) for line in written) == 2
 
 
-def test_one_that_cannot_start_says_why_in_one_line(folder: Path) -> None:
+def test_a_failed_start_gives_the_reason_in_one_line(folder: Path) -> None:
     folder.mkdir()
     (folder / "simulated-ec2.journal").write_text("not a journal\n")
     with pytest.raises(SimulationError, match=r"line 1, is not JSON; move the file away") as caught:
@@ -126,7 +126,7 @@ def test_one_that_cannot_start_says_why_in_one_line(folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_two_folders_are_two_clouds(tmp_path: Path, folder: Path) -> None:
+def test_two_folders_have_separate_simulators(tmp_path: Path, folder: Path) -> None:
     with ThreadPoolExecutor() as threads:
         one, other = threads.map(ensure_running, [folder, tmp_path / "other"])
     launch(connect(one), "token")
@@ -135,7 +135,7 @@ def test_two_folders_are_two_clouds(tmp_path: Path, folder: Path) -> None:
     assert other.instances() == []
 
 
-def test_several_processes_that_start_it_at_once_get_the_same_and_it_outlives_them(
+def test_processes_that_start_it_at_once_share_one_simulator_that_outlives_them(
     folder: Path,
 ) -> None:
     program = (
@@ -153,7 +153,7 @@ def test_several_processes_that_start_it_at_once_get_the_same_and_it_outlives_th
     assert endpoints == {ensure_running(folder).endpoint}
 
 
-def test_it_stops_cleanly_and_starts_again_where_it_was(folder: Path) -> None:
+def test_a_stopped_simulator_starts_again_with_its_port_and_state(folder: Path) -> None:
     simulation = ensure_running(folder)
     instance = launch(connect(simulation), "token")["InstanceId"]
     simulation.stop()
@@ -163,21 +163,21 @@ def test_it_stops_cleanly_and_starts_again_where_it_was(folder: Path) -> None:
     assert [i.id for i in again.instances()] == [instance]
 
 
-def test_what_was_forgotten_stays_so_and_what_came_after_it_comes_back(folder: Path) -> None:
+def test_forgotten_instances_stay_forgotten_after_a_restart(folder: Path) -> None:
     simulation = ensure_running(folder, pending_seconds=0)
     ec2 = connect(simulation)
     ended, _ = launch(ec2, "ended"), launch(ec2, "running")
     simulation.terminate(ended["InstanceId"])
     simulation.forget_instances()
     launch(ec2, "later")
-    before = everything(ec2)
+    before = all_reservations(ec2)
     kill(simulation)
     restarted = ensure_running(folder, pending_seconds=0)
-    assert everything(connect(restarted)) == before
+    assert all_reservations(connect(restarted)) == before
     assert [i.client_token for i in restarted.instances()] == ["later"]
 
 
-def test_the_room_of_a_pool_survives(folder: Path) -> None:
+def test_the_room_of_a_pool_survives_a_restart(folder: Path) -> None:
     simulation = ensure_running(folder, pending_seconds=0)
     simulation.set_pool("m5.large.us-east-1a", room=3)
 
