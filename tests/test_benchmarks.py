@@ -1,4 +1,4 @@
-"""The benchmarks: what they tell is what was measured, and their rows are those that SEF writes."""
+"""The benchmarks show stored results, and insert the rows that SEF would write."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def a_comparison(ours: list[float], **more: Any) -> Comparison:
     return Comparison("work", "reports/s", ours, **{"against": "a peer", **more})
 
 
-# What is sent
+# Reports
 
 
 def test_no_report_of_a_run_is_in_the_future() -> None:
@@ -39,7 +39,7 @@ def test_no_report_of_a_run_is_in_the_future() -> None:
     assert START + LATER * measurements < datetime.now(UTC).timestamp()
 
 
-# What is stored and what is shown
+# Results
 
 
 def test_the_page_shows_the_stored_results_and_every_part_has_a_place() -> None:
@@ -112,7 +112,7 @@ def test_a_missing_peer_is_shown_as_absent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "said"),
+    ("before", "now", "change"),
     [
         ([50], [51], "0.50 → 0.51, about the same"),
         ([50], [75], "0.50 → 0.75, +50%"),
@@ -120,12 +120,12 @@ def test_a_missing_peer_is_shown_as_absent() -> None:
     ],
 )
 def test_a_new_run_is_compared_with_an_earlier_one(
-    before: list[float], now: list[float], said: str
+    before: list[float], now: list[float], change: str
 ) -> None:
     old, new = (
         a_result(a_comparison(ours, theirs=[100], aim=Aim(at_least=0.5))) for ours in (before, now)
     )
-    assert changes(old, new) == ["reports: since 2026-01-01", f"  work, against a peer: {said}"]
+    assert changes(old, new) == ["reports: since 2026-01-01", f"  work, against a peer: {change}"]
 
 
 def test_new_and_removed_figures_are_listed() -> None:
@@ -188,7 +188,7 @@ def test_a_profile_groups_samples_by_function_and_by_library(tmp_path: Path) -> 
     assert ["100.0%", "_run", "(threading.py)"] in lines
 
 
-# What is sent and what is there
+# Work loads
 
 
 def test_disorder_repeats_and_delays_a_tenth_and_loses_nothing() -> None:
@@ -223,8 +223,8 @@ def test_rows_of_a_fleet_equal_the_rows_that_sef_writes(
 ) -> None:
     names, points = agents(3, "bench"), 4
     start = START - EVERY * points
-    told = list(islice(in_order(names, start), len(names) * points))
-    for one in told:
+    reports = list(islice(in_order(names, start), len(names) * points))
+    for one in reports:
         sef.process_incoming_data(f"sef{one.agent_id[5:]}", "pricing", one.fields())
     engine = create_engine(database_url)
     fleet.register(engine, names, datetime.now(UTC))

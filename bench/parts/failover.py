@@ -1,4 +1,4 @@
-"""From the notice to the answer of its promotion, one at a time and a hundred at once."""
+"""Time from a notice to its answer, its promotion and its cutover, alone and a hundred at once."""
 
 import json
 import subprocess

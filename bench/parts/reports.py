@@ -1,4 +1,4 @@
-"""One report per POST: SEF against a JSON route, a plain INSERT and InfluxDB."""
+"""Reports in a POST each: SEF against a JSON route, a plain INSERT and InfluxDB."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack

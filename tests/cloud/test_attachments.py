@@ -1,4 +1,4 @@
-"""What was seen is moved only while it is as it was seen."""
+"""Addresses, interfaces, volumes and records move by compare-and-swap."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,19 +11,20 @@ from sef.cloud.errors import CloudError
 from sef.cloud.traffic import TrafficRouting
 from sef.simulator.client import Simulation
 
-Look = Callable[[str], PlannedChange | None]
+Plan = Callable[[str], PlannedChange | None]
+"""Plans to move a resource to an instance."""
 
 
-class Stage:
+class Setup:
+    """Three instances, and the resources that can move between them."""
+
     def __init__(self, simulation: Simulation) -> None:
         self.clients = Clients("us-east-1", simulation.endpoint, simulated=True)
-        self.moves, self.traffic = (
-            Attachments(lambda: self.clients),
-            TrafficRouting(lambda: self.clients),
-        )
+        self.attachments = Attachments(lambda: self.clients)
+        self.traffic = TrafficRouting(lambda: self.clients)
         self.ec2 = self.clients.ec2
         self.one, self.other, self.third = (self.launch() for _ in range(3))
-        self.place = self.moves.place(self.one)
+        self.place = self.attachments.place(self.one)
 
     def launch(self, zone: str = "us-east-1a") -> str:
         answer = self.ec2.run_instances(
@@ -34,26 +35,26 @@ class Stage:
         )
         return answer["Instances"][0]["InstanceId"]
 
-    def looks(self) -> dict[str, Look]:
-        """One of each thing, nobody's yet, and how to look for a way to an instance."""
-        moves = self.moves
+    def plans(self) -> dict[str, Plan]:
+        """Create a resource of each kind, held by no instance, and return its plan."""
+        attachments = self.attachments
         address = self.ec2.allocate_address(Domain="vpc")["AllocationId"]
         made = self.ec2.create_network_interface(SubnetId=self.place.subnet_id)
         interface = made["NetworkInterface"]["NetworkInterfaceId"]
         volume = self.ec2.create_volume(AvailabilityZone="us-east-1a", Size=1)["VolumeId"]
         private_ip = self.free_address()
         return {
-            "address": lambda to: moves.elastic_ip(address, to),
-            "interface": lambda to: moves.network_interface(interface, 1, to),
-            "volume": lambda to: moves.volume(volume, "/dev/sdf", to),
-            "private address": lambda to: moves.private_ip(private_ip, to),
-            "record": self.record_look(),
+            "address": lambda to: attachments.elastic_ip(address, to),
+            "interface": lambda to: attachments.network_interface(interface, 1, to),
+            "volume": lambda to: attachments.volume(volume, "/dev/sdf", to),
+            "private address": lambda to: attachments.private_ip(private_ip, to),
+            "record": self.record_plan(),
         }
 
     def free_address(self) -> str:
         """Return an address that no interface has.
 
-        moto keeps the addresses of terminated instances, and yet assigns them again.
+        moto keeps the addresses of terminated instances, and still assigns them again.
         """
         while True:
             made = self.ec2.create_network_interface(SubnetId=self.place.subnet_id)
@@ -66,7 +67,7 @@ class Stage:
         self.ec2.delete_network_interface(NetworkInterfaceId=interface["NetworkInterfaceId"])
         return address
 
-    def record_look(self) -> Look:
+    def record_plan(self) -> Plan:
         zone = self.clients.route53.create_hosted_zone(Name="x.example", CallerReference=self.one)
         zone_id = zone["HostedZone"]["Id"].rpartition("/")[2]
         addresses = {self.one: "10.0.0.1", self.other: "10.0.0.2", self.third: "10.0.0.3"}
@@ -74,98 +75,98 @@ class Stage:
 
 
 @pytest.fixture
-def stage(simulation: Simulation) -> Stage:
-    return Stage(simulation)
+def setup(simulation: Simulation) -> Setup:
+    return Setup(simulation)
 
 
-def move(look: Look, to: str) -> None:
+def move(plan: Plan, to: str) -> None:
     for _ in range(3):
-        found = look(to)
-        if found is None:
+        change = plan(to)
+        if change is None:
             return
-        found.make()
-    raise AssertionError("it does not arrive")
+        change.make()
+    raise AssertionError(f"not at {to} after three changes")
 
 
 KINDS = ["address", "interface", "volume", "private address", "record"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_resource_is_moved_and_then_needs_no_change(stage: Stage, kind: str) -> None:
-    look = stage.looks()[kind]
-    for instance in (stage.one, stage.other, stage.third, stage.one):
-        move(look, instance)
-        assert look(instance) is None
+def test_a_resource_is_moved_and_then_needs_no_change(setup: Setup, kind: str) -> None:
+    plan = setup.plans()[kind]
+    for instance in (setup.one, setup.other, setup.third, setup.one):
+        move(plan, instance)
+        assert plan(instance) is None
 
 
-@pytest.mark.parametrize("held", [False, True], ids=["nobody's", "somebody's"])
+@pytest.mark.parametrize("held", [False, True], ids=["free", "held"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_late_change_is_refused(stage: Stage, kind: str, held: bool) -> None:
-    look = stage.looks()[kind]
+def test_a_late_change_is_refused(setup: Setup, kind: str, held: bool) -> None:
+    plan = setup.plans()[kind]
     if held:
-        move(look, stage.one)
-    late = look(stage.other)
+        move(plan, setup.one)
+    late = plan(setup.other)
     assert late is not None
-    move(look, stage.third)
+    move(plan, setup.third)
     with pytest.raises(CloudError) as error:
         late.make()
-    assert look(stage.third) is None, "it stays where it is"
+    assert plan(setup.third) is None, "the newer change stays"
     assert error.value.code in RACED | {"InvalidParameterValue"}
 
 
-def test_a_late_change_of_a_record_does_not_delete_a_newer_one(stage: Stage) -> None:
-    """A record that was changed since is not deleted; only moto would delete it."""
-    look = stage.looks()["record"]
-    move(look, stage.one)
-    late = look(stage.other)
-    move(look, stage.third)
+def test_a_late_change_of_a_record_does_not_delete_a_newer_one(setup: Setup) -> None:
+    """Route 53 refuses to delete a record that has changed since; plain moto deletes it."""
+    plan = setup.plans()["record"]
+    move(plan, setup.one)
+    late = plan(setup.other)
+    move(plan, setup.third)
     assert late is not None
     with pytest.raises(CloudError, match="do not match the current values"):
         late.make()
 
 
 @pytest.mark.parametrize("kind", ["interface", "volume"])
-def test_a_move_to_another_zone_is_impossible(stage: Stage, kind: str) -> None:
-    elsewhere = stage.launch("us-east-1b")
+def test_a_move_to_another_zone_is_impossible(setup: Setup, kind: str) -> None:
+    elsewhere = setup.launch("us-east-1b")
     with pytest.raises(Impossible, match="cannot leave its zone"):
-        stage.looks()[kind](elsewhere)
+        setup.plans()[kind](elsewhere)
 
 
-def test_a_move_of_a_private_address_to_another_subnet_is_impossible(stage: Stage) -> None:
-    elsewhere = stage.launch("us-east-1b")
+def test_a_move_of_a_private_address_to_another_subnet_is_impossible(setup: Setup) -> None:
+    elsewhere = setup.launch("us-east-1b")
     with pytest.raises(Impossible, match="is not in subnet-"):
-        stage.looks()["private address"](elsewhere)
+        setup.plans()["private address"](elsewhere)
 
 
-def test_a_move_of_a_primary_address_or_a_first_interface_is_impossible(stage: Stage) -> None:
-    made = stage.ec2.create_network_interface(SubnetId=stage.place.subnet_id)["NetworkInterface"]
+def test_a_move_of_a_primary_address_or_a_first_interface_is_impossible(setup: Setup) -> None:
+    made = setup.ec2.create_network_interface(SubnetId=setup.place.subnet_id)["NetworkInterface"]
     with pytest.raises(Impossible, match="only a secondary one can be moved"):
-        stage.moves.private_ip(made["PrivateIpAddress"], stage.other)
+        setup.attachments.private_ip(made["PrivateIpAddress"], setup.other)
     with pytest.raises(Impossible, match="is the first interface of"):
-        stage.moves.network_interface(stage.place.interface_id, 1, stage.other)
+        setup.attachments.network_interface(setup.place.interface_id, 1, setup.other)
 
 
-def test_an_elastic_ip_goes_to_the_first_of_several_interfaces(stage: Stage) -> None:
-    looks = stage.looks()
-    move(looks["interface"], stage.one)
-    move(looks["address"], stage.one)
-    assert stage.moves.place(stage.one).interface_id == stage.place.interface_id
+def test_an_elastic_ip_goes_to_the_first_of_several_interfaces(setup: Setup) -> None:
+    plans = setup.plans()
+    move(plans["interface"], setup.one)
+    move(plans["address"], setup.one)
+    assert setup.attachments.place(setup.one).interface_id == setup.place.interface_id
 
 
-def test_a_terminated_instance_releases_its_resources(stage: Stage, simulation: Simulation) -> None:
-    looks = stage.looks()
+def test_a_terminated_instance_releases_its_resources(setup: Setup, simulation: Simulation) -> None:
+    plans = setup.plans()
     for kind in KINDS[:4]:
-        move(looks[kind], stage.one)
-    simulation.terminate(stage.one)
+        move(plans[kind], setup.one)
+    simulation.terminate(setup.one)
     for kind in KINDS[:4]:
-        move(looks[kind], stage.other)
+        move(plans[kind], setup.other)
 
 
 @pytest.mark.parametrize("policy", [{"SetIdentifier": "a", "Weight": 1}, {"AliasTarget": True}])
 def test_a_record_with_a_routing_policy_or_an_alias_is_left_alone(
-    stage: Stage, policy: Any
+    setup: Setup, policy: Any
 ) -> None:
-    zone = stage.clients.route53.create_hosted_zone(Name="y.example", CallerReference=stage.one)
+    zone = setup.clients.route53.create_hosted_zone(Name="y.example", CallerReference=setup.one)
     record: Any = {"Name": "www.y.example", "Type": "A", **policy}
     if "AliasTarget" in policy:
         target = {"HostedZoneId": "Z1", "DNSName": "z.example", "EvaluateTargetHealth": False}
@@ -173,22 +174,22 @@ def test_a_record_with_a_routing_policy_or_an_alias_is_left_alone(
     else:
         record |= {"TTL": 60, "ResourceRecords": [{"Value": "10.0.0.9"}]}
     zone_id = zone["HostedZone"]["Id"]
-    stage.clients.route53.change_resource_record_sets(
+    setup.clients.route53.change_resource_record_sets(
         HostedZoneId=zone_id,
         ChangeBatch={"Changes": [{"Action": "CREATE", "ResourceRecordSet": record}]},
     )
     with pytest.raises(Impossible):
-        stage.traffic.record(zone_id.rpartition("/")[2], "www.y.example", "A", "10.0.0.1", None)
+        setup.traffic.record(zone_id.rpartition("/")[2], "www.y.example", "A", "10.0.0.1", None)
 
 
-def test_a_missing_resource_is_an_error(stage: Stage) -> None:
-    for look in (
-        lambda: stage.moves.elastic_ip("eipalloc-00000000", stage.one),
-        lambda: stage.moves.volume("vol-00000000", "/dev/sdf", stage.one),
-        lambda: stage.moves.network_interface("eni-00000000", 1, stage.one),
-        lambda: stage.traffic.record("Z1", "www.x.example", "A", "10.0.0.1", None),
+def test_a_missing_resource_is_an_error(setup: Setup) -> None:
+    for plan in (
+        lambda: setup.attachments.elastic_ip("eipalloc-00000000", setup.one),
+        lambda: setup.attachments.volume("vol-00000000", "/dev/sdf", setup.one),
+        lambda: setup.attachments.network_interface("eni-00000000", 1, setup.one),
+        lambda: setup.traffic.record("Z1", "www.x.example", "A", "10.0.0.1", None),
     ):
         with pytest.raises(CloudError):
-            look()
+            plan()
     with pytest.raises(NotReady):
-        stage.moves.running("i-00000000000000000")
+        setup.attachments.running("i-00000000000000000")

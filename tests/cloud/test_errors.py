@@ -1,4 +1,4 @@
-"""What follows from each of EC2's errors."""
+"""Every error of EC2 has a remedy."""
 
 import pytest
 from botocore.exceptions import (
@@ -17,7 +17,7 @@ from sef.cloud.errors import NOT_FOUND, CloudError, Remedy, translate
 AT = "http://127.0.0.1:9"
 
 
-def refusal(code: str, status: int = 400, message: str = "so it is") -> ClientError:
+def refusal(code: str, status: int = 400, message: str = "a message") -> ClientError:
     answer = {
         "Error": {"Code": code, "Message": message},
         "ResponseMetadata": {"HTTPStatusCode": status},
@@ -28,7 +28,7 @@ def refusal(code: str, status: int = 400, message: str = "so it is") -> ClientEr
 @pytest.mark.parametrize(
     ("code", "status", "remedy"),
     [
-        # This pool cannot serve now. EC2 sends some of them as a 500: the code decides.
+        # The pool has no capacity. EC2 sends some of these codes as a 500: the code decides.
         ("InsufficientInstanceCapacity", 500, Remedy.NEXT_POOL),
         ("InsufficientInstanceCapacity", 400, Remedy.NEXT_POOL),
         ("InsufficientHostCapacity", 500, Remedy.NEXT_POOL),
@@ -39,12 +39,12 @@ def refusal(code: str, status: int = 400, message: str = "so it is") -> ClientEr
         ("InsufficientFreeAddressesInSubnet", 400, Remedy.NEXT_POOL),
         ("InstanceLimitExceeded", 400, Remedy.NEXT_POOL),
         ("VcpuLimitExceeded", 400, Remedy.NEXT_POOL),
-        # No spot pool will.
+        # Every spot pool refuses.
         ("MaxSpotInstanceCountExceeded", 400, Remedy.ON_DEMAND),
         # The token is spent.
         ("IdempotentParameterMismatch", 400, Remedy.NEW_TOKEN),
         ("IdempotentInstanceTerminated", 400, Remedy.NEW_TOKEN),
-        # EC2 could not say.
+        # The result is unknown.
         ("RequestLimitExceeded", 503, Remedy.WAIT),
         ("Throttling", 400, Remedy.WAIT),
         ("ThrottlingException", 400, Remedy.WAIT),
@@ -56,7 +56,7 @@ def refusal(code: str, status: int = 400, message: str = "so it is") -> ClientEr
         ("RequestTimeout", 400, Remedy.WAIT),
         ("NeverHeardOf", 500, Remedy.WAIT),
         ("502", 502, Remedy.WAIT),
-        # A person has to look.
+        # An operator has to act.
         ("UnauthorizedOperation", 403, Remedy.OPERATOR),
         ("AuthFailure", 401, Remedy.OPERATOR),
         ("InvalidParameterValue", 400, Remedy.OPERATOR),
@@ -71,7 +71,7 @@ def test_every_code_has_its_remedy(code: str, status: int, remedy: Remedy) -> No
     error = translate(refusal(code, status))
     assert error.remedy is remedy
     assert error.code == code
-    assert str(error) == f"{code}: so it is"
+    assert str(error) == f"{code}: a message"
     assert isinstance(error, CloudError)
 
 

@@ -1,4 +1,4 @@
-"""Which launches one RunInstances call can make, and with what parameters."""
+"""The parameters of RunInstances, for one attempt and for a batch that shares a call."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import pytest
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, REPLICA_TAG, LaunchConfiguration
 from sef.cloud.launch_parameters import batch_parameters, launch_fingerprint, launch_parameters
 from sef.terms import Pool
+from tests.cloud.ec2_calls import tags_of
 
 HERE = Pool("m5.large", "us-east-1a")
 
@@ -26,32 +27,32 @@ def parameters(
     return launch_parameters(source, pool, spot=spot, tags=tags)
 
 
-def named(*tags: tuple[str, str]) -> dict[str, Any]:
-    told = [{"Key": key, "Value": value} for key, value in tags]
-    return {"TagSpecifications": [{"ResourceType": "instance", "Tags": told}]}
+def tagged(*tags: tuple[str, str]) -> dict[str, Any]:
+    listed = [{"Key": key, "Value": value} for key, value in tags]
+    return {"TagSpecifications": [{"ResourceType": "instance", "Tags": listed}]}
 
 
 @pytest.mark.parametrize(
-    ("other", "is_alike"),
+    ("other", "is_equal"),
     [
         pytest.param(parameters("b"), True, id="of another agent"),
         pytest.param(
-            parameters("b", **named(("stage", "live"), ("team", "shop"))),
+            parameters("b", **tagged(("stage", "live"), ("team", "shop"))),
             True,
-            id="tags told in another order",
+            id="tags in another order",
         ),
         pytest.param(parameters("b", pool=Pool("m5.large", "us-east-1b")), False, id="zone"),
         pytest.param(parameters("b", pool=Pool("m5.xlarge", "us-east-1a")), False, id="type"),
         pytest.param(parameters("b", spot=False), False, id="market"),
         pytest.param(parameters("b", ImageId="ami-2"), False, id="image"),
         pytest.param(parameters("b", UserData="Yg=="), False, id="user data"),
-        pytest.param(parameters("b", **named(("Name", "b"))), False, id="a tag of the source"),
+        pytest.param(parameters("b", **tagged(("Name", "b"))), False, id="a tag of the source"),
     ],
 )
 def test_launches_that_differ_only_in_tags_of_sef_have_one_fingerprint(
-    other: dict[str, Any], is_alike: bool
+    other: dict[str, Any], is_equal: bool
 ) -> None:
-    assert (launch_fingerprint(parameters()) == launch_fingerprint(other)) is is_alike
+    assert (launch_fingerprint(parameters()) == launch_fingerprint(other)) is is_equal
 
 
 def test_a_batched_call_has_the_common_tags_and_its_own_token() -> None:
@@ -66,3 +67,55 @@ def test_a_batched_call_has_the_common_tags_and_its_own_token() -> None:
     assert {k: v for k, v in made.items() if k != "TagSpecifications"} == {
         k: v for k, v in parameters().items() if k != "TagSpecifications"
     }
+
+
+@pytest.mark.parametrize("spot", [True, False])
+@pytest.mark.parametrize(
+    ("subnets", "place"),
+    [
+        ({}, {"Placement": {"AvailabilityZone": "us-east-1a"}}),
+        ({"us-east-1a": "subnet-a", "us-east-1b": "subnet-b"}, {"SubnetId": "subnet-a"}),
+    ],
+    ids=["by zone", "by subnet"],
+)
+def test_parameters_have_the_place_and_the_market(
+    spot: bool, subnets: dict[str, str], place: dict[str, Any]
+) -> None:
+    source = LaunchConfiguration("it", {"ImageId": "ami-1", "KeyName": "k"}, "c5.large", subnets)
+    parameters = launch_parameters(source, HERE, spot=spot, tags={"sef:agent": "a"})
+    market = {
+        "InstanceMarketOptions": {
+            "MarketType": "spot",
+            "SpotOptions": {
+                "SpotInstanceType": "one-time",
+                "InstanceInterruptionBehavior": "terminate",
+            },
+        }
+    }
+    assert parameters == {
+        "ImageId": "ami-1",
+        "KeyName": "k",
+        "InstanceType": "m5.large",
+        "TagSpecifications": [
+            {"ResourceType": "instance", "Tags": [{"Key": "sef:agent", "Value": "a"}]}
+        ],
+        **place,
+        **(market if spot else {}),
+    }
+
+
+def test_tags_of_the_source_are_kept_and_the_source_is_not_changed() -> None:
+    spec = [{"ResourceType": "instance", "Tags": [{"Key": "team", "Value": "web"}]}]
+    source = LaunchConfiguration("it", {"ImageId": "ami-1", "TagSpecifications": spec}, "m5.large")
+    for _ in range(2):
+        made = launch_parameters(source, HERE, spot=True, tags={"sef:agent": "a"})
+        assert tags_of(made) == [("team", "web"), ("sef:agent", "a")]
+    assert source.parameters["TagSpecifications"] == spec
+
+
+def test_a_tag_of_sef_replaces_the_same_tag_of_the_source() -> None:
+    """EC2 refuses a launch in which a key is there twice."""
+    spec = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "by hand"}]}]
+    source = LaunchConfiguration("it", {"ImageId": "ami-1", "TagSpecifications": spec}, "m5.large")
+    made = launch_parameters(source, HERE, spot=True, tags={"Name": "sef a"})
+    assert [key for key, _ in tags_of(made)] == ["Name"]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sef.simulator.client import Simulation
-from tests.harness import restore
 from tests.simulator.ec2_calls import client
 
 if TYPE_CHECKING:
@@ -15,12 +14,10 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def simulation(shared_simulation: tuple[Path, Simulation]) -> Iterator[Simulation]:
-    """The simulated EC2 without instances and faults, and with default options."""
-    _, simulation = shared_simulation
+def simulation(simulation: Simulation) -> Iterator[Simulation]:
+    """The simulated EC2 of the test process, reset with all options after a test."""
     yield simulation
     simulation.set_options(refuse_token_of_terminated=True)
-    restore(simulation)
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ def test_answers_lag_by_a_number_of_seconds(ec2: "EC2Client", simulation: Simula
     new = launch(ec2)
     simulation.add_fault("*", lag_seconds=60)
     assert refused(lambda: instance(ec2, new))[0] == "InvalidInstanceID.NotFound"
-    ec2.terminate_instances(InstanceIds=[new])  # only what is told lags
+    ec2.terminate_instances(InstanceIds=[new])  # only answers lag
     simulation.clear_faults()
     assert state(ec2, new) == "terminated"
 
@@ -86,7 +86,7 @@ def test_an_answer_comes_in_pages_of_which_the_first_may_be_empty(
     ids = sorted(launch(ec2) for _ in range(3))
     simulation.add_fault("DescribeInstances", page_size=size)
     filters: Any = [{"Name": "instance-id", "Values": ids}]
-    told = list(ec2.get_paginator("describe_instances").paginate(Filters=filters))
-    assert [len(page["Reservations"]) for page in told] == pages
-    found = [i["InstanceId"] for p in told for r in p["Reservations"] for i in r["Instances"]]
+    answers = list(ec2.get_paginator("describe_instances").paginate(Filters=filters))
+    assert [len(page["Reservations"]) for page in answers] == pages
+    found = [i["InstanceId"] for p in answers for r in p["Reservations"] for i in r["Instances"]]
     assert sorted(found) == ids

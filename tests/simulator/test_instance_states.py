@@ -46,8 +46,8 @@ def test_a_forgotten_instance_leaves_no_trace(ec2: "EC2Client", simulation: Simu
     simulation.forget_instances()
     assert refused(lambda: instance(ec2, old)) == ("InvalidInstanceID.NotFound", 400)
     assert simulation.instances() == []
-    (told,) = ec2.describe_addresses(AllocationIds=[address])["Addresses"]
-    assert not told.get("InstanceId")
+    (shown,) = ec2.describe_addresses(AllocationIds=[address])["Addresses"]
+    assert not shown.get("InstanceId")
     new = launch(ec2, token="of-the-forgotten")
     assert new != old
     assert [i.id for i in simulation.instances()] == [new]

@@ -1,4 +1,4 @@
-"""Prices that follow a file, from the beginning of the simulation on."""
+"""Prices from a file are replayed from the start of the simulation."""
 
 from decimal import Decimal
 from pathlib import Path
@@ -42,8 +42,8 @@ def test_a_span_begins_with_the_price_that_is_valid_at_its_start() -> None:
     prices = Prices(born=1000.0)
     prices.set(POOL, Decimal("0.05"), at=2000)
     prices.set(POOL, Decimal("0.06"), at=3000)
-    told = prices.between(POOL, start=2500, end=3500)
-    assert [change.price for change in told] == [Decimal("0.05"), Decimal("0.06")]
+    changes = prices.between(POOL, start=2500, end=3500)
+    assert [change.price for change in changes] == [Decimal("0.05"), Decimal("0.06")]
 
 
 @pytest.mark.parametrize(
