@@ -516,7 +516,7 @@ def late_change_of_a_target_group(story: Story) -> None:
 
     def is_put_right() -> bool:
         events = story.world.events("cutover_step", story.agent_id)
-        return any("put right" in event.message for event in events)
+        return any("a late register" in event.message for event in events)
 
     primary = story.primary()
     belongings = Belongings(story.world, primary)

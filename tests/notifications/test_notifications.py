@@ -536,4 +536,4 @@ def test_the_outcome_waits_for_the_cutover(world: World, receiver: Receiver) -> 
         world.settle(sef, 120)
     sef.deliver_notifications()
     assert kinds(receiver) == ["detection", "switch", "cutover", "outcome"]
-    assert "has taken over from" in receiver.got[-1][2]["message"]
+    assert " completed in " in receiver.got[-1][2]["message"]

@@ -1,75 +1,123 @@
+"""The events of a cutover: its steps, its end, and the need for an operator."""
+
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection
 
 from sef.failover.cutover.rows import Cutover, CutoverStep, steps_of
-from sef.notifications.events import Event, write_events
+from sef.notifications.events import Event, Severity, write_events
 from sef.terms import CutoverStatus, NotificationKind, StepKind, StepStatus
 
-NO_LONGER_WANTED = "the agent has no such target any more"
+NO_LONGER_WANTED = "the target was removed from the agent"
+"""Error of a step that is skipped because an operator has removed its target."""
 
 
-def found_done(cutover: Cutover, step: CutoverStep) -> str:
-    """What a look says that finds nothing left to do."""
+def describe_nothing_to_do(cutover: Cutover, step: CutoverStep) -> str:
+    """Describe the state of a target that needs no change."""
     match step.kind:
         case StepKind.RUNNING:
-            return f"{cutover.new_instance_id} runs"
+            return f"{cutover.new_instance_id} is running"
         case StepKind.HEALTHY:
             return f"{cutover.new_instance_id} is healthy"
         case StepKind.DEREGISTER:
             return "no former primary is registered"
         case _:
-            return f"{cutover.new_instance_id} has it"
+            return f"{cutover.new_instance_id} already has it"
+
+
+def report_step(
+    connection: Connection,
+    cutover: Cutover,
+    step: CutoverStep,
+    message: str,
+    now: datetime,
+    severity: Severity = "info",
+    **details: Any,
+) -> None:
+    """Write the event of a step that ended or failed."""
+    event = Event(
+        "cutover_step",
+        message,
+        cutover.agent_id,
+        severity=severity,
+        details={
+            "cutover_id": cutover.id,
+            "kind": step.kind,
+            "target": step.target,
+            **details,
+        },
+        incident_id=cutover.incident_id,
+    )
+    write_events(connection, [event], now)
 
 
 def report_status(
     connection: Connection, cutover: Cutover, status: CutoverStatus, now: datetime
 ) -> None:
-    new = cutover.new_instance_id
+    """Write the event of a cutover that is done or has come to need an operator.
+
+    Args:
+        cutover: the row before its status changed.
+    """
     if status is CutoverStatus.DONE:
-        took = (now - cutover.started_at).total_seconds()
-        given_up = [
-            step_name(step)
-            for step in steps_of(connection, cutover.id)
-            if step.error == NO_LONGER_WANTED
-        ]
-        without = f", without what was given up: {', '.join(given_up)}" if given_up else ""
-        was_told = cutover.status is CutoverStatus.NEEDS_OPERATOR
-        # What an operator has begun, with no incident, ends without a message if all went well.
-        alone = NotificationKind.ALERT if was_told else None
-        event = Event(
-            "cutover_completed",
-            f"{new} has taken over from {cutover.old_instance_id} in {took:.1f} s{without}",
-            cutover.agent_id,
-            "warning" if given_up else "info",
-            details={"cutover_id": cutover.id, "epoch": cutover.epoch},
-            incident_id=cutover.incident_id,
-            notification=NotificationKind.OUTCOME if cutover.incident_id else alone,
-        )
+        event = _completed(connection, cutover, now)
     elif status is CutoverStatus.NEEDS_OPERATOR:
-        failed = [
-            f"{step_name(s)}: {s.error}"
-            for s in steps_of(connection, cutover.id)
-            if s.status is StepStatus.FAILED and s.state.is_unfinished
-        ]
-        event = Event(
-            "operator_needed",
-            f"the cutover to {new} does not get on without help: {'; '.join(failed)}",
-            cutover.agent_id,
-            "error",
-            {"cutover_id": cutover.id},
-            cutover.incident_id,
-            notification=NotificationKind.CUTOVER,
-        )
+        event = _operator_needed(connection, cutover)
     else:
         return
     write_events(connection, [event], now)
 
 
 def step_name(step: CutoverStep) -> str:
-    """Such as `volume vol-0abc1234`."""
+    """Return the kind and the target of a step, such as `volume vol-0abc1234`.
+
+    The URL of a webhook may contain a secret, so it is left out.
+    """
     target = step.target
     if isinstance(target, dict):
         target = target.get("arn") or target.get("id") or target.get("name")
     is_secret = step.kind in (StepKind.WEBHOOK_BEFORE, StepKind.WEBHOOK_AFTER)
     return step.kind if target is None or is_secret else f"{step.kind} {target}"
+
+
+def _completed(connection: Connection, cutover: Cutover, now: datetime) -> Event:
+    seconds = (now - cutover.started_at).total_seconds()
+    removed = [
+        step_name(step)
+        for step in steps_of(connection, cutover.id)
+        if step.error == NO_LONGER_WANTED
+    ]
+    without = f"; skipped, since removed from the agent: {', '.join(removed)}" if removed else ""
+    # A cutover without an incident was begun by an operator. Its success is notified only if a
+    # notification has asked for an operator before.
+    was_reported = cutover.status is CutoverStatus.NEEDS_OPERATOR
+    without_incident = NotificationKind.ALERT if was_reported else None
+    return Event(
+        "cutover_completed",
+        f"Cutover from {cutover.old_instance_id or 'the unknown primary'} to "
+        f"{cutover.new_instance_id} completed in {seconds:.1f} s{without}",
+        cutover.agent_id,
+        severity="warning" if removed else "info",
+        details={"cutover_id": cutover.id, "epoch": cutover.epoch},
+        incident_id=cutover.incident_id,
+        notification=NotificationKind.OUTCOME if cutover.incident_id else without_incident,
+    )
+
+
+def _operator_needed(connection: Connection, cutover: Cutover) -> Event:
+    failed = [
+        f"{step_name(step)}: {step.error}"
+        for step in steps_of(connection, cutover.id)
+        if step.status is StepStatus.FAILED and step.state.is_unfinished
+    ]
+    return Event(
+        "operator_needed",
+        f"Cutover to {cutover.new_instance_id} is blocked and needs an operator; SEF keeps "
+        f"retrying: {'; '.join(failed)}",
+        cutover.agent_id,
+        severity="error",
+        details={"cutover_id": cutover.id},
+        incident_id=cutover.incident_id,
+        notification=NotificationKind.CUTOVER,
+    )

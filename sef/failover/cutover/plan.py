@@ -1,9 +1,9 @@
-"""Order of the steps of a cutover, and how long each step is waited for.
+"""The order of a cutover's steps, and the time that each step may delay the steps after it.
 
 The steps are in stages. The steps of one stage do not depend on each other. A stage begins when no
-step of an earlier stage is worth waiting for any longer. The wait depends on the time that is left
-to the old primary: with a minute, the new primary is registered and awaited; with seconds, all
-targets are moved at once.
+step of an earlier stage blocks it: a blocking step is pending or, in some cases, failed. The
+time-outs depend on the time that is left to the old primary: with a minute, SEF registers the new
+primary and waits until it is healthy; with seconds, it moves all targets at once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,13 +15,13 @@ from sef.failover.cutover.targets import Targets
 from sef.terms import StepKind, StepStatus
 
 HURRY_BELOW = timedelta(seconds=30)
-"""With less time than this left, nothing is awaited."""
+"""With less time left than this, the steps are those of `HURRIED`."""
 
 HURRIED_PATIENCE = timedelta(seconds=5)
-"""How long what is moved at once is waited for, if it cannot be moved at once."""
+"""Time-out of the steps that a hurried cutover makes first."""
 
 RESERVE = timedelta(seconds=15)
-"""What is kept of the time left for the moves that come after the waiting."""
+"""Time before the deadline that is kept for the steps after those of `WAITED_FOR`."""
 
 PATIENCE: Mapping[StepKind, timedelta] = {
     StepKind.RUNNING: timedelta(minutes=5),
@@ -36,7 +36,7 @@ PATIENCE: Mapping[StepKind, timedelta] = {
     StepKind.DEREGISTER: timedelta(seconds=15),
     StepKind.WEBHOOK_AFTER: timedelta(minutes=1),
 }
-"""How long a step is tried before it has failed, where the time left allows that."""
+"""Time-out of each step, from its first attempt, if the deadline allows it."""
 
 CALM: Sequence[Sequence[StepKind]] = (
     (StepKind.RUNNING,),
@@ -48,21 +48,23 @@ CALM: Sequence[Sequence[StepKind]] = (
     (StepKind.DEREGISTER,),
     (StepKind.WEBHOOK_AFTER,),
 )
+"""Stages of a cutover without a deadline, or with enough time before it."""
+
 HURRIED: Sequence[Sequence[StepKind]] = (
     (StepKind.RUNNING,),
-    (StepKind.ELASTIC_IP, StepKind.PRIVATE_IP, StepKind.DNS, StepKind.REGISTER),  # one call, or two
-    (
-        StepKind.DEREGISTER,
-        StepKind.NETWORK_INTERFACE,
-        StepKind.VOLUME,
-    ),  # what is detached takes its time
+    # One or two calls each.
+    (StepKind.ELASTIC_IP, StepKind.PRIVATE_IP, StepKind.DNS, StepKind.REGISTER),
+    # To detach an interface or a volume takes longer.
+    (StepKind.DEREGISTER, StepKind.NETWORK_INTERFACE, StepKind.VOLUME),
     (StepKind.WEBHOOK_AFTER,),
 )
-LEFT_OUT = frozenset({StepKind.WEBHOOK_BEFORE, StepKind.HEALTHY})
-"""What a hurried cutover does without."""
+"""Stages of a cutover with seconds left."""
+
+SKIPPED_IN_HURRY = (StepKind.WEBHOOK_BEFORE, StepKind.HEALTHY)
+"""Steps that a hurried cutover skips."""
 
 WAITED_FOR = frozenset({StepKind.WEBHOOK_BEFORE, *CALM[2], *CALM[3], *CALM[4]})
-"""What has to be over before the service is handed over; with a deadline, in time for that."""
+"""Steps that have to end before the Elastic IP and the record move, `RESERVE` before a deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class StepState:
-    """As much of a stored step as its turn depends on."""
+    """The columns of a step that its order depends on."""
 
     position: int
     stage: int
@@ -84,16 +86,16 @@ class StepState:
 
     @property
     def is_unfinished(self) -> bool:
-        # A webhook that was to come before is no use after.
+        # A `before` webhook that has failed is not sent later.
         is_over = self.kind is StepKind.WEBHOOK_BEFORE and self.status is StepStatus.FAILED
         return self.status in (StepStatus.PENDING, StepStatus.FAILED) and not is_over
 
 
 def plan_steps(targets: Targets, left: timedelta | None) -> list[PlannedStep]:
-    """The steps of a cutover, in order.
+    """Return the steps of a cutover, in order.
 
     Args:
-        left: until the old primary is gone; None when nothing takes it away.
+        left: time until the old primary is gone; None without a deadline.
     """
     stages = HURRIED if is_hurried(left) else CALM
     return [
@@ -105,12 +107,12 @@ def plan_steps(targets: Targets, left: timedelta | None) -> list[PlannedStep]:
 
 
 def skipped_steps(targets: Targets, left: timedelta | None) -> list[PlannedStep]:
-    """The steps that there is no time for; they are written down all the same."""
+    """Return the steps that are recorded as skipped because there is no time for them."""
     if not is_hurried(left):
         return []
     return [
         PlannedStep(0, kind, target)
-        for kind in (StepKind.WEBHOOK_BEFORE, StepKind.HEALTHY)
+        for kind in SKIPPED_IN_HURRY
         for target in _targets_of(kind, targets)
     ]
 
@@ -120,26 +122,32 @@ def is_hurried(left: timedelta | None) -> bool:
 
 
 def is_wanted(kind: StepKind, target: Any, targets: Targets | None) -> bool:
-    """Whether the agent still has what a step is about; an operator may have taken it away."""
+    """Return False if an operator has removed the target of a step from the agent."""
     return targets is not None and target in list(_targets_of(kind, targets))
 
 
 def times_out_at(
-    kind: StepKind, begun: datetime, deadline: datetime | None, *, hurried: bool
+    kind: StepKind, started_at: datetime, deadline: datetime | None, *, hurried: bool
 ) -> datetime:
-    """Until when a step is pending, which those after it wait for. Never before it was begun."""
-    own = begun + PATIENCE[kind]
+    """Return the time from which an unsuccessful step is failed instead of pending.
+
+    It is never before `started_at`.
+    """
+    own = started_at + PATIENCE[kind]
     if hurried:
-        return min(own, begun + HURRIED_PATIENCE) if kind in HURRIED[1] else own
+        return min(own, started_at + HURRIED_PATIENCE) if kind in HURRIED[1] else own
     if deadline is None or kind not in WAITED_FOR:
         return own
-    return max(begun, min(own, deadline - RESERVE))
+    return max(started_at, min(own, deadline - RESERVE))
 
 
 def next_step_of(
     steps: Sequence[StepState], deadline: datetime | None, now: datetime
 ) -> StepState | None:
-    """The step to try now; None when there is none, or none that is due."""
+    """Return the step to try now; None if no step is due.
+
+    Pending steps come before failed ones.
+    """
     failed = None
     for stage in sorted({step.stage for step in steps}):
         of_stage = [step for step in steps if step.stage == stage]
@@ -155,7 +163,7 @@ def next_step_of(
 
 
 def next_due(steps: Sequence[StepState], deadline: datetime | None) -> datetime | None:
-    """When there is something to try again; None when everything is over."""
+    """Return the time of the next attempt of a step; None if all steps are over."""
     due = []
     for stage in sorted({step.stage for step in steps}):
         of_stage = [step for step in steps if step.stage == stage]
@@ -166,7 +174,7 @@ def next_due(steps: Sequence[StepState], deadline: datetime | None) -> datetime 
 
 
 def traffic_moved(steps: Sequence[StepState]) -> bool:
-    """Whether the new primary has all that it is to have; the old one may go."""
+    """Return True if every step but the `after` webhook is over, so the old primary may end."""
     return not any(s.is_unfinished for s in steps if s.kind is not StepKind.WEBHOOK_AFTER)
 
 
@@ -177,7 +185,7 @@ def _blocks(step: StepState, deadline: datetime | None) -> bool:
         return False
     if step.kind is StepKind.RUNNING:
         return True
-    # Nothing presses: the old primary serves on until the new one has what it needs.
+    # Without a deadline the old primary keeps serving until the new one has what it needs.
     is_needed = step.kind in WAITED_FOR and step.kind is not StepKind.WEBHOOK_BEFORE
     return deadline is None and is_needed
 

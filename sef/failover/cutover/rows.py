@@ -1,4 +1,4 @@
-"""Cutovers and their steps."""
+"""Rows of cutovers and their steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,23 +23,34 @@ from sef.failover.cutover.plan import (
 from sef.notifications.events import Event, write_events
 from sef.terms import OPEN_CUTOVERS, CutoverStatus, NotificationKind, StepKind, StepStatus
 
+NO_TIME = "not enough time before the deadline"
+"""Error of a step that is skipped in a hurried cutover."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cutover:
+    """One cutover: the targets of an agent move from one primary to the next."""
+
     id: str
     agent_id: str
     epoch: int
+    """Epoch of the agent that began with the promotion."""
     incident_id: str | None
     old_instance_id: str | None
     new_instance_id: str
     pool_id: str | None
     deadline: datetime | None
+    """Announced end of the old primary; None if nothing was announced."""
     is_hurried: bool
+    """The steps are those for a few seconds (`plan.HURRIED`)."""
     status: CutoverStatus
     open_agent_id: str | None
+    """ID of the agent while the cutover is open; UNIQUE, so an agent has one open cutover."""
     due_at: datetime | None
+    """Time of the next attempt of a step; None once the cutover is over."""
     started_at: datetime
     traffic_moved_at: datetime | None
+    """Time from which only the `after` webhook was left."""
     finished_at: datetime | None
     version: int
 
@@ -74,11 +85,14 @@ def begin_cutover(
     deadline: datetime | None,
     now: datetime,
 ) -> None:
-    """Write down what is to follow the new primary of an agent, which was read before it had it.
+    """Begin the cutover of a promotion, if the agent has cutover targets.
 
-    A cutover that is still under way is over: the new one is to do all that it had to.
+    It supersedes an open cutover and moves all targets again.
+
+    Args:
+        agent: the row before the promotion.
     """
-    supersede_cutover(connection, agent.id, f"{new_instance_id} is the primary now", now)
+    supersede_cutover(connection, agent.id, f"{new_instance_id} was promoted", now)
     if agent.cutover is None:
         return
     left = None if deadline is None else deadline - now
@@ -101,19 +115,12 @@ def begin_cutover(
             started_at=now,
         )
     )
-    pending = [_row(cutover_id, n, step, now) for n, step in enumerate(steps)]
-    skipped = [
-        _row(cutover_id, n, step, now)
-        | {"status": StepStatus.SKIPPED, "finished_at": now, "error": "there was no time for it"}
-        for n, step in enumerate(skipped_steps(agent.cutover, left), start=len(steps))
-    ]
-    for row in pending + skipped:
-        connection.execute(insert(cutover_steps).values(**row))
-    time_left = "nothing presses" if left is None else f"{left.total_seconds():.0f} s are left"
+    _insert_steps(connection, cutover_id, steps, skipped_steps(agent.cutover, left), now)
+    time_left = "without a deadline" if left is None else f"with {left.total_seconds():.0f} s left"
     kinds = ", ".join(dict.fromkeys(step.kind for step in steps))
     event = Event(
         "cutover_started",
-        f"{new_instance_id} takes over from {agent.instance_id or 'the unknown primary'}, "
+        f"Cutover from {agent.instance_id or 'the unknown primary'} to {new_instance_id} started "
         f"{time_left}: {kinds}",
         agent.id,
         details={"cutover_id": cutover_id, "epoch": agent.epoch + 1},
@@ -122,29 +129,17 @@ def begin_cutover(
     write_events(connection, [event], now)
 
 
-def _row(cutover_id: str, position: int, step: PlannedStep, now: datetime) -> dict[str, Any]:
-    return {
-        "cutover_id": cutover_id,
-        "position": position,
-        "stage": step.stage,
-        "kind": step.kind,
-        "target": step.target,
-        "status": StepStatus.PENDING,
-        "not_before": now,
-    }
-
-
-def supersede_cutover(connection: Connection, agent_id: str, why: str, now: datetime) -> None:
-    """End a cutover that is under way: the agent has another primary."""
+def supersede_cutover(connection: Connection, agent_id: str, reason: str, now: datetime) -> None:
+    """End the open cutover of an agent, if there is one: the agent has another primary."""
     cutover = open_cutover(connection, agent_id)
     if cutover is None:
         return
     end_cutover(connection, cutover, CutoverStatus.SUPERSEDED, now)
     event = Event(
         "cutover_superseded",
-        f"the cutover to {cutover.new_instance_id} is given up: {why}",
+        f"Cutover to {cutover.new_instance_id} superseded: {reason}",
         agent_id,
-        "warning",
+        severity="warning",
         details={"cutover_id": cutover.id, "epoch": cutover.epoch},
         incident_id=cutover.incident_id,
         notification=NotificationKind.OUTCOME if cutover.incident_id else None,
@@ -161,7 +156,7 @@ def latest_cutover(connection: Connection, agent_id: str) -> Cutover | None:
 
 
 def cutover_of_epoch(connection: Connection, agent_id: str, epoch: int) -> Cutover | None:
-    """What followed the primary with which an epoch of the agent began."""
+    """Return the cutover of the promotion with which an epoch of the agent began."""
     return _one(connection, agent_id=agent_id, epoch=epoch)
 
 
@@ -180,7 +175,11 @@ def steps_of(connection: Connection, cutover_id: str) -> Sequence[CutoverStep]:
 
 
 def change_step(connection: Connection, step: CutoverStep, **values: Any) -> None:
-    """Change columns of a step that was read; Stale if it has changed since."""
+    """Change columns of a step that was read.
+
+    Raises:
+        VersionConflict: the row has changed since it was read.
+    """
     key = {"cutover_id": step.cutover_id, "position": step.position}
     swap(connection, cutover_steps, key, version=step.version, **values)
 
@@ -188,7 +187,7 @@ def change_step(connection: Connection, step: CutoverStep, **values: Any) -> Non
 def refresh_cutover_status(
     connection: Connection, cutover: Cutover, now: datetime
 ) -> CutoverStatus:
-    """Bring a cutover up to what its steps are by now; returns where it stands."""
+    """Compute the status of a cutover from its steps, save it and return it."""
     states = [step.state for step in steps_of(connection, cutover.id)]
     due_at = next_due(states, cutover.deadline)
     if due_at is None:
@@ -218,7 +217,10 @@ def end_cutover(
 def set_cutover_deadline(
     connection: Connection, agent_id: str, instance_id: str, deadline: datetime, now: datetime
 ) -> None:
-    """AWS has announced the end of an instance: a cutover away from it has a deadline now."""
+    """Set the deadline of a cutover away from an instance whose end AWS has announced.
+
+    An earlier deadline stays.
+    """
     cutover = open_cutover(connection, agent_id)
     if cutover is None or cutover.old_instance_id != instance_id:
         return
@@ -227,12 +229,34 @@ def set_cutover_deadline(
 
 
 def former_instances(connection: Connection, agent_id: str) -> set[str]:
-    """The instances that cutovers of an agent have led away from, or to."""
+    """Return the old and the new instance of every cutover of an agent."""
     columns = cutovers.c
     rows = connection.execute(
         select(columns.old_instance_id, columns.new_instance_id).where(columns.agent_id == agent_id)
     )
     return {instance for row in rows for instance in row if instance is not None}
+
+
+def _insert_steps(
+    connection: Connection,
+    cutover_id: str,
+    pending: Sequence[PlannedStep],
+    skipped: Sequence[PlannedStep],
+    now: datetime,
+) -> None:
+    for position, step in enumerate([*pending, *skipped]):
+        row = {
+            "cutover_id": cutover_id,
+            "position": position,
+            "stage": step.stage,
+            "kind": step.kind,
+            "target": step.target,
+            "status": StepStatus.PENDING,
+            "not_before": now,
+        }
+        if position >= len(pending):
+            row |= {"status": StepStatus.SKIPPED, "finished_at": now, "error": NO_TIME}
+        connection.execute(insert(cutover_steps).values(**row))
 
 
 def _change(connection: Connection, cutover: Cutover, **values: Any) -> None:

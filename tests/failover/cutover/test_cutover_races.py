@@ -123,5 +123,5 @@ def test_a_late_deregistration_of_the_primary_is_put_right(world: World) -> None
     world.signal(late, TERMINATION, instance_id=primary)
     assert world.agent().instance_id == primary
     assert primary in belongings.registered()
-    [event] = [e for e in world.events("cutover_step") if "put right" in e.message]
+    [event] = [e for e in world.events("cutover_step") if "Undid a late deregister" in e.message]
     assert event.severity == "warning"

@@ -148,7 +148,7 @@ def test_when_aws_cannot_say_targets_are_taken_and_it_is_asked_once(world: World
     assert answer["agent"]["cutover"].keys() == targets.keys()
     assert [w.partition(":")[0] for w in answer["warnings"]] == [
         "cutover.elastic_ip",
-        "AWS could not say, and was asked no further",
+        "AWS did not return a usable answer; other targets not checked",
     ]
 
 
