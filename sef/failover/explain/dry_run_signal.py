@@ -1,5 +1,6 @@
 """The dry run of a signal."""
 
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -13,31 +14,27 @@ from sef.terms import Signal
 
 
 def dry_run_signal(ctx: Context, agent_id: str, signal: Signal) -> dict[str, Any]:
-    """What `receive` would answer and do; nothing is changed.
+    """Answer with what `receive_signal` would answer and do; change nothing.
 
     Raises:
-        AgentNotFound: as `receive`.
+        AgentNotFound: as `receive_signal`.
     """
-    now = ctx.clock()
-
-    def begin(connection: Connection, ctx: Context, agent_id: str) -> RecordedSignal:
-        return record(connection, ctx, agent_id, signal, now)
-
+    begin = partial(record, signal=signal, now=ctx.clock())
     result = dry_run(ctx, agent_id, begin, _answer)
-    # An incident that the dry run opened is not there any more.
+    # An incident that the dry run has opened was rolled back.
     known = ctx.database.read(find_incident, result.answer["incident_id"])
     return result.answer | {"incident_id": known.id if known else None, **result.course}
 
 
 def _answer(connection: Connection, received: RecordedSignal) -> dict[str, Any]:
-    given = answer(connection, received.incident_id, about_standby=received.about_standby)
+    outcome = answer(connection, received.incident_id, about_standby=received.about_standby)
     incident = read_incident(connection, received.incident_id)
     inputs = incident.inputs or {}
     return {
         "status": "success",
         "dry_run": True,
-        "action": given["action"],
-        "message": given["message"],
+        "action": outcome["action"],
+        "message": outcome["message"],
         "incident_id": incident.id,
         "goal": incident.goal,
         "reason": incident.reason,

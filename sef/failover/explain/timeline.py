@@ -1,4 +1,4 @@
-"""The timeline of an incident, from the rows that its steps have left."""
+"""Read an agent's incidents, and the timeline of one, from the rows that its steps have left."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -27,9 +27,14 @@ from sef.notifications import outbox
 def incident_page(
     connection: Connection, agent_id: str, *, before: str | None, limit: int, now: datetime
 ) -> list[dict[str, Any]]:
-    """An agent's incidents, newest first, from before the incident `before` on.
+    """Return an agent's incidents, newest first.
+
+    Args:
+        before: ID of an incident; return only older ones.
+        limit: maximum number of incidents.
 
     Raises:
+        AgentNotFound: the agent is unknown.
         Refused: `invalid_before`.
     """
     read_agent(connection, agent_id)
@@ -40,10 +45,10 @@ def incident_page(
 
 
 def incident_story(connection: Connection, incident_id: str, now: datetime) -> dict[str, Any]:
-    """One incident: what it is, its sentence, its budget of time, and what happened, in order.
+    """Return an incident with its summary, its time budget and its timeline.
 
     Raises:
-        IncidentNotFound: there is none of this id.
+        IncidentNotFound: the incident is unknown.
     """
     incident = find_incident(connection, incident_id)
     if incident is None:
@@ -51,30 +56,30 @@ def incident_story(connection: Connection, incident_id: str, now: datetime) -> d
     return {
         "incident": _fields(connection, [incident], now)[0],
         "budget": _budget(incident, now),
-        "timeline": [_shown(entry) for entry in in_order(_entries(connection, incident))],
+        "timeline": [_entry_fields(entry) for entry in in_order(_entries(connection, incident))],
     }
 
 
 def _fields(
-    connection: Connection, found: Sequence[Incident], now: datetime
+    connection: Connection, incidents: Sequence[Incident], now: datetime
 ) -> list[dict[str, Any]]:
-    pools = pools_of(connection, {i.new_instance_id for i in found if i.new_instance_id})
-    return [_incident_fields(i, pools.get(i.new_instance_id or ""), now) for i in found]
+    pools = pools_of(connection, {i.new_instance_id for i in incidents if i.new_instance_id})
+    return [_incident_fields(i, pools.get(i.new_instance_id or ""), now) for i in incidents]
 
 
 def _incident_fields(incident: Incident, new_pool: str | None, now: datetime) -> dict[str, Any]:
     budget = _budget(incident, now)
-    course = IncidentSummary(
-        incident.kind,
-        incident.status,
-        incident.goal,
-        incident.reason,
-        incident.obstacle,
-        incident.subject,
-        incident.new_instance_id,
-        new_pool,
-        incident.failover_time_ms,
-        budget["seconds_left"] if budget else None,
+    facts = IncidentSummary(
+        kind=incident.kind,
+        status=incident.status,
+        goal=incident.goal,
+        reason=incident.reason,
+        obstacle=incident.obstacle,
+        old=incident.subject,
+        new=incident.new_instance_id,
+        new_pool=new_pool,
+        failover_ms=incident.failover_time_ms,
+        seconds_left=budget["seconds_left"] if budget else None,
     )
     return {
         "id": incident.id,
@@ -94,12 +99,12 @@ def _incident_fields(incident: Incident, new_pool: str | None, now: datetime) ->
         "opened_at": iso(incident.opened_at),
         "deadline": iso(incident.deadline),
         "closed_at": iso(incident.closed_at),
-        "summary": summary(course),
+        "summary": summary(facts),
     }
 
 
 def _budget(incident: Incident, now: datetime) -> dict[str, Any] | None:
-    """The time that AWS gave; None where it announced no end."""
+    """Return the time that AWS gave for the failover; None if it announced no termination."""
     if incident.deadline is None or not incident.kind.is_announced:
         return None
     promoted_at = incident.closed_at if incident.new_instance_id else None
@@ -129,13 +134,13 @@ def _entries(connection: Connection, incident: Incident) -> Iterator[TimelineEnt
     decided = {_details(e).get("token"): e.id for e in events if e.event_type == "launch_decided"}
     refused = {_details(e).get("token") for e in events if e.event_type == "launch_refused"}
     for row in launched:
-        # A refusal is told by its event, which has EC2's words.
+        # The event of a refusal is in the timeline already, with EC2's message.
         if row.client_token not in refused:
             yield _launch(row, sizes.get(row.call_token, 1), decided.get(row.client_token, 0))
     yield from _notices(connection, incident)
-    served = read_replica(connection, incident.replica_id or "")
-    if served is not None and served.incident_id != incident.id:
-        yield from _came_before(served)
+    standby = read_replica(connection, incident.replica_id or "")
+    if standby is not None and standby.incident_id != incident.id:
+        yield from _steps_of_earlier_standby(standby)
 
 
 def _signals(connection: Connection, incident: Incident) -> Iterator[TimelineEntry]:
@@ -146,72 +151,77 @@ def _signals(connection: Connection, incident: Incident) -> Iterator[TimelineEnt
         .order_by(columns.id)
     )
     for row in rows:
-        often = ""
+        repeats = ""
         if row.times_received > 1:
-            often = f", received {row.times_received} times, last at {iso(row.last_received_at)}"
+            repeats = f", received {row.times_received} times, last at {iso(row.last_received_at)}"
         yield TimelineEntry(
             row.detected_at,
             EntryKind.SIGNAL,
             row.signal_type,
-            f"{row.signal_type} for {incident.subject}{often}",
-            {
+            f"{row.signal_type} for {incident.subject}{repeats}",
+            details={
                 "signalled_at": iso(row.signalled_at),
                 "termination_time": iso(row.termination_time),
                 "times_received": row.times_received,
                 "last_received_at": iso(row.last_received_at),
             },
-            _on_its_way(row.signalled_at, row.detected_at),
-            (0, row.id),
+            latency_ms=_delivery_ms(row.signalled_at, row.detected_at),
+            order=(0, row.id),
         )
 
 
 def _events(events: Sequence[Row[Any]]) -> Iterator[TimelineEntry]:
-    since: dict[str, datetime] = {}
+    changed_at: dict[str, datetime] = {}
     for event in events:
         details = dict(_details(event))
         for call in details.pop("calls", []):
-            failed = f": {call['error']}" if call.get("error") else ""
+            error = f": {call['error']}" if call.get("error") else ""
             yield TimelineEntry(
                 event.created_at,
                 EntryKind.CALL,
                 call["operation"],
-                f"{call['operation']} of {call['instance_id']}{failed}",
-                call,
-                call["ms"],
-                (1, event.id, 0),
+                f"{call['operation']} of {call['instance_id']}{error}",
+                details=call,
+                latency_ms=call["ms"],
+                order=(1, event.id, 0),
             )
         latency = details.get("latency_ms", details.get("failover_time_ms"))
         if event.event_type.startswith("replica_"):
             replica_id = details.get("replica_id", "")
-            if replica_id in since:
-                latency = _milliseconds(event.created_at - since[replica_id])
-            since[replica_id] = event.created_at
+            if replica_id in changed_at:
+                latency = _milliseconds(event.created_at - changed_at[replica_id])
+            changed_at[replica_id] = event.created_at
         yield TimelineEntry(
             event.created_at,
             KINDS.get(event.event_type, EntryKind.STEP),
             event.event_type,
             event.message.removeprefix("SEF: "),
-            details,
-            latency,
-            (1, event.id, 1),
+            details=details,
+            latency_ms=latency,
+            order=(1, event.id, 1),
         )
 
 
-def _launch(row: Row[Any], size: int, after: int) -> TimelineEntry:
-    where = f"{row.market} in {row.pool_id}"
-    if size > 1:
-        where += f", one of {size} in a call"
-    said = {
-        "open": f"RunInstances, {where}: not answered yet",
-        "launched": f"RunInstances, {where}: {row.instance_id}",
-        "refused": f"RunInstances, {where}: {row.error_code}",
+def _launch(row: Row[Any], call_size: int, decided_by: int) -> TimelineEntry:
+    """Return the entry of a launch attempt.
+
+    Args:
+        call_size: attempts that shared the RunInstances call.
+        decided_by: ID of the event after which the entry comes.
+    """
+    shared = f", one of {call_size} in a call" if call_size > 1 else ""
+    result = {
+        "open": "not answered yet",
+        "launched": row.instance_id,
+        "refused": row.error_code,
     }
+    sentence = f"RunInstances, {row.market} in {row.pool_id}{shared}: {result[row.status]}"
     latency = None if row.answered_at is None else _milliseconds(row.answered_at - row.created_at)
     details = {
         "operation": "RunInstances",
         "token": row.client_token,
         "call_token": row.call_token or row.client_token,
-        "one_of": size,
+        "one_of": call_size,
         "pool_id": row.pool_id,
         "market": row.market,
         "instance_id": row.instance_id,
@@ -222,48 +232,54 @@ def _launch(row: Row[Any], size: int, after: int) -> TimelineEntry:
         row.created_at,
         EntryKind.CALL,
         "RunInstances",
-        said[row.status],
-        details,
-        latency,
-        (1, after, 2),
+        sentence,
+        details=details,
+        latency_ms=latency,
+        order=(1, decided_by, 2),
     )
 
 
 def _notices(connection: Connection, incident: Incident) -> Iterator[TimelineEntry]:
-    """Who was told, on each channel that the settings named then."""
+    """Yield an entry for each notification and channel that the settings named then."""
     for number, note in enumerate(outbox.of_incident(connection, incident.id)):
         for delivery in note["deliveries"]:
             channel, sent_at = delivery["channel"], delivery["sent_at"]
-            said = {
-                "sent": f"{channel} was told: {note['title']}",
-                "pending": f"{channel} is to be told: {note['title']}",
-                "failed": f"{channel} could not be told: {note['title']}",
+            result = {
+                "sent": f"sent to {channel}",
+                "pending": f"not sent to {channel} yet",
+                "failed": f"could not be sent to {channel}",
             }
             yield TimelineEntry(
                 sent_at or note["created_at"],
                 EntryKind.NOTICE,
                 note["kind"],
-                said[delivery["status"]],
-                delivery | {"sent_at": iso(sent_at), "urgency": note["severity"]},
-                None if sent_at is None else _milliseconds(sent_at - note["created_at"]),
-                (2, number),
+                f"{result[delivery['status']]}: {note['title']}",
+                details=delivery | {"sent_at": iso(sent_at), "urgency": note["severity"]},
+                latency_ms=(
+                    None if sent_at is None else _milliseconds(sent_at - note["created_at"])
+                ),
+                order=(2, number),
             )
 
 
-def _came_before(replica: Replica) -> Iterator[TimelineEntry]:
-    """The steps of a standby that was launched for something else and served this incident."""
+def _steps_of_earlier_standby(replica: Replica) -> Iterator[TimelineEntry]:
+    """Yield the steps of a standby that was launched earlier and promoted in this incident."""
+    instance = replica.instance_id
     details = {"replica_id": replica.id, "replica_type": replica.replica_type}
     steps = [
-        ("replica_ready", replica.ready_at, f"{replica.instance_id} stands by: {replica.reason}"),
-        ("replica_promoted", replica.promoted_at, f"{replica.instance_id} is promoted"),
+        ("replica_ready", replica.ready_at, f"standby {instance} is ready: {replica.reason}"),
+        ("replica_promoted", replica.promoted_at, f"{instance} is promoted"),
     ]
-    for name, at, said in steps:
+    for event_type, at, sentence in steps:
         if at is not None:
-            yield TimelineEntry(at, EntryKind.STEP, name, said, details, order=(0, 0))
+            yield TimelineEntry(at, EntryKind.STEP, event_type, sentence, details, order=(0, 0))
 
 
 def _launched_in(events: Sequence[Row[Any]]) -> set[str]:
-    """The replicas that were launched for it; of others it only tells the end."""
+    """Return the replicas that were launched in the incident.
+
+    The incident may have events of other replicas: those that it ended.
+    """
     return {_details(e)["replica_id"] for e in events if e.event_type == "replica_launching"}
 
 
@@ -275,14 +291,14 @@ def _milliseconds(span: timedelta) -> int:
     return round(span / timedelta(milliseconds=1))
 
 
-def _on_its_way(signalled_at: datetime | None, detected_at: datetime) -> int | None:
-    """Unknown when AWS's clock is ahead of ours."""
+def _delivery_ms(signalled_at: datetime | None, detected_at: datetime) -> int | None:
+    """Return the milliseconds from AWS to SEF; None if AWS's clock is ahead of SEF's."""
     if signalled_at is None or signalled_at > detected_at:
         return None
     return _milliseconds(detected_at - signalled_at)
 
 
-def _shown(entry: TimelineEntry) -> dict[str, Any]:
+def _entry_fields(entry: TimelineEntry) -> dict[str, Any]:
     return {
         "at": iso(entry.at),
         "kind": entry.kind,

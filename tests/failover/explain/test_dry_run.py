@@ -165,4 +165,4 @@ def test_a_plan_with_an_auto_switch_terminates_the_old_primary_once_all_has_foll
         primary,
         90,
     )
-    assert last["sentence"].endswith("once all that belongs to the agent has followed")
+    assert last["sentence"].endswith("once all cutover targets have moved")

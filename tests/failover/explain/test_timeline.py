@@ -203,5 +203,5 @@ def test_who_was_told_is_told(world: World) -> None:
     story = sef.get_incident(answer["incident_id"])
     notices = [entry for entry in story["timeline"] if entry["kind"] == "notice"]
     assert [entry["type"] for entry in notices] == ["detection", "switch", "outcome"]
-    assert all(" was told: " in entry["sentence"] for entry in notices)
+    assert all(entry["sentence"].startswith("sent to ") for entry in notices)
     assert all(entry["details"]["status"] == "sent" for entry in notices)

@@ -1,0 +1,79 @@
+"""The answers of EC2 that a dry run needs, read before its transaction."""
+
+from dataclasses import dataclass, replace
+
+from sef.agents import Agent
+from sef.cloud.errors import CloudError
+from sef.context import Context
+from sef.failover.cutover.checks import TargetCheck, check_targets
+from sef.failover.instances.candidates import (
+    LaunchOptions,
+    NoLaunchConfiguration,
+    launch_options,
+)
+from sef.failover.snapshot import read_snapshot
+from sef.failover.standbys.rows import Replica
+from sef.failover.standbys.watch import Observed, classify, unknown_state
+from sef.terms import ReplicaStatus, parse_pool
+
+
+@dataclass(frozen=True, slots=True)
+class LostStandby:
+    """A standby that is ready by its row, while EC2 shows that its instance has ended."""
+
+    standby: Replica
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloudSnapshot:
+    primary: str | None
+    """Instance of the primary when EC2 was asked."""
+    options: LaunchOptions | None
+    problem: NoLaunchConfiguration | CloudError | None
+    """Reason why there are no `options`."""
+    lost: LostStandby | None
+    targets: TargetCheck
+
+    def options_for(self, agent: Agent) -> LaunchOptions | None:
+        """Return the launch options for the primary that the agent has in the dry run."""
+        if self.options is None or agent.instance_id == self.primary:
+            return self.options
+        source = replace(self.options.source, primary_pool=parse_pool(agent.pool_id))
+        return replace(self.options, source=source)
+
+
+def read_cloud(ctx: Context, agent_id: str, *, must_run: bool) -> CloudSnapshot:
+    """Ask EC2 about the standby, the cutover targets and the launch options of an agent.
+
+    Args:
+        must_run: raise unless EC2 shows that a ready standby is running.
+
+    Raises:
+        CloudError: `must_run`, and EC2 does not say that the standby is running.
+    """
+    snapshot = ctx.database.read(read_snapshot, agent_id)
+    lost = _lost_standby(ctx, snapshot.standby, must_run=must_run)
+    targets = check_targets(ctx, snapshot.agent)
+    primary = snapshot.agent.instance_id
+    try:
+        options = launch_options(ctx, snapshot.agent)
+    except (NoLaunchConfiguration, CloudError) as error:
+        return CloudSnapshot(primary, None, error, lost, targets)
+    return CloudSnapshot(primary, options, None, lost, targets)
+
+
+def _lost_standby(ctx: Context, standby: Replica | None, *, must_run: bool) -> LostStandby | None:
+    if standby is None or standby.status is not ReplicaStatus.READY or not standby.instance_id:
+        return None
+    try:
+        instance = ctx.ec2.instances([standby.instance_id]).get(standby.instance_id)
+    except CloudError:
+        if must_run:
+            raise
+        return None
+    if instance is not None and classify(instance) is Observed.GONE:
+        return LostStandby(standby, f"its instance is {instance.ec2_state}")
+    if must_run and classify(instance) is not Observed.RUNNING:
+        raise unknown_state(standby)
+    return None
