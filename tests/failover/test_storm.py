@@ -92,7 +92,7 @@ def test_it_counts_later_agents_of_a_storm_in_the_same_event(world: World) -> No
         assert len(storm_events(world)) == (number >= 2)
     [event] = storm_events(world)
     assert event.details["agents"] == 5
-    assert event.message == f"SEF: AWS takes instances of 5 agents in {POOL} at once"
+    assert event.message == f"SEF: AWS is interrupting instances of 5 agents in {POOL} at once"
 
 
 @ONCE

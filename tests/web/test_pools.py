@@ -100,8 +100,7 @@ def test_precision_recall_and_lead_time_are_computed_from_past_incidents(
         "risk": {
             "score": 0.7,
             "reasons": [
-                "5 of the 6 times that an instance in this pool was endangered it was "
-                "terminated, prior 0.50: 0.70",
+                "5 of 6 incidents in this pool ended in a termination, prior 0.50: 0.70",
                 "a recommendation preceded 3 of 5 terminations",
             ],
         },

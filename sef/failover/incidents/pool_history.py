@@ -1,4 +1,7 @@
-"""What the past says of a pool, and which pools are left alone."""
+"""Read the history of pools: incidents, prices, cooldowns; assess the risk of a primary.
+
+A pool's history is the incidents of its instances, of all agents, over `HISTORY`.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -22,19 +25,29 @@ from sef.failover.incidents import risk
 from sef.failover.incidents.risk import History, Risk
 from sef.terms import Flag, SignalType, parse_pool
 
+PRICE_HISTORY = timedelta(hours=24)
+"""Age up to which prices count for the price pressure on a pool."""
+
+HISTORY = timedelta(days=90)
+"""Age up to which incidents count for the history of a pool."""
+
 
 def pool_entries(
     connection: Connection, now: datetime, settled_after: timedelta
 ) -> list[dict[str, Any]]:
-    """What is known of each pool that has a past, a primary or a cooldown."""
+    """Return the fields of each pool that has a history, a primary or a cooldown.
+
+    Args:
+        settled_after: time without a termination after which a recommendation is settled.
+    """
     histories = pool_histories(connection, now, settled_after)
     leads = lead_times(connection, now)
     primaries = primaries_of_pools(connection)
     cooldowns = cooldowns_of_pools(connection, now)
     entries = []
     for pool_id in sorted({*histories, *primaries, *cooldowns}):
-        history = histories.get(pool_id, risk.History())
-        judged = risk.assess_for_launch(history)
+        history = histories.get(pool_id, History())
+        assessed = risk.assess_for_launch(history)
         entries.append(
             {
                 "pool_id": pool_id,
@@ -45,7 +58,7 @@ def pool_entries(
                 "precision": _share(history.precision),
                 "recall": _share(history.recall),
                 "lead_time_seconds": _spread(leads.get(pool_id, [])),
-                "risk": {"score": judged.score, "reasons": list(judged.reasons)},
+                "risk": {"score": assessed.score, "reasons": list(assessed.reasons)},
                 "cooldowns": [
                     {"market": row.market, "reason": row.error_code, "until": iso(row.until)}
                     for row in cooldowns.get(pool_id, [])
@@ -55,32 +68,10 @@ def pool_entries(
     return entries
 
 
-def _share(share: float | None) -> float | None:
-    return None if share is None else round(share, 4)
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any] | None:
-    """The least, the median and the most of some seconds."""
-    if not values:
-        return None
-    return {
-        "least": round(min(values), 3),
-        "median": round(median(values), 3),
-        "most": round(max(values), 3),
-    }
-
-
-PRICES_FROM = timedelta(hours=24)
-"""How far back prices count for the pressure on a pool."""
-
-HISTORY = timedelta(days=90)
-"""How far back a pool's past is looked at."""
-
-
 def history_and_fleet(
     connection: Connection, pool_id: str | None, now: datetime, settled_after: timedelta
 ) -> tuple[History, History]:
-    """The past of a pool, and that of all others together."""
+    """Return the history of a pool, and that of all other pools together."""
     by_pool = dict(pool_histories(connection, now, settled_after))
     here = by_pool.pop(pool_id or "", History())
     others = by_pool.values()
@@ -94,29 +85,34 @@ def history_and_fleet(
 def history_of(
     connection: Connection, pool_id: str, now: datetime, settled_after: timedelta
 ) -> History:
-    """The past of one pool."""
+    """Return the history of one pool."""
     return pool_histories(connection, now, settled_after, pool_id).get(pool_id, History())
 
 
 def pool_histories(
     connection: Connection, now: datetime, settled_after: timedelta, pool_id: str | None = None
 ) -> Mapping[str, History]:
-    """The past of each pool that has one, or of one pool alone.
+    """Return the history of each pool that has one, or that of one pool alone.
 
-    A recommendation is settled when a termination followed, or when none did for `settled_after`.
+    Args:
+        settled_after: a recommendation counts when a termination followed, or after this time.
     """
-    given: dict[str, Any] = {"since": now - HISTORY, "settled": now - settled_after}
+    parameters: dict[str, Any] = {"since": now - HISTORY, "settled": now - settled_after}
     statement = _OF_ALL_POOLS
     if pool_id is not None:
-        statement, given = _OF_ONE_POOL, given | {"pool": pool_id}
-    rows = connection.execute(statement, given)
+        statement, parameters = _OF_ONE_POOL, parameters | {"pool": pool_id}
+    rows = connection.execute(statement, parameters)
     return {
         row.pool_id: History(row.recommendations, row.terminations, row.unannounced) for row in rows
     }
 
 
 def _histories(condition: ColumnElement[bool]) -> Select[Any]:
-    """Built once: a promotion asks, and to build it takes as long as five simple statements."""
+    """Build the statement that counts recommendations and terminations by pool.
+
+    Each promotion executes it, and to build it takes as long as five simple statements: the two
+    that are needed are built once.
+    """
     columns = incidents.c
     is_recommended = columns.rebalance_at > bindparam("since")
     is_settled = or_(
@@ -146,7 +142,7 @@ _OF_ONE_POOL = _histories(incidents.c.pool_id == bindparam("pool"))
 
 
 def lead_times(connection: Connection, now: datetime) -> Mapping[str, Sequence[float]]:
-    """By pool, the seconds from each first recommendation to the termination that followed."""
+    """Return by pool the seconds from each first recommendation to the termination after it."""
     incident, signal = incidents.c, spot_interruption_events.c
     rows = connection.execute(
         select(incident.pool_id, signal.detected_at, incident.termination_at)
@@ -166,7 +162,7 @@ def lead_times(connection: Connection, now: datetime) -> Mapping[str, Sequence[f
 
 
 def primaries_of_pools(connection: Connection) -> Mapping[str, int]:
-    """How many agents have their primary in each pool."""
+    """Return by pool the number of agents that have their primary in it."""
     rows = connection.execute(
         select(agents.c.pool_id, func.count())
         .where(agents.c.pool_id.is_not(None))
@@ -176,20 +172,23 @@ def primaries_of_pools(connection: Connection) -> Mapping[str, int]:
 
 
 def cooldowns_of_pools(connection: Connection, now: datetime) -> Mapping[str, Sequence[Any]]:
-    """The rows of the pools that are left alone now, by pool."""
+    """Return the rows of the current cooldowns by pool."""
     columns = unavailable_pools.c
-    found: dict[str, list[Any]] = {}
+    cooldowns: dict[str, list[Any]] = {}
     for row in connection.execute(
         select(unavailable_pools).where(columns.until > now).order_by(columns.market)
     ):
-        found.setdefault(row.pool_id, []).append(row)
-    return found
+        cooldowns.setdefault(row.pool_id, []).append(row)
+    return cooldowns
 
 
 def recent_prices(
     connection: Connection, agent_id: str, pool_id: str | None, since: datetime
 ) -> Sequence[Decimal]:
-    """The observed prices of a series since then, oldest first; interpolated ones never count."""
+    """Return the observed prices of a series from `since` on, oldest first.
+
+    Interpolated points are left out: no decision rests on them.
+    """
     columns = pricing_reports.c
     return connection.scalars(
         select(columns.spot_price)
@@ -204,13 +203,28 @@ def recent_prices(
 
 
 def assess_primary(connection: Connection, ctx: Context, agent: Agent, now: datetime) -> Risk:
-    """Assess the risk that the agent's primary is interrupted, from its pool's past and price."""
+    """Assess the risk that a primary is interrupted, from the history and prices of its pool."""
     settled_after = timedelta(seconds=ctx.settings.standby_ttl_seconds)
-    here, elsewhere = history_and_fleet(connection, agent.pool_id, now, settled_after)
+    history, elsewhere = history_and_fleet(connection, agent.pool_id, now, settled_after)
     pool = parse_pool(agent.pool_id)
     return risk.assess(
-        here,
+        history,
         elsewhere,
-        recent_prices(connection, agent.id, agent.pool_id, now - PRICES_FROM),
+        recent_prices(connection, agent.id, agent.pool_id, now - PRICE_HISTORY),
         ctx.on_demand_prices.get(pool.instance_type) if pool else None,
     )
+
+
+def _share(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any] | None:
+    """Return the minimum, the median and the maximum of `values`; None without values."""
+    if not values:
+        return None
+    return {
+        "least": round(min(values), 3),
+        "median": round(median(values), 3),
+        "most": round(max(values), 3),
+    }

@@ -1,11 +1,11 @@
-"""How likely a pool's instance is to be interrupted, from what happened before. No model to train.
+"""Assess the risk that an instance of a pool is interrupted, from the history of the pool.
 
-A pool's past is the share of its rebalance recommendations that ended in a termination. Few
-recommendations say little, so the share is a Beta posterior mean whose prior is the share of the
-rest of the fleet; with no history anywhere that is 0.5. The price only pushes the risk up.
+After a rebalance recommendation, the risk is the share of the pool's recommendations that ended in
+a termination. Few recommendations prove little, so the share is the mean of a Beta posterior. Its
+prior is the share of the rest of the fleet, or 0.5 without any history. Prices can only raise the
+risk.
 
-That is the risk once AWS has recommended to rebalance. A pool for a new instance is chosen before
-anything is announced: there a termination that came without a recommendation counts as well.
+Before a launch, nothing is announced yet: terminations without a recommendation count as well.
 """
 
 from collections.abc import Sequence
@@ -13,31 +13,31 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 PRIOR_STRENGTH = 4.0
-"""How many recommendations the fleet's share counts for."""
+"""Weight of the prior, in recommendations."""
 
 PRESSURE_WEIGHT = 0.5
-"""How much of the remaining distance to 1 one kind of full price pressure takes."""
+"""Share of the remaining distance to 1 that one kind of price pressure adds, when it is full."""
 
 STEEP_RISE = 0.5
-"""A rise of the spot price by this share, over the prices given, is full pressure."""
+"""Rise of the spot price, as a share, from which the pressure is full."""
 
 UNKNOWN = 0.5
-"""The risk of a pool when nothing has happened in it or anywhere else."""
+"""Risk of a pool without history, when no other pool has history either."""
 
 CALM_PRICE_RATIO = 0.5
-"""Below this share of the on-demand price closeness exerts no pressure; at 1 it is full."""
+"""Share of the on-demand price up to which there is no pressure; at 1 the pressure is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What happened in a pool, or in several."""
+    """Counts of recommendations and terminations in a pool, or in several pools."""
 
     recommendations: int = 0
-    """Those that are settled: a termination followed, or none did for long enough."""
+    """Settled recommendations: a termination followed, or the time for one is over."""
     terminations: int = 0
-    """How many of the recommendations a termination followed."""
+    """Recommendations that a termination followed."""
     unannounced: int = 0
-    """Terminations, announced or found out, that no recommendation preceded."""
+    """Terminations without a recommendation, with a notice or found by SEF."""
 
     @property
     def all_terminations(self) -> int:
@@ -45,18 +45,19 @@ class History:
 
     @property
     def precision(self) -> float | None:
-        """The share of the recommendations that a termination followed."""
+        """Share of the recommendations that a termination followed; None without any."""
         return self.terminations / self.recommendations if self.recommendations else None
 
     @property
     def recall(self) -> float | None:
-        """The share of the terminations that a recommendation preceded."""
+        """Share of the terminations that a recommendation preceded; None without any."""
         return self.terminations / self.all_terminations if self.all_terminations else None
 
 
 @dataclass(frozen=True, slots=True)
 class Risk:
     score: float
+    """0 to 1."""
     reasons: tuple[str, ...]
 
 
@@ -66,13 +67,13 @@ def assess(
     prices: Sequence[Decimal] = (),
     on_demand_price: Decimal | None = None,
 ) -> Risk:
-    """The risk that a termination follows a recommendation, 0 to 1, with what it rests on.
+    """Return the risk that a termination follows a recommendation, with its reasons.
 
     Args:
-        pool: what happened in the pool itself.
-        elsewhere: what happened in all other pools.
-        prices: recent observed (never interpolated) prices of the pool, oldest first.
-        on_demand_price: of the pool's instance type, where known.
+        pool: history of the pool.
+        elsewhere: history of all other pools together.
+        prices: recent observed (not interpolated) spot prices of the pool, oldest first, in USD/h.
+        on_demand_price: of the pool's instance type, in USD/h; None if unknown.
     """
     prior = (elsewhere.terminations + 1) / (elsewhere.recommendations + 2)
     past = _posterior(prior, pool.terminations, pool.recommendations)
@@ -83,7 +84,7 @@ def assess(
         ]
     else:
         reasons = [f"no history in this pool, prior {prior:.2f}"]
-    reasons.extend(_forewarned(pool))
+    reasons.extend(_recall_reasons(pool))
 
     calm = 1.0 - past
     if len(prices) >= 2 and prices[-1] > prices[0]:
@@ -100,28 +101,28 @@ def assess(
 
 
 def assess_for_launch(pool: History) -> Risk:
-    """The risk of a pool in which an instance is to be launched, 0 to 1.
+    """Return the risk of launching an instance in a pool, with its reasons.
 
-    Whatever endangered an instance there counts once: a recommendation, or a termination without
-    one. The risk is the share that ended in a termination. Other pools do not count: they are what
-    it is compared with.
+    The risk is the share of the pool's incidents that ended in a termination; an incident is a
+    recommendation, or a termination without one. Other pools do not count, since the risk is
+    compared with theirs.
     """
-    endangered = pool.recommendations + pool.unannounced
-    if not endangered:
+    incidents = pool.recommendations + pool.unannounced
+    if not incidents:
         return Risk(UNKNOWN, (f"no history in this pool, prior {UNKNOWN:.2f}",))
-    past = _posterior(UNKNOWN, pool.all_terminations, endangered)
-    said = (
-        f"{pool.all_terminations} of the {endangered} times that an instance in this pool was "
-        f"endangered it was terminated, prior {UNKNOWN:.2f}: {past:.2f}"
+    past = _posterior(UNKNOWN, pool.all_terminations, incidents)
+    reason = (
+        f"{pool.all_terminations} of {incidents} incidents in this pool ended in a termination, "
+        f"prior {UNKNOWN:.2f}: {past:.2f}"
     )
-    return Risk(round(past, 4), (said, *_forewarned(pool)))
+    return Risk(round(past, 4), (reason, *_recall_reasons(pool)))
 
 
 def _posterior(prior: float, terminations: int, of: int) -> float:
     return (PRIOR_STRENGTH * prior + terminations) / (PRIOR_STRENGTH + of)
 
 
-def _forewarned(pool: History) -> list[str]:
+def _recall_reasons(pool: History) -> list[str]:
     if not pool.all_terminations:
         return []
     return [

@@ -1,4 +1,4 @@
-"""Incidents and the signals under them."""
+"""Rows of incidents, and of the signals that belong to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,26 +16,43 @@ from sef.terms import OPEN_INCIDENTS, Goal, IncidentKind, IncidentStatus, Signal
 
 PLANNED = [kind for kind in IncidentKind if kind.is_planned]
 
+_OF_SUBJECT = (
+    select(incidents)
+    .where(
+        incidents.c.agent_id == bindparam("agent"),
+        incidents.c.subject == bindparam("lost"),
+        incidents.c.kind.not_in(PLANNED),
+    )
+    .order_by(incidents.c.opened_at.desc())
+    .limit(1)
+)
+"""Statement of `latest_incident`, built once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Incident:
+    """The loss of one instance, or one planned switchover."""
+
     id: str
     agent_id: str
     subject: str
+    """ID of the instance; `epoch-N` for a primary whose instance is unknown."""
     kind: IncidentKind
     instance_id: str | None
     pool_id: str | None
     status: IncidentStatus
     open_agent_id: str | None
+    """ID of the agent while the incident is open; UNIQUE, so an agent has one open incident."""
     goal: Goal
     reason: str
     obstacle: str | None
-    """Why it needs an operator, while it does."""
+    """Reason why the incident needs an operator, while it does."""
     risk_score: float | None
     inputs: dict[str, Any] | None
     rebalance_at: datetime | None
     termination_at: datetime | None
     deadline: datetime | None
+    """End of the instance, as AWS announced it."""
     opened_at: datetime
     closed_at: datetime | None
     replica_id: str | None
@@ -49,12 +66,12 @@ class Incident:
 
     @property
     def is_emergency(self) -> bool:
-        """Whether an instance is being lost, or is lost, and has to be replaced."""
+        """True if an instance is being lost, or is lost, and has to be replaced."""
         return self.goal is Goal.SWITCH and not self.kind.is_planned
 
     @property
     def caused_by(self) -> SignalType:
-        """The signal that a promotion under this incident answers."""
+        """Type of the signal that a promotion in this incident responds to."""
         if self.kind is IncidentKind.LOSS:
             return SignalType.LOSS
         return SignalType.TERMINATION if self.goal is Goal.SWITCH else SignalType.REBALANCE
@@ -64,28 +81,17 @@ def open_incident(connection: Connection, agent_id: str) -> Incident | None:
     return _only(rows_where(connection, incidents, {"open_agent_id": agent_id}))
 
 
-_OF_SUBJECT = (
-    select(incidents)
-    .where(
-        incidents.c.agent_id == bindparam("agent"),
-        incidents.c.subject == bindparam("lost"),
-        incidents.c.kind.not_in(PLANNED),
-    )
-    .order_by(incidents.c.opened_at.desc())
-    .limit(1)
-)
-
-
 def latest_incident(connection: Connection, agent_id: str, subject: str) -> Incident | None:
-    """The last one about an instance being lost; planned switchovers do not count."""
+    """Return the last incident of an instance; planned switchovers do not count."""
     return _only(connection.execute(_OF_SUBJECT, {"agent": agent_id, "lost": subject}))
 
 
 def read_incident(connection: Connection, incident_id: str) -> Incident:
-    found = find_incident(connection, incident_id)
-    if found is None:
+    """Return an incident that is known to exist."""
+    incident = find_incident(connection, incident_id)
+    if incident is None:
         raise LookupError(incident_id)
-    return found
+    return incident
 
 
 def find_incident(connection: Connection, incident_id: str) -> Incident | None:
@@ -95,12 +101,12 @@ def find_incident(connection: Connection, incident_id: str) -> Incident | None:
 def incidents_before(
     connection: Connection, agent_id: str, before: Incident | None, limit: int
 ) -> Sequence[Incident]:
-    """An agent's incidents, newest first, from behind `before` on."""
+    """Return an agent's incidents that are older than `before`, newest first."""
     columns = incidents.c
     statement = select(incidents).where(columns.agent_id == agent_id)
     if before is not None:
-        as_old = and_(columns.opened_at == before.opened_at, columns.id < before.id)
-        statement = statement.where(or_(columns.opened_at < before.opened_at, as_old))
+        same_time = and_(columns.opened_at == before.opened_at, columns.id < before.id)
+        statement = statement.where(or_(columns.opened_at < before.opened_at, same_time))
     newest = statement.order_by(columns.opened_at.desc(), columns.id.desc()).limit(limit)
     return [_incident(row) for row in connection.execute(newest)]
 
@@ -146,7 +152,7 @@ def open_incident_of_primary(
     goal: Goal = Goal.MONITOR,
     reason: str = "",
 ) -> Incident:
-    """Open an incident about the agent's primary; there must be no other open one."""
+    """Open an incident of the agent's primary. The agent must have no open incident."""
     return create_incident(
         connection,
         agent,
@@ -161,7 +167,11 @@ def open_incident_of_primary(
 
 
 def update_incident(connection: Connection, incident: Incident, **values: Any) -> Incident:
-    """Change an incident that was read, and return it changed; Stale if it has changed since."""
+    """Change an incident that was read, and return the changed incident.
+
+    Raises:
+        VersionConflict: the row has changed since it was read.
+    """
     if "status" in values:
         is_open = values["status"] in OPEN_INCIDENTS
         values["open_agent_id"] = incident.agent_id if is_open else None
@@ -173,26 +183,29 @@ def update_incident(connection: Connection, incident: Incident, **values: Any) -
 @dataclass(frozen=True, slots=True)
 class SignalUpdate:
     is_first: bool
-    """The incident has had no signal of this kind before."""
+    """True if the incident had no signal of this type before."""
     is_news: bool
-    """It has not had this announcement, nor a later one of its kind, by AWS's time."""
+    """True if it had neither this announcement nor a later one of its type, by AWS's time."""
 
 
 def record_signal(
     connection: Connection, incident: Incident, signal: Signal, now: datetime
 ) -> SignalUpdate:
-    """Put a signal under its incident, one row for each kind.
+    """Record a signal of an incident: one row for each type, which counts the repeats.
 
-    `detected_at` stays that of the first, from which the failover time is counted.
+    `detected_at` remains the time of the first one: the failover time counts from there.
+
+    Raises:
+        VersionConflict: another worker has recorded a repeat meanwhile.
     """
-    of_its_kind = {"incident_id": incident.id, "signal_type": signal.type}
-    known = rows_where(connection, spot_interruption_events, of_its_kind).one_or_none()
+    key = {"incident_id": incident.id, "signal_type": signal.type}
+    known = rows_where(connection, spot_interruption_events, key).one_or_none()
     values: dict[str, Any] = {"last_received_at": now}
     if signal.terminates_at is not None:
         values["termination_time"] = signal.terminates_at
     if known is None:
         row = {
-            **of_its_kind,
+            **key,
             "agent_id": incident.agent_id,
             "instance_id": incident.instance_id,
             "pool_id": incident.pool_id,
@@ -216,7 +229,7 @@ def record_signal(
 
 
 def signal_was_received(connection: Connection, incident: Incident, signal: Signal) -> bool:
-    """Whether the incident has had this announcement, or a later one of its kind, by AWS's time."""
+    """Return True if the incident had this announcement or a later one of its type."""
     columns = spot_interruption_events.c
     known = connection.scalar(
         select(columns.id).where(
@@ -229,7 +242,7 @@ def signal_was_received(connection: Connection, incident: Incident, signal: Sign
 
 
 def incident_of_signal(connection: Connection, agent_id: str, signal: Signal) -> Incident | None:
-    """The incident under which this very announcement is recorded, by kind and AWS's time."""
+    """Return the incident that has this announcement: same type, same AWS time."""
     columns = spot_interruption_events.c
     recorded = select(columns.incident_id).where(
         columns.agent_id == agent_id,
@@ -240,7 +253,7 @@ def incident_of_signal(connection: Connection, agent_id: str, signal: Signal) ->
 
 
 def latest_failover(connection: Connection, agent_id: str) -> Incident | None:
-    """The last incident that ended with another primary."""
+    """Return the last incident of an agent that ended with a promotion."""
     return _newest(
         connection, incidents.c.agent_id == agent_id, incidents.c.new_instance_id.is_not(None)
     )
@@ -255,22 +268,38 @@ def complete_failover(
 ) -> int:
     """Mark the signal that caused a promotion; return the milliseconds since its arrival.
 
-    A planned switchover has no signal: there it is the time since it was begun.
+    A planned switchover has no signal: its time counts from the opening of the incident.
     """
-    of_its_kind = {"incident_id": incident.id, "signal_type": signal_type}
-    caused = rows_where(connection, spot_interruption_events, of_its_kind).one_or_none()
-    if caused is None:
+    key = {"incident_id": incident.id, "signal_type": signal_type}
+    cause = rows_where(connection, spot_interruption_events, key).one_or_none()
+    if cause is None:
         return _milliseconds(incident.opened_at, now)
-    milliseconds = _milliseconds(caused.detected_at, now)
+    milliseconds = _milliseconds(cause.detected_at, now)
     change(
         connection,
         spot_interruption_events,
-        {"id": caused.id},
+        {"id": cause.id},
         failover_completed=True,
         failover_time_ms=milliseconds,
         replica_id=replica_id,
     )
     return milliseconds
+
+
+def returns_since(connection: Connection, agent_id: str, since: datetime) -> int:
+    """Return the number of an agent's returns from on-demand to spot since `since`."""
+    columns = incidents.c
+    return (
+        connection.scalar(
+            select(func.count()).where(
+                columns.agent_id == agent_id,
+                columns.kind == IncidentKind.RETURN,
+                columns.status == IncidentStatus.DONE,
+                columns.opened_at > since,
+            )
+        )
+        or 0
+    )
 
 
 def _milliseconds(since: datetime, now: datetime) -> int:
@@ -295,20 +324,4 @@ def _incident(row: Row[Any]) -> Incident:
             "kind": IncidentKind(row.kind),
             "status": IncidentStatus(row.status),
         }
-    )
-
-
-def returns_since(connection: Connection, agent_id: str, since: datetime) -> int:
-    """How often an agent has returned from on-demand to spot."""
-    columns = incidents.c
-    return (
-        connection.scalar(
-            select(func.count()).where(
-                columns.agent_id == agent_id,
-                columns.kind == IncidentKind.RETURN,
-                columns.status == IncidentStatus.DONE,
-                columns.opened_at > since,
-            )
-        )
-        or 0
     )

@@ -1,10 +1,14 @@
-"""Pools in which AWS takes many instances at once: one event each, however many agents."""
+"""Report storms: pools in which AWS interrupts the instances of many agents at once.
+
+A storm has one event, which is updated while the storm grows.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from sef.clock import iso
 from sef.db.statements import swap
@@ -13,64 +17,78 @@ from sef.notifications.events import Event, write_events
 from sef.terms import NotificationKind
 
 MIN_AGENTS = 3
-"""From so many agents on it is the pool that is interrupted, and not an instance here and there."""
+"""Agents from which interruptions of one pool are a storm and not a coincidence."""
 
 WITHIN = timedelta(minutes=2)
-"""Two interruptions further apart are two storms."""
+"""Maximum time between two interruptions of one storm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Storm:
     pool_id: str
     began_at: datetime
+    """First termination notice or loss."""
     latest_at: datetime
+    """Last termination notice or loss."""
     agents: int
+    """Number of agents that lost an instance."""
 
 
 def current_storms(connection: Connection, now: datetime) -> Sequence[Storm]:
-    """The pools in which the instances of many agents were taken of late."""
-    found = _interruptions(connection, now - WITHIN, now)
-    return [storm for storm in found if storm.agents >= MIN_AGENTS]
+    """Return the pools in which instances of many agents were interrupted within `WITHIN`."""
+    interrupted = _interruptions(connection, now - WITHIN, now)
+    return [storm for storm in interrupted if storm.agents >= MIN_AGENTS]
 
 
 def report_storm(connection: Connection, storm: Storm, now: datetime) -> None:
-    """Write the event of a storm or, when it has more agents than that says, bring it up to date.
+    """Write the event of a new storm, or update that of a storm that has grown.
 
     Raises:
-        Stale: somebody else has told of it meanwhile.
+        VersionConflict: another worker has reported the storm meanwhile.
     """
-    columns = pool_storms.c
-    known = connection.execute(
-        select(pool_storms).where(columns.pool_id == storm.pool_id)
+    reported = connection.execute(
+        select(pool_storms).where(pool_storms.c.pool_id == storm.pool_id)
     ).one_or_none()
-    if known is None or not storm.began_at - WITHIN < known.latest_at <= now:
-        event_id = _write_event(connection, storm, now)
-        values = {
-            "began_at": storm.began_at,
-            "latest_at": storm.latest_at,
-            "agents": storm.agents,
-            "event_id": event_id,
-        }
-        if known is None:
-            connection.execute(insert(pool_storms).values(pool_id=storm.pool_id, **values))
-            return
+    if reported is not None and storm.began_at - WITHIN < reported.latest_at <= now:
+        _update_report(connection, reported, now)
+        return
+    values = {
+        "began_at": storm.began_at,
+        "latest_at": storm.latest_at,
+        "agents": storm.agents,
+        "event_id": _write_event(connection, storm, now),
+    }
+    if reported is None:
+        connection.execute(insert(pool_storms).values(pool_id=storm.pool_id, **values))
     else:
-        since = known.began_at - timedelta(microseconds=1)
-        found = _interruptions(connection, since, now)
-        [whole] = [one for one in found if one.pool_id == storm.pool_id]
-        if whole.agents == known.agents and whole.latest_at == known.latest_at:
-            return
-        event = _event(whole)
-        connection.execute(
-            update(system_events)
-            .where(system_events.c.id == known.event_id)
-            .values(message=f"SEF: {event.message}", details=event.details)
-        )
-        values = {"agents": whole.agents, "latest_at": whole.latest_at}
-    swap(connection, pool_storms, {"pool_id": storm.pool_id}, version=known.version, **values)
+        key = {"pool_id": storm.pool_id}
+        swap(connection, pool_storms, key, version=reported.version, **values)
+
+
+def _update_report(connection: Connection, reported: Row[Any], now: datetime) -> None:
+    # The storm may have begun before the interruptions within `WITHIN`: count from its beginning.
+    since = reported.began_at - timedelta(microseconds=1)
+    [storm] = [s for s in _interruptions(connection, since, now) if s.pool_id == reported.pool_id]
+    if storm.agents == reported.agents and storm.latest_at == reported.latest_at:
+        return
+    event = _event(storm)
+    connection.execute(
+        update(system_events)
+        .where(system_events.c.id == reported.event_id)
+        .values(message=f"SEF: {event.message}", details=event.details)
+    )
+    swap(
+        connection,
+        pool_storms,
+        {"pool_id": storm.pool_id},
+        version=reported.version,
+        agents=storm.agents,
+        latest_at=storm.latest_at,
+    )
 
 
 def _interruptions(connection: Connection, since: datetime, until: datetime) -> Sequence[Storm]:
+    """Return the interruptions of each pool after `since`, also those of a single agent."""
     columns = incidents.c
     rows = connection.execute(
         select(
@@ -93,7 +111,7 @@ def _interruptions(connection: Connection, since: datetime, until: datetime) -> 
 def _event(storm: Storm) -> Event:
     return Event(
         "pool_interrupted",
-        f"AWS takes instances of {storm.agents} agents in {storm.pool_id} at once",
+        f"AWS is interrupting instances of {storm.agents} agents in {storm.pool_id} at once",
         severity="warning",
         details={
             "pool_id": storm.pool_id,
@@ -106,12 +124,13 @@ def _event(storm: Storm) -> Event:
 
 
 def _write_event(connection: Connection, storm: Storm, now: datetime) -> int:
+    """Write the event of a storm and return its ID."""
     event = _event(storm)
     write_events(connection, [event], now)
     columns = system_events.c
-    written = select(func.max(columns.id)).where(
+    newest = select(func.max(columns.id)).where(
         columns.agent_id.is_(None),
         columns.event_type == event.type,
         columns.created_at == now,
     )
-    return int(connection.scalar(written) or 0)
+    return int(connection.scalar(newest) or 0)

@@ -1,4 +1,4 @@
-"""What happened in an incident: entries in order, and the whole of it in a sentence."""
+"""The timeline entries of an incident, and its summary in one sentence."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from sef.terms import Goal, IncidentKind, IncidentStatus
 
 
 class EntryKind(StrEnum):
-    SIGNAL = "signal"  # what AWS announced, or SEF found out
-    DECISION = "decision"  # what is to be done, with what it rests on
+    SIGNAL = "signal"  # an announcement of AWS, or a loss that SEF has found
+    DECISION = "decision"  # a decision, with its inputs
     CALL = "call"  # a call to EC2 that changes something
-    STEP = "step"  # a move of a replica or of a former primary
-    OUTCOME = "outcome"  # what came of it
-    NOTICE = "notice"  # who was told of it
+    STEP = "step"  # a change of a replica or of a former primary
+    OUTCOME = "outcome"  # the end of the incident or of its cutover, or the need for an operator
+    NOTICE = "notice"  # a notification, on one channel
 
 
 KINDS = {
@@ -32,7 +32,7 @@ KINDS = {
     "cutover_completed": EntryKind.OUTCOME,
     "operator_needed": EntryKind.OUTCOME,
 }
-"""What an event of the history is in a timeline, where it is no step."""
+"""Kind of the timeline entry of each event type; all others are steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,70 +44,72 @@ class TimelineEntry:
     details: dict[str, Any] = field(default_factory=dict)
     latency_ms: int | None = None
     order: tuple[int, ...] = ()
-    """Tells entries of one moment apart."""
+    """Orders entries that have the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class IncidentSummary:
-    """What a summary is made of."""
+    """The facts that a summary is made of."""
 
     kind: IncidentKind
     status: IncidentStatus
     goal: Goal
     reason: str
     obstacle: str | None
-    """Why it needs an operator, if it does."""
+    """Reason why the incident needs an operator, if it does."""
     old: str
+    """Instance that is being lost."""
     new: str | None
+    """Instance that was promoted, if there is one."""
     new_pool: str | None
     failover_ms: int | None
     seconds_left: float | None
-    """At the promotion, or now while there has been none; None where nothing was announced."""
+    """Until the deadline: at the promotion, or now before one; None without a deadline."""
 
 
-def in_order(entries: Iterable[TimelineEntry]) -> Sequence[TimelineEntry]:
-    return sorted(entries, key=lambda entry: (entry.at, entry.order))
-
-
-def seconds(milliseconds: int) -> str:
-    """As in `0.812 s`."""
-    return f"{milliseconds / 1000:.3f} s"
-
-
-def summary(course: IncidentSummary) -> str:
-    """The incident in a sentence."""
-    if course.new is not None:
-        where = f" in {course.new_pool}" if course.new_pool else ""
-        took = "" if course.failover_ms is None else f" in {seconds(course.failover_ms)}"
-        return (
-            f"{_BEGAN[course.kind]}{course.new}{where} replaced {course.old}{took}{_left(course)}"
-        )
-    if course.status is IncidentStatus.NEEDS_OPERATOR:
-        why = course.obstacle or course.reason
-        return f"{course.old} cannot be replaced without help: {why}{_left(course)}"
-    if course.status is IncidentStatus.OPEN:
-        return f"{course.old} is {_DOING[course.goal]}: {course.reason}{_left(course)}"
-    if course.status is IncidentStatus.DONE:
-        return f"{course.old} needed no failover: {course.reason}"
-    return f"nothing was done about {course.old}: {course.reason}"
-
-
-_BEGAN = {
+_PREFIX = {
     IncidentKind.INTERRUPTION: "",
     IncidentKind.LOSS: "an instance was lost without a notice: ",
     IncidentKind.DRILL: "a drill: ",
-    IncidentKind.RETURN: "back to spot: ",
+    IncidentKind.RETURN: "return to spot: ",
 }
-_DOING = {
-    Goal.MONITOR: "watched",
+_ACTIVITY = {
+    Goal.MONITOR: "monitored",
     Goal.STANDBY: "given a standby",
     Goal.SWITCH: "being replaced",
 }
 
 
-def _left(course: IncidentSummary) -> str:
-    if course.seconds_left is None:
+def in_order(entries: Iterable[TimelineEntry]) -> Sequence[TimelineEntry]:
+    """Sort entries by time."""
+    return sorted(entries, key=lambda entry: (entry.at, entry.order))
+
+
+def seconds(milliseconds: int) -> str:
+    """Format milliseconds as seconds, such as `0.812 s`."""
+    return f"{milliseconds / 1000:.3f} s"
+
+
+def summary(facts: IncidentSummary) -> str:
+    """Describe an incident in one sentence."""
+    margin = _margin(facts.seconds_left)
+    if facts.new is not None:
+        where = f" in {facts.new_pool}" if facts.new_pool else ""
+        duration = "" if facts.failover_ms is None else f" in {seconds(facts.failover_ms)}"
+        return f"{_PREFIX[facts.kind]}{facts.new}{where} replaced {facts.old}{duration}{margin}"
+    if facts.status is IncidentStatus.NEEDS_OPERATOR:
+        reason = facts.obstacle or facts.reason
+        return f"cannot replace {facts.old}; operator action needed: {reason}{margin}"
+    if facts.status is IncidentStatus.OPEN:
+        return f"{facts.old} is {_ACTIVITY[facts.goal]}: {facts.reason}{margin}"
+    if facts.status is IncidentStatus.DONE:
+        return f"{facts.old} needed no failover: {facts.reason}"
+    return f"nothing was done about {facts.old}: {facts.reason}"
+
+
+def _margin(seconds_left: float | None) -> str:
+    if seconds_left is None:
         return ""
-    if course.seconds_left < 0:
-        return f", {-course.seconds_left:.1f} s after the deadline"
-    return f", {course.seconds_left:.1f} s before the deadline"
+    if seconds_left < 0:
+        return f", {-seconds_left:.1f} s after the deadline"
+    return f", {seconds_left:.1f} s before the deadline"

@@ -1,7 +1,7 @@
-"""Planned switchovers: drills, and the way back from on-demand to spot.
+"""Begin planned switchovers: drills, and returns from on-demand to spot.
 
-Each is an incident like the others, with a goal and an end; what opens one is here, what carries it
-out is `sef.reconcile`. Whatever AWS announces meanwhile goes first.
+A planned switchover is an incident. This module opens it and `sef.failover.reconcile` carries it
+out. A signal of AWS for the primary ends it early.
 """
 
 from collections.abc import Sequence
@@ -21,45 +21,82 @@ DAY = timedelta(days=1)
 
 
 def plan_switchovers(database: Database, settings: Settings, now: datetime) -> int:
-    """Begin the drills and the returns to spot that are due; return how many began."""
+    """Begin the drills and the returns to spot that are due; return their number."""
     drills, on_demand = database.read(_due, now, timedelta(seconds=settings.on_demand_min_seconds))
     begun = sum(database.write(_begin_drill, agent, now) for agent in drills)
     return begun + sum(database.write(_begin_return, agent, settings, now) for agent in on_demand)
 
 
+def drills_due(connection: Connection, now: datetime) -> Sequence[Agent]:
+    """Return the agents that are due for a drill and have no open incident."""
+    has_incident = exists().where(incidents.c.open_agent_id == agents.c.id)
+    rows = connection.execute(
+        select(agents).where(
+            agents.c.drill_interval.is_not(None), agents.c.instance_id.is_not(None), ~has_incident
+        )
+    )
+    idle = [Agent(**row._mapping) for row in rows]
+    return [agent for agent in idle if agent.is_drill_due(now)]
+
+
+def on_demand_since(connection: Connection, before: datetime) -> Sequence[Agent]:
+    """Return the agents that run on-demand since a promotion at or before `before`.
+
+    Agents in manual mode are left out, and agents with an incident that is open or was closed
+    after `before`.
+    """
+    replica, incident = replica_instances.c, incidents.c
+    # One condition with OR would read every incident that ever was; two conditions use indexes.
+    has_incident = exists().where(incident.open_agent_id == agents.c.id)
+    had_incident = exists().where(incident.agent_id == agents.c.id, incident.closed_at > before)
+    rows = connection.execute(
+        select(agents)
+        .join(replica_instances, replica.instance_id == agents.c.instance_id)
+        .where(
+            replica.status == ReplicaStatus.PROMOTED,
+            replica.market == Market.ON_DEMAND,
+            replica.promoted_at <= before,
+            ~agents.c.manual_replica_enabled,
+            ~has_incident,
+            ~had_incident,
+        )
+    )
+    return [Agent(**row._mapping) for row in rows]
+
+
 def _due(
     connection: Connection, now: datetime, on_demand_stay: timedelta
 ) -> tuple[Sequence[Agent], Sequence[Agent]]:
-    """Return the agents whose drill is due, and those whose return to spot is."""
+    """Return the agents with a drill that is due, and the agents with a return that is due."""
     return drills_due(connection, now), on_demand_since(connection, now - on_demand_stay)
 
 
-def _begin_drill(connection: Connection, seen: Agent, now: datetime) -> bool:
-    agent = _unchanged(connection, seen)
+def _begin_drill(connection: Connection, listed: Agent, now: datetime) -> bool:
+    agent = _lock_unchanged(connection, listed)
     if agent is None:
         return False
-    reason = f"a drill, every {agent.drill_interval} s"
+    reason = f"drill, due every {agent.drill_interval} s"
     update_agent(connection, agent, now, drilled_at=now, not_before=None)
     _open(connection, agent, IncidentKind.DRILL, reason, now)
     return True
 
 
-def _begin_return(connection: Connection, seen: Agent, settings: Settings, now: datetime) -> bool:
-    agent = _unchanged(connection, seen)
+def _begin_return(connection: Connection, listed: Agent, settings: Settings, now: datetime) -> bool:
+    agent = _lock_unchanged(connection, listed)
     if agent is None:
         return False
     if returns_since(connection, agent.id, now - DAY) >= settings.max_spot_returns_per_day:
         return False
     stay = settings.on_demand_min_seconds
-    reason = f"the primary has been on-demand for {stay:.0f} s or more: back to spot"
+    reason = f"return to spot: the primary has been on-demand for at least {stay:.0f} s"
     _open(connection, agent, IncidentKind.RETURN, reason, now)
     return True
 
 
-def _unchanged(connection: Connection, seen: Agent) -> Agent | None:
-    """Lock the agent and return it; None if it has changed since, or has an open incident."""
-    agent = read_agent(connection, seen.id, lock=True)
-    if agent != seen or open_incident(connection, agent.id) is not None:
+def _lock_unchanged(connection: Connection, listed: Agent) -> Agent | None:
+    """Lock an agent; None if it has changed since it was listed, or has an open incident."""
+    agent = read_agent(connection, listed.id, lock=True)
+    if agent != listed or open_incident(connection, agent.id) is not None:
         return None
     return agent
 
@@ -72,40 +109,3 @@ def _open(
     )
     event = Event("switchover_planned", reason, agent.id, incident_id=incident.id)
     write_events(connection, [event], now)
-
-
-def drills_due(connection: Connection, now: datetime) -> Sequence[Agent]:
-    """Agents whose last drill, or whose registration, is longer ago than their interval."""
-    incident = incidents.c
-    in_hand = exists().where(incident.open_agent_id == agents.c.id)
-    rows = connection.execute(
-        select(agents).where(
-            agents.c.drill_interval.is_not(None), agents.c.instance_id.is_not(None), ~in_hand
-        )
-    )
-    found = [Agent(**row._mapping) for row in rows]
-    return [agent for agent in found if agent.is_drill_due(now)]
-
-
-def on_demand_since(connection: Connection, before: datetime) -> Sequence[Agent]:
-    """Agents, not in manual mode, whose primary SEF launched on-demand and promoted before then.
-
-    Those of whom something is in hand, or was in hand since then, are left out.
-    """
-    replica, incident = replica_instances.c, incidents.c
-    # Two conditions and not one with OR, for which every incident ever would be read.
-    in_hand = exists().where(incident.open_agent_id == agents.c.id)
-    was_in_hand = exists().where(incident.agent_id == agents.c.id, incident.closed_at > before)
-    rows = connection.execute(
-        select(agents)
-        .join(replica_instances, replica.instance_id == agents.c.instance_id)
-        .where(
-            replica.status == ReplicaStatus.PROMOTED,
-            replica.market == Market.ON_DEMAND,
-            replica.promoted_at <= before,
-            ~agents.c.manual_replica_enabled,
-            ~in_hand,
-            ~was_in_hand,
-        )
-    )
-    return [Agent(**row._mapping) for row in rows]

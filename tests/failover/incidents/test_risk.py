@@ -121,8 +121,7 @@ def test_a_launch_counts_terminations_that_nothing_announced(pool, expected):
 def test_the_risk_of_a_launch_says_what_it_rests_on():
     assert assess_for_launch(History()) == Risk(0.5, ("no history in this pool, prior 0.50",))
     assert assess_for_launch(History(3, 1, 1)).reasons == (
-        "2 of the 4 times that an instance in this pool was endangered it was terminated, "
-        "prior 0.50: 0.50",
+        "2 of 4 incidents in this pool ended in a termination, prior 0.50: 0.50",
         "a recommendation preceded 1 of 2 terminations",
     )
 

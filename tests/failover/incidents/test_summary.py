@@ -57,7 +57,7 @@ STORIES = [
     ),
     pytest.param(
         {"kind": IncidentKind.RETURN, "new_pool": None, "seconds_left": None},
-        "back to spot: i-new replaced i-old in 0.812 s",
+        "return to spot: i-new replaced i-old in 0.812 s",
         id="return",
     ),
     pytest.param(
@@ -72,17 +72,17 @@ STORIES = [
     ),
     pytest.param(
         {"status": IncidentStatus.OPEN, "new": None, "goal": Goal.MONITOR, "seconds_left": None},
-        "i-old is watched: because",
+        "i-old is monitored: because",
         id="monitored",
     ),
     pytest.param(
         {"status": IncidentStatus.NEEDS_OPERATOR, "new": None, "seconds_left": -60.0},
-        "i-old cannot be replaced without help: because, 60.0 s after the deadline",
+        "cannot replace i-old; operator action needed: because, 60.0 s after the deadline",
         id="stuck",
     ),
     pytest.param(
         {"status": IncidentStatus.NEEDS_OPERATOR, "new": None, "obstacle": "a limit"},
-        "i-old cannot be replaced without help: a limit, 118.2 s before the deadline",
+        "cannot replace i-old; operator action needed: a limit, 118.2 s before the deadline",
         id="stuck-with-an-obstacle",
     ),
     pytest.param(
