@@ -51,8 +51,9 @@ class Incident:
     inputs: dict[str, Any] | None
     rebalance_at: datetime | None
     termination_at: datetime | None
+    """Arrival of the first termination notice; for a loss, the time at which SEF found it."""
     deadline: datetime | None
-    """End of the instance, as AWS announced it."""
+    """Announced end of the instance; for a loss, the same as `termination_at`."""
     opened_at: datetime
     closed_at: datetime | None
     replica_id: str | None

@@ -1,4 +1,4 @@
-"""What belongs to an agent in the simulated cloud, and who has it."""
+"""Cutover targets in the simulated cloud, and the instance that each of them is with."""
 
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -7,72 +7,99 @@ from uuid import uuid4
 
 from sef.cloud.clients import Clients
 from smart_emergency_fallback import SmartEmergencyFallback
-from tests.harness import World, clients_of
+from tests.harness import TERMINATION, World, clients_of
 
-ZONE = "us-east-1a"
 SAME_ZONE = ["m5.large.us-east-1a", "m5a.large.us-east-1a"]
 """Pools between which volumes and interfaces can be moved."""
 
+ALL = {"elastic_ip", "private_ip", "network_interface", "volumes", "target_groups", "dns"}
+"""Fields of the targets, webhooks excepted."""
+
 
 class Belongings:
-    """One of each, on the agent's first primary; `targets` is what the agent is told of them."""
+    """Targets on the agent's first primary: one of each field in `names`, or of every field.
 
-    def __init__(self, world: World, primary: str) -> None:
+    `targets` has them in the form in which they are registered.
+    """
+
+    def __init__(self, world: World, primary: str, *names: str) -> None:
         self._world = world
+        self._primary = primary
         clients = clients_of(world.simulation.endpoint)
         self.ec2, self.elbv2, self.route53 = clients.ec2, clients.elbv2, clients.route53
-        first = self.interface(primary)
-        subnet = first["SubnetId"]
+        self._first_interface = self.interface(primary)
+        create: dict[str, Callable[[], Any]] = {
+            "elastic_ip": self._create_elastic_ip,
+            "private_ip": self._create_private_ip,
+            "network_interface": self._create_interface,
+            "volumes": self._create_volume,
+            "target_groups": self._create_group,
+            "dns": self._create_record,
+        }
+        self.targets: dict[str, Any] = {name: create[name]() for name in names or create}
 
+    def _create_elastic_ip(self) -> Any:
         address = self.ec2.allocate_address(Domain="vpc")
         self.allocation_id, self.public_ip = address["AllocationId"], address["PublicIp"]
         self.ec2.associate_address(
-            AllocationId=self.allocation_id, NetworkInterfaceId=first["NetworkInterfaceId"]
+            AllocationId=self.allocation_id,
+            NetworkInterfaceId=self._first_interface["NetworkInterfaceId"],
         )
+        return self.allocation_id
 
-        block = self.ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["CidrBlock"]
-        taken = self.ec2.describe_network_interfaces()["NetworkInterfaces"]
-        used = {a["PrivateIpAddress"] for eni in taken for a in eni["PrivateIpAddresses"]}
-        # From the end: moto gives its instances those at the beginning, also if they are taken.
+    def _create_private_ip(self) -> Any:
+        block = self._subnet()["CidrBlock"]
+        interfaces = self.ec2.describe_network_interfaces()["NetworkInterfaces"]
+        used = {a["PrivateIpAddress"] for eni in interfaces for a in eni["PrivateIpAddresses"]}
+        # From the end: moto gives its instances the first addresses, even if they are used.
         addresses = (str(address) for address in reversed(list(ip_network(block).hosts())))
         self.private_ip = next(address for address in addresses if address not in used)
         self.ec2.assign_private_ip_addresses(
-            NetworkInterfaceId=first["NetworkInterfaceId"], PrivateIpAddresses=[self.private_ip]
+            NetworkInterfaceId=self._first_interface["NetworkInterfaceId"],
+            PrivateIpAddresses=[self.private_ip],
         )
+        return self.private_ip
 
-        made = self.ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]
-        self.interface_id = made["NetworkInterfaceId"]
+    def _create_interface(self) -> Any:
+        subnet = self._first_interface["SubnetId"]
+        created = self.ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]
+        self.interface_id = created["NetworkInterfaceId"]
         self.ec2.attach_network_interface(
-            NetworkInterfaceId=self.interface_id, InstanceId=primary, DeviceIndex=1
+            NetworkInterfaceId=self.interface_id, InstanceId=self._primary, DeviceIndex=1
         )
+        return {"id": self.interface_id}
 
-        zone = self.ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["AvailabilityZone"]
+    def _create_volume(self) -> Any:
+        zone = self._subnet()["AvailabilityZone"]
         self.volume_id = self.ec2.create_volume(AvailabilityZone=zone, Size=1)["VolumeId"]
-        self.ec2.attach_volume(VolumeId=self.volume_id, InstanceId=primary, Device="/dev/sdf")
+        self.ec2.attach_volume(VolumeId=self.volume_id, InstanceId=self._primary, Device="/dev/sdf")
+        return [{"id": self.volume_id, "device": "/dev/sdf"}]
 
-        name = f"web-{uuid4().hex[:8]}"
+    def _create_group(self) -> Any:
         group = self.elbv2.create_target_group(
-            Name=name, Protocol="HTTP", Port=80, VpcId=first["VpcId"], TargetType="instance"
+            Name=f"web-{uuid4().hex[:8]}",
+            Protocol="HTTP",
+            Port=80,
+            VpcId=self._first_interface["VpcId"],
+            TargetType="instance",
         )
         self.arn = group["TargetGroups"][0]["TargetGroupArn"]
-        self.elbv2.register_targets(TargetGroupArn=self.arn, Targets=[{"Id": primary}])
+        self.elbv2.register_targets(TargetGroupArn=self.arn, Targets=[{"Id": self._primary}])
+        return [{"arn": self.arn}]
 
-        domain = f"{name}.example"
-        zone_made = self.route53.create_hosted_zone(Name=domain, CallerReference=name)
-        self.zone_id = zone_made["HostedZone"]["Id"].rpartition("/")[2]
+    def _create_record(self) -> Any:
+        domain = f"web-{uuid4().hex[:8]}.example"
+        zone = self.route53.create_hosted_zone(Name=domain, CallerReference=domain)
+        self.zone_id = zone["HostedZone"]["Id"].rpartition("/")[2]
         self.name = f"www.{domain}"
-        self.say(first["PrivateIpAddress"], "CREATE", ttl=30)
+        self.write_record(self._first_interface["PrivateIpAddress"])
+        return {"zone_id": self.zone_id, "name": self.name}
 
-        self.targets: dict[str, Any] = {
-            "elastic_ip": self.allocation_id,
-            "private_ip": self.private_ip,
-            "network_interface": {"id": self.interface_id},
-            "volumes": [{"id": self.volume_id, "device": "/dev/sdf"}],
-            "target_groups": [{"arn": self.arn}],
-            "dns": {"zone_id": self.zone_id, "name": self.name},
-        }
+    def _subnet(self) -> Any:
+        subnet = self._first_interface["SubnetId"]
+        return self.ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]
 
-    def say(self, address: str, action: Any = "UPSERT", ttl: int = 30) -> None:
+    def write_record(self, address: str, ttl: int = 30) -> None:
         record: Any = {
             "Name": self.name,
             "Type": "A",
@@ -81,57 +108,74 @@ class Belongings:
         }
         self.route53.change_resource_record_sets(
             HostedZoneId=self.zone_id,
-            ChangeBatch={"Changes": [{"Action": action, "ResourceRecordSet": record}]},
+            ChangeBatch={"Changes": [{"Action": "UPSERT", "ResourceRecordSet": record}]},
         )
 
     def interface(self, instance_id: str) -> Any:
-        found = self._world.described(instance_id)["NetworkInterfaces"]
-        return next(i for i in found if i["Attachment"]["DeviceIndex"] == 0)
+        """Return the first network interface of an instance."""
+        interfaces = self._world.described(instance_id)["NetworkInterfaces"]
+        return next(i for i in interfaces if i["Attachment"]["DeviceIndex"] == 0)
 
     def held(self, instance_id: str) -> set[str]:
-        """Which of them an instance has."""
+        """Return the fields of the targets that are with an instance."""
+        is_with: dict[str, Callable[[str], bool]] = {
+            "elastic_ip": self._has_elastic_ip,
+            "private_ip": self._has_private_ip,
+            "network_interface": self._has_interface,
+            "volumes": self._has_volume,
+            "target_groups": lambda instance_id: instance_id in self.registered(),
+            "dns": self._has_record,
+        }
+        return {name for name in self.targets if is_with[name](instance_id)}
+
+    def _has_elastic_ip(self, instance_id: str) -> bool:
         address = self.ec2.describe_addresses(AllocationIds=[self.allocation_id])["Addresses"][0]
+        first = self.interface(instance_id)["NetworkInterfaceId"]
+        return bool(address.get("NetworkInterfaceId") == first)
+
+    def _has_private_ip(self, instance_id: str) -> bool:
+        addresses = self.interface(instance_id)["PrivateIpAddresses"]
+        return self.private_ip in {a["PrivateIpAddress"] for a in addresses}
+
+    def _has_interface(self, instance_id: str) -> bool:
         interface = self.ec2.describe_network_interfaces(NetworkInterfaceIds=[self.interface_id])
         attachment = interface["NetworkInterfaces"][0].get("Attachment", {})
+        return bool(attachment.get("InstanceId") == instance_id)
+
+    def _has_volume(self, instance_id: str) -> bool:
         volume = self.ec2.describe_volumes(VolumeIds=[self.volume_id])["Volumes"][0]
-        first = self.interface(instance_id)
-        addresses = {a["PrivateIpAddress"] for a in first["PrivateIpAddresses"]}
-        holds = {
-            "elastic_ip": address.get("NetworkInterfaceId") == first["NetworkInterfaceId"],
-            "private_ip": self.private_ip in addresses,
-            "network_interface": attachment.get("InstanceId") == instance_id,
-            "volumes": [a["InstanceId"] for a in volume["Attachments"]] == [instance_id],
-            "target_groups": instance_id in self.registered(),
-            "dns": self.said() == [first["PrivateIpAddress"]],
-        }
-        return {name for name, has in holds.items() if has}
+        return [a["InstanceId"] for a in volume["Attachments"]] == [instance_id]
+
+    def _has_record(self, instance_id: str) -> bool:
+        values = [value["Value"] for value in self.record()["ResourceRecords"]]
+        return values == [self.interface(instance_id)["PrivateIpAddress"]]
 
     def registered(self) -> list[str]:
-        told = self.elbv2.describe_target_health(TargetGroupArn=self.arn)
-        return [target["Target"]["Id"] for target in told["TargetHealthDescriptions"]]
+        """Return the instances that are registered in the target group."""
+        health = self.elbv2.describe_target_health(TargetGroupArn=self.arn)
+        return [target["Target"]["Id"] for target in health["TargetHealthDescriptions"]]
 
     def record(self) -> Any:
-        told = self.route53.list_resource_record_sets(HostedZoneId=self.zone_id)
-        [found] = [r for r in told["ResourceRecordSets"] if r["Name"].strip(".") == self.name]
-        return found
-
-    def said(self) -> list[str]:
-        return [value["Value"] for value in self.record()["ResourceRecords"]]
-
-
-ALL = {"elastic_ip", "private_ip", "network_interface", "volumes", "target_groups", "dns"}
+        records = self.route53.list_resource_record_sets(HostedZoneId=self.zone_id)
+        [record] = [r for r in records["ResourceRecordSets"] if r["Name"].strip(".") == self.name]
+        return record
 
 
 def owner(
     world: World, *names: str, pools: list[str] = SAME_ZONE, **settings: Any
 ) -> tuple[SmartEmergencyFallback, str, Belongings]:
-    """An agent with one of each target, or those that are named, on a primary of its own."""
+    """Return SEF with an agent, its primary, and its targets: those of `names`, or one of each."""
     sef = world.sef(spot_pools=",".join(pools), **settings)
     primary = world.primary(sef)
-    belongings = Belongings(world, primary)
-    targets = {name: belongings.targets[name] for name in names or belongings.targets}
-    sef.register_agent("a", {"cutover": targets})
+    belongings = Belongings(world, primary, *names)
+    sef.register_agent("a", {"cutover": belongings.targets})
     return sef, primary, belongings
+
+
+def fail_over(world: World, sef: SmartEmergencyFallback, primary: str, **signal: Any) -> str:
+    """Send a termination notice for the primary; return the new primary."""
+    answer = world.signal(sef, TERMINATION, instance_id=primary, **signal)
+    return str(answer["new_instance_id"])
 
 
 def cutover_of(sef: SmartEmergencyFallback) -> Any:
@@ -139,14 +183,15 @@ def cutover_of(sef: SmartEmergencyFallback) -> Any:
 
 
 def steps_of(sef: SmartEmergencyFallback) -> dict[str, str]:
-    """What has become of each kind of step."""
+    """Return the status of each kind of step."""
     return {str(step["kind"]): str(step["status"]) for step in cutover_of(sef)["steps"]}
 
 
 def hooked(world: World, on: str, do: Callable[..., None]) -> Clients:
-    """Return clients of their own, on which `do` runs once, at an event of boto3.
+    """Return new clients that run `do` once, at an event of boto3.
 
-    The event is one such as `before-call.*.AssociateAddress`.
+    Args:
+        on: the event, such as `before-call.*.AssociateAddress`.
     """
     clients = Clients("us-east-1", world.simulation.endpoint, simulated=True)
     happened: list[bool] = []

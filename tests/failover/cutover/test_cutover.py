@@ -1,38 +1,38 @@
-"""After a promotion, what belongs to the agent follows its new primary."""
+"""The cutover targets of an agent follow its new primary after a promotion."""
 
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from tests.failover.cutover.cutover_targets import ALL, cutover_of, owner, steps_of
+from tests.failover.cutover.cutover_targets import ALL, cutover_of, fail_over, owner, steps_of
 from tests.harness import ALIVE, ONCE, OTHERS, REBALANCE, TERMINATION, World
 
 REFUSED = "UnauthorizedOperation"
 
 
-def test_all_of_it_follows_in_an_emergency(world: World) -> None:
+def test_failover_moves_every_target(world: World) -> None:
     sef, primary, belongings = owner(world)
     assert belongings.held(primary) == ALL
-    new = world.signal(sef, TERMINATION, instance_id=primary)["new_instance_id"]
+    new = fail_over(world, sef, primary)
     assert belongings.held(new) == ALL
     assert belongings.registered() == [new]
-    told = cutover_of(sef)
-    assert told["status"] == "done"
-    assert (told["old_instance_id"], told["new_instance_id"]) == (primary, new)
-    assert told["epoch"] == world.agent().epoch == 2
-    assert all(step["latency_ms"] is not None for step in told["steps"])
+    cutover = cutover_of(sef)
+    assert cutover["status"] == "done"
+    assert (cutover["old_instance_id"], cutover["new_instance_id"]) == (primary, new)
+    assert cutover["epoch"] == world.agent().epoch == 2
+    assert all(step["latency_ms"] is not None for step in cutover["steps"])
     [completed] = world.events("cutover_completed")
-    assert completed.incident_id == told["incident_id"]
+    assert completed.incident_id == cutover["incident_id"]
     world.check()
 
 
-def test_it_follows_a_switch_and_the_old_primary_is_kept_till_then(world: World) -> None:
+def test_switch_keeps_the_old_primary_until_every_target_has_moved(world: World) -> None:
     sef, primary, belongings = owner(world)
     sef.enable_manual_replica_mode("a")
     world.simulation.set_options(healthy_after_seconds=1000)
     new = sef.execute_manual_switch("a")["new_instance_id"]
-    # The instance that is to serve is not healthy yet: traffic is not handed over.
+    # The new primary is not healthy yet, so the traffic stays with the old one.
     assert belongings.held(primary) == {"elastic_ip", "dns", "target_groups"}
     for _ in range(3):
         world.settle(sef, 60)
@@ -47,7 +47,8 @@ def test_it_follows_a_switch_and_the_old_primary_is_kept_till_then(world: World)
     world.check()
 
 
-def test_an_agent_without_targets_has_no_cutover(world: World) -> None:
+@ONCE
+def test_agent_without_targets_has_no_cutover(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     world.signal(sef, TERMINATION, instance_id=primary)
@@ -56,12 +57,11 @@ def test_an_agent_without_targets_has_no_cutover(world: World) -> None:
 
 
 @ONCE
-def test_with_seconds_left_it_is_moved_at_once(world: World) -> None:
+def test_with_seconds_left_every_target_moves_at_once(world: World) -> None:
     sef, primary, belongings = owner(world)
     world.simulation.set_options(healthy_after_seconds=1000)
     end = (world.clock() + timedelta(seconds=5)).isoformat()
-    answer = world.signal(sef, TERMINATION, instance_id=primary, termination_time=end)
-    new = answer["new_instance_id"]
+    new = fail_over(world, sef, primary, termination_time=end)
     assert belongings.held(new) == ALL
     assert belongings.registered() == [new]
     assert cutover_of(sef)["status"] == "done"
@@ -69,17 +69,18 @@ def test_with_seconds_left_it_is_moved_at_once(world: World) -> None:
 
 
 @ONCE
-def test_an_unhealthy_target_is_awaited_as_long_as_the_deadline_allows(world: World) -> None:
-    sef, primary, belongings = owner(world)
+def test_unhealthy_primary_is_awaited_as_long_as_the_deadline_allows(world: World) -> None:
+    names = ("volumes", "target_groups", "elastic_ip", "dns")
+    sef, primary, belongings = owner(world, *names)
     world.simulation.set_options(healthy_after_seconds=1000)
-    new = world.signal(sef, TERMINATION, instance_id=primary)["new_instance_id"]
+    new = fail_over(world, sef, primary)
     for _ in range(10):
         world.settle(sef, 10)  # of the 120 s
     assert steps_of(sef)["healthy"] == "pending"
     assert "elastic_ip" in belongings.held(primary)
     world.settle(sef, 5)
     assert steps_of(sef)["healthy"] == "failed"
-    assert belongings.held(new) == ALL
+    assert belongings.held(new) == set(names)
     assert belongings.registered() == [new]
     assert cutover_of(sef)["status"] == "needs_operator"
     [event] = world.events("operator_needed")
@@ -87,12 +88,13 @@ def test_an_unhealthy_target_is_awaited_as_long_as_the_deadline_allows(world: Wo
     world.simulation.set_options(healthy_after_seconds=0)
     world.settle(sef, 80)
     assert cutover_of(sef)["status"] == "done"
-    assert len(world.events("operator_needed")) == 1, "it is said once"
+    assert len(world.events("operator_needed")) == 1, "it is reported once"
 
 
 @ONCE
-def test_a_notice_for_the_old_primary_gives_the_cutover_a_deadline(world: World) -> None:
-    sef, primary, belongings = owner(world)
+def test_notice_for_the_old_primary_sets_the_deadline_of_its_cutover(world: World) -> None:
+    names = ("target_groups", "elastic_ip")
+    sef, primary, belongings = owner(world, *names)
     sef.set_auto_mode("a", "auto-switch", enabled=True)
     world.simulation.set_options(healthy_after_seconds=1000)
     world.signal(sef, REBALANCE, instance_id=primary)
@@ -102,11 +104,11 @@ def test_a_notice_for_the_old_primary_gives_the_cutover_a_deadline(world: World)
     world.signal(sef, TERMINATION, instance_id=primary)
     new = world.agent().instance_id
     assert cutover_of(sef)["deadline"] is not None
-    assert belongings.held(new) == ALL
+    assert belongings.held(new) == set(names)
     assert belongings.registered() == [new]
 
 
-# What goes wrong
+# Failing steps
 
 
 @ONCE
@@ -121,13 +123,12 @@ def test_a_notice_for_the_old_primary_gives_the_cutover_a_deadline(world: World)
         ("RegisterTargets", "target_groups"),
     ],
 )
-def test_a_step_that_is_refused_holds_up_no_other(world: World, action: str, name: str) -> None:
+def test_refused_step_delays_no_other(world: World, action: str, name: str) -> None:
     sef, primary, belongings = owner(world)
     world.simulation.add_fault(action, error_code=REFUSED)
     left = 5 if name in ("elastic_ip", "dns", "volumes") else 120
     end = (world.clock() + timedelta(seconds=left)).isoformat()
-    answer = world.signal(sef, TERMINATION, instance_id=primary, termination_time=end)
-    new = answer["new_instance_id"]
+    new = fail_over(world, sef, primary, termination_time=end)
     for _ in range(left // 10):
         world.settle(sef, 10)
     assert belongings.held(new) == ALL - {name}
@@ -152,51 +153,68 @@ def test_a_step_that_is_refused_holds_up_no_other(world: World, action: str, nam
 @pytest.mark.parametrize(
     "actions",
     [
-        ["DescribeAddresses", "ListResourceRecordSets", "DescribeTargetHealth", "DescribeVolumes"],
-        ["DisassociateAddress", "UnassignPrivateIpAddresses", "DetachVolume", "DeregisterTargets"],
-        ["AssociateAddress", "AssignPrivateIpAddresses", "AttachVolume", "RegisterTargets"],
-        ["DetachNetworkInterface", "ChangeResourceRecordSets"],
-        ["AttachNetworkInterface"],
+        {
+            "DescribeAddresses": "elastic_ip",
+            "ListResourceRecordSets": "dns",
+            "DescribeTargetHealth": "target_groups",
+            "DescribeVolumes": "volumes",
+        },
+        {
+            "DisassociateAddress": "elastic_ip",
+            "UnassignPrivateIpAddresses": "private_ip",
+            "DetachVolume": "volumes",
+            "DeregisterTargets": "target_groups",
+        },
+        {
+            "AssociateAddress": "elastic_ip",
+            "AssignPrivateIpAddresses": "private_ip",
+            "AttachVolume": "volumes",
+            "RegisterTargets": "target_groups",
+        },
+        {"DetachNetworkInterface": "network_interface", "ChangeResourceRecordSets": "dns"},
+        {"AttachNetworkInterface": "network_interface"},
     ],
-    ids=lambda actions: actions[0],
+    ids=lambda actions: next(iter(actions)),
 )
-def test_what_aws_does_not_answer_is_tried_again(
-    world: World, actions: list[str], fault: Any
+def test_call_that_aws_does_not_answer_is_retried(
+    world: World, actions: dict[str, str], fault: Any
 ) -> None:
-    sef, primary, belongings = owner(world)
+    sef, primary, belongings = owner(world, *actions.values())
     for action in actions:
         world.simulation.add_fault(action, count=2, **fault)
-    new = world.signal(sef, TERMINATION, instance_id=primary)["new_instance_id"]
+    new = fail_over(world, sef, primary)
     for _ in range(12):
         world.settle(sef, 6)
-    assert belongings.held(new) == ALL
-    assert belongings.registered() == [new]
+    assert belongings.held(new) == set(actions.values())
+    if "target_groups" in belongings.targets:
+        assert belongings.registered() == [new]
     assert cutover_of(sef)["status"] == "done"
     assert world.events("operator_needed") == []
     world.check()
 
 
 @ONCE
-def test_nothing_is_moved_before_the_new_primary_runs(world: World) -> None:
-    sef, primary, belongings = owner(world)
+def test_no_target_moves_before_the_new_primary_runs(world: World) -> None:
+    names = ("volumes", "target_groups", "elastic_ip")
+    sef, primary, belongings = owner(world, *names)
     sef.enable_manual_replica_mode("a")
     new = str(world.standby().instance_id)  # type: ignore[union-attr]
-    # It is promoted unseen: EC2 does not say how it is.
+    # EC2 does not describe the standby, which is promoted without a check.
     world.simulation.add_fault("DescribeInstances", error_code="RequestLimitExceeded")
-    assert world.signal(sef, TERMINATION, instance_id=primary)["new_instance_id"] == new
+    assert fail_over(world, sef, primary) == new
     world.settle(sef, 5)
     assert steps_of(sef)["running"] == "pending"
     world.simulation.clear_faults()
-    assert belongings.held(primary) == ALL
+    assert belongings.held(primary) == set(names)
     world.settle(sef, 5)
     assert steps_of(sef)["running"] == "done"
-    assert belongings.held(new) == ALL
+    assert belongings.held(new) == set(names)
 
 
 @ONCE
-def test_a_volume_in_another_zone_is_refused_and_stays(world: World) -> None:
+def test_volume_in_another_zone_stays_with_the_old_primary(world: World) -> None:
     sef, primary, belongings = owner(world, "volumes", "elastic_ip", pools=OTHERS)
-    # There is on-demand capacity in the zone of the volume, but nobody allows it here.
+    # The zone of the volume has on-demand capacity, which this agent may not use.
     sef.enable_manual_replica_mode("a")
     assert world.pool_of(world.standby().instance_id) in OTHERS  # type: ignore[union-attr]
     new = sef.execute_manual_switch("a")["new_instance_id"]
@@ -206,10 +224,10 @@ def test_a_volume_in_another_zone_is_refused_and_stays(world: World) -> None:
     assert volume["error"].startswith(f"{belongings.volume_id} is in us-east-1a and {new} in ")
     for _ in range(5):
         world.settle(sef, 600)
-    assert belongings.held(primary) >= {"volumes", "elastic_ip"}, "it serves on"
+    assert belongings.held(primary) >= {"volumes", "elastic_ip"}, "it keeps serving"
     assert world.state(primary) == "running"
     assert cutover_of(sef)["status"] == "needs_operator"
-    # The operator decides to do without the volume.
+    # The operator removes the volume from the targets.
     sef.register_agent("a", {"cutover": {"elastic_ip": belongings.allocation_id}})
     world.settle(sef, 90)
     world.settle(sef, 90)
@@ -221,19 +239,19 @@ def test_a_volume_in_another_zone_is_refused_and_stays(world: World) -> None:
 
 
 @ONCE
-def test_a_standby_is_launched_where_the_volume_is(world: World) -> None:
+def test_standby_is_launched_in_the_zone_of_the_volume(world: World) -> None:
     pools = ["m5.large.us-east-1a", "c5.large.us-east-1b", "r5.large.us-east-1a"]
     sef, primary, belongings = owner(world, "volumes", pools=pools)
-    new = world.signal(sef, TERMINATION, instance_id=primary)["new_instance_id"]
-    assert world.pool_of(new) == "r5.large.us-east-1a", "dearer, and in the zone of the volume"
+    new = fail_over(world, sef, primary)
+    assert world.pool_of(new) == "r5.large.us-east-1a", "dearer, but in the zone of the volume"
     assert "volumes" in belongings.held(new)
 
 
 @ONCE
-def test_an_instance_named_by_hand_ends_the_cutover(world: World) -> None:
-    sef, primary, belongings = owner(world)
+def test_primary_named_by_an_operator_supersedes_the_cutover(world: World) -> None:
+    sef, primary, belongings = owner(world, "target_groups", "elastic_ip")
     world.simulation.set_options(healthy_after_seconds=1000)
-    world.signal(sef, TERMINATION, instance_id=primary)
+    fail_over(world, sef, primary)
     other = world.launch()
     sef.register_agent("a", {"instance_id": other})
     assert cutover_of(sef)["status"] == "superseded"
@@ -245,17 +263,18 @@ def test_an_instance_named_by_hand_ends_the_cutover(world: World) -> None:
 
 
 @ONCE
-def test_another_promotion_does_again_what_the_one_before_had_to(world: World) -> None:
-    sef, primary, belongings = owner(world)
+def test_next_promotion_moves_the_targets_of_an_unfinished_cutover(world: World) -> None:
+    names = ("volumes", "target_groups", "elastic_ip")
+    sef, primary, belongings = owner(world, *names)
     world.simulation.set_options(healthy_after_seconds=1000)
-    second = world.signal(sef, TERMINATION, instance_id=primary)["new_instance_id"]
+    second = fail_over(world, sef, primary)
     assert set(belongings.registered()) == {primary, second}
     world.clock.advance(10)
-    third = world.signal(sef, TERMINATION, instance_id=second)["new_instance_id"]
+    third = fail_over(world, sef, second)
     assert third not in (primary, second)
     world.simulation.set_options(healthy_after_seconds=0)
     world.settle(sef, 5)
-    assert belongings.held(third) == ALL
+    assert belongings.held(third) == set(names)
     assert belongings.registered() == [third]
     statuses = sorted((row.epoch, row.status) for row in world.rows("cutovers"))
     assert statuses == [(2, "superseded"), (3, "done")]
@@ -263,8 +282,8 @@ def test_another_promotion_does_again_what_the_one_before_had_to(world: World) -
 
 
 @ONCE
-def test_a_lost_primary_leaves_nothing_behind(world: World) -> None:
-    """Nothing was announced; AWS has freed what the instance had."""
+def test_targets_of_a_lost_primary_move_to_the_new_one(world: World) -> None:
+    """AWS announced nothing, and has detached the targets from the instance."""
     sef, primary, belongings = owner(world)
     world.simulation.terminate(primary)
     world.clock.advance(1000)
@@ -277,8 +296,10 @@ def test_a_lost_primary_leaves_nothing_behind(world: World) -> None:
     assert cutover_of(sef)["status"] == "done"
 
 
-def test_a_launch_that_is_put_off_does_not_put_off_the_cutover(world: World) -> None:
-    sef, _, belongings = owner(world)
+@ONCE
+def test_postponed_launch_does_not_postpone_the_cutover(world: World) -> None:
+    names = ("target_groups", "elastic_ip")
+    sef, _, belongings = owner(world, *names)
     sef.enable_manual_replica_mode("a")
     world.simulation.set_options(healthy_after_seconds=1000)
     world.simulation.add_fault("RunInstances", error_code=REFUSED)
@@ -288,15 +309,15 @@ def test_a_launch_that_is_put_off_does_not_put_off_the_cutover(world: World) -> 
     assert world.agent().not_before > world.clock() + timedelta(seconds=60)
     world.simulation.set_options(healthy_after_seconds=0)
     world.settle(sef, 5)
-    assert belongings.held(new) == ALL
+    assert belongings.held(new) == set(names)
     assert cutover_of(sef)["status"] == "done"
 
 
-def test_it_is_told_what_has_it_now(world: World) -> None:
-    """A record keeps what the agent does not say of it."""
+@ONCE
+def test_record_keeps_its_ttl_if_the_target_has_none(world: World) -> None:
     sef, primary, belongings = owner(world, "dns")
     assert belongings.record()["TTL"] == 30
-    world.signal(sef, TERMINATION, instance_id=primary)
+    fail_over(world, sef, primary)
     assert belongings.record()["TTL"] == 30
     assert sef.get_agent_status("a")["agent"]["cutover"] == {
         "dns": {"zone_id": belongings.zone_id, "name": belongings.name}

@@ -1,4 +1,4 @@
-"""Workers that die or freeze in the middle of a cutover, and what the others make of it."""
+"""Cutovers whose worker crashes or freezes in the middle, while other workers continue."""
 
 from typing import Any
 
@@ -6,10 +6,17 @@ import pytest
 
 from sef.cloud.clients import Clients
 from smart_emergency_fallback import SmartEmergencyFallback
-from tests.failover.cutover.cutover_targets import SAME_ZONE, Belongings, cutover_of, hooked, owner
+from tests.failover.cutover.cutover_targets import (
+    SAME_ZONE,
+    Belongings,
+    cutover_of,
+    fail_over,
+    hooked,
+    owner,
+)
 from tests.harness import ONCE, TERMINATION, Crash, World
 
-MOVES = [
+CHANGES = [
     ("elastic_ip", "DisassociateAddress"),
     ("elastic_ip", "AssociateAddress"),
     ("private_ip", "UnassignPrivateIpAddresses"),
@@ -22,7 +29,7 @@ MOVES = [
     ("target_groups", "RegisterTargets"),
     ("target_groups", "DeregisterTargets"),
 ]
-LOOKS = [
+INSPECTIONS = [
     ("elastic_ip", "DescribeAddresses"),
     ("private_ip", "DescribeNetworkInterfaces"),
     ("dns", "ListResourceRecordSets"),
@@ -34,16 +41,16 @@ def worker(world: World, clients: Clients) -> SmartEmergencyFallback:
     return world.sef(clients=clients, spot_pools=",".join(SAME_ZONE))
 
 
-def has_it_alone(belongings: Belongings, name: str, instance_id: str) -> None:
-    assert belongings.held(instance_id) & {name} == {name}
+def assert_held_by(belongings: Belongings, name: str, instance_id: str) -> None:
+    assert belongings.held(instance_id) == {name}
     if name == "target_groups":
         assert belongings.registered() == [instance_id]
 
 
-@pytest.mark.parametrize(("name", "operation"), MOVES)
+@pytest.mark.parametrize(("name", "operation"), CHANGES)
 @ONCE
-def test_a_step_that_a_crash_cut_short_is_finished(world: World, name: str, operation: str) -> None:
-    quick, primary, belongings = owner(world, name)
+def test_step_interrupted_by_a_crash_is_completed(world: World, name: str, operation: str) -> None:
+    other, primary, belongings = owner(world, name)
 
     def crash(**_: Any) -> None:
         raise Crash
@@ -52,75 +59,76 @@ def test_a_step_that_a_crash_cut_short_is_finished(world: World, name: str, oper
     with pytest.raises(Crash):
         world.signal(dying, TERMINATION, instance_id=primary)
     new = world.agent().instance_id
-    assert new != primary, "it was promoted before"
-    world.settle(quick, 5)
-    has_it_alone(belongings, name, new)
-    assert cutover_of(quick)["status"] == "done"
+    assert new != primary, "promoted before the crash"
+    world.settle(other, 5)
+    assert_held_by(belongings, name, new)
+    assert cutover_of(other)["status"] == "done"
     assert world.events("operator_needed") == []
     world.check()
 
 
-@pytest.mark.parametrize(("name", "operation"), MOVES + LOOKS)
+@pytest.mark.parametrize(("name", "operation"), CHANGES + INSPECTIONS)
 @ONCE
-def test_a_late_worker_of_an_older_epoch_moves_nothing(
+def test_frozen_worker_of_an_older_epoch_moves_nothing(
     world: World, name: str, operation: str
 ) -> None:
-    """It froze just before a call; meanwhile others promoted once more and moved everything."""
-    quick, primary, belongings = owner(world, name)
+    """It froze just before a call; meanwhile another worker promoted again and moved the target."""
+    other, primary, belongings = owner(world, name)
 
-    def promote_once_more(**_: Any) -> None:
+    def promote_again(**_: Any) -> None:
         second = world.agent().instance_id
         assert second != primary
-        answer = world.signal(quick, TERMINATION, instance_id=second)
+        answer = world.signal(other, TERMINATION, instance_id=second)
         assert answer["action"] == "promoted"
-        has_it_alone(belongings, name, answer["new_instance_id"])
+        assert_held_by(belongings, name, answer["new_instance_id"])
 
-    late = worker(world, hooked(world, f"before-call.*.{operation}", promote_once_more))
-    world.signal(late, TERMINATION, instance_id=primary)
+    frozen = worker(world, hooked(world, f"before-call.*.{operation}", promote_again))
+    fail_over(world, frozen, primary)
     third = world.agent().instance_id
     assert world.agent().epoch == 3
-    has_it_alone(belongings, name, third)
-    assert cutover_of(quick)["status"] == "done"
-    world.settle(late, 60)
-    has_it_alone(belongings, name, third)
+    assert_held_by(belongings, name, third)
+    assert cutover_of(other)["status"] == "done"
+    world.settle(frozen, 60)
+    assert_held_by(belongings, name, third)
     statuses = {row.epoch: row.status for row in world.rows("cutovers")}
     assert statuses[3] == "done"
-    if (name, operation) in MOVES:
+    if (name, operation) in CHANGES:
         assert statuses[2] == "superseded"
-    # Else nobody had taken the step up yet, and the others finished the first cutover as well.
+    # Before an inspection the step is not claimed, so the other worker finished both cutovers.
     world.check()
 
 
 @ONCE
-def test_two_workers_at_one_cutover_do_it_once(world: World) -> None:
-    quick, primary, belongings = owner(world)
+def test_two_workers_complete_one_cutover_once(world: World) -> None:
+    names = ("volumes", "target_groups", "elastic_ip", "dns")
+    other, primary, belongings = owner(world, *names)
     done: list[bool] = []
 
-    def another_too(**_: Any) -> None:
-        world.clock.advance(5)  # the other takes the first one's claim for given up
-        quick.reconcile()
+    def reconcile_meanwhile(**_: Any) -> None:
+        world.clock.advance(5)  # the claim of the slow worker expires
+        other.reconcile()
         done.append(True)
 
-    slow = worker(world, hooked(world, "before-call.*.AssociateAddress", another_too))
-    new = world.signal(slow, TERMINATION, instance_id=primary)["new_instance_id"]
+    slow = worker(world, hooked(world, "before-call.*.AssociateAddress", reconcile_meanwhile))
+    new = fail_over(world, slow, primary)
     assert done
-    world.settle(quick, 5)
-    assert len(belongings.held(new)) == 6
-    assert cutover_of(quick)["status"] == "done"
+    world.settle(other, 5)
+    assert belongings.held(new) == set(names)
+    assert cutover_of(other)["status"] == "done"
     assert len(world.events("cutover_completed")) == 1
     world.check()
 
 
 @ONCE
-def test_a_late_deregistration_of_the_primary_is_put_right(world: World) -> None:
-    """The former primary is made primary again, by hand, while a worker is about to take it out."""
-    quick, primary, belongings = owner(world, "target_groups")
+def test_late_deregistration_of_the_primary_is_undone(world: World) -> None:
+    """An operator makes the former primary primary again just before it is deregistered."""
+    other, primary, belongings = owner(world, "target_groups")
 
-    def take_it_back(**_: Any) -> None:
-        quick.register_agent("a", {"instance_id": primary})
+    def restore(**_: Any) -> None:
+        other.register_agent("a", {"instance_id": primary})
 
-    late = worker(world, hooked(world, "before-call.*.DeregisterTargets", take_it_back))
-    world.signal(late, TERMINATION, instance_id=primary)
+    late = worker(world, hooked(world, "before-call.*.DeregisterTargets", restore))
+    fail_over(world, late, primary)
     assert world.agent().instance_id == primary
     assert primary in belongings.registered()
     [event] = [e for e in world.events("cutover_step") if "Undid a late deregister" in e.message]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from smart_emergency_fallback import SmartEmergencyFallback
-from tests.failover.cutover.cutover_targets import Belongings, cutover_of, steps_of
+from tests.failover.cutover.cutover_targets import Belongings, cutover_of, fail_over, steps_of
 from tests.harness import ALIVE, ONCE, TERMINATION, World
 from tests.webhook_receiver import Receiver
 
@@ -24,14 +24,14 @@ def owner(
 ) -> tuple[SmartEmergencyFallback, str, Belongings]:
     sef = world.sef(allowed_private_networks="127.0.0.0/8", **settings)
     primary = world.primary(sef)
-    belongings = Belongings(world, primary)
+    belongings = Belongings(world, primary, "elastic_ip")
     hooks = {"before": f"{receiver.url}/before", "after": f"{receiver.url}/after"}
     targets = {"elastic_ip": belongings.allocation_id, "webhooks": hooks}
     sef.register_agent("a", {"cutover": targets})
     return sef, primary, belongings
 
 
-def test_they_come_before_and_after(world: World, receiver: Receiver) -> None:
+def test_webhooks_are_sent_before_and_after_the_moves(world: World, receiver: Receiver) -> None:
     sef, primary, belongings = owner(world, receiver)
     held: list[set[str]] = []
 
@@ -44,9 +44,9 @@ def test_they_come_before_and_after(world: World, receiver: Receiver) -> None:
     answer = world.signal(sef, TERMINATION, instance_id=primary)
     assert [path for path, _, _ in receiver.got] == ["/hook/before", "/hook/after"]
     assert held == [{"elastic_ip"}, set()]
-    told = cutover_of(sef)
+    cutover = cutover_of(sef)
     for (_, headers, body), event in zip(receiver.got, ["before", "after"], strict=True):
-        assert headers["Idempotency-Key"] == f"{told['id']}-{event}"
+        assert headers["Idempotency-Key"] == f"{cutover['id']}-{event}"
         assert body | {"steps": []} == {
             "event": f"cutover.{event}",
             "agent_id": "a",
@@ -55,7 +55,7 @@ def test_they_come_before_and_after(world: World, receiver: Receiver) -> None:
             "old_instance_id": primary,
             "new_instance_id": answer["new_instance_id"],
             "pool_id": world.agent().pool_id,
-            "deadline": told["deadline"],
+            "deadline": cutover["deadline"],
             "steps": [],
         }
     [step] = [s for s in receiver.got[1][2]["steps"] if s["kind"] == "elastic-ip"]
@@ -65,18 +65,18 @@ def test_they_come_before_and_after(world: World, receiver: Receiver) -> None:
         "status": "done",
         "error": None,
     }
-    assert told["status"] == "done"
+    assert cutover["status"] == "done"
 
 
 @ONCE
-def test_one_that_is_not_taken_is_sent_again_with_the_same_key(
+def test_unanswered_webhook_is_sent_again_with_the_same_key(
     world: World, receiver: Receiver
 ) -> None:
     sef, primary, belongings = owner(world, receiver)
     receiver.status = 503
-    new = world.signal(sef, TERMINATION, instance_id=primary)["new_instance_id"]
+    new = fail_over(world, sef, primary)
     world.settle(sef, 2)
-    assert "elastic_ip" in belongings.held(primary), "the one before is waited for"
+    assert "elastic_ip" in belongings.held(primary), "the moves wait for the webhook"
     receiver.status = 200
     world.settle(sef, 2)
     assert "elastic_ip" in belongings.held(new)
@@ -87,12 +87,12 @@ def test_one_that_is_not_taken_is_sent_again_with_the_same_key(
 
 
 @ONCE
-def test_one_before_that_fails_is_left_out_and_calls_nobody(
+def test_failed_before_webhook_is_not_sent_again_and_needs_no_operator(
     world: World, receiver: Receiver
 ) -> None:
     sef, primary, belongings = owner(world, receiver)
     receiver.status = 404
-    new = world.signal(sef, TERMINATION, instance_id=primary)["new_instance_id"]
+    new = fail_over(world, sef, primary)
     receiver.status = 200
     world.settle(sef, 60)
     world.settle(sef, 60)
@@ -103,17 +103,19 @@ def test_one_before_that_fails_is_left_out_and_calls_nobody(
 
 
 @ONCE
-def test_with_seconds_left_the_one_before_is_skipped(world: World, receiver: Receiver) -> None:
+def test_before_webhook_is_skipped_with_seconds_left(world: World, receiver: Receiver) -> None:
     sef, primary, _ = owner(world, receiver)
     end = (world.clock() + timedelta(seconds=5)).isoformat()
-    world.signal(sef, TERMINATION, instance_id=primary, termination_time=end)
+    fail_over(world, sef, primary, termination_time=end)
     assert [path for path, _, _ in receiver.got] == ["/hook/after"]
     assert steps_of(sef)["webhook-before"] == "skipped"
     assert cutover_of(sef)["status"] == "done"
 
 
 @ONCE
-def test_the_old_primary_does_not_wait_for_the_one_after(world: World, receiver: Receiver) -> None:
+def test_old_primary_ends_before_the_after_webhook_is_sent(
+    world: World, receiver: Receiver
+) -> None:
     sef, primary, _ = owner(world, receiver)
     sef.enable_manual_replica_mode("a")
 
@@ -134,10 +136,10 @@ def test_the_old_primary_does_not_wait_for_the_one_after(world: World, receiver:
 
 
 @ONCE
-def test_a_private_address_is_not_called(world: World, receiver: Receiver) -> None:
+def test_webhook_to_a_private_address_is_not_sent(world: World, receiver: Receiver) -> None:
     sef, primary, belongings = owner(world, receiver)
     guarded = world.sef()
-    new = world.signal(guarded, TERMINATION, instance_id=primary)["new_instance_id"]
+    new = fail_over(world, guarded, primary)
     assert receiver.got == []
     assert "elastic_ip" in belongings.held(new)
     [event] = world.events("operator_needed")
