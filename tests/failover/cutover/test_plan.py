@@ -1,6 +1,7 @@
-"""Order of the steps of a cutover, and how long each step is waited for."""
+"""The order of a cutover's steps, their time-outs, and the step that is due."""
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,7 +36,9 @@ def kinds(left: timedelta | None, targets: Any = ONE_EACH) -> list[str]:
 
 
 @pytest.mark.parametrize("left", [None, timedelta(hours=1), MINUTE, HURRY_BELOW])
-def test_with_a_minute_the_new_primary_is_registered_and_awaited(left: timedelta | None) -> None:
+def test_with_a_minute_left_the_new_primary_is_awaited_before_the_traffic_moves(
+    left: timedelta | None,
+) -> None:
     assert kinds(left) == [
         "running",
         "webhook-before",
@@ -53,7 +56,7 @@ def test_with_a_minute_the_new_primary_is_registered_and_awaited(left: timedelta
 
 
 @pytest.mark.parametrize("left", [timedelta(seconds=29), SECONDS, timedelta(0), -MINUTE])
-def test_with_seconds_everything_is_moved_at_once(left: timedelta) -> None:
+def test_with_seconds_left_every_target_moves_at_once(left: timedelta) -> None:
     assert kinds(left) == [
         "running",
         "elastic-ip",
@@ -92,10 +95,12 @@ LEFT = st.none() | st.integers(-300, 300).map(lambda seconds: timedelta(seconds=
 
 
 @given(TARGETS, LEFT)
-def test_every_target_has_its_step_once(targets: Any, left: timedelta | None) -> None:
+def test_every_target_has_one_step_of_each_of_its_kinds(
+    targets: Any, left: timedelta | None
+) -> None:
     steps = plan_steps(targets, left) + skipped_steps(targets, left)
-    found = Counter((step.kind, str(step.target)) for step in steps)
-    assert set(found.values()) <= {1}
+    counts = Counter((step.kind, str(step.target)) for step in steps)
+    assert set(counts.values()) <= {1}
     expected = {StepKind.RUNNING}
     for kind in StepKind:
         name = kind.replace("-", "_")
@@ -113,7 +118,7 @@ def test_every_target_has_its_step_once(targets: Any, left: timedelta | None) ->
 
 
 @given(TARGETS, LEFT)
-def test_nothing_comes_before_running_and_stages_rise(targets: Any, left: timedelta | None) -> None:
+def test_running_is_the_only_step_of_the_first_stage(targets: Any, left: timedelta | None) -> None:
     steps = plan_steps(targets, left)
     assert steps[0].kind is StepKind.RUNNING
     assert [step.stage for step in steps].count(0) == 1
@@ -121,7 +126,7 @@ def test_nothing_comes_before_running_and_stages_rise(targets: Any, left: timede
 
 
 @given(TARGETS, LEFT)
-def test_nobody_is_deregistered_before_the_new_one_is_registered(
+def test_former_primaries_are_deregistered_after_the_new_one_is_registered(
     targets: Any, left: timedelta | None
 ) -> None:
     steps = plan_steps(targets, left)
@@ -131,21 +136,21 @@ def test_nobody_is_deregistered_before_the_new_one_is_registered(
 
 
 @given(TARGETS, LEFT, LEFT)
-def test_the_order_depends_on_the_time_left_alone(
+def test_order_depends_only_on_the_hurry(
     targets: Any, one: timedelta | None, other: timedelta | None
 ) -> None:
     is_same = (one is None or one >= HURRY_BELOW) == (other is None or other >= HURRY_BELOW)
     assert (plan_steps(targets, one) == plan_steps(targets, other)) or not is_same
 
 
-def test_a_target_that_was_taken_away_is_not_wanted() -> None:
+def test_step_of_a_removed_target_is_not_wanted() -> None:
     assert is_wanted(StepKind.VOLUME, WHOLE["volumes"][0], WHOLE)
     assert not is_wanted(StepKind.VOLUME, {**WHOLE["volumes"][0], "device": "/dev/sdg"}, WHOLE)
     assert not is_wanted(StepKind.VOLUME, WHOLE["volumes"][0], {"elastic_ip": "eipalloc-0abc1234"})
     assert not is_wanted(StepKind.RUNNING, None, None)
 
 
-# How long a step is waited for
+# Time-outs
 
 
 @pytest.mark.parametrize(
@@ -159,11 +164,11 @@ def test_a_target_that_was_taken_away_is_not_wanted() -> None:
         (StepKind.HEALTHY, -60, timedelta(0)),
         (StepKind.WEBHOOK_BEFORE, 60, PATIENCE[StepKind.WEBHOOK_BEFORE]),
         (StepKind.WEBHOOK_BEFORE, 18, timedelta(seconds=3)),
-        (StepKind.ELASTIC_IP, 5, PATIENCE[StepKind.ELASTIC_IP]),  # it is what the time was kept for
+        (StepKind.ELASTIC_IP, 5, PATIENCE[StepKind.ELASTIC_IP]),  # the reserve is for this step
         (StepKind.RUNNING, 5, PATIENCE[StepKind.RUNNING]),
     ],
 )
-def test_what_is_awaited_leaves_time_for_the_moves(
+def test_time_out_keeps_a_reserve_for_the_moves(
     kind: StepKind, deadline: float | None, expected: timedelta
 ) -> None:
     until = None if deadline is None else NOW + timedelta(seconds=deadline)
@@ -173,7 +178,7 @@ def test_what_is_awaited_leaves_time_for_the_moves(
 @pytest.mark.parametrize(
     ("kind", "seconds"), [(StepKind.ELASTIC_IP, 5), (StepKind.REGISTER, 5), (StepKind.VOLUME, 60)]
 )
-def test_in_a_hurry_what_cannot_be_moved_at_once_is_not_waited_for(
+def test_hurried_cutover_has_short_time_outs_for_its_first_moves(
     kind: StepKind, seconds: int
 ) -> None:
     for left in (-60, 5, 29):
@@ -182,7 +187,7 @@ def test_in_a_hurry_what_cannot_be_moved_at_once_is_not_waited_for(
 
 
 @given(st.sampled_from(StepKind), LEFT, st.booleans())
-def test_patience_never_ends_before_it_begins_nor_eats_the_reserve(
+def test_time_out_is_never_before_the_start_or_within_the_reserve(
     kind: StepKind, left: timedelta | None, hurried: bool
 ) -> None:
     deadline = None if left is None else NOW + left
@@ -192,105 +197,100 @@ def test_patience_never_ends_before_it_begins_nor_eats_the_reserve(
         assert until <= deadline - RESERVE
 
 
-# Whose turn it is
+# The step that is due
 
 
 def steps(left: timedelta | None, **statuses: str) -> list[StepState]:
-    """The steps of a plan, done up to those that are said to be otherwise, and pending after."""
-    told = {name.replace("_", "-"): StepStatus(status) for name, status in statuses.items()}
-    found, is_behind = [], False
+    """Return the steps of a plan: done before the first step of `statuses`, pending after it."""
+    given = {name.replace("_", "-"): StepStatus(status) for name, status in statuses.items()}
+    states, is_behind = [], False
     for position, step in enumerate(plan_steps(ONE_EACH, left)):
-        is_behind |= step.kind in told
-        status = told.get(step.kind, StepStatus.PENDING if is_behind else StepStatus.DONE)
-        found.append(StepState(position, step.stage, step.kind, status, NOW))
-    return found
+        is_behind |= step.kind in given
+        status = given.get(step.kind, StepStatus.PENDING if is_behind else StepStatus.DONE)
+        states.append(StepState(position, step.stage, step.kind, status, NOW))
+    return states
 
 
-def turn(found: list[StepState], deadline: timedelta | None) -> str | None:
-    step = next_step_of(found, None if deadline is None else NOW + deadline, NOW)
+def due(states: list[StepState], deadline: timedelta | None) -> str | None:
+    step = next_step_of(states, None if deadline is None else NOW + deadline, NOW)
     return None if step is None else str(step.kind)
 
 
-def later(found: list[StepState], *names: str) -> list[StepState]:
-    """As they are, but these are not due yet."""
-    at = NOW + timedelta(seconds=1)
-    return [
-        StepState(s.position, s.stage, s.kind, s.status, at if s.kind in names else s.not_before)
-        for s in found
-    ]
+def not_due(states: list[StepState], *kinds: str) -> list[StepState]:
+    """Return the states with the steps of `kinds` due only in a second."""
+    later = NOW + timedelta(seconds=1)
+    return [replace(s, not_before=later) if s.kind in kinds else s for s in states]
 
 
-def test_steps_come_one_after_the_other() -> None:
+def test_calm_steps_are_due_one_after_the_other() -> None:
     for kind in kinds(None):
         name = kind.replace("-", "_")
-        assert turn(steps(None, **{name: "pending"}), None) == kind
-    assert turn(steps(None, webhook_after="done"), None) is None
+        assert due(steps(None, **{name: "pending"}), None) == kind
+    assert due(steps(None, webhook_after="done"), None) is None
 
 
-def test_what_is_pending_holds_up_the_stages_behind_it() -> None:
-    waiting = later(steps(MINUTE, healthy="pending"), "healthy")
-    assert turn(waiting, MINUTE) is None
-    assert next_due(waiting, NOW + MINUTE) == NOW + timedelta(seconds=1)
+def test_pending_step_blocks_the_stages_after_it() -> None:
+    states = not_due(steps(MINUTE, healthy="pending"), "healthy")
+    assert due(states, MINUTE) is None
+    assert next_due(states, NOW + MINUTE) == NOW + timedelta(seconds=1)
 
 
-def test_a_record_that_fails_holds_up_no_elastic_ip() -> None:
+def test_failed_record_does_not_delay_the_elastic_ip() -> None:
     for left in (None, MINUTE, SECONDS):
-        found = steps(left, elastic_ip="pending", dns="failed")
-        assert turn(found, left) == "elastic-ip"
-    # Nor the other way round.
-    assert turn(later(steps(None, elastic_ip="pending"), "elastic-ip"), None) == "dns"
+        states = steps(left, elastic_ip="pending", dns="failed")
+        assert due(states, left) == "elastic-ip"
+    # A pending Elastic IP does not delay the record either.
+    assert due(not_due(steps(None, elastic_ip="pending"), "elastic-ip"), None) == "dns"
 
 
 @pytest.mark.parametrize("kind", ["volume", "network-interface", "private-ip"])
-def test_before_a_deadline_the_service_moves_without_what_cannot_be_had(kind: str) -> None:
+def test_with_a_deadline_a_failed_attachment_does_not_block_the_traffic(kind: str) -> None:
     name = kind.replace("-", "_")
     others = {"volume": "done", "network_interface": "done", "private_ip": "done"}
-    found = later(steps(MINUTE, **{**others, name: "failed"}), kind)
-    assert turn(found, MINUTE) == "register"
+    states = not_due(steps(MINUTE, **{**others, name: "failed"}), kind)
+    assert due(states, MINUTE) == "register"
 
 
 @pytest.mark.parametrize("kind", ["volume", "network-interface", "private-ip", "register"])
-def test_without_one_the_old_primary_serves_on_until_it_can(kind: str) -> None:
+def test_without_a_deadline_a_failed_attachment_blocks_the_traffic(kind: str) -> None:
     done = dict.fromkeys(["volume", "network_interface", "private_ip"], "done")
     done |= {"register": "done"} if kind == "register" else {}
-    found = later(steps(None, **{**done, kind.replace("-", "_"): "failed"}), kind)
-    assert turn(found, None) is None
-    assert not traffic_moved(found)
+    states = not_due(steps(None, **{**done, kind.replace("-", "_"): "failed"}), kind)
+    assert due(states, None) is None
+    assert not traffic_moved(states)
 
 
-def test_an_unhealthy_target_holds_up_a_planned_cutover_and_no_other() -> None:
-    found = later(steps(None, healthy="failed"), "healthy")
-    assert turn(found, None) is None
-    assert turn(found, MINUTE) == "elastic-ip"
+def test_unhealthy_primary_blocks_only_a_cutover_without_a_deadline() -> None:
+    states = not_due(steps(None, healthy="failed"), "healthy")
+    assert due(states, None) is None
+    assert due(states, MINUTE) == "elastic-ip"
 
 
-def test_nothing_is_moved_to_what_does_not_run() -> None:
+def test_no_step_is_due_before_the_new_primary_runs() -> None:
     for left in (None, MINUTE, SECONDS, -MINUTE):
         for status in ("pending", "failed"):
-            assert turn(later(steps(left, running=status), "running"), left) is None
+            assert due(not_due(steps(left, running=status), "running"), left) is None
 
 
-def test_what_failed_is_tried_again_when_nothing_else_is_due() -> None:
-    found = steps(MINUTE, elastic_ip="failed", dns="done")
-    assert turn(found, MINUTE) == "deregister"
-    assert turn(steps(MINUTE, elastic_ip="failed", dns="done", deregister="done",
+def test_failed_step_is_due_when_no_pending_step_is() -> None:
+    states = steps(MINUTE, elastic_ip="failed", dns="done")
+    assert due(states, MINUTE) == "deregister"
+    assert due(steps(MINUTE, elastic_ip="failed", dns="done", deregister="done",
                       webhook_after="done"), MINUTE) == "elastic-ip"  # fmt: skip
 
 
-def test_a_webhook_that_was_to_come_before_is_not_sent_after() -> None:
-    found = steps(None, webhook_before="failed")
-    assert turn(found, None) == "volume"
+def test_failed_before_webhook_is_over() -> None:
+    states = steps(None, webhook_before="failed")
+    assert due(states, None) == "volume"
     over = [
-        StepState(s.position, s.stage, s.kind, StepStatus.DONE, NOW)
-        if s.kind is not StepKind.WEBHOOK_BEFORE
-        else s
-        for s in found
+        s if s.kind is StepKind.WEBHOOK_BEFORE else replace(s, status=StepStatus.DONE)
+        for s in states
     ]
     assert next_due(over, None) is None
     assert traffic_moved(over)
 
 
-def test_the_new_primary_serves_before_the_last_webhook_is_sent() -> None:
+def test_traffic_has_moved_before_the_after_webhook_is_sent() -> None:
     assert traffic_moved(steps(None, webhook_after="pending"))
     assert traffic_moved(steps(None, webhook_after="failed"))
     assert not traffic_moved(steps(None, deregister="pending"))

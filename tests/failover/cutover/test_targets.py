@@ -1,4 +1,4 @@
-"""What cutover targets must look like, and what is said of those that do not."""
+"""Validation of cutover targets, and the messages for invalid ones."""
 
 from typing import Any
 
@@ -20,31 +20,31 @@ WHOLE: dict[str, Any] = {
 }
 
 
-def test_targets_are_read_and_read_again_as_the_same() -> None:
+def test_valid_targets_are_returned_unchanged() -> None:
     assert parse_targets(WHOLE) == WHOLE
     assert parse_targets(parse_targets(WHOLE)) == WHOLE
 
 
-def test_what_is_not_said_has_its_default() -> None:
-    told = parse_targets(
+def test_missing_fields_get_their_defaults() -> None:
+    targets = parse_targets(
         {"dns": {**DNS, "name": "Web.Example.com."}, "network_interface": {"id": "eni-0abc1234"}}
     )
-    assert told == {
+    assert targets == {
         "dns": {**DNS, "type": "A", "address": "private"},
         "network_interface": {"id": "eni-0abc1234", "device_index": 1},
     }
 
 
-def test_a_field_that_is_null_is_as_one_that_is_not_there() -> None:
-    told = parse_targets({"elastic_ip": "eipalloc-0abc1234", "dns": None, "volumes": None})
-    assert told == {"elastic_ip": "eipalloc-0abc1234"}
+def test_null_fields_are_treated_as_missing() -> None:
+    targets = parse_targets({"elastic_ip": "eipalloc-0abc1234", "dns": None, "volumes": None})
+    assert targets == {"elastic_ip": "eipalloc-0abc1234"}
 
 
 VOLUME = {"id": "vol-0abc1234", "device": "/dev/sdf"}
 
 
 @pytest.mark.parametrize(
-    ("given", "field"),
+    ("given", "beginning"),
     [
         ([], "cutover must"),
         ("eipalloc-0abc1234", "cutover must"),
@@ -102,9 +102,9 @@ VOLUME = {"id": "vol-0abc1234", "device": "/dev/sdf"}
         ({"webhooks": {"after": "https://u:p@x.example/"}}, "cutover.webhooks.after must not have"),
     ],
 )
-def test_what_is_wrong_is_named(given: Any, field: str) -> None:
+def test_invalid_target_is_rejected_with_its_field(given: Any, beginning: str) -> None:
     with pytest.raises(Refused) as refused:
         parse_targets(given)
     assert refused.value.reason == "invalid_cutover"
-    assert refused.value.message.startswith(field)
+    assert refused.value.message.startswith(beginning)
     assert refused.value.message.endswith(".")

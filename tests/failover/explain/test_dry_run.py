@@ -1,4 +1,4 @@
-"""A dry run in the middle of something, and on what can fail."""
+"""The dry run of a signal while a launch is under way, and when no launch is possible."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def steps(answer: dict[str, Any]) -> list[str]:
 
 
 @ONCE
-def test_a_standby_on_its_way_is_awaited_for_the_rest_of_the_usual_time(world: World) -> None:
+def test_launching_standby_is_awaited_for_the_rest_of_the_usual_time(world: World) -> None:
     sef = world.sef()
     world.primary(sef, "b")
     sef.enable_manual_replica_mode("b")
@@ -29,9 +29,7 @@ def test_a_standby_on_its_way_is_awaited_for_the_rest_of_the_usual_time(world: W
 
 
 @ONCE
-def test_a_launch_whose_answer_is_unknown_is_repeated_and_no_other_is_planned(
-    world: World,
-) -> None:
+def test_plan_repeats_an_unanswered_launch_instead_of_another_one(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     world.simulation.add_fault("RunInstances", error_code="RequestLimitExceeded")
@@ -47,7 +45,7 @@ def test_a_launch_whose_answer_is_unknown_is_repeated_and_no_other_is_planned(
 
 
 @ONCE
-def test_where_no_pool_has_capacity_the_plan_ends_with_its_problem(world: World) -> None:
+def test_plan_ends_with_a_problem_when_no_pool_has_capacity(world: World) -> None:
     sef = world.sef(spot_pools=",".join(OTHERS))
     world.primary(sef)
     for pool in OTHERS:
@@ -80,7 +78,7 @@ def without_capacity(world: World) -> Any:
     return sef
 
 
-def with_nothing_to_launch_like(world: World) -> Any:
+def without_launch_configuration(world: World) -> Any:
     sef = world.sef(launch_template="")
     sef.register_agent("a", {"pool_id": OTHERS[0]})
     return sef
@@ -98,38 +96,38 @@ def forbidden(world: World) -> Any:
     [
         (at_its_limit, REBALANCE),
         (at_its_limit, TERMINATION),
-        # In an emergency EC2 is asked all the same, which a dry run does not do.
+        # In an emergency the real call asks EC2 in spite of cooldowns; a dry run cannot.
         (without_capacity, REBALANCE),
-        (with_nothing_to_launch_like, TERMINATION),
+        (without_launch_configuration, TERMINATION),
         (forbidden, REBALANCE),
     ],
 )
 @ONCE
-def test_what_nothing_can_be_launched_for_is_answered_as_the_call_itself(
+def test_impossible_launch_has_the_action_and_message_of_the_real_call(
     world: World, obstacle: Any, signal: str
 ) -> None:
     sef = obstacle(world)
     primary = world.agent().instance_id
     named = {} if primary is None else {"instance_id": primary}
-    rehearsed = world.signal(sef, signal, dry_run=True, **named)
+    planned = world.signal(sef, signal, dry_run=True, **named)
     real = world.signal(sef, signal, **named)
     assert real["action"] == "waiting"
-    assert (rehearsed["action"], rehearsed["message"]) == (real["action"], real["message"])
-    assert rehearsed["plan"][-1]["problem"] is not None
+    assert (planned["action"], planned["message"]) == (real["action"], real["message"])
+    assert planned["plan"][-1]["problem"] is not None
 
 
 @ONCE
-def test_a_launch_that_is_put_off_is_told_with_its_cause(world: World) -> None:
+def test_postponed_launch_is_planned_as_a_wait_with_its_reason(world: World) -> None:
     sef = at_its_limit(world)
-    told = {"at": world.clock(), "instance_id": world.agent().instance_id}
-    assert world.signal(sef, TERMINATION, **told)["action"] == "waiting"
-    [wait] = world.signal(sef, TERMINATION, **told, dry_run=True)["plan"]
+    signal = {"at": world.clock(), "instance_id": world.agent().instance_id}
+    assert world.signal(sef, TERMINATION, **signal)["action"] == "waiting"
+    [wait] = world.signal(sef, TERMINATION, **signal, dry_run=True)["plan"]
     assert wait["step"] == "wait"
     assert "SEF_MAX_LAUNCHES_PER_HOUR" in wait["reason"]
 
 
 @ONCE
-def test_without_anything_to_launch_like_the_plan_says_what_is_missing(world: World) -> None:
+def test_plan_names_the_missing_launch_template(world: World) -> None:
     sef = world.sef(launch_template="")
     sef.register_agent("a", {"pool_id": OTHERS[0]})
     [launch] = world.signal(sef, TERMINATION, dry_run=True)["plan"]
@@ -138,12 +136,10 @@ def test_without_anything_to_launch_like_the_plan_says_what_is_missing(world: Wo
 
 @pytest.mark.parametrize("left", [120, 20])
 @ONCE
-def test_with_seconds_left_the_plan_says_what_the_cutover_leaves_out(
-    world: World, left: int
-) -> None:
+def test_plan_lists_skipped_cutover_steps_with_seconds_left(world: World, left: int) -> None:
     sef = world.sef(spot_pools=",".join(SAME_ZONE))
     primary = world.primary(sef)
-    sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
+    sef.register_agent("a", {"cutover": Belongings(world, primary, "target_groups").targets})
     end = world.clock().timestamp() + left
     answer = world.signal(sef, TERMINATION, termination_time=end, dry_run=True)
     assert ("skip" in steps(answer)) == (left == 20)
@@ -151,12 +147,12 @@ def test_with_seconds_left_the_plan_says_what_the_cutover_leaves_out(
 
 
 @ONCE
-def test_a_plan_with_an_auto_switch_terminates_the_old_primary_once_all_has_followed(
+def test_plan_of_an_auto_switch_ends_with_the_termination_of_the_old_primary(
     world: World,
 ) -> None:
     sef = world.sef(spot_pools=",".join(SAME_ZONE), drain_seconds=90.0)
     primary = world.primary(sef)
-    sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
+    sef.register_agent("a", {"cutover": Belongings(world, primary, "elastic_ip").targets})
     sef.set_auto_mode("a", "auto-switch", enabled=True)
     sef.set_auto_mode("a", "auto-terminate", enabled=True)
     last = world.signal(sef, REBALANCE, dry_run=True)["plan"][-1]

@@ -1,4 +1,4 @@
-"""What an incident's timeline says of what went wrong, or was planned."""
+"""The timeline of incidents: planned switchovers, losses, errors, cutovers, notifications."""
 
 from typing import Any
 
@@ -9,15 +9,17 @@ from tests.harness import ALIVE, ONCE, REBALANCE, TERMINATION, Crash, World
 from tests.webhook_receiver import Receiver
 
 
-def told(sef: Any, incident_id: str) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
-    """The incident, the types of its entries in order, and its entries by type."""
+def timeline_of(sef: Any, incident_id: str) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+    """Return the incident, the types of its entries in order, and its entries by type."""
     story = sef.get_incident(incident_id)
     types = [entry["type"] for entry in story["timeline"]]
     return story["incident"], types, {entry["type"]: entry for entry in story["timeline"]}
 
 
 @ONCE
-def test_a_drill_tells_its_seconds_and_the_calls_that_ended_the_old_primary(world: World) -> None:
+def test_drill_has_its_duration_and_the_calls_that_terminated_the_old_primary(
+    world: World,
+) -> None:
     sef = world.sef(simulator_pending_seconds=600)
     old = world.primary(sef)
     sef.register_agent("a", {"drill_interval": 86_400})
@@ -29,7 +31,7 @@ def test_a_drill_tells_its_seconds_and_the_calls_that_ended_the_old_primary(worl
     world.settle(sef, 61)
     [row] = world.rows("incidents")
 
-    incident, types, entries = told(sef, row.id)
+    incident, types, entries = timeline_of(sef, row.id)
 
     assert incident["kind"] == "drill"
     assert incident["failover_time_ms"] == 12_500
@@ -43,11 +45,11 @@ def test_a_drill_tells_its_seconds_and_the_calls_that_ended_the_old_primary(worl
     assert entries["TerminateInstances"]["details"]["instance_id"] == old
     assert entries["TerminateInstances"]["details"]["error"] is None
     assert entries["replica_ready"]["latency_ms"] == 12_500
-    assert sef.get_incident(row.id)["budget"] is None, "nobody set a deadline"
+    assert sef.get_incident(row.id)["budget"] is None, "a drill has no deadline"
 
 
 @ONCE
-def test_a_loss_tells_what_was_found_out(world: World) -> None:
+def test_loss_has_the_state_that_ec2_showed(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
     world.client.terminate_instances(InstanceIds=[primary])
@@ -55,7 +57,7 @@ def test_a_loss_tells_what_was_found_out(world: World) -> None:
     assert sef.detect_losses() == 1
     world.settle(sef, 3)
     [row] = world.rows("incidents")
-    incident, types, entries = told(sef, row.id)
+    incident, types, entries = timeline_of(sef, row.id)
     assert types[:2] == ["unannounced-loss", "unannounced_loss"]
     assert entries["unannounced_loss"]["kind"] == "decision"
     assert entries["unannounced_loss"]["details"]["ec2_state"] in ("shutting-down", "terminated")
@@ -63,7 +65,7 @@ def test_a_loss_tells_what_was_found_out(world: World) -> None:
 
 
 @ONCE
-def test_a_standby_that_was_promoted_unseen_is_told(world: World) -> None:
+def test_promotion_of_an_unchecked_standby_has_the_error(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     world.signal(sef, REBALANCE)
@@ -71,31 +73,29 @@ def test_a_standby_that_was_promoted_unseen_is_told(world: World) -> None:
     answer = world.signal(sef, TERMINATION)
     world.simulation.clear_faults()
     assert answer["action"] == "promoted"
-    _, _, entries = told(sef, answer["incident_id"])
+    _, _, entries = timeline_of(sef, answer["incident_id"])
     assert "RequestLimitExceeded" in entries["failover_completed"]["details"]["unseen"]
 
 
 @ONCE
-def test_a_call_that_ec2_did_not_answer_is_part_of_the_incident(world: World) -> None:
+def test_unanswered_call_is_part_of_the_timeline(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     world.simulation.add_fault("RunInstances", error_code="RequestLimitExceeded")
     answer = world.signal(sef, TERMINATION)
     world.simulation.clear_faults()
-    _, types, entries = told(sef, answer["incident_id"])
+    _, types, entries = timeline_of(sef, answer["incident_id"])
     assert entries["cloud_unavailable"]["details"]["code"] == "RequestLimitExceeded"
     assert entries["RunInstances"]["latency_ms"] is None
     assert entries["RunInstances"]["sentence"].endswith("not answered yet")
     world.settle(sef, 60)
-    _, types, entries = told(sef, answer["incident_id"])
+    _, types, entries = timeline_of(sef, answer["incident_id"])
     assert entries["RunInstances"]["latency_ms"] == 60_000
     assert types.count("RunInstances") == 1
 
 
 @ONCE
-def test_a_decision_that_a_later_recommendation_changed_is_told_with_its_inputs(
-    world: World,
-) -> None:
+def test_changed_decision_has_its_inputs(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
     world.past(20, 0)
@@ -117,7 +117,7 @@ def test_a_decision_that_a_later_recommendation_changed_is_told_with_its_inputs(
 
 
 @ONCE
-def test_a_story_that_was_cut_off_by_a_crash_goes_on_in_the_same_timeline(world: World) -> None:
+def test_timeline_continues_after_a_crash(world: World) -> None:
     def crash(**_: Any) -> None:
         raise Crash
 
@@ -127,17 +127,17 @@ def test_a_story_that_was_cut_off_by_a_crash_goes_on_in_the_same_timeline(world:
     with pytest.raises(Crash):
         world.signal(dying, TERMINATION)
     [row] = world.rows("incidents")
-    incident, types, _ = told(sef, row.id)
+    incident, types, _ = timeline_of(sef, row.id)
     assert incident["status"] == "open"
     assert types[-1] == "RunInstances"
     world.settle(sef, 5)
-    incident, types, _ = told(sef, row.id)
+    incident, types, _ = timeline_of(sef, row.id)
     assert incident["status"] == "done"
     assert types.count("RunInstances") == types.count("failover_completed") == 1
 
 
 @ONCE
-def test_the_steps_of_a_cutover_are_planned_and_then_told_with_their_time(world: World) -> None:
+def test_cutover_steps_have_the_sentences_of_the_plan_and_their_latency(world: World) -> None:
     sef = world.sef(spot_pools=",".join(SAME_ZONE))
     primary = world.primary(sef)
     sef.register_agent("a", {"cutover": Belongings(world, primary).targets})
@@ -146,47 +146,47 @@ def test_the_steps_of_a_cutover_are_planned_and_then_told_with_their_time(world:
     answer = world.signal(sef, TERMINATION, instance_id=primary)
     assert answer["action"] == "promoted"
     story = sef.get_incident(answer["incident_id"])
-    told = [entry for entry in story["timeline"] if entry["type"] == "cutover_step"]
-    assert all(entry["latency_ms"] is not None for entry in told)
+    steps = [entry for entry in story["timeline"] if entry["type"] == "cutover_step"]
+    assert all(entry["latency_ms"] is not None for entry in steps)
     expected = [step["sentence"] for step in planned["plan"] if step["step"] == "cutover"]
     assert len(expected) >= len(ALL)
-    carried_out = [entry["sentence"].partition(": ")[0] for entry in told]
+    carried_out = [entry["sentence"].partition(": ")[0] for entry in steps]
     assert sorted(carried_out) == sorted(expected)
 
 
 @ONCE
-def test_what_a_manual_switch_ends_is_not_told_under_the_incident_that_launched_it(
+def test_manual_switch_does_not_change_the_timeline_of_an_earlier_incident(
     world: World,
 ) -> None:
     sef = world.sef()
     answer = world.signal(sef, TERMINATION, instance_id=world.primary(sef))
     sef.enable_manual_replica_mode("a")
-    _, before, _ = told(sef, answer["incident_id"])
+    _, before, _ = timeline_of(sef, answer["incident_id"])
     sef.execute_manual_switch("a")
     assert world.state(answer["new_instance_id"]) not in ALIVE
-    assert told(sef, answer["incident_id"])[1] == before
+    assert timeline_of(sef, answer["incident_id"])[1] == before
     [end] = world.events("replica_terminated")
     assert (end.incident_id, end.details["replica_id"]) == (None, answer["replica_id"])
 
 
 @ONCE
-def test_what_an_incident_ends_is_told_without_how_it_was_launched_once(world: World) -> None:
-    """A primary that SEF launched is lost in its turn: its launch is another incident's."""
+def test_incident_has_the_end_of_its_instance_without_its_launch(world: World) -> None:
+    """SEF launched the lost primary in an earlier incident, which has the launch."""
     sef = world.sef(probation_seconds=0, interrupted_pool_cooldown_seconds=0)
     first = world.signal(sef, TERMINATION, instance_id=world.primary(sef))
     lost = first["new_instance_id"]
     second = world.signal(sef, TERMINATION, instance_id=lost)
-    _, before, _ = told(sef, first["incident_id"])
+    _, before, _ = timeline_of(sef, first["incident_id"])
     world.simulation.terminate(lost)
     world.settle(sef, 40)
-    assert told(sef, first["incident_id"])[1] == before
-    _, types, entries = told(sef, second["incident_id"])
+    assert timeline_of(sef, first["incident_id"])[1] == before
+    _, types, entries = timeline_of(sef, second["incident_id"])
     assert lost in entries["replica_terminated"]["sentence"]
     assert types.count("RunInstances") == 1
 
 
 @ONCE
-def test_who_was_told_is_told(world: World) -> None:
+def test_notifications_are_in_the_timeline_once_they_are_sent(world: World) -> None:
     receiver = Receiver("of-the-timeline")
     try:
         sef = world.sef(
