@@ -29,7 +29,7 @@ NO_TIME = "not enough time before the deadline"
 
 @dataclass(frozen=True, slots=True)
 class Cutover:
-    """One cutover: the targets of an agent move from one primary to the next."""
+    """A cutover: the targets of an agent move from one primary to the next."""
 
     id: str
     agent_id: str

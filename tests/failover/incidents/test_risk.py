@@ -1,4 +1,4 @@
-"""The risk of interruption: what it is bounded by, what raises it, and that it says why."""
+"""The risk of an interruption: worked cases, bounds, monotonic laws, and its reasons."""
 
 from decimal import Decimal
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sef.failover.incidents.risk import PRIOR_STRENGTH, History, Risk, assess, assess_for_launch
 
 ROUNDING = 0.0001
-"""Scores have four decimals."""
+"""Scores are rounded to four decimals."""
 
 
 @st.composite
@@ -22,7 +22,7 @@ def histories(draw, most=200):
 prices = st.decimals(Decimal("0.00000001"), 1000, places=8)
 price_lists = st.lists(prices, max_size=5)
 on_demand = st.none() | prices
-settings_of_a_pool = (histories(), histories(), price_lists, on_demand)
+arguments_of_assess = (histories(), histories(), price_lists, on_demand)
 
 
 def score(*arguments, **named):
@@ -32,7 +32,7 @@ def score(*arguments, **named):
 # Cases
 
 
-def test_no_history_anywhere_is_even_odds():
+def test_risk_without_any_history_is_one_half():
     risk = assess(History())
     assert risk.score == 0.5
     assert risk.reasons == ("no history in this pool, prior 0.50",)
@@ -41,16 +41,18 @@ def test_no_history_anywhere_is_even_odds():
 @pytest.mark.parametrize(
     ("pool", "elsewhere", "expected"),
     [
-        pytest.param((0, 0), (8, 0), 0.1, id="a-calm-fleet-is-the-prior"),
-        pytest.param((0, 0), (8, 8), 0.9, id="a-stormy-fleet-is-the-prior"),
-        pytest.param((4, 0), (0, 0), 0.25, id="four-harmless-weigh-as-much-as-the-prior"),
-        pytest.param((4, 4), (0, 0), 0.75, id="four-in-earnest"),
-        pytest.param((1, 1), (0, 0), 0.6, id="one-says-little"),
-        pytest.param((1, 0), (0, 0), 0.4, id="one-harmless-says-little"),
+        pytest.param((0, 0), (8, 0), 0.1, id="calm-fleet-is-the-prior"),
+        pytest.param((0, 0), (8, 8), 0.9, id="stormy-fleet-is-the-prior"),
+        pytest.param(
+            (4, 0), (0, 0), 0.25, id="four-without-a-termination-weigh-as-much-as-the-prior"
+        ),
+        pytest.param((4, 4), (0, 0), 0.75, id="four-with-a-termination"),
+        pytest.param((1, 1), (0, 0), 0.6, id="one-with-a-termination-proves-little"),
+        pytest.param((1, 0), (0, 0), 0.4, id="one-without-a-termination-proves-little"),
         pytest.param((16, 4), (8, 0), 0.22, id="history-and-prior"),
     ],
 )
-def test_a_pools_past_is_a_share_with_a_prior_from_the_fleet(pool, elsewhere, expected):
+def test_risk_is_the_share_of_terminations_with_a_prior_from_the_fleet(pool, elsewhere, expected):
     assert score(History(*pool), History(*elsewhere)) == expected
 
 
@@ -64,10 +66,10 @@ def test_the_prior_counts_for_four_recommendations():
         pytest.param([], None, 0.5, id="no-price"),
         pytest.param(["1"], None, 0.5, id="one-price-is-no-trend"),
         pytest.param(["1", "1"], None, 0.5, id="steady"),
-        pytest.param(["1", "0.5"], None, 0.5, id="a-fall-calms-nothing"),
+        pytest.param(["1", "0.5"], None, 0.5, id="a-fall-does-not-lower-the-risk"),
         pytest.param(["1", "1.25"], None, 0.625, id="half-of-a-steep-rise"),
         pytest.param(["1", "1.5"], None, 0.75, id="a-steep-rise"),
-        pytest.param(["1", "9"], None, 0.75, id="no-rise-counts-for-more"),
+        pytest.param(["1", "9"], None, 0.75, id="a-steeper-rise-counts-the-same"),
         pytest.param(["1", "9", "1"], None, 0.5, id="only-the-ends-count"),
         pytest.param(["1"], "2", 0.5, id="half-of-on-demand"),
         pytest.param(["1.5"], "2", 0.625, id="three-quarters-of-on-demand"),
@@ -77,16 +79,16 @@ def test_the_prior_counts_for_four_recommendations():
         pytest.param(["1", "2"], "2", 0.875, id="both-pressures"),
     ],
 )
-def test_price_pressure_takes_a_share_of_what_is_left(listed, on_demand_price, expected):
-    found = score(
+def test_price_pressure_adds_a_share_of_the_distance_to_one(listed, on_demand_price, expected):
+    risk = score(
         History(),
         prices=[Decimal(price) for price in listed],
         on_demand_price=None if on_demand_price is None else Decimal(on_demand_price),
     )
-    assert found == expected
+    assert risk == expected
 
 
-def test_every_part_of_the_risk_is_told():
+def test_risk_has_a_reason_for_each_of_its_parts():
     risk = assess(
         History(10, 3, 1), History(20, 1), [Decimal("0.05"), Decimal("0.06")], Decimal("0.08")
     )
@@ -98,7 +100,7 @@ def test_every_part_of_the_risk_is_told():
     )
 
 
-def test_pressure_that_is_none_is_not_told():
+def test_price_without_pressure_is_no_reason():
     risk = assess(History(1, 0), History(), [Decimal(2), Decimal(1)], Decimal(8))
     assert len(risk.reasons) == 1
 
@@ -107,18 +109,18 @@ def test_pressure_that_is_none_is_not_told():
     ("pool", "expected"),
     [
         pytest.param((0, 0, 0), 0.5, id="no-history"),
-        pytest.param((4, 0, 0), 0.25, id="harmless-recommendations"),
-        pytest.param((4, 4, 0), 0.75, id="recommendations-in-earnest"),
-        pytest.param((0, 0, 4), 0.75, id="terminations-out-of-the-blue"),
+        pytest.param((4, 0, 0), 0.25, id="recommendations-without-a-termination"),
+        pytest.param((4, 4, 0), 0.75, id="recommendations-with-a-termination"),
+        pytest.param((0, 0, 4), 0.75, id="terminations-without-a-recommendation"),
         pytest.param((4, 0, 4), 0.5, id="both"),
-        pytest.param((12, 0, 4), 0.3, id="mostly-harmless"),
+        pytest.param((12, 0, 4), 0.3, id="mostly-without-a-termination"),
     ],
 )
-def test_a_launch_counts_terminations_that_nothing_announced(pool, expected):
+def test_risk_of_a_launch_counts_terminations_without_a_recommendation(pool, expected):
     assert assess_for_launch(History(*pool)).score == expected
 
 
-def test_the_risk_of_a_launch_says_what_it_rests_on():
+def test_risk_of_a_launch_has_its_reasons():
     assert assess_for_launch(History()) == Risk(0.5, ("no history in this pool, prior 0.50",))
     assert assess_for_launch(History(3, 1, 1)).reasons == (
         "2 of 4 incidents in this pool ended in a termination, prior 0.50: 0.50",
@@ -135,7 +137,7 @@ def test_the_risk_of_a_launch_says_what_it_rests_on():
         pytest.param((0, 0, 2), None, 0, id="never-warned"),
     ],
 )
-def test_precision_and_recall_of_recommendations(pool, precision, recall):
+def test_history_has_precision_and_recall_of_the_recommendations(pool, precision, recall):
     history = History(*pool)
     assert (history.precision, history.recall) == (precision, recall)
 
@@ -143,15 +145,15 @@ def test_precision_and_recall_of_recommendations(pool, precision, recall):
 # Laws
 
 
-@given(*settings_of_a_pool)
-def test_a_risk_lies_between_0_and_1_and_has_a_reason(pool, elsewhere, listed, on_demand_price):
+@given(*arguments_of_assess)
+def test_risk_lies_between_0_and_1_and_has_a_reason(pool, elsewhere, listed, on_demand_price):
     risk = assess(pool, elsewhere, listed, on_demand_price)
     assert 0 <= risk.score <= 1
     assert risk.reasons
     assert all(reason.strip() for reason in risk.reasons)
 
 
-@given(*settings_of_a_pool, st.integers(1, 50))
+@given(*arguments_of_assess, st.integers(1, 50))
 def test_more_terminations_never_lower_the_risk(pool, elsewhere, listed, on_demand_price, more):
     now = score(pool, elsewhere, listed, on_demand_price)
     further = History(pool.recommendations + more, pool.terminations + more)
@@ -162,8 +164,10 @@ def test_more_terminations_never_lower_the_risk(pool, elsewhere, listed, on_dema
     assert score(graver, elsewhere, listed, on_demand_price) >= now - ROUNDING
 
 
-@given(*settings_of_a_pool, st.integers(1, 50))
-def test_more_harmless_ones_never_raise_it(pool, elsewhere, listed, on_demand_price, more):
+@given(*arguments_of_assess, st.integers(1, 50))
+def test_more_recommendations_without_a_termination_never_raise_the_risk(
+    pool, elsewhere, listed, on_demand_price, more
+):
     now = score(pool, elsewhere, listed, on_demand_price)
     further = History(pool.recommendations + more, pool.terminations)
     assert score(further, elsewhere, listed, on_demand_price) <= now + ROUNDING
@@ -172,7 +176,7 @@ def test_more_harmless_ones_never_raise_it(pool, elsewhere, listed, on_demand_pr
 
 
 @given(histories(), histories(), st.lists(prices, min_size=1, max_size=5), on_demand, prices)
-def test_a_rising_price_never_lowers_it(pool, elsewhere, listed, on_demand_price, last):
+def test_rising_price_never_lowers_the_risk(pool, elsewhere, listed, on_demand_price, last):
     assume(last >= listed[-1])
     now = score(pool, elsewhere, listed, on_demand_price)
     assert score(pool, elsewhere, [*listed, last], on_demand_price) >= now - ROUNDING
@@ -182,7 +186,7 @@ def test_a_rising_price_never_lowers_it(pool, elsewhere, listed, on_demand_price
 
 
 @given(histories(), histories(), st.lists(prices, min_size=1, max_size=5), prices, prices)
-def test_closeness_to_on_demand_never_lowers_it(pool, elsewhere, listed, one, other):
+def test_price_near_on_demand_never_lowers_the_risk(pool, elsewhere, listed, one, other):
     nearer, further = sorted((one, other))
     none = score(pool, elsewhere, listed)
     far = score(pool, elsewhere, listed, further)
@@ -190,23 +194,23 @@ def test_closeness_to_on_demand_never_lowers_it(pool, elsewhere, listed, one, ot
 
 
 @given(histories(), histories(), price_lists, on_demand)
-def test_the_price_only_pushes_up(pool, elsewhere, listed, on_demand_price):
+def test_prices_never_lower_the_risk(pool, elsewhere, listed, on_demand_price):
     assert score(pool, elsewhere, listed, on_demand_price) >= score(pool, elsewhere)
 
 
 @given(st.floats(0, 1), histories())
-def test_much_history_wins_over_the_prior(share, elsewhere):
+def test_long_history_outweighs_the_prior(share, elsewhere):
     terminations = round(share * 1000)
     assert abs(score(History(1000, terminations), elsewhere) - terminations / 1000) < 0.005
 
 
 @given(histories(most=20))
-def test_a_prior_is_never_certain(elsewhere):
+def test_prior_is_never_certain(elsewhere):
     assert 0 < score(History(), elsewhere) < 1
 
 
 @given(histories(), st.integers(1, 50))
-def test_a_launch_is_never_safer_for_more_terminations_nor_riskier_for_false_alarms(pool, more):
+def test_risk_of_a_launch_rises_with_terminations_and_falls_with_false_alarms(pool, more):
     now = assess_for_launch(pool).score
     assert 0 < now < 1
     recommendations, terminations, unannounced = (
@@ -225,12 +229,12 @@ def test_a_launch_is_never_safer_for_more_terminations_nor_riskier_for_false_ala
 
 
 @given(histories(), histories())
-def test_a_recommendation_is_judged_by_what_followed_recommendations_alone(pool, elsewhere):
+def test_risk_after_a_recommendation_ignores_other_terminations(pool, elsewhere):
     announced = History(pool.recommendations, pool.terminations)
     assert score(pool, elsewhere) == score(announced, elsewhere)
 
 
 @given(histories())
-def test_without_unannounced_ones_a_launch_and_a_recommendation_are_judged_alike(pool):
+def test_both_risks_are_equal_if_every_termination_had_a_recommendation(pool):
     announced = History(pool.recommendations, pool.terminations)
     assert assess_for_launch(announced).score == score(announced)

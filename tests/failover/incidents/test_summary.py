@@ -1,6 +1,8 @@
-"""The sentence of an incident, and the order of its entries."""
+"""The summary of an incident in one sentence, and the order of its timeline entries."""
 
 from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,8 +20,8 @@ from sef.terms import Goal, IncidentKind, IncidentStatus
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def course(**changes):
-    given_ = {
+def facts(**changes: Any) -> IncidentSummary:
+    replaced: dict[str, Any] = {
         "kind": IncidentKind.INTERRUPTION,
         "status": IncidentStatus.DONE,
         "goal": Goal.SWITCH,
@@ -31,10 +33,10 @@ def course(**changes):
         "failover_ms": 812,
         "seconds_left": 118.25,
     }
-    return IncidentSummary(**given_ | changes)
+    return IncidentSummary(**replaced | changes)
 
 
-STORIES = [
+SUMMARIES = [
     pytest.param(
         {},
         "i-new in m5.large.us-east-1b replaced i-old in 0.812 s, 118.2 s before the deadline",
@@ -78,12 +80,12 @@ STORIES = [
     pytest.param(
         {"status": IncidentStatus.NEEDS_OPERATOR, "new": None, "seconds_left": -60.0},
         "cannot replace i-old; operator action needed: because, 60.0 s after the deadline",
-        id="stuck",
+        id="needs-operator",
     ),
     pytest.param(
         {"status": IncidentStatus.NEEDS_OPERATOR, "new": None, "obstacle": "a limit"},
         "cannot replace i-old; operator action needed: a limit, 118.2 s before the deadline",
-        id="stuck-with-an-obstacle",
+        id="needs-operator-with-an-obstacle",
     ),
     pytest.param(
         {"status": IncidentStatus.RELEASED, "new": None, "seconds_left": None},
@@ -98,14 +100,14 @@ STORIES = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "sentence"), STORIES)
-def test_an_incident_is_told_in_a_sentence(changes, sentence):
-    assert summary(course(**changes)) == sentence
+@pytest.mark.parametrize(("changes", "sentence"), SUMMARIES)
+def test_summary_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:
+    assert summary(facts(**changes)) == sentence
 
 
 @given(
     st.builds(
-        course,
+        facts,
         kind=st.sampled_from(IncidentKind),
         status=st.sampled_from(IncidentStatus),
         goal=st.sampled_from(Goal),
@@ -114,19 +116,20 @@ def test_an_incident_is_told_in_a_sentence(changes, sentence):
         failover_ms=st.none() | st.integers(0, 10**9),
     )
 )
-def test_every_incident_has_a_sentence_that_names_its_instances(told):
-    said = summary(told)
-    assert told.old in said
-    assert (told.new or "i-old") in said
+def test_every_summary_names_the_instances(incident: IncidentSummary) -> None:
+    sentence = summary(incident)
+    assert incident.old in sentence
+    assert (incident.new or "i-old") in sentence
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))), st.randoms())
-def test_entries_come_in_one_order_however_they_were_read(marks, random):
+def test_entries_are_sorted_by_time_and_order(
+    keys: list[tuple[int, int, int]], random: Random
+) -> None:
     entries = [
-        TimelineEntry(NOW + timedelta(seconds=at), EntryKind.STEP, "", str(mark), order=mark)
-        for at, *rest in marks
-        for mark in [tuple(rest)]
+        TimelineEntry(NOW + timedelta(seconds=at), EntryKind.STEP, "", "", order=(first, second))
+        for at, first, second in keys
     ]
     shuffled = random.sample(entries, len(entries))
-    keys = [(entry.at, entry.order) for entry in in_order(shuffled)]
-    assert keys == sorted((entry.at, entry.order) for entry in entries)
+    ordered = [(entry.at, entry.order) for entry in in_order(shuffled)]
+    assert ordered == sorted((entry.at, entry.order) for entry in entries)
