@@ -1,4 +1,8 @@
-"""What of an agent has to follow its primary: the cutover targets, and why they are refused."""
+"""Cutover targets: parts of an agent's service that move to its new primary; their validation.
+
+A reader takes a value and the path of its field, and returns the value in the form in which it is
+stored. It raises `Refused` with a message that names the field and the allowed values.
+"""
 
 import re
 from collections.abc import Callable, Mapping
@@ -9,12 +13,15 @@ from urllib.parse import urlsplit
 from sef.errors import Refused
 
 Targets = Mapping[str, Any]
-"""Cutover targets as they are stored: read by `parse_targets`, with nothing left to check."""
+"""Cutover targets as they are stored: the result of `parse_targets`."""
 
 MAX_TARGETS = 10
-"""Target groups, or volumes, of one agent."""
-LONGEST_URL = 2048
-LONGEST_TTL = 2_147_483_647
+"""Maximum number of target groups, and of volumes, of one agent."""
+
+MAX_URL_LENGTH = 2048
+
+MAX_TTL = 2_147_483_647
+"""Maximum TTL of a DNS record, in seconds."""
 
 _ALLOCATION = re.compile(r"eipalloc-[0-9a-f]{8,17}")
 _INTERFACE = re.compile(r"eni-[0-9a-f]{8,17}")
@@ -30,36 +37,44 @@ Reader = Callable[[object, str], Any]
 
 
 def parse_targets(value: object) -> dict[str, Any]:
-    """Read cutover targets; what was read once is read again as the same.
+    """Validate cutover targets and return them with their defaults, without null fields.
+
+    Stored targets are valid and are returned unchanged.
 
     Raises:
-        Refused: `invalid_cutover`, with a sentence that names the field.
+        Refused: `invalid_cutover`; the message names the field.
     """
     targets = _object(value, "cutover", _TARGETS)
     if not targets:
-        raise _refused("cutover", "names no target; null takes all of them away")
+        raise _refused("cutover", "must name a target; use null to remove all targets")
     dns = targets.get("dns")
     if dns is not None and dns["address"] == "public" and "elastic_ip" in targets:
         raise _refused(
             "cutover.dns.address",
-            "cannot be public beside elastic_ip: a record of an Elastic IP never has to change",
+            "must be private if there is an elastic_ip: a record of an Elastic IP never changes",
         )
     return targets
 
 
-def _refused(field: str, why: str) -> Refused:
-    return Refused("invalid_cutover", f"{field} {why}.")
+def _refused(field: str, problem: str) -> Refused:
+    return Refused("invalid_cutover", f"{field} {problem}.")
 
 
 def _object(
     value: object, field: str, readers: Mapping[str, Reader], *required: str, **defaults: Any
 ) -> dict[str, Any]:
-    """Read an object; a field that is null is as one that is not there."""
+    """Read an object with a reader for each of its fields; null counts as missing.
+
+    Args:
+        required: fields that must be there.
+        defaults: values of missing fields.
+    """
     if not isinstance(value, Mapping):
         raise _refused(field, "must be an object")
     unknown = sorted(str(name) for name in value if name not in readers)
     if unknown:
-        raise _refused(field, f"has the fields {', '.join(readers)}, and not {unknown[0][:40]}")
+        allowed = ", ".join(readers)
+        raise _refused(field, f"has an unknown field {unknown[0][:40]}; allowed: {allowed}")
     given = {
         name: readers[name](value[name], f"{field}.{name}")
         for name in readers
@@ -99,16 +114,16 @@ def _whole_number(least: int, most: int) -> Reader:
 
 
 def _list(read_one: Reader, *distinct: str) -> Reader:
-    """A list of objects, no two of which have the same in any of the fields `distinct`."""
+    """Return a reader of a list of objects whose values of each field in `distinct` differ."""
 
     def read(value: object, field: str) -> list[Any]:
         if not isinstance(value, list) or not 1 <= len(value) <= MAX_TARGETS:
             raise _refused(field, f"must be a list of 1 to {MAX_TARGETS}")
-        found = [read_one(entry, f"{field}[{number}]") for number, entry in enumerate(value)]
+        entries = [read_one(entry, f"{field}[{number}]") for number, entry in enumerate(value)]
         for name in distinct:
-            if len({entry[name] for entry in found}) < len(found):
-                raise _refused(field, f"must not have one {name} twice")
-        return found
+            if len({entry[name] for entry in entries}) < len(entries):
+                raise _refused(field, f"must not have the same {name} twice")
+        return entries
 
     return read
 
@@ -116,35 +131,35 @@ def _list(read_one: Reader, *distinct: str) -> Reader:
 def _domain_name(value: object, field: str) -> str:
     name = value.lower().removesuffix(".") if isinstance(value, str) else ""
     labels = name.split(".")
-    if len(name) > 253 or len(labels) < 2 or not all(_LABEL.fullmatch(each) for each in labels):
+    if len(name) > 253 or len(labels) < 2 or not all(_LABEL.fullmatch(label) for label in labels):
         raise _refused(field, "must be a domain name, such as web.example.com")
     return name
 
 
 def _address(value: object, field: str) -> str:
     try:
-        return str(IPv4Address(value)) if isinstance(value, str) else _not_an_address(field)
+        # An integer would be an address too.
+        return str(IPv4Address(value if isinstance(value, str) else ""))
     except AddressValueError:
-        return _not_an_address(field)
-
-
-def _not_an_address(field: str) -> str:
-    raise _refused(field, "must be an IPv4 address, such as 10.0.0.9")
+        raise _refused(field, "must be an IPv4 address, such as 10.0.0.9") from None
 
 
 def _url(value: object, field: str) -> str:
+    text = value if isinstance(value, str) else ""
     try:
-        url = urlsplit(value) if isinstance(value, str) else None
-        is_one = url is not None and url.scheme in ("http", "https") and bool(url.hostname)
-        has_login = url is not None and (url.username or url.password) is not None
-        _ = url and url.port
+        url = urlsplit(text)
+        has_host = url.scheme in ("http", "https") and bool(url.hostname)
+        has_login = (url.username or url.password) is not None
+        _ = url.port  # raises ValueError if it is out of range
     except ValueError:
-        is_one = False
-    if not is_one or len(str(value)) > LONGEST_URL or re.search(r"[\s\x00-\x1f]", str(value)):
-        raise _refused(field, f"must be an http or https URL of {LONGEST_URL} characters at most")
+        has_host = has_login = False
+    if not has_host or len(text) > MAX_URL_LENGTH or re.search(r"[\s\x00-\x1f]", text):
+        raise _refused(
+            field, f"must be an http or https URL of {MAX_URL_LENGTH} characters at most"
+        )
     if has_login:
-        raise _refused(field, "must not have a user name or password in it")
-    return str(value)
+        raise _refused(field, "must not contain a user name or password")
+    return text
 
 
 def _target_group(value: object, field: str) -> dict[str, Any]:
@@ -157,7 +172,7 @@ def _dns(value: object, field: str) -> dict[str, Any]:
         "zone_id": _matching(_ZONE, "Z0123456789ABCDEFGHIJ"),
         "name": _domain_name,
         "type": _one_of("A"),
-        "ttl": _whole_number(0, LONGEST_TTL),
+        "ttl": _whole_number(0, MAX_TTL),
         "address": _one_of("private", "public"),
     }
     return _object(value, field, readers, "zone_id", "name", type="A", address="private")
@@ -177,10 +192,10 @@ def _volume(value: object, field: str) -> dict[str, Any]:
 
 
 def _webhooks(value: object, field: str) -> dict[str, Any]:
-    hooks = _object(value, field, {"before": _url, "after": _url})
-    if not hooks:
+    webhooks = _object(value, field, {"before": _url, "after": _url})
+    if not webhooks:
         raise _refused(field, "must have before or after")
-    return hooks
+    return webhooks
 
 
 _TARGETS: Mapping[str, Reader] = {

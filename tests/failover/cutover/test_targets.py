@@ -48,9 +48,12 @@ VOLUME = {"id": "vol-0abc1234", "device": "/dev/sdf"}
     [
         ([], "cutover must"),
         ("eipalloc-0abc1234", "cutover must"),
-        ({}, "cutover names no target"),
-        ({"dns": None}, "cutover names no target"),
-        ({"elastic_ips": "eipalloc-0abc1234"}, "cutover has the fields"),
+        ({}, "cutover must name a target"),
+        ({"dns": None}, "cutover must name a target"),
+        (
+            {"elastic_ips": "eipalloc-0abc1234"},
+            "cutover has an unknown field elastic_ips; allowed: elastic_ip, target_groups, dns",
+        ),
         ({"elastic_ip": "1.2.3.4"}, "cutover.elastic_ip"),
         ({"elastic_ip": "eipalloc-0ABC1234"}, "cutover.elastic_ip"),
         ({"elastic_ip": 7}, "cutover.elastic_ip"),
@@ -63,7 +66,10 @@ VOLUME = {"id": "vol-0abc1234", "device": "/dev/sdf"}
         ({"target_groups": [{"arn": "web"}]}, "cutover.target_groups[0].arn must"),
         ({"target_groups": [{"arn": ARN, "port": 0}]}, "cutover.target_groups[0].port must"),
         ({"target_groups": [{"arn": ARN, "port": True}]}, "cutover.target_groups[0].port must"),
-        ({"target_groups": [{"arn": ARN, "prt": 80}]}, "cutover.target_groups[0] has the fields"),
+        (
+            {"target_groups": [{"arn": ARN, "prt": 80}]},
+            "cutover.target_groups[0] has an unknown field prt; allowed: arn, port",
+        ),
         ({"dns": "web.example.com"}, "cutover.dns must be an object"),
         ({"dns": {"name": "web.example.com"}}, "cutover.dns.zone_id is required"),
         ({"dns": {"zone_id": "Z1"}}, "cutover.dns.name is required"),
@@ -77,7 +83,7 @@ VOLUME = {"id": "vol-0abc1234", "device": "/dev/sdf"}
         ({"dns": {**DNS, "address": "elastic"}}, "cutover.dns.address must be private or public"),
         (
             {"dns": {**DNS, "address": "public"}, "elastic_ip": "eipalloc-0abc1234"},
-            "cutover.dns.address cannot be public beside elastic_ip",
+            "cutover.dns.address must be private if there is an elastic_ip",
         ),
         ({"private_ip": "10.0.0"}, "cutover.private_ip must"),
         ({"private_ip": "::1"}, "cutover.private_ip must"),
@@ -93,13 +99,19 @@ VOLUME = {"id": "vol-0abc1234", "device": "/dev/sdf"}
         ({"volumes": [VOLUME, {**VOLUME, "device": "/dev/sdg"}]}, "cutover.volumes must not"),
         ({"volumes": [VOLUME, {**VOLUME, "id": "vol-0abc1235"}]}, "cutover.volumes must not"),
         ({"webhooks": {}}, "cutover.webhooks must have before or after"),
-        ({"webhooks": {"during": "https://x.example"}}, "cutover.webhooks has the fields"),
+        (
+            {"webhooks": {"during": "https://x.example"}},
+            "cutover.webhooks has an unknown field during; allowed: before, after",
+        ),
         ({"webhooks": {"after": "ftp://x.example"}}, "cutover.webhooks.after must"),
         ({"webhooks": {"after": "https:///path"}}, "cutover.webhooks.after must"),
         ({"webhooks": {"after": "https://x.example:99999/"}}, "cutover.webhooks.after must"),
         ({"webhooks": {"after": "https://x.example/a b"}}, "cutover.webhooks.after must"),
         ({"webhooks": {"after": "https://x.example/" + "a" * 2048}}, "cutover.webhooks.after must"),
-        ({"webhooks": {"after": "https://u:p@x.example/"}}, "cutover.webhooks.after must not have"),
+        (
+            {"webhooks": {"after": "https://u:p@x.example/"}},
+            "cutover.webhooks.after must not contain a user name or password",
+        ),
     ],
 )
 def test_invalid_target_is_rejected_with_its_field(given: Any, beginning: str) -> None:
