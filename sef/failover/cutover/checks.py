@@ -69,17 +69,13 @@ def _checks(
     The calls add the zones of volumes and network interfaces to `zones`.
     """
     attachments, traffic = ctx.attachments, ctx.traffic
-
-    def note_zone(name: str, zone_of: Callable[[str], str]) -> Callable[[], None]:
-        return lambda: zones.update({name: zone_of(name)})
-
     if "elastic_ip" in targets:
         yield "elastic_ip", partial(attachments.check_address, targets["elastic_ip"])
     for volume in targets.get("volumes", []):
-        yield "volumes", note_zone(volume["id"], attachments.zone_of_volume)
+        yield "volumes", partial(_note_zone, zones, volume["id"], attachments.zone_of_volume)
     if "network_interface" in targets:
-        interface = targets["network_interface"]["id"]
-        yield "network_interface", note_zone(interface, attachments.zone_of_interface)
+        interface, zone_of = targets["network_interface"]["id"], attachments.zone_of_interface
+        yield "network_interface", partial(_note_zone, zones, interface, zone_of)
     if "private_ip" in targets and instance_id is not None:
         yield "private_ip", partial(attachments.private_ip, targets["private_ip"], instance_id)
     for group in targets.get("target_groups", []):
@@ -87,3 +83,7 @@ def _checks(
     if "dns" in targets:
         dns = targets["dns"]
         yield "dns", partial(traffic.check_record, dns["zone_id"], dns["name"], dns["type"])
+
+
+def _note_zone(zones: dict[str, str], name: str, zone_of: Callable[[str], str]) -> None:
+    zones[name] = zone_of(name)

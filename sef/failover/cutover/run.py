@@ -15,7 +15,6 @@ The order protects against a worker that freezes anywhere in between and continu
 promotion: either the claim fails, or AWS refuses the move. See docs/decisions/0025.
 """
 
-import logging
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -47,8 +46,6 @@ from sef.failover.cutover.rows import (
 from sef.notifications.events import Event, Severity, write_events
 from sef.notifications.outbound import PermanentHttpError, TransientHttpError
 from sef.terms import StepKind, StepStatus
-
-log = logging.getLogger("sef")
 
 CLAIM_DURATION = timedelta(seconds=4)
 """Time for which other workers do not try a step that a worker has claimed."""
