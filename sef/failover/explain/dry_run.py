@@ -86,6 +86,7 @@ def _execute(
     cloud: CloudSnapshot,
     must_run: bool,
 ) -> DryRunResult:
+    """Execute the call and reconcile the agent, in the transaction that is rolled back."""
     now = ctx.clock()
     baseline = read_baseline(connection, agent_id, now)
     if must_run:
