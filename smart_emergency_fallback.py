@@ -10,13 +10,11 @@ hosts may work on one database.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import Any
 from uuid import uuid4
 
-from flask import Flask
 from mysql.connector.abstracts import MySQLConnectionAbstract
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
@@ -31,26 +29,20 @@ from sef.context import Context
 from sef.db import leases
 from sef.db.database import Database
 from sef.errors import Refused, SefError
-from sef.failover.explain import timeline
-from sef.failover.explain.dry_run_signal import dry_run_signal
-from sef.failover.incidents import pool_history
-from sef.failover.incidents.switchovers import plan_switchovers
-from sef.failover.instances.orphans import sweep_orphans
-from sef.failover.instances.run_instances import tag_remaining
-from sef.failover.losses import detect_losses
-from sef.failover.signals import receive_signal
-from sef.failover.work_queue import reconcile_all
+from sef.failover import losses, signals, work_queue
+from sef.failover.explain import dry_run_signal, timeline
+from sef.failover.incidents import pool_history, switchovers
+from sef.failover.instances import orphans, run_instances
 from sef.notifications import outbox
 from sef.notifications.channels import channels
 from sef.notifications.deliver import Notifier, delete_old_messages
-from sef.operators import fleet, modes, registration, status, switch
-from sef.operators.idempotency import delete_expired_keys
+from sef.operators import fleet, idempotency, modes, registration, status, switch
 from sef.parsing import parse_agent_id, parse_dry_run, parse_signal
 from sef.prices.reports import Reports
 from sef.prices.retention import delete_old_prices
 from sef.prices.series import CleaningRules
 from sef.terms import SignalType
-from sef.web.operators import operators_blueprint
+from sef.web.operators import integrate_with_backend
 from sef.wiring import build_context
 
 __all__ = ["Refused", "SefError", "SmartEmergencyFallback", "integrate_with_backend"]
@@ -115,9 +107,7 @@ class SmartEmergencyFallback:
 
     @gap_detection_threshold.setter
     def gap_detection_threshold(self, seconds: float) -> None:
-        self._reports.rules = replace(
-            self.rules, gap_detection_threshold=timedelta(seconds=seconds)
-        )
+        self._reports.change_rules(gap_detection_threshold=timedelta(seconds=seconds))
 
     @property
     def interpolation_max_gap(self) -> float:
@@ -126,7 +116,7 @@ class SmartEmergencyFallback:
 
     @interpolation_max_gap.setter
     def interpolation_max_gap(self, seconds: float) -> None:
-        self._reports.rules = replace(self.rules, interpolation_max_gap=timedelta(seconds=seconds))
+        self._reports.change_rules(interpolation_max_gap=timedelta(seconds=seconds))
 
     @property
     def rules(self) -> CleaningRules:
@@ -173,7 +163,7 @@ class SmartEmergencyFallback:
             The number of series that were changed.
         """
         released, now = self._reports.release_overdue(), self._clock()
-        self._database.write(delete_expired_keys, now)
+        self._database.write(idempotency.delete_expired_keys, now)
         age = timedelta(days=self.settings.notification_retention_days)
         if age:
             delete_old_messages(self._database, now - age)
@@ -191,9 +181,7 @@ class SmartEmergencyFallback:
         """Return the clean points of an agent, oldest first, from `start` to `end` inclusive."""
         return self._reports.series(agent_id, pool_id=pool_id, start=start, end=end, limit=limit)
 
-    # Interruptions
-
-    # With `dry_run`, as an argument or in the payload, a method only returns what SEF would do.
+    # Interruptions: with `dry_run`, an argument or in the payload, SEF only says what it would do.
 
     def handle_interruption(
         self, agent_id: str, payload: Mapping[str, Any], *, dry_run: bool = False
@@ -225,13 +213,10 @@ class SmartEmergencyFallback:
             payload = {"timestamp": now.isoformat(), **payload, "signal_type": signal_type}
         signal = parse_signal(payload, now)
         is_dry_run = parse_dry_run(payload.get("dry_run")) or dry_run
-        handle = dry_run_signal if is_dry_run else receive_signal
+        handle = dry_run_signal.dry_run_signal if is_dry_run else signals.receive_signal
         return handle(self._context, parse_agent_id(agent_id), signal)
 
-    # Operators
-
-    # A repeated call with the same `idempotency_key` has no second effect: it returns the stored
-    # answer of the first call.
+    # Operators: a call repeated with its `idempotency_key` returns the stored answer of the first.
 
     def enable_manual_replica_mode(
         self, agent_id: str, *, idempotency_key: str | None = None
@@ -308,13 +293,12 @@ class SmartEmergencyFallback:
 
     def reconcile(self) -> int:
         """Continue all unfinished work; return the number of agents that had any."""
-        return reconcile_all(self._context)
+        return work_queue.reconcile_all(self._context)
 
     def sweep_orphans(self) -> int:
         """Terminate orphans, instances with SEF's tag without a row; return their number."""
-        ctx = self._context
-        tag_remaining(ctx)
-        return sweep_orphans(self._database, ctx.ec2, ctx.settings, self._clock())
+        run_instances.tag_remaining(ctx := self._context)
+        return orphans.sweep_orphans(self._database, ctx.ec2, ctx.settings, self._clock())
 
     def delete_old_prices(self) -> int:
         """Roll up and delete prices older than `SEF_PRICE_RETENTION_DAYS`.
@@ -327,11 +311,11 @@ class SmartEmergencyFallback:
 
     def detect_losses(self) -> int:
         """Open an incident for each primary that was lost without a notice; return the number."""
-        return detect_losses(self._context)
+        return losses.detect_losses(self._context)
 
     def plan_switchovers(self) -> int:
         """Begin the drills and the returns to spot that are due; return their number."""
-        return plan_switchovers(self._database, self.settings, self._clock())
+        return switchovers.plan_switchovers(self._database, self.settings, self._clock())
 
     def deliver_notifications(self) -> int:
         """Send the messages that are due; return the number that is known to be sent."""
@@ -363,11 +347,3 @@ class SmartEmergencyFallback:
     def _context(self) -> Context:
         """Context, built at its first use: an application that only stores prices needs no EC2."""
         return self._build_context()
-
-
-def integrate_with_backend(app: Flask, sef: SmartEmergencyFallback) -> None:
-    """Register the manual-replica, manual-switch and sef-status routes on a Flask app.
-
-    The routes have their own error handlers and change nothing else of the app.
-    """
-    app.register_blueprint(operators_blueprint(sef))

@@ -51,7 +51,7 @@ def _reject_unknown(environment: Mapping[str, str]) -> None:
             continue
         if name in renamed:
             raise ConfigurationError(f"{name} was renamed; use {renamed[name]}")
-        similar = get_close_matches(name, sorted(known), n=1)
+        similar = get_close_matches(name, sorted(known), n=1, cutoff=0.8)
         hint = f"did you mean {similar[0]}? " if similar else ""
         raise ConfigurationError(
             f"{name}: unknown setting; {hint}docs/configuration.md lists all settings"

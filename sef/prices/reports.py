@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -82,6 +82,10 @@ class Reports:
         self._window = timedelta(seconds=settings.data_retention_window)
         self._clock = clock
         self._batcher = Batcher(self._write_each, limit=settings.max_queued_reports)
+
+    def change_rules(self, **changes: Any) -> None:
+        """Change fields of the rules for later transactions."""
+        self.rules = replace(self.rules, **changes)
 
     def take(self, agent_id: str, data_type: str, payload: Mapping[str, Any]) -> Answer:
         """Store a report; return its clean record, or the reason of its rejection."""

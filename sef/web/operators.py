@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint
+from flask import Blueprint, Flask
 
 from sef.parsing import parse_agent_id
 from sef.web.errors import register_error_handlers
@@ -16,6 +16,14 @@ from sef.web.request_parsing import (
 
 if TYPE_CHECKING:
     from smart_emergency_fallback import SmartEmergencyFallback
+
+
+def integrate_with_backend(app: Flask, sef: "SmartEmergencyFallback") -> None:
+    """Register the manual-replica, manual-switch and sef-status routes on a Flask app.
+
+    The routes have their own error handlers and change nothing else of the app.
+    """
+    app.register_blueprint(operators_blueprint(sef))
 
 
 def operators_blueprint(sef: "SmartEmergencyFallback") -> Blueprint:

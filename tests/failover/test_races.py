@@ -12,7 +12,7 @@ import pytest
 from sef.errors import Conflict
 from tests.harness import ALIVE, ONCE, OTHERS, REBALANCE, TERMINATION, World
 
-ROUNDS = 4
+ROUNDS = 6
 
 
 def together(*calls: Callable[[], Any]) -> list[Any]:

@@ -25,7 +25,7 @@ from tests.waiting import LIMIT
 
 T = TypeVar("T")
 
-ROUNDS = 2
+ROUNDS = 3
 DECIDE = "failover.reconcile.apply_step"
 OPEN = "failover.instances.launch.decide_launch"
 ANSWER = "failover.instances.run_instances._record_launched"

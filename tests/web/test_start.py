@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sef import main
+from sef.commands import serve
 from tests.mariadb import MariaDB
 from tests.private_server import free_port
 from tests.waiting import LIMIT
@@ -24,7 +25,7 @@ def start(
 ) -> Iterator[Start]:
     """Run `sef serve` in this process; return the line that it ends with."""
     environment = dict(os.environ)
-    monkeypatch.setattr(main, "Server", lambda *_, **__: pytest.fail("it started"))
+    monkeypatch.setattr(serve, "Server", lambda *_, **__: pytest.fail("it started"))
 
     def run(*arguments: str, **variables: str) -> str:
         defaults = {"SEF_VAR": str(tmp_path / "var"), "SEF_PORT": str(free_port())}

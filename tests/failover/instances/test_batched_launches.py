@@ -9,7 +9,7 @@ from sqlalchemy import insert
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, REPLICA_TAG
 from sef.db import tables
 from sef.simulator.client import SimulatedInstance
-from tests.failover.test_storm import all_at_once, fleet, notices
+from tests.failover.test_storm import fleet, in_parallel, notices
 from tests.harness import ALIVE, ONCE, OTHERS, REBALANCE, TERMINATION, Crash, World
 
 POOLS = ",".join(OTHERS)
@@ -122,12 +122,12 @@ def test_a_few_calls_launch_for_sixty_agents(world: World) -> None:
         worker(world, calls, run_instances_burst=5, run_instances_per_second=2.0) for _ in range(2)
     ]
     agents = fleet(world, workers[0], 60, alike=True)
-    all_at_once(notices(world, workers, agents))
+    in_parallel(notices(world, workers, agents))
     seconds = 0
     while sum(bool(world.promotions(a)) for a in agents) < 60 and seconds < 10:
         world.clock.advance(1)
         seconds += 1
-        all_at_once([w.reconcile for w in workers])
+        in_parallel([w.reconcile for w in workers])
     assert_each_has_a_replacement(world, agents)
     assert len(managed(world)) == 60
     assert sum(size for _, size in calls) >= 60
@@ -324,7 +324,7 @@ def test_three_workers_at_once_launch_one_instance_for_each_agent(world: World) 
     agents = waiting_agents(world, workers[0], 6)
     for _ in range(8):
         world.clock.advance(1)
-        all_at_once([w.reconcile for w in workers])
+        in_parallel([w.reconcile for w in workers])
     assert_each_has_a_replacement(world, agents)
     assert len(managed(world)) == 6
     assert len(calls) <= 3
