@@ -12,7 +12,7 @@ from botocore.exceptions import ReadTimeoutError
 from sqlalchemy import update
 
 from sef.db import tables
-from sef.failover.instances.ranking import LAUNCHES_PER_POOL
+from sef.failover.ranking import LAUNCHES_PER_POOL
 from tests.harness import ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World
 from tests.waiting import LIMIT, until
 

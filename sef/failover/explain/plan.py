@@ -13,9 +13,9 @@ from sef.failover.cutover.events import step_name
 from sef.failover.cutover.rows import cutover_of_epoch, steps_of
 from sef.failover.explain.forecast import Forecast, forecast_cutover_step, forecast_promotion
 from sef.failover.incidents.rows import Incident
-from sef.failover.instances.ranking import Candidate
 from sef.failover.policy import CloseIncident, NextStep, Release
 from sef.failover.promotion import Promotion
+from sef.failover.ranking import Candidate
 from sef.failover.standbys.retirements import planned_retirements
 from sef.failover.standbys.rows import Replica
 from sef.terms import Goal, ReplicaStatus, StepStatus

@@ -15,7 +15,7 @@ from sef.failover.incidents import risk
 from sef.failover.incidents.pool_history import pool_histories
 from sef.failover.incidents.rows import Incident
 from sef.failover.instances.attempts import Attempt, spot_launches_since
-from sef.failover.instances.ranking import Candidate, rank
+from sef.failover.ranking import Candidate, rank
 from sef.failover.standbys.backoff import pools_on_cooldown
 from sef.terms import IncidentKind, Market, Pool, parse_pool
 

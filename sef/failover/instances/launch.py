@@ -32,7 +32,7 @@ from sef.failover.instances.candidates import (
     rank_candidates,
 )
 from sef.failover.instances.limits import launch_limit, report_limit
-from sef.failover.instances.ranking import Candidate
+from sef.failover.ranking import Candidate
 from sef.failover.standbys.backoff import (
     RETRY,
     RETRY_EMERGENCY,

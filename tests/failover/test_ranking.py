@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sef.failover.instances.ranking import LAUNCHES_PER_POOL, RISK_STEP, Candidate, rank
+from sef.failover.ranking import LAUNCHES_PER_POOL, RISK_STEP, Candidate, rank
 from sef.terms import Market, Pool, parse_pool
 
 # Pool ids
