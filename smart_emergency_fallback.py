@@ -181,27 +181,28 @@ class SmartEmergencyFallback:
         """Return the clean points of an agent, oldest first, from `start` to `end` inclusive."""
         return self._reports.series(agent_id, pool_id=pool_id, start=start, end=end, limit=limit)
 
-    # Interruptions: with `dry_run`, an argument or in the payload, SEF only says what it would do.
+    # Interruptions. With `dry_run`, as an argument or in the payload, SEF returns its plan and
+    # changes nothing.
 
     def handle_interruption(
         self, agent_id: str, payload: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
         """Receive a signal with its `signal_type`; return what SEF did."""
-        return self._signal(agent_id, payload, dry_run)
+        return self._receive_signal(agent_id, payload, dry_run)
 
     def handle_rebalance_recommendation(
         self, agent_id: str, payload: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
         """Receive a rebalance recommendation: `timestamp`, and optionally `instance_id`."""
-        return self._signal(agent_id, payload, dry_run, SignalType.REBALANCE)
+        return self._receive_signal(agent_id, payload, dry_run, SignalType.REBALANCE)
 
     def handle_termination_notice(
         self, agent_id: str, payload: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
         """Receive a termination notice: `timestamp`, optional `termination_time`, `instance_id`."""
-        return self._signal(agent_id, payload, dry_run, SignalType.TERMINATION)
+        return self._receive_signal(agent_id, payload, dry_run, SignalType.TERMINATION)
 
-    def _signal(
+    def _receive_signal(
         self,
         agent_id: str,
         payload: Mapping[str, Any],
@@ -213,8 +214,8 @@ class SmartEmergencyFallback:
             payload = {"timestamp": now.isoformat(), **payload, "signal_type": signal_type}
         signal = parse_signal(payload, now)
         is_dry_run = parse_dry_run(payload.get("dry_run")) or dry_run
-        handle = dry_run_signal.dry_run_signal if is_dry_run else signals.receive_signal
-        return handle(self._context, parse_agent_id(agent_id), signal)
+        receive = dry_run_signal.dry_run_signal if is_dry_run else signals.receive_signal
+        return receive(self._context, parse_agent_id(agent_id), signal)
 
     # Operators: a call repeated with its `idempotency_key` returns the stored answer of the first.
 
@@ -263,7 +264,7 @@ class SmartEmergencyFallback:
         return {"status": "success", **view}
 
     def list_agents(self, *, after: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
-        """Return a page of the fleet, in order of the ids, from after `after`."""
+        """Return a page of the fleet, in order of the ids: the agents after the id `after`."""
         return self._database.read(fleet.fleet_page, after=after, limit=limit)
 
     def agent_events(
@@ -292,12 +293,19 @@ class SmartEmergencyFallback:
     # Periodic work
 
     def reconcile(self) -> int:
-        """Continue all unfinished work; return the number of agents that had any."""
+        """Continue all unfinished work; return the number of agents that had unfinished work."""
         return work_queue.reconcile_all(self._context)
 
     def sweep_orphans(self) -> int:
-        """Terminate orphans, instances with SEF's tag without a row; return their number."""
-        run_instances.tag_remaining(ctx := self._context)
+        """Terminate orphans: instances that SEF launched and that no row refers to.
+
+        Also give the instances of batched launches the tags that are still missing.
+
+        Returns:
+            The number of terminations that were reported.
+        """
+        ctx = self._context
+        run_instances.tag_remaining(ctx)
         return orphans.sweep_orphans(self._database, ctx.ec2, ctx.settings, self._clock())
 
     def delete_old_prices(self) -> int:

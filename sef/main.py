@@ -53,7 +53,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
-    # Its debug messages contain the paths of webhooks, which are secrets.
+    # urllib3's debug messages contain the paths of webhooks, which are secrets.
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     sef = SmartEmergencyFallback(settings.database, settings=settings)
     app = Flask(__name__, static_folder=None)
@@ -122,11 +122,16 @@ def main(context: click.Context) -> None:
         context.invoke(serve)
 
 
-def _option(name: str, **settings: Any) -> Callable[[Any], Any]:
-    """Return a command line option for a setting; it overrides the environment variable."""
+def _option(name: str, **attributes: Any) -> Callable[[Any], Any]:
+    """Return a command line option that overrides the environment variable of a setting.
+
+    Args:
+        name: field of `Settings`.
+        attributes: further attributes of the option, as click takes them.
+    """
     field = Settings.model_fields[name]
     text = f"{field.description}  [{config.variable(name)}; default: {field.default or 'empty'}]"
-    return click.option(f"--{name.replace('_', '-')}", name, help=text, **settings)
+    return click.option(f"--{name.replace('_', '-')}", name, help=text, **attributes)
 
 
 @main.command()
@@ -175,8 +180,8 @@ def notify(test: bool, **options: Any) -> None:
 @main.command("import")
 @_option("database_url")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("--agent", "agent_id", help="Agent of the lines that name none.")
-@click.option("--pool", "pool_id", help="Pool of the lines that name none.")
+@click.option("--agent", "agent_id", help="Agent of the lines without an agent_id.")
+@click.option("--pool", "pool_id", help="Pool of the lines without a pool_id.")
 @click.option("--restart", is_flag=True, help="Start over instead of resuming a stopped import.")
 def import_(
     file: str, agent_id: str | None, pool_id: str | None, restart: bool, **options: Any
@@ -191,7 +196,7 @@ def import_(
     started again. Rejected lines are listed at the end, with exit code 1.
     """
     settings = config.load(**options)
-    # An import may open thousands of gaps. The history has them; the log need not.
+    # An import may open thousands of gaps. The history keeps them, so the log leaves them out.
     log.setLevel(logging.ERROR)
     init_db_command.create_tables(settings)
     fields = {"agent_id": agent_id, "pool_id": pool_id}
