@@ -12,22 +12,22 @@ from sef.errors import AgentNotFound
 from sef.terms import Mode
 
 LONGEST_PAUSE = timedelta(minutes=10)
-"""The longest pause of an agent's work that SEF believes.
+"""The longest pause of an agent's work that SEF accepts.
 
-A worker with a fast clock may have written a longer one; without this limit it would stop the
-agent's work for as long.
+A worker with a fast clock may write a longer pause. Without this limit, the agent's work would stop
+for all of it.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent as it was read.
+    """A row of `agents`.
 
     Attributes:
-        not_before: the time until which its unfinished work is postponed.
-        put_off_because: the reason for that; meaningless once `not_before` has passed.
-        drill_interval: seconds between two drills, or None for no drills.
-        cutover: its cutover targets, as `sef.failover.cutover.targets` reads them.
+        not_before: the time until which the agent's unfinished work is postponed.
+        put_off_because: the reason for the postponement; without meaning after `not_before`.
+        drill_interval: seconds between two drills; None: no drills.
+        cutover: the cutover targets, as `sef.failover.cutover.targets` parses them.
         epoch: grows with every change of primary.
         version: grows with every change of the row.
     """
@@ -72,7 +72,7 @@ class Agent:
         return self.next_drill_at is not None and now >= self.next_drill_at
 
     def is_postponed(self, now: datetime) -> bool:
-        """Return True if its unfinished work is postponed now."""
+        """Return True if the agent's unfinished work is postponed now."""
         return self.not_before is not None and now < self.not_before <= now + LONGEST_PAUSE
 
     @property

@@ -118,7 +118,9 @@ class Signal:
 class IncidentKind(StrEnum):
     """The reason for which an incident was opened."""
 
-    INTERRUPTION = "interruption"  # AWS announced that it terminates, or may terminate, it
+    INTERRUPTION = (
+        "interruption"  # AWS announced that it terminates, or may terminate, the instance
+    )
     LOSS = "loss"  # the instance was lost without an announcement
     DRILL = "drill"  # a planned switchover that tests the failover
     RETURN = "return-to-spot"  # a planned switchover from on-demand to spot
@@ -150,7 +152,9 @@ class IncidentStatus(StrEnum):
     OPEN = "open"  # SEF works on it, or watches the instance
     NEEDS_OPERATOR = "needs_operator"
     """Open, but stuck: SEF keeps retrying, and most likely an operator must remove the cause."""
-    DONE = "done"  # the agent has another primary, or the standby that was signalled is replaced
+    DONE = (
+        "done"  # the agent has another primary, or another standby after a signal for its standby
+    )
     RELEASED = "released"
     """Closed without a switch: no termination followed, no standby was available for a planned
     switchover, or a planned switchover gave way to an interruption or a loss."""
@@ -191,7 +195,7 @@ TRANSITIONS: dict[tuple[ReplicaStatus, ReplicaStatus], str] = {
         ReplicaStatus.LAUNCHING,
         ReplicaStatus.READY,
     ): "EC2 reports the instance as running",
-    # It may run, or start to run later, so it must be terminated.
+    # The instance may run, or start to run later, so it must be terminated.
     (
         ReplicaStatus.LAUNCHING,
         ReplicaStatus.RELEASING,
@@ -206,12 +210,12 @@ TRANSITIONS: dict[tuple[ReplicaStatus, ReplicaStatus], str] = {
         ReplicaStatus.READY,
         ReplicaStatus.PROMOTED,
     ): "becomes the agent's primary",
-    # Manual mode was turned off, its incident was closed, or AWS announced its termination.
+    # Manual mode was turned off, its incident was closed, or AWS sent a signal for the standby.
     (
         ReplicaStatus.READY,
         ReplicaStatus.RELEASING,
     ): "no longer needed, or signalled itself",
-    # A health check saw it ended, or several in a row did not see it at all.
+    # A health check found the instance ended, or several checks in a row did not find it.
     (
         ReplicaStatus.READY,
         ReplicaStatus.FAILED,
@@ -309,7 +313,9 @@ class StepKind(StrEnum):
 class NotificationKind(StrEnum):
     """The subject of a notification; an incident has at most one of each kind."""
 
-    RECOMMENDATION = "recommendation"  # its risk is too low for SEF to act
+    RECOMMENDATION = (
+        "recommendation"  # AWS recommended a rebalance, and the risk is too low for SEF to act
+    )
     DETECTION = "detection"  # an instance is being lost, or is lost, and SEF acts
     SWITCH = "switch"  # the agent has a new primary
     OPERATOR = "operator"  # the incident cannot continue without an operator
@@ -327,6 +333,7 @@ class NotificationSeverity(StrEnum):
 
 
 SEVERITIES = list(NotificationSeverity)
+"""The severities in rising order."""
 
 # Words
 
