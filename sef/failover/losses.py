@@ -1,9 +1,9 @@
 """Detect primaries that disappeared without a recommendation or a notice.
 
-A loss needs two witnesses: EC2 reports the instance gone, and its agent is silent. EC2 alone may
-lag, or describe an instance that an operator has replaced; an agent alone may have lost its
-network. An instance that EC2 does not show at all counts as gone only after several health checks
-(`sef.failover.standbys.watch`).
+A loss needs two pieces of evidence: EC2 reports the instance gone, and its agent is silent. EC2's
+answer may lag, or describe an instance that an operator has replaced; a silent agent may only have
+lost its network. An instance that EC2 does not show at all counts as gone only after several health
+checks (`sef.failover.standbys.watch`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ def detect_losses(ctx: Context) -> int:
 
 
 def silent_agents(connection: Connection, since: datetime, *, limit: int) -> Sequence[Agent]:
-    """Return agents whose primary has been silent since then and is not being replaced yet.
+    """Return agents whose primary has been silent since `since` and is not being replaced yet.
 
     A report of the standby does not count as one of the primary. An agent that got its primary
     after `since` is not silent.
@@ -74,7 +74,7 @@ def silent_agents(connection: Connection, since: datetime, *, limit: int) -> Seq
 
 
 def heard_since(connection: Connection, agent_id: str, since: datetime) -> bool:
-    """Return True if the primary has reported since then."""
+    """Return True if the primary has reported since `since`."""
     return bool(connection.scalar(select(_has_reported(literal(agent_id), since))))
 
 
@@ -101,20 +101,24 @@ def _examine(ctx: Context, silent: Sequence[Agent], now: datetime) -> int:
 
 
 def _record_loss(
-    connection: Connection, ctx: Context, silent: Agent, instance: Instance | None, now: datetime
+    connection: Connection,
+    ctx: Context,
+    agent_before: Agent,
+    instance: Instance | None,
+    now: datetime,
 ) -> bool:
-    """Open an incident for the loss, or turn the open one into it; return False if it is no loss.
+    """Record a loss in a new incident, or in the open one; return False if there is no loss.
 
     Args:
-        silent: the agent's row when EC2 was asked.
+        agent_before: the agent's row when EC2 was asked.
         instance: the answer of EC2. None: EC2 does not show the instance.
     """
-    agent = read_agent(connection, silent.id, lock=True)
-    if agent != silent or agent.instance_id is None:
+    agent = read_agent(connection, agent_before.id, lock=True)
+    if agent != agent_before or agent.instance_id is None:
         return False  # the row has changed since EC2 was asked: the next run examines it again
     if heard_since(connection, agent.id, _silent_since(ctx, now)):
         return False
-    if instance is None and not _is_forgotten(connection, ctx, agent.instance_id, now):
+    if instance is None and not _is_gone_for_good(connection, ctx, agent.instance_id, now):
         return False
     incident = open_incident(connection, agent.id)
     if incident is not None and incident.is_emergency:
@@ -154,7 +158,11 @@ def _record_loss(
 def _incident_of_loss(
     connection: Connection, agent: Agent, current: Incident | None, reason: str, now: datetime
 ) -> Incident:
-    """Return the incident of the recommendation, or open one. A loss ends a planned switchover."""
+    """Return the incident to record a loss in.
+
+    An open incident of a recommendation becomes the incident of the loss. An open planned
+    switchover ends. Otherwise SEF opens an incident.
+    """
     if current is not None and not current.kind.is_planned:
         return current
     if current is not None:
@@ -164,7 +172,9 @@ def _incident_of_loss(
     return open_incident_of_primary(connection, agent, now)
 
 
-def _is_forgotten(connection: Connection, ctx: Context, instance_id: str, now: datetime) -> bool:
+def _is_gone_for_good(
+    connection: Connection, ctx: Context, instance_id: str, now: datetime
+) -> bool:
     """Return True if SEF launched the instance and several checks in a row did not find it.
 
     An instance that SEF did not launch may never have existed, or may be in another region: its

@@ -22,6 +22,8 @@ from sef.terms import Goal, IncidentStatus, ReplicaStatus, ReplicaType, SignalTy
 
 @dataclass(frozen=True, slots=True)
 class AgentState:
+    """The modes of an agent, as far as they decide its next step."""
+
     manual: bool
     auto_switch: bool
     auto_terminate: bool
@@ -31,6 +33,8 @@ class AgentState:
 
 @dataclass(frozen=True, slots=True)
 class IncidentState:
+    """The facts about an open incident that decide the next step."""
+
     goal: Goal
     rebalance_at: datetime | None
     concerns_primary: bool
@@ -38,10 +42,13 @@ class IncidentState:
     is_planned: bool = False
     """A drill or a return to spot. It launches at most one standby."""
     had_standby: bool = False
+    """A standby was already created for this incident."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
+    """The goal that a signal sets, and the reason as a sentence."""
+
     goal: Goal
     reason: str
 
@@ -165,7 +172,7 @@ def _step_of_incident(
     standby_ttl: timedelta,
     now: datetime,
 ) -> NextStep | None:
-    """Return the step that the incident asks for. None: it leaves the decision to the mode."""
+    """Return the step that the incident asks for. None: the agent's mode decides."""
     if not incident.concerns_primary:
         return CloseIncident(IncidentStatus.DONE, "the agent already has another primary")
     if incident.is_planned:

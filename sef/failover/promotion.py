@@ -22,6 +22,8 @@ from sef.terms import IncidentStatus, Market, NotificationKind, ReplicaStatus
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
+    """The result of a promotion."""
+
     old_instance_id: str | None
     new_instance_id: str
     epoch: int
@@ -29,7 +31,7 @@ class Promotion:
     incident_id: str | None
     failover_time_ms: int | None
     has_follow_up: bool
-    """A cutover, a termination or another standby may follow now."""
+    """True if a cutover, a termination or another standby may follow now."""
 
 
 def promote(
@@ -65,7 +67,7 @@ def promote(
     old, new = agent.instance_id, standby.instance_id
     epoch = agent.epoch + 1
     incident_id = incident.id if incident else None
-    probation_until = _probation(connection, standby, now, settings)
+    probation_until = _probation_end(connection, standby, now, settings)
     update_agent(
         connection,
         agent,
@@ -95,18 +97,26 @@ def promote(
         or probation_until is not None
         or agent.manual_replica_enabled,
     )
-    event = _completed(agent, incident, promotion, reason, now, unchecked=unchecked)
-    notes = []
+    event = _promotion_event(agent, incident, promotion, reason, now, unchecked=unchecked)
+    notifications = []
     if incident is not None and agent.cutover is None:
         # With a cutover, `sef.failover.cutover.events` reports the outcome when the cutover ends.
-        notes.append(_outcome(incident, standby, promotion, now, event.type, retire_after))
+        notifications.append(
+            _outcome_notification(incident, standby, promotion, now, event.type, retire_after)
+        )
     move_replica(
-        connection, standby, ReplicaStatus.PROMOTED, reason, now, events=[event], notes=notes
+        connection,
+        standby,
+        ReplicaStatus.PROMOTED,
+        reason,
+        now,
+        events=[event],
+        notifications=notifications,
     )
     return promotion
 
 
-def _probation(
+def _probation_end(
     connection: Connection, standby: Replica, now: datetime, settings: Settings
 ) -> datetime | None:
     """Return the end of the new primary's probation. None: its pool is not known to be risky."""
@@ -147,7 +157,7 @@ def _close_incident(
     return milliseconds
 
 
-def _completed(
+def _promotion_event(
     agent: Agent,
     incident: Incident | None,
     promotion: Promotion,
@@ -183,7 +193,7 @@ def _completed(
     )
 
 
-def _outcome(
+def _outcome_notification(
     incident: Incident,
     standby: Replica,
     promotion: Promotion,
@@ -191,7 +201,7 @@ def _outcome(
     event_type: str,
     retire_after: timedelta | None,
 ) -> Notification:
-    """Build the notification that closes the incident's thread."""
+    """Build the last notification of the incident: its outcome."""
     old = promotion.old_instance_id
     message = f"{incident.kind} is {IncidentStatus.DONE}: "
     message += _summary(incident, standby, promotion.failover_time_ms, now)

@@ -43,7 +43,7 @@ from sef.terms import IncidentStatus, NotificationKind, ReplicaStatus
 log = logging.getLogger("sef")
 
 STEPS = 100
-"""Maximum steps of one pass: more than any saga has, so that a defect cannot loop forever."""
+"""Maximum steps of one pass: more than any incident needs, so that a defect cannot loop forever."""
 
 RETRY_AFTER = timedelta(seconds=4)
 """Mean pause of an agent's work after EC2 did not return a usable answer."""
@@ -101,7 +101,7 @@ def reconcile_agent(
         log.debug("agent %s: %s", agent_id, done.sentence)
         sentences.append(done.sentence)
         if done.is_last and len(sentences) == 1:
-            # Another read would take as long as the promotion, while other agents wait for theirs.
+            # Another read would take as long as the promotion, and other agents wait for theirs.
             break
         snapshot = None
     return sentences
@@ -247,7 +247,7 @@ def _call_aws(
             sentence = terminate.release_standby(ctx, replica, budget)
             if sentence is not None:
                 return sentence
-    retirements, untagged = ctx.database.read(_due_chores, ctx, agent.id)
+    retirements, untagged = ctx.database.read(_retirements_and_untagged, ctx, agent.id)
     for retirement in retirements:
         sentence = terminate.terminate_former_primary(ctx, retirement, budget)
         if sentence is not None:
@@ -262,9 +262,10 @@ def _call_aws(
     return None
 
 
-def _due_chores(
+def _retirements_and_untagged(
     connection: Connection, ctx: Context, agent_id: str
 ) -> tuple[Sequence[Retirement], Sequence[UntaggedInstance]]:
+    """Return the retirements of an agent that are due, and its instances without their tags."""
     return (
         due_retirements(connection, agent_id, ctx.clock()),
         run_instances.untagged_instances(connection, agent_id),
@@ -283,7 +284,7 @@ def _write_postponement(
 ) -> None:
     now = ctx.clock()
     agent = read_agent(connection, agent_id, lock=True)
-    # Jitter: without it a throttled fleet would retry at one moment.
+    # Without jitter, all agents of a throttled fleet would retry at the same moment.
     pause = RETRY_AFTER * random.uniform(0.5, 1.5)
     is_new = agent.not_before is None or now - agent.not_before > REPORT_AGAIN_AFTER
     postpone_agent(connection, agent, now, pause, reason)

@@ -1,4 +1,4 @@
-"""Answer a signal: the action that SEF took, a message, and the rows that they are about."""
+"""Answer a signal with the action that SEF took, a message, and the ids of the rows involved."""
 
 from enum import StrEnum
 from typing import Any
@@ -15,7 +15,9 @@ class Action(StrEnum):
 
     MONITOR = "monitor"  # the risk is too low for a standby
     LAUNCHING = "replica_launching"  # a standby is launching; a termination promotes it when ready
-    STANDBY_READY = "standby_ready"  # it waits for a termination, auto-switch or an operator
+    STANDBY_READY = (
+        "standby_ready"  # a ready standby waits for a termination, auto-switch or an operator
+    )
     PROMOTED = "promoted"  # the agent has a new primary
     WAITING = "waiting"  # a standby is needed but none can be launched now; SEF keeps trying
     STANDBY_REPLACED = "standby_replaced"  # the signal was about the standby
@@ -64,14 +66,17 @@ def _outcome(
     if incident.goal is Goal.MONITOR:
         return Action.MONITOR, incident.reason
     if standby is None:
-        why = f" ({failed.reason})" if failed else ""
-        return Action.WAITING, f"{incident.reason}; no standby is available{why}; SEF keeps trying"
+        cause = f" ({failed.reason})" if failed else ""
+        return (
+            Action.WAITING,
+            f"{incident.reason}; no standby is available{cause}; SEF keeps trying",
+        )
     if standby.status is ReplicaStatus.READY:
         return Action.STANDBY_READY, f"{incident.reason}; {standby.instance_id} is ready"
     if standby.instance_id is None and incident.status is IncidentStatus.NEEDS_OPERATOR:
-        why = f" ({incident.obstacle})" if incident.obstacle else ""
-        message = f"{incident.reason}; no standby can be launched now{why}; SEF keeps trying"
+        cause = f" ({incident.obstacle})" if incident.obstacle else ""
+        message = f"{incident.reason}; no standby can be launched now{cause}; SEF keeps trying"
         return Action.WAITING, message
-    then = "promoted when ready" if incident.goal is Goal.SWITCH else "kept as a standby"
+    use = "promoted when ready" if incident.goal is Goal.SWITCH else "kept as a standby"
     name = standby.instance_id or "a standby"
-    return Action.LAUNCHING, f"{incident.reason}; {name} is launching, {then}"
+    return Action.LAUNCHING, f"{incident.reason}; {name} is launching, {use}"

@@ -114,7 +114,9 @@ def record(
     return RecordedSignal(
         incident.id,
         may_have_work=updated.is_open or has_changed,
-        snapshot=_snapshot(connection, agent, updated) if subject == agent.subject else None,
+        snapshot=_reusable_snapshot(connection, agent, updated)
+        if subject == agent.subject
+        else None,
     )
 
 
@@ -145,7 +147,7 @@ def _with_named_instance(
 def _release_standby(
     connection: Connection, ctx: Context, received: ReceivedSignal, standby: Replica
 ) -> Incident:
-    """Release a standby that AWS has signalled: it is never promoted, another replaces it."""
+    """Release a standby for which AWS sent a signal. It is never promoted; SEF launches another."""
     agent, signal, now = received.agent, received.signal, received.now
     reason = f"AWS sent a {signal.type} for the standby"
     incident = create_incident(
@@ -180,10 +182,10 @@ def _store_signal(
     agent, signal, now = received.agent, received.signal, received.now
     update = record_signal(connection, incident, signal, now)
     columns = _signal_columns(incident, signal, now) if update.is_news else {}
-    former = incident.instance_id
-    if former is not None and former != agent.instance_id and columns.get("deadline"):
+    signalled = incident.instance_id
+    if signalled is not None and signalled != agent.instance_id and columns.get("deadline"):
         # The end of a former primary is also the deadline of the cutover away from it.
-        set_cutover_deadline(connection, agent.id, former, columns["deadline"], now)
+        set_cutover_deadline(connection, agent.id, signalled, columns["deadline"], now)
     if incident.is_open:
         return _raise_goal(connection, ctx, received, incident, update, columns)
     if update.is_first:
@@ -196,12 +198,12 @@ def _store_signal(
 def _signal_columns(incident: Incident, signal: Signal, now: datetime) -> dict[str, Any]:
     """Return the columns of an incident that a new signal sets: arrival and deadline.
 
-    A recommendation prolongs the time for which a standby is kept. Only a new recommendation does:
-    the metadata service shows the same one for as long as the instance lives. A recommendation
-    after the notice announces nothing, and sets no column.
+    A new recommendation prolongs the time for which a standby is kept. A repeated one does not: the
+    metadata service shows the same recommendation for as long as the instance lives. A
+    recommendation after the notice announces nothing, and sets no column.
 
-    The deadline is the earliest end that AWS has announced; two minutes from now if the signal has
-    none, or one in the past.
+    The deadline is the earliest end that AWS has announced. For a signal without an end, or with an
+    end in the past, it is two minutes from now.
     """
     if signal.type is SignalType.REBALANCE:
         return {} if incident.termination_at is not None else {"rebalance_at": now}
@@ -236,7 +238,9 @@ def _raise_goal(
     """
     agent, signal, now = received.agent, received.signal, received.now
     if not update.is_news and incident.goal is not Goal.MONITOR:
-        return incident  # a repeat can raise no goal but `monitor`, whose risk may have risen
+        return (
+            incident  # the risk may have risen since: a repeat can raise `monitor`, no other goal
+        )
     risk = None
     if signal.type is SignalType.REBALANCE:
         risk = assess_primary(connection, ctx, agent, now)
@@ -276,11 +280,11 @@ def _raise_goal(
     return updated
 
 
-def _snapshot(connection: Connection, agent: Agent, incident: Incident) -> Snapshot | None:
+def _reusable_snapshot(connection: Connection, agent: Agent, incident: Incident) -> Snapshot | None:
     """Return the agent's rows, to save the reconciler a read.
 
-    None: `agent` may not be the row as it is now, since a new signal ends a pause; or the incident
-    is closed, so that the reconciler has to look for an open one.
+    None: the reconciler must read the rows itself. Either the signal ended a pause, so that `agent`
+    is out of date; or the incident is closed, and another one may be open.
     """
     if not incident.is_open or agent.not_before is not None:
         return None

@@ -4,10 +4,10 @@ One pass:
 
 1. Report storms: pools in which AWS interrupts several agents at once.
 2. Read the agents with work that is due, the most urgent first (`agents_with_work`).
-3. Reconcile them in threads, in three lanes that do not wait for one another (`Lane`).
-4. While some of them are still busy, because calls to EC2 are slow, read again which other agents
-   have become due (a cycle), and reconcile those too.
-5. Report it if the limit of terminations deferred some.
+3. Reconcile these agents in threads, in three lanes that do not wait for each other (`Lane`).
+4. While a reconciliation still runs, because calls to EC2 are slow, read the agents that have
+   become due meanwhile, and reconcile them too. Each of these reads begins a cycle.
+5. If the limit of terminations deferred some terminations, report the limit.
 """
 
 import logging
@@ -48,10 +48,10 @@ THREADS_PER_LANE = 8
 """Agents of one lane that are reconciled at the same time."""
 
 CYCLES = 100
-"""Maximum cycles of one pass. Work that has become due after that belongs to the next pass."""
+"""Maximum cycles of one pass. Work that becomes due after the last one waits for the next pass."""
 
 RECENTLY = timedelta(minutes=1)
-"""Time after the end of its pause during which an agent is in the retry lane."""
+"""Time after the end of an agent's pause during which the agent is in the retry lane."""
 
 REQUEST_HEAD_START = timedelta(seconds=2)
 """Time after a notice during which only the request that delivered it works on the incident."""
@@ -67,6 +67,8 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
+    """An agent with unfinished work that is due, and the lane that reconciles it."""
+
     agent_id: str
     lane: Lane
 
@@ -92,21 +94,24 @@ def agents_with_work(
     An agent whose work is postponed is left out, except for a cutover step that is due.
 
     Args:
-        checked_before: a health check of a standby or a former primary is due if its last check was
-            before then, or is later than a right clock can have recorded.
+        checked_before: a standby or a former primary is due for a health check if its last check
+            was at or before this time. A last check too far in the future, which a worker with a
+            wrong clock has recorded, does not delay the next check.
     """
     work = _unfinished_work(now, checked_before).subquery()
     urgency = func.min(work.c.urgency)
     deadline = func.min(work.c.deadline)
     rows = connection.execute(
-        select(work.c.id, urgency.label("urgency"), func.min(agents.c.not_before).label("since"))
+        select(
+            work.c.id, urgency.label("urgency"), func.min(agents.c.not_before).label("not_before")
+        )
         .join(agents, agents.c.id == work.c.id)
         .where(
             or_(
                 agents.c.not_before.is_(None),
                 agents.c.not_before <= now,
                 agents.c.not_before > now + LONGEST_PAUSE,
-                # The pauses of a cutover are those of its steps, not of its agent.
+                # A cutover does not pause with its agent: each step has a pause of its own.
                 exists().where(cutovers.c.open_agent_id == agents.c.id, cutovers.c.due_at <= now),
             )
         )
@@ -121,7 +126,7 @@ def agents_with_work(
     due = []
     for row in rows:
         lane = Lane.URGENT if row.urgency == 0 else Lane.ORDINARY
-        if row.since is not None and now - RECENTLY < row.since <= now:
+        if row.not_before is not None and now - RECENTLY < row.not_before <= now:
             lane = Lane.RETRY
         due.append(WorkItem(row.id, lane))
     return due
@@ -141,9 +146,9 @@ def _unfinished_work(now: datetime, checked_before: datetime) -> CompoundSelect[
     no_deadline = literal(None, incident.deadline.type)
     # A drill has the goal `switch` too, but its primary is not being lost: it can wait.
     is_emergency = and_(incident.goal == Goal.SWITCH, incident.kind.in_(LOSING))
-    # The request that delivered a notice is handling it; without the head start, a storm would
-    # prepare every promotion twice.
-    is_free = or_(
+    # The request that delivered a notice handles it. Without the head start, the request and this
+    # job would both prepare the promotion, for every agent of a storm.
+    is_left_to_job = or_(
         incident.kind != IncidentKind.INTERRUPTION,
         incident.termination_at.is_(None),
         incident.termination_at <= now - REQUEST_HEAD_START,
@@ -153,7 +158,7 @@ def _unfinished_work(now: datetime, checked_before: datetime) -> CompoundSelect[
         incident.open_agent_id.label("id"),
         case((is_emergency, 0), else_=1).label("urgency"),
         incident.deadline.label("deadline"),
-    ).where(incident.open_agent_id.is_not(None), is_free)
+    ).where(incident.open_agent_id.is_not(None), is_left_to_job)
     moving_replicas = select(replica.agent_id, literal(1), no_deadline).where(
         replica.status.in_([ReplicaStatus.LAUNCHING, ReplicaStatus.RELEASING])
     )
@@ -211,10 +216,9 @@ def _work_in_lanes(
 ) -> tuple[int, Sequence[TerminationBudget]]:
     """Reconcile the agents of each lane in their order.
 
-    The lanes do not wait for one another: EC2 may leave some calls unanswered, which takes many
-    seconds each, and the agents whose calls failed are in a lane of their own. The agents that
-    become due meanwhile do not wait for the end of the pass: a cycle adds them at the end of each
-    reconcile interval.
+    The lanes do not wait for each other: a call that EC2 leaves unanswered takes many seconds, and
+    the agents whose calls failed have a lane of their own. Agents that become due during the pass
+    do not wait for its end: a cycle adds them at the end of each reconcile interval.
 
     Returns:
         The number of agents, and the budget of terminations of each cycle.
@@ -264,7 +268,8 @@ def _reconcile_isolated(ctx: Context, agent_id: str, budget: TerminationBudget) 
 
 
 def _report_storms(ctx: Context, now: datetime) -> None:
-    # Not with each signal: there the agents of a storm would wait for one another.
+    # The signals themselves do not report storms: the transactions of all agents of a storm would
+    # then wait for the storm's row.
     for storm in ctx.database.read(storms.current_storms, now):
         ctx.database.write(storms.report_storm, storm, now)
 

@@ -44,11 +44,11 @@ def write_events(
     connection: Connection,
     events: Sequence[Event],
     now: datetime,
-    notes: Sequence[Notification] = (),
+    notifications: Sequence[Notification] = (),
 ) -> None:
     """Write events into the transaction that they report and, once it is committed, into the log.
 
-    Notifications of events are put into the outbox, and `notes` after them.
+    The notifications of the events are put into the outbox, and `notifications` after them.
     """
     if not events:
         return
@@ -77,7 +77,7 @@ def write_events(
         for event in events
         if event.notification is not None
     ]
-    notify(connection, [*of_events, *notes], now)
+    notify(connection, [*of_events, *notifications], now)
     after_commit(connection, partial(_log, events))
 
 

@@ -150,7 +150,7 @@ def move_replica(
     severity: Severity = "info",
     calls: Sequence[dict[str, Any]] = (),
     events: Sequence[Event] = (),
-    notes: Sequence[Notification] = (),
+    notifications: Sequence[Notification] = (),
     **values: Any,
 ) -> None:
     """Move a replica to another state of the transition table, and write the event.
@@ -158,7 +158,7 @@ def move_replica(
     Args:
         calls: the calls to EC2 that the move took, as `sef.cloud.ec2.timed` records them.
         events: further events to write after the replica's own.
-        notes: notifications to write with the events.
+        notifications: further notifications to put into the outbox.
         values: further columns to change.
 
     Raises:
@@ -184,7 +184,7 @@ def move_replica(
     event = _event(
         replica.agent_id, replica.id, replica.incident_id, status, message, severity, calls
     )
-    write_events(connection, [event, *events], now, notes)
+    write_events(connection, [event, *events], now, notifications)
 
 
 def change_replica(connection: Connection, replica: Replica, **values: Any) -> None:
