@@ -1,4 +1,4 @@
-"""Pages of the fleet and of an agent's history."""
+"""Read pages of the fleet and of an agent's history."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -76,7 +76,7 @@ def _fleet_entry(row: Row[Any], reported_at: datetime | None) -> dict[str, Any]:
 
 
 def _last_reports(connection: Connection, ids: Sequence[str]) -> dict[str, datetime]:
-    """Return when SEF last received a pricing report of each agent."""
+    """Return the time of the last pricing report of each agent, by agent id."""
     columns = price_series.c
     rows = connection.execute(
         select(columns.agent_id, func.max(columns.received_at))

@@ -17,8 +17,9 @@ from sef.operators.status import replica_fields
 from sef.terms import ReplicaStatus
 
 POLL_SECONDS = 0.2
-"""Pause between two looks at a standby that is launching."""
+"""Pause between two reads of a standby that is launching."""
 AUTO_FLAGS = {"auto-switch": "auto_switch_enabled", "auto-terminate": "auto_terminate_enabled"}
+"""Column of `agents` that enables each auto mode."""
 
 
 def enable_manual(ctx: Context, agent_id: str, key: str | None) -> Answer:
@@ -30,9 +31,11 @@ def enable_manual(ctx: Context, agent_id: str, key: str | None) -> Answer:
     """
     with idempotent_call(ctx, key, agent_id, "manual-replica/enable") as call:
         if call.is_new:
-            ctx.database.write(_set_manual, ctx, agent_id, call, _enabled(None), enabled=True)
+            ctx.database.write(
+                _set_manual, ctx, agent_id, call, _answer_enabled(None), enabled=True
+            )
             standby = _await_standby(ctx, agent_id)
-            call.answer = _enabled(standby, _standby_message(standby))
+            call.answer = _answer_enabled(standby, _standby_message(standby))
     return call.answer
 
 
@@ -68,7 +71,9 @@ def set_auto(ctx: Context, agent_id: str, mode: str, key: str | None, *, enabled
     return call.answer
 
 
-def _enabled(standby: Replica | None, message: str = "Manual replica mode enabled") -> Answer:
+def _answer_enabled(
+    standby: Replica | None, message: str = "Manual replica mode enabled"
+) -> Answer:
     return {
         "status": "success",
         "message": message,
@@ -93,7 +98,7 @@ def _await_standby(ctx: Context, agent_id: str) -> Replica | None:
         standby = snapshot.standby
         remaining = deadline - time.monotonic()
         is_settled = standby is None or standby.status is ReplicaStatus.READY
-        # The next launch attempt comes only after the deadline: waiting on is useless.
+        # If the next launch attempt comes after the deadline, waiting for it is useless.
         is_postponed = snapshot.agent.is_postponed(ctx.clock() + timedelta(seconds=remaining))
         if is_settled or remaining <= 0 or is_postponed:
             return standby

@@ -22,19 +22,19 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
     """Register an agent or change its fields; `warnings` lists what the operator should check.
 
     A new `instance_id` starts a new epoch, as a promotion does. SEF does not terminate the former
-    primary, even if SEF launched it: the operator who names a primary by hand decides when the
-    former primary is no longer needed.
+    primary, even if SEF launched it: an operator who sets the primary also decides when the former
+    primary is no longer needed.
 
     Raises:
         Refused: a cutover target is malformed.
         Conflict: the instance is the agent's standby.
     """
-    names_targets = changes.get("cutover") is not None
-    if names_targets:
+    has_new_targets = changes.get("cutover") is not None
+    if has_new_targets:
         changes = {**changes, "cutover": parse_targets(changes["cutover"])}
-    is_new, warnings = ctx.database.write(_write, ctx, agent_id, changes)
+    is_new, warnings = ctx.database.write(_write_agent, ctx, agent_id, changes)
     agent = ctx.database.read(read_agent, agent_id)
-    if names_targets:
+    if has_new_targets:
         # After COMMIT, so that an error of AWS does not prevent the registration.
         warnings = [*warnings, *target_warnings(ctx, agent)]
     return {
@@ -45,10 +45,10 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
     }
 
 
-def _write(
+def _write_agent(
     connection: Connection, ctx: Context, agent_id: str, changes: Mapping[str, Any]
 ) -> tuple[bool, list[str]]:
-    """Write the agent; return True if it is new, and the warnings."""
+    """Insert or update the agent; return whether it is new, and the warnings."""
     now = ctx.clock()
     try:
         agent = read_agent(connection, agent_id, lock=True)

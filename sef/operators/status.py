@@ -32,7 +32,7 @@ class NoStandby:
 
     reason: str
     next_try_at: datetime | None
-    """The time until which the next launch is postponed."""
+    """Time until which the next launch is postponed; None: it is not postponed."""
 
 
 def agent_status(
@@ -151,7 +151,7 @@ def why_no_standby(
         step: the step that the agent's goal requires next, postponed or not.
         status: the status of the agent's standby; None without a standby.
         instance_id: the instance of the standby; None before its launch.
-        postponement: of the agent's work.
+        postponement: the postponement of the agent's work; None if it is not postponed.
         monitoring_reason: the reason why the open incident requires no standby; None if it
             requires one.
     """
@@ -163,26 +163,26 @@ def why_no_standby(
         return NoStandby(monitoring_reason or "no mode or incident requires a standby", None)
     if postponement is not None:
         return NoStandby(postponement.reason or "the launch is postponed", postponement.until)
-    because = f": {step.reason}" if isinstance(step, CreateStandby) else ""
-    return NoStandby(f"SEF is about to launch a standby{because}", None)
+    cause = f": {step.reason}" if isinstance(step, CreateStandby) else ""
+    return NoStandby(f"SEF is about to launch a standby{cause}", None)
 
 
 def _no_standby(snapshot: Snapshot, now: datetime, standby_ttl: timedelta) -> dict[str, Any] | None:
-    """Return the field `no_standby`."""
+    """Return the fields of `no_standby` in an answer; None while a standby is ready."""
     agent, standby, incident = snapshot.agent, snapshot.standby, snapshot.incident
     postponement = None
     if agent.not_before is not None and agent.is_postponed(now):
         postponement = Postponement(agent.not_before, agent.put_off_because)
-    answer = why_no_standby(
+    no_standby = why_no_standby(
         snapshot.wanted_step(now, standby_ttl),
         standby.status if standby else None,
         standby.instance_id if standby else None,
         postponement,
         incident.reason if incident and incident.goal is Goal.MONITOR else None,
     )
-    if answer is None:
+    if no_standby is None:
         return None
-    return {"reason": answer.reason, "next_try_at": iso(answer.next_try_at)}
+    return {"reason": no_standby.reason, "next_try_at": iso(no_standby.next_try_at)}
 
 
 def _former_primaries(connection: Connection, snapshot: Snapshot) -> list[dict[str, Any]]:

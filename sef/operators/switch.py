@@ -29,6 +29,7 @@ from sef.operators.status import replica_fields
 from sef.terms import Goal, Mode, ReplicaStatus
 
 REASON = "an operator switched"
+"""Reason of the promotion, in events and answers."""
 
 
 def switch(ctx: Context, agent_id: str, key: str | None) -> Answer:
@@ -41,8 +42,8 @@ def switch(ctx: Context, agent_id: str, key: str | None) -> Answer:
     """
     with idempotent_call(ctx, key, agent_id, "manual-switch") as call:
         if call.is_new:
-            _, standby = ctx.database.read(_switchable, agent_id)
-            # A planned switch has time to check that the standby really runs.
+            _, standby = ctx.database.read(_require_ready_standby, agent_id)
+            # An operator's switch has time to check that the standby runs.
             watch.require_running(ctx, standby)
             promotion = ctx.database.write(_switch, ctx, agent_id, call)
             reconcile_agent(ctx, agent_id)
@@ -51,8 +52,8 @@ def switch(ctx: Context, agent_id: str, key: str | None) -> Answer:
 
 
 def dry_run_switch(ctx: Context, agent_id: str) -> Answer:
-    """Answer with what `switch` would do; change nothing. Raises the errors of `switch`."""
-    ctx.database.read(_switchable, agent_id)
+    """Return the plan of `switch`; change nothing. Raises the errors of `switch`."""
+    ctx.database.read(_require_ready_standby, agent_id)
     result = dry_run(ctx, agent_id, _promote, _promoted, must_run=True)
     promotion = result.answer
     return {
@@ -80,7 +81,7 @@ def _switch(connection: Connection, ctx: Context, agent_id: str, call: Idempoten
 
 
 def _promote(connection: Connection, ctx: Context, agent_id: str) -> Promotion:
-    agent, standby = _switchable(connection, agent_id, lock=True)
+    agent, standby = _require_ready_standby(connection, agent_id, lock=True)
     return promote(
         connection,
         agent,
@@ -97,9 +98,15 @@ def _promoted(connection: Connection, promotion: Promotion) -> dict[str, Any]:
     return asdict(promotion)
 
 
-def _switchable(
+def _require_ready_standby(
     connection: Connection, agent_id: str, *, lock: bool = False
 ) -> tuple[Agent, Replica]:
+    """Return the agent and its standby if an operator may switch now.
+
+    Raises:
+        AgentNotFound: no agent has this id.
+        Conflict: manual mode is disabled, or the standby is missing or not ready.
+    """
     agent = read_agent(connection, agent_id, lock=lock)
     if not agent.manual_replica_enabled:
         raise Conflict(
