@@ -32,6 +32,7 @@ from sef.db.tables import incidents, launch_attempts, launch_calls, replica_inst
 from sef.terms import LOSING, Goal, Market
 
 IS_EMERGENCY = and_(incidents.c.goal == Goal.SWITCH, incidents.c.kind.in_(LOSING))
+"""Condition that an instance is being lost, or is lost, and has to be replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Attempt:
     """A row of `launch_attempts`.
 
     Attributes:
-        attempt: number of the attempt among those of the replica, from 1.
+        attempt: number of the attempt, counted from 1 for each replica.
         status: open, launched or refused.
         launch_fingerprint: equal for attempts that one call can launch together.
         calls: number of RunInstances calls made for this attempt, including one about to be made.
@@ -144,7 +145,7 @@ def cancel_unsent_in_pool(
 ) -> int:
     """Close the attempts in a pool that wait for their first call; return their number.
 
-    EC2 has just refused a launch in this pool and would refuse these too.
+    EC2 has just refused a launch in this pool and would refuse these launches too.
     """
     columns = launch_attempts.c
     return _cancel(
@@ -161,8 +162,8 @@ def emergencies_waiting(
 
     Args:
         deadline: count only emergencies with an earlier deadline; None counts all emergencies.
-        other_than: the caller's own fingerprint. Attempts with it join the caller's call and are
-            not counted.
+        other_than: the caller's own fingerprint. Attempts with the same fingerprint join the
+            caller's call, so they are not counted.
     """
     attempt = launch_attempts.c
     waiting = (
@@ -183,7 +184,10 @@ def emergencies_waiting(
 
 
 def spot_launches_since(connection: Connection, since: datetime) -> dict[str, int]:
-    """Return the number of spot launches decided since a time and not refused, by pool id."""
+    """Return the number of spot launches, by pool id.
+
+    Launches that were decided after `since` count, unless EC2 refused them.
+    """
     columns = launch_attempts.c
     rows = connection.execute(
         select(columns.pool_id, func.count().label("launches"))
@@ -198,7 +202,7 @@ def spot_launches_since(connection: Connection, since: datetime) -> dict[str, in
 
 
 def open_tokens(connection: Connection) -> set[str]:
-    """Return the client tokens of calls whose effect is unknown: those of open attempts."""
+    """Return the client tokens of the open attempts: the effect of their calls is unknown."""
     columns = launch_attempts.c
     is_open = columns.status == "open"
     return set(

@@ -86,17 +86,17 @@ def rank_candidates(
     now = ctx.clock()
     settled_after = timedelta(seconds=ctx.settings.standby_ttl_seconds)
     histories = pool_histories(connection, now, settled_after)
-    cooling = pools_on_cooldown(connection, now)
+    on_cooldown = pools_on_cooldown(connection, now)
     loads = spot_launches_since(connection, now - LOAD_COUNTS_FOR)
     tried = _tried(attempts, options.pools)
     kind = incident.kind if incident else None
     is_emergency = incident is not None and incident.is_emergency
-    pasts = {str(pool): histories.get(str(pool), risk.History()) for pool in options.pools}
-    risks = {pool: risk.assess_for_launch(past).score for pool, past in pasts.items()}
+    history_of = {str(pool): histories.get(str(pool), risk.History()) for pool in options.pools}
+    risks = {pool: risk.assess_for_launch(history).score for pool, history in history_of.items()}
     pools = options.pools
     if kind is IncidentKind.RETURN:
         # One termination without a recommendation must not close a pool for 90 days.
-        pools = [p for p in pools if risk.assess(pasts[str(p)]).score <= risk.UNKNOWN]
+        pools = [p for p in pools if risk.assess(history_of[str(p)]).score <= risk.UNKNOWN]
     allows_on_demand = ctx.settings.allow_on_demand and kind is not IncidentKind.RETURN
 
     def ranked(excluded: Collection[tuple[str, Market]]) -> list[Candidate]:
@@ -112,9 +112,9 @@ def rank_candidates(
             zone=options.zone,
         )
 
-    best = ranked({*cooling, *tried})
-    # An emergency can have two minutes left. If all pools are on cooldown, it tries them: a pool
-    # that had no capacity a minute ago is better than no pool.
+    best = ranked({*on_cooldown, *tried})
+    # An emergency can have two minutes left. If all pools are on cooldown, SEF tries them all the
+    # same: a pool that had no capacity a minute ago may have some now.
     return ranked(tried) if is_emergency and not best else best
 
 
@@ -135,8 +135,8 @@ def _tried(attempts: Sequence[Attempt], pools: Sequence[Pool]) -> set[tuple[str,
 def _zone(ctx: Context, agent: Agent) -> str | None:
     """Return the zone in which an instance can take over the agent's volumes and interface.
 
-    None if the agent has neither. None also if AWS does not return the zone: a standby is needed
-    now, and the cutover will report that error.
+    None if the agent has neither, or if AWS does not return the zone: a standby is needed now, and
+    the cutover will report the error.
     """
     if agent.cutover is None:
         return None

@@ -51,9 +51,9 @@ MAX_CONSIDERED = 10
 
 
 def advance(ctx: Context, agent: Agent, replica: Replica, incident: Incident | None) -> str | None:
-    """Take a launching replica one step further.
+    """Take the next step of a launching replica.
 
-    Return a sentence about the step, or None if there is nothing to do yet.
+    Return a sentence about the step, or None if SEF can only wait.
 
     Raises:
         CloudError: EC2 did not return a usable answer; a later pass repeats the step.
@@ -206,8 +206,8 @@ def _open_attempt(
     pool_id, market = str(candidate.pool), candidate.market
     is_spot = market is Market.SPOT
     parameters = launch_parameters(configuration, candidate.pool, spot=is_spot, tags=tags)
-    # After a quota refused a batched call, the attempt must not join a batched call again. Its
-    # token as fingerprint is equal to no other.
+    # After a quota refused a batched call, the attempt must not join a batched call again: its own
+    # token as fingerprint differs from the fingerprint of every other attempt.
     is_alone = any(map(is_batch_over_quota, attempts))
     fingerprint = token if is_alone else launch_fingerprint(parameters)
     change_replica(connection, replica, pool_id=pool_id, market=market)
@@ -263,22 +263,25 @@ def _await_running(ctx: Context, replica: Replica) -> str | None:
     age = ctx.clock() - replica.launched_at
     instance = ctx.ec2.instances([replica.instance_id]).get(replica.instance_id)
     if instance is None:
-        return ctx.database.write(_on_missing, ctx, replica)
+        return ctx.database.write(_record_missing, ctx, replica)
     if instance.is_gone:
-        return ctx.database.write(_on_died, ctx, replica, f"its instance is {instance.ec2_state}")
+        return ctx.database.write(
+            _fail_ended, ctx, replica, f"its instance is {instance.ec2_state}"
+        )
     if instance.ec2_state == "running":
         pool_id = str(instance.pool) if instance.pool else str(replica.pool_id)
         return ctx.database.write(mark_ready, ctx, replica, pool_id)
     if age >= timedelta(seconds=ctx.settings.launch_timeout_seconds):
         reason = f"not running after {ctx.settings.launch_timeout_seconds:.0f} s"
-        return ctx.database.write(_on_timeout, ctx, replica, reason)
+        return ctx.database.write(_release_late, ctx, replica, reason)
     return None
 
 
-def _on_missing(connection: Connection, ctx: Context, replica: Replica) -> str | None:
+def _record_missing(connection: Connection, ctx: Context, replica: Replica) -> str | None:
     """Record that an answer of EC2 lacks the instance; release the replica after `MISSING_FOR`.
 
-    The instance may run all the same. A released replica terminates it, a failed one would not.
+    The instance may run all the same. SEF terminates the instance of a released replica; it would
+    not terminate that of a failed replica.
     """
     current = read_replica(connection, replica.id)
     if current != replica:
@@ -296,10 +299,12 @@ def _on_missing(connection: Connection, ctx: Context, replica: Replica) -> str |
     # `record_check` has changed the row.
     current = read_replica(connection, replica.id)
     assert current is not None
-    return _on_timeout(connection, ctx, current, "EC2 still does not show it")
+    return _release_late(connection, ctx, current, "EC2 still does not show it")
 
 
-def _on_timeout(connection: Connection, ctx: Context, replica: Replica, reason: str) -> str | None:
+def _release_late(
+    connection: Connection, ctx: Context, replica: Replica, reason: str
+) -> str | None:
     """Release a replica that does not run in time; None if another worker has changed it."""
     if read_replica(connection, replica.id) != replica:
         return None
@@ -310,7 +315,7 @@ def _on_timeout(connection: Connection, ctx: Context, replica: Replica, reason: 
     return reason
 
 
-def _on_died(connection: Connection, ctx: Context, replica: Replica, reason: str) -> str | None:
-    """Fail a replica whose instance ended while it was launching."""
+def _fail_ended(connection: Connection, ctx: Context, replica: Replica, reason: str) -> str | None:
+    """Fail a launching replica whose instance has ended."""
     cool_down_pool_of(connection, replica, "DiedWhileLaunching", ctx.clock(), ctx.settings)
     return fail_launch(connection, replica, reason, RETRY_EMERGENCY, ctx.clock())

@@ -18,9 +18,10 @@ from sef.notifications.events import Event, write_events
 from sef.terms import NotificationKind, ReplicaStatus, plural
 
 HOUR = timedelta(hours=1)
+"""Period of `max_launches_per_hour`."""
 
 EPISODE_GAP = timedelta(minutes=15)
-"""An episode ends when its limit was not hit for this long. Longer than any retry delay."""
+"""Time without a hit after which an episode ends. Longer than any retry delay."""
 
 HIT_RECORDED_EVERY = timedelta(minutes=1)
 """Minimum time between two writes of `hit_at` in one episode."""
@@ -31,7 +32,7 @@ MAY_RUN = (
     ReplicaStatus.RELEASING,
     ReplicaStatus.PROMOTED,
 )
-"""States of a replica in which its instance may run."""
+"""Statuses of a replica in which its instance may run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +41,18 @@ class LimitHit:
 
     Attributes:
         setting: name of the field of `Settings` that sets the limit.
-        found: the count that reached the limit, as a clause for messages.
+        usage: the count that reached the limit, as a clause for messages.
         agent_id: the agent of a limit for one agent; None for a limit of the whole fleet.
     """
 
     setting: str
-    found: str
+    usage: str
     agent_id: str | None = None
 
     @property
     def reason(self) -> str:
         """Return the count and the environment variable of the limit, for messages."""
-        return f"{self.found} (limit: {variable(self.setting)})"
+        return f"{self.usage} (limit: {variable(self.setting)})"
 
 
 class TerminationBudget:
@@ -99,16 +100,16 @@ def launch_limit(
         launched = _launches_between(connection, agent_id, now - HOUR, now + MAX_CLOCK_SKEW)
         if launched >= maximum:
             verb = "was" if launched == 1 else "were"
-            found = f"{plural(launched, 'instance')} {verb} launched for the agent within an hour"
-            return LimitHit("max_launches_per_hour", found, agent_id)
+            usage = f"{plural(launched, 'instance')} {verb} launched for the agent within an hour"
+            return LimitHit("max_launches_per_hour", usage, agent_id)
     maximum = settings.max_instances
     if maximum:
         if is_decision:
             _serialize_on(connection, "max_instances")
         live = _live_instances(connection)
         if live >= maximum:
-            found = f"the whole fleet has {plural(live, 'live instance')}"
-            return LimitHit("max_instances", found)
+            usage = f"the whole fleet has {plural(live, 'live instance')}"
+            return LimitHit("max_instances", usage)
     return None
 
 

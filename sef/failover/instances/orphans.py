@@ -4,7 +4,7 @@ A sweep has these steps:
 
 1. List the instances with this deployment's tags, then read the rows. In this order an instance
    that is launched in between is not in the list.
-2. Keep the orphans of agents whose primary does not run.
+2. Find the orphans. Leave out the orphans of agents whose primary does not run.
 3. Finish the terminations that an earlier sweep decided but did not report.
 4. Commit each decision to terminate an orphan, call EC2, and report the termination. If the process
    dies in between, the next sweep reports it.
@@ -93,8 +93,8 @@ def sweep_orphans(database: Database, ec2: Ec2, settings: Settings, now: datetim
     reported = _finish_earlier(database, ec2, unfinished, launched, surplus, now)
     maximum = settings.max_terminations_per_run
     if maximum and len(surplus) > maximum:
-        found = f"no database row refers to {len(surplus)} of {len(launched)} launched instances"
-        hit = LimitHit("max_terminations_per_run", found)
+        usage = f"no database row refers to {len(surplus)} of {len(launched)} launched instances"
+        hit = LimitHit("max_terminations_per_run", usage)
         consequence = "SEF terminates none of them. If they are orphans, raise the limit"
         database.write(report_limit, hit, consequence, now)
         return reported
@@ -118,7 +118,7 @@ def unreported(connection: Connection) -> Sequence[OrphanTermination]:
 
 
 def cancel_termination(connection: Connection, instance_id: str) -> None:
-    """Delete a decision whose instance is running and no longer an orphan to terminate."""
+    """Delete the decision to terminate an instance that runs and is no longer to be terminated."""
     columns = orphan_terminations.c
     connection.execute(
         delete(orphan_terminations).where(
@@ -206,8 +206,8 @@ def _finish_earlier(
 ) -> int:
     """Finish the terminations that an earlier sweep decided but did not report.
 
-    Report the instances that have ended or been forgotten by EC2. Cancel the decision if the
-    instance runs and is no longer surplus. Surplus instances are terminated again later in this
+    Report the instances that have ended, or that EC2 does not show any more. Cancel the decision if
+    the instance runs and is no longer surplus. Surplus instances are terminated again later in this
     sweep. Return the number of reports.
     """
     listed = {instance.id for instance in launched}

@@ -19,6 +19,7 @@ from sef.db.tables import request_buckets
 
 RUN = "RunInstances"
 TERMINATE = "TerminateInstances"
+"""The two actions whose rate SEF limits."""
 
 EC2_DEFAULT_RATES = {RUN: 2.0, TERMINATE: 5.0}
 """EC2's default refill rates, in tokens per second. An account can have other quotas."""
@@ -48,9 +49,9 @@ class TokenBucket:
     def refilled(self, rate: Rate, now: datetime) -> "TokenBucket":
         """Return the bucket as it is now.
 
-        If `at` is in the future, this host's clock is behind or that of the last writer was ahead.
-        The refill starts from `now` then: the tokens of the time in between are lost, but no call
-        waits until `at`.
+        If `at` is in the future, this host's clock is behind, or the last writer's clock was ahead.
+        The bucket then refills from `now` on: the tokens of the time in between are lost, but no
+        call waits until `at`.
         """
         seconds = max(0.0, (now - self.at).total_seconds())
         return TokenBucket(min(float(rate.burst), self.tokens + seconds * rate.per_second), now)
@@ -82,8 +83,8 @@ def take_token(
 ) -> bool:
     """Take a token from the bucket's row; return False if there is none.
 
-    The reserve is counted after the row is read. If a reserved call takes its token in between,
-    this write fails by its version, and that call is not counted twice.
+    The reserve is counted after the row is read. If a more urgent call takes its token in between,
+    the version of the row changes and this write fails, so that call is not counted twice.
 
     Raises:
         VersionConflict: another worker has taken a token since the row was read.
@@ -157,8 +158,8 @@ def take_termination_token(ctx: Context) -> bool:
     )
 
 
-def drain(ctx: Context, action: str) -> None:
-    """Empty the bucket of an action that EC2 has throttled."""
+def record_throttling(ctx: Context, action: str) -> None:
+    """Empty the bucket of an action after EC2 throttled a call."""
     if _rate(ctx, action) is not None:
         ctx.database.write(empty_bucket, action, ctx.clock())
 

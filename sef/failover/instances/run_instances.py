@@ -45,7 +45,7 @@ from sef.terms import ReplicaStatus
 log = logging.getLogger("sef")
 
 REPEATED_AFTER = timedelta(seconds=1)
-"""Age of an attempt from which its call is taken for a repeat."""
+"""Age of an attempt from which SEF assumes that its call was made before."""
 
 CALL_TIMEOUT = timedelta(seconds=3)
 """Time that other workers wait before repeating a batched call themselves."""
@@ -75,7 +75,10 @@ _UNTAGGED_OF_AGENT = _UNTAGGED.where(replica_instances.c.agent_id == bindparam("
 
 
 class AlreadyCalled(Exception):
-    """Another worker makes the call, or has made it. Rolls back taking the request token."""
+    """Another worker makes the call, or has made it.
+
+    Raised to roll back the transaction that took the request token.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ def make_call(ctx: Context, attempt: Attempt, incident: Incident | None = None) 
         instance_ids = _run_instances(ctx, call, attempt)
     except CloudError as error:
         if error.code in THROTTLED:
-            rate_limit.drain(ctx, RUN)
+            rate_limit.record_throttling(ctx, RUN)
         if error.remedy is Remedy.WAIT:
             raise
         ctx.database.write(_record_refusal, ctx, call, error)
@@ -145,7 +148,7 @@ def untagged_instances(
     """Return the instances of batched calls that do not have the tags of their agents yet.
 
     Args:
-        agent_id: only those of this agent; None for all.
+        agent_id: return only the instances of this agent; None: of all agents.
     """
     statement = _UNTAGGED if agent_id is None else _UNTAGGED_OF_AGENT
     rows = connection.execute(statement, {} if agent_id is None else {"agent": agent_id})
@@ -180,7 +183,7 @@ def _begin_call(ctx: Context, attempt: Attempt, incident: Incident | None) -> La
     reserve = partial(
         _reserved_tokens, kept=kept, deadline=deadline, fingerprint=attempt.launch_fingerprint
     )
-    # A read first: most waiting attempts find no token and need no write to learn it.
+    # Read before the write: most waiting attempts find no token, and a read is cheaper.
     if not ctx.database.read(rate_limit.may_launch, ctx, reserve):
         return None
     try:
@@ -236,8 +239,8 @@ def _run_instances(ctx: Context, call: LaunchCall, attempt: Attempt) -> Sequence
         is_repeat = ctx.clock() - attempt.created_at >= REPEATED_AFTER
         if error.remedy is Remedy.WAIT or not (is_repeat or error.remedy is Remedy.NEW_TOKEN):
             raise
-        # The client token is spent, or an earlier call may have launched although this one is
-        # refused: instances of an earlier call carry the token in their tag.
+        # The client token is spent, or EC2 refuses this call although an earlier one launched
+        # instances. Instances of an earlier call carry the token in their tag.
         instance_ids = [instance.id for instance in ctx.ec2.launched_by(call.client_token)]
         if not instance_ids:
             raise
@@ -266,8 +269,8 @@ def _record_launched(
             Remedy.NEXT_POOL,
         )
         _refuse_attempts(connection, ctx, members[len(instance_ids) :], call, shortage)
-    # EC2 refused the same call to another worker, and its attempts were closed: their agents have
-    # gone on to other pools, so these instances are terminated.
+    # EC2 refused the same call of another worker, which closed the attempts. Their agents try other
+    # pools since, so these instances are terminated.
     reason = f"launched by call {call.client_token} after EC2 had refused it"
     replica = read_replica(connection, members[0].replica_id)
     for instance_id in instance_ids:

@@ -26,8 +26,8 @@ class _Permission:
     """Result of checking that SEF may terminate a former primary.
 
     Attributes:
-        obstacle: why the instance must stay running; None if SEF may terminate it.
-        is_missing: the obstacle is an answer of EC2 without the instance, which may be shown later.
+        obstacle: the reason why the instance must stay running; None if SEF may terminate it.
+        is_missing: the obstacle is that EC2's answer lacks the instance; a later one may have it.
     """
 
     obstacle: str | None = None
@@ -63,9 +63,9 @@ def release_standby(ctx: Context, replica: Replica, budget: TerminationBudget) -
     if not _may_call(ctx, budget, instance_id):
         return None
     calls: Calls = []
-    # EC2 may not know a new instance yet. Without further attempts it would run forever.
-    if not _terminate(ctx, instance_id, calls) and not _is_lost(ctx, replica):
-        return _not_known(instance_id)
+    # EC2 may not know a new instance yet. Without further attempts, the instance would run forever.
+    if not _terminate(ctx, instance_id, calls) and not _record_missing(ctx, replica):
+        return _unknown_instance(instance_id)
     watch.move_checked(ctx, replica, ReplicaStatus.TERMINATED, "released", calls)
     return "released"
 
@@ -97,7 +97,7 @@ def terminate_former_primary(
     interval = watch.check_interval(ctx)
     if not is_known and (retirement.missed_checks + 1) * interval < MISSING_FOR:
         ctx.database.write(postpone_retirement, retirement, ctx.clock() + interval)
-        return _not_known(instance_id)
+        return _unknown_instance(instance_id)
     if permission.obstacle is None:
         message = f"terminated the former primary {instance_id}"
     else:
@@ -152,17 +152,17 @@ def _terminate(ctx: Context, instance_id: str, calls: Calls) -> bool:
         return timed(calls, TERMINATE, instance_id, lambda: ctx.ec2.terminate(instance_id))
     except CloudError as error:
         if error.code in THROTTLED:
-            rate_limit.drain(ctx, TERMINATE)
+            rate_limit.record_throttling(ctx, TERMINATE)
         raise
 
 
-def _is_lost(ctx: Context, replica: Replica) -> bool:
+def _record_missing(ctx: Context, replica: Replica) -> bool:
     """Record that an instance is missing; return True if it was missing for `MISSING_FOR`."""
     observed = watch.record_result(ctx, replica, Observed.MISSING, MISSING_FOR)
     return observed is Observed.GONE
 
 
-def _not_known(instance_id: str) -> str:
+def _unknown_instance(instance_id: str) -> str:
     return f"EC2 does not know {instance_id}; SEF retries the termination"
 
 
