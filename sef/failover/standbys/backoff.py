@@ -26,7 +26,7 @@ RETRY_OPERATOR = timedelta(minutes=5)
 MIN_EXTENSION = 0.1
 """Smallest extension of a cooldown that is written, as a part of the cooldown."""
 
-_UNAVAILABLE = select(unavailable_pools.c.pool_id, unavailable_pools.c.market).where(
+_ON_COOLDOWN = select(unavailable_pools.c.pool_id, unavailable_pools.c.market).where(
     unavailable_pools.c.until > bindparam("now")
 )
 
@@ -95,7 +95,10 @@ def cool_down_pool_of(
 def cool_down_interrupted_pool(
     connection: Connection, pool_id: str | None, now: datetime, settings: Settings
 ) -> None:
-    """Put a spot pool on cooldown after an interruption: AWS seldom interrupts only one."""
+    """Put a spot pool on cooldown after an interruption.
+
+    AWS seldom interrupts only one instance of a pool.
+    """
     if pool_id is not None:
         pause = timedelta(seconds=settings.interrupted_pool_cooldown_seconds)
         cool_down_pool(connection, pool_id, Market.SPOT, "Interrupted", now, pause)
@@ -123,5 +126,5 @@ def cool_down_pool(
 
 def pools_on_cooldown(connection: Connection, now: datetime) -> Collection[tuple[str, Market]]:
     """Return the pools on cooldown, each with its market."""
-    rows = connection.execute(_UNAVAILABLE, {"now": now})
+    rows = connection.execute(_ON_COOLDOWN, {"now": now})
     return {(row.pool_id, Market(row.market)) for row in rows}

@@ -27,7 +27,7 @@ class Retirement:
     Attributes:
         not_before: earliest time of the termination, or of its next attempt.
         missed_checks: number of attempts in which EC2 did not know the instance.
-        obstacle: why the instance is left running, if it is.
+        obstacle: the reason why SEF leaves the instance running; None if it does not.
     """
 
     instance_id: str
@@ -67,7 +67,7 @@ def plan_retirement(
 def due_retirements(connection: Connection, agent_id: str, now: datetime) -> Sequence[Retirement]:
     """Return the retirements of an agent that are due.
 
-    None is due before the open cutover has moved the traffic to the new primary.
+    No retirement is due before the open cutover has moved the traffic to the new primary.
     """
     rows = connection.execute(_DUE, {"agent": agent_id, "now": now})
     return [Retirement(**row._mapping) for row in rows]
@@ -104,7 +104,7 @@ def finish_retirement(
 ) -> bool:
     """Record that an instance is terminated or, with an obstacle, that it is left running.
 
-    Return False if another worker has recorded either.
+    Return False if another worker has recorded one of the two.
     """
     columns = retirements.c
     finished = connection.execute(

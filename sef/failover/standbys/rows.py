@@ -1,4 +1,4 @@
-"""Store replicas: create them, move them through their states, and read them."""
+"""Store replicas: create them, move them from status to status, and read them."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _STAMPS = {
     ReplicaStatus.PROMOTED: "promoted_at",
     ReplicaStatus.TERMINATED: "terminated_at",
 }
-"""Columns that record when a replica reached a state."""
+"""Columns that record the time at which a replica reached a status."""
 
 _MESSAGES = {
     ReplicaStatus.READY: "{standby} is ready",
@@ -35,6 +35,7 @@ _MESSAGES = {
     ReplicaStatus.TERMINATED: "{instance} is terminated",
     ReplicaStatus.FAILED: "{standby} failed",
 }
+"""Message of the event of each status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ def move_replica(
     notifications: Sequence[Notification] = (),
     **values: Any,
 ) -> None:
-    """Move a replica to another state of the transition table, and write the event.
+    """Move a replica to another status of the transition table, and write the event.
 
     Args:
         calls: the calls to EC2 that the move took, as `sef.cloud.ec2.timed` records them.
@@ -247,7 +248,7 @@ def _event(
     details: dict[str, Any] = {"replica_id": replica_id, "status": status}
     if calls:
         details["calls"] = list(calls)
-    # No incident will notify about a standby that failed without one.
+    # If a standby fails outside an incident, no notification of an incident reports it.
     notification = (
         NotificationKind.ALERT if status is ReplicaStatus.FAILED and incident_id is None else None
     )

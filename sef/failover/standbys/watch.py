@@ -1,9 +1,9 @@
 """Check standbys and former primaries against EC2, and record lost instances.
 
-A missing instance is not proof that it is gone: EC2's answers can lag, come from a copy that lags,
-or be incomplete. Only a state that an instance does not come back from is proof at once. EC2 shows
-an ended instance for about an hour. An instance that EC2 does not show at all is lost when it is
-missing in repeated checks, some time apart.
+If EC2's answer lacks an instance, that is no proof that the instance is gone: answers can lag, come
+from a copy that lags, or be incomplete. Only a state that an instance does not come back from is
+proof at once. EC2 shows an ended instance for about an hour. An instance that EC2 does not show at
+all counts as lost when repeated checks, some time apart, have missed it.
 """
 
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ from sef.notifications.events import Severity
 from sef.terms import ReplicaStatus
 
 MISSING_FOR = timedelta(minutes=5)
-"""Time until a missing standby, ready or launching, is lost."""
+"""Time until a missing standby, ready or launching, counts as lost."""
 
 FORGOTTEN_AFTER = timedelta(hours=1)
-"""Time until a missing former primary is lost: as long as EC2 shows an ended instance."""
+"""Time until a missing former primary counts as lost: EC2 shows an ended one for as long."""
 
 
 class Observed(StrEnum):
     """Result of a check."""
 
-    RUNNING = "running"
-    GONE = "gone"
+    RUNNING = "running"  # or pending
+    GONE = "gone"  # it has ended or stopped, or counts as lost
     UNKNOWN = "unknown"  # EC2 shows the instance without its state
-    MISSING = "missing"
+    MISSING = "missing"  # EC2's answer lacks the instance
 
 
 def classify(instance: Instance | None) -> Observed:
@@ -108,13 +108,13 @@ def require_running(ctx: Context, standby: Replica) -> None:
     instance = _describe(ctx, standby)
     if classify(instance) is Observed.RUNNING and not standby.misses:
         return  # the promotion is recorded next, so this check need not be
-    if _apply(ctx, standby, instance) in (Observed.UNKNOWN, Observed.MISSING):
+    if _record_standby_check(ctx, standby, instance) in (Observed.UNKNOWN, Observed.MISSING):
         raise unknown_state(standby)
 
 
 def check_standby(ctx: Context, standby: Replica) -> Observed:
     """Check a ready standby. A lost standby becomes failed."""
-    return _apply(ctx, standby, _describe(ctx, standby))
+    return _record_standby_check(ctx, standby, _describe(ctx, standby))
 
 
 def check_former_primaries(ctx: Context, former: Sequence[Replica]) -> str:
@@ -126,8 +126,10 @@ def check_former_primaries(ctx: Context, former: Sequence[Replica]) -> str:
         is_kept = instance is not None and not instance.has_ended
         observed = Observed.RUNNING if is_kept else classify(instance)
         if record_result(ctx, replica, observed, FORGOTTEN_AFTER) is Observed.GONE:
-            state = f"EC2 reports it {instance.ec2_state}" if instance else "EC2 no longer shows it"
-            move_checked(ctx, replica, ReplicaStatus.TERMINATED, state)
+            reason = (
+                f"EC2 reports it {instance.ec2_state}" if instance else "EC2 no longer shows it"
+            )
+            move_checked(ctx, replica, ReplicaStatus.TERMINATED, reason)
     return "checked the former primaries"
 
 
@@ -178,7 +180,7 @@ def move_checked_in(
 
 
 def unknown_state(standby: Replica) -> CloudError:
-    """Return the error for a standby of which EC2 did not return the state."""
+    """Build the error for an answer of EC2 without the state of the standby."""
     message = f"EC2 did not return the state of {standby.instance_id}"
     return CloudError("IncompleteAnswer", message, Remedy.WAIT)
 
@@ -191,7 +193,7 @@ def _describe(ctx: Context, standby: Replica) -> Instance | None:
     return answer
 
 
-def _apply(ctx: Context, standby: Replica, instance: Instance | None) -> Observed:
+def _record_standby_check(ctx: Context, standby: Replica, instance: Instance | None) -> Observed:
     """Record the check of a ready standby, and fail it if it is lost."""
     observed = record_result(ctx, standby, classify(instance), MISSING_FOR)
     if observed is Observed.GONE:
