@@ -55,12 +55,12 @@ class PlannedChange:
     """A change from the state that was seen towards the wanted one.
 
     Attributes:
-        said: a description of the change, in the past tense.
+        description: the change as a clause in the past tense, for messages.
         make: makes the change; raises CloudError, with a code in RACED if the state has changed.
         is_all: True if the wanted state is reached then; False if the caller has to look again.
     """
 
-    said: str
+    description: str
     make: Callable[[], None]
     is_all: bool = True
 

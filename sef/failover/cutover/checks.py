@@ -1,4 +1,4 @@
-"""Check before a promotion that an agent's cutover targets can follow its primary.
+"""Check that an agent's cutover targets can follow its primary, before a promotion needs them.
 
 The results are warnings only: a problem may be repaired before the next promotion.
 """
@@ -22,7 +22,7 @@ class TargetCheck:
 
     warnings: tuple[str, ...] = ()
     zones: Mapping[str, str] = field(default_factory=dict)
-    """Zone of each volume and network interface, which cannot leave it."""
+    """Zone of each volume and network interface; neither can leave its zone."""
 
     def in_pool(self, pool_id: str | None) -> list[str]:
         """Return the warnings for a primary in a pool."""
@@ -36,7 +36,7 @@ class TargetCheck:
 
 
 def target_warnings(ctx: Context, agent: Agent) -> list[str]:
-    """Return warnings: what keeps the targets from following a primary in the current pool."""
+    """Return the problems that keep targets from following a primary in the current pool."""
     return check_targets(ctx, agent).in_pool(agent.pool_id)
 
 
@@ -72,10 +72,10 @@ def _checks(
     if "elastic_ip" in targets:
         yield "elastic_ip", partial(attachments.check_address, targets["elastic_ip"])
     for volume in targets.get("volumes", []):
-        yield "volumes", partial(_note_zone, zones, volume["id"], attachments.zone_of_volume)
+        yield "volumes", partial(_record_zone, zones, volume["id"], attachments.zone_of_volume)
     if "network_interface" in targets:
         interface, zone_of = targets["network_interface"]["id"], attachments.zone_of_interface
-        yield "network_interface", partial(_note_zone, zones, interface, zone_of)
+        yield "network_interface", partial(_record_zone, zones, interface, zone_of)
     if "private_ip" in targets and instance_id is not None:
         yield "private_ip", partial(attachments.private_ip, targets["private_ip"], instance_id)
     for group in targets.get("target_groups", []):
@@ -85,5 +85,5 @@ def _checks(
         yield "dns", partial(traffic.check_record, dns["zone_id"], dns["name"], dns["type"])
 
 
-def _note_zone(zones: dict[str, str], name: str, zone_of: Callable[[str], str]) -> None:
+def _record_zone(zones: dict[str, str], name: str, zone_of: Callable[[str], str]) -> None:
     zones[name] = zone_of(name)

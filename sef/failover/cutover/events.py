@@ -1,4 +1,4 @@
-"""The events of a cutover: its steps, its end, and the need for an operator."""
+"""Write the events of a cutover: its steps, its end, and the need for an operator."""
 
 from datetime import datetime
 from typing import Any
@@ -9,7 +9,7 @@ from sef.failover.cutover.rows import Cutover, CutoverStep, steps_of
 from sef.notifications.events import Event, Severity, write_events
 from sef.terms import CutoverStatus, NotificationKind, StepKind, StepStatus
 
-NO_LONGER_WANTED = "the target was removed from the agent"
+TARGET_REMOVED = "the target was removed from the agent"
 """Error of a step that is skipped because an operator has removed its target."""
 
 
@@ -55,7 +55,7 @@ def report_step(
 def report_status(
     connection: Connection, cutover: Cutover, status: CutoverStatus, now: datetime
 ) -> None:
-    """Write the event of a cutover that is done or has come to need an operator.
+    """Write the event of a cutover that is done, or that now needs an operator.
 
     Args:
         cutover: the row before its status changed.
@@ -84,24 +84,22 @@ def step_name(step: CutoverStep) -> str:
 def _completed(connection: Connection, cutover: Cutover, now: datetime) -> Event:
     seconds = (now - cutover.started_at).total_seconds()
     removed = [
-        step_name(step)
-        for step in steps_of(connection, cutover.id)
-        if step.error == NO_LONGER_WANTED
+        step_name(step) for step in steps_of(connection, cutover.id) if step.error == TARGET_REMOVED
     ]
-    without = f"; skipped, since removed from the agent: {', '.join(removed)}" if removed else ""
-    # A cutover without an incident was begun by an operator. Its success is notified only if a
-    # notification has asked for an operator before.
-    was_reported = cutover.status is CutoverStatus.NEEDS_OPERATOR
-    without_incident = NotificationKind.ALERT if was_reported else None
+    skipped = f"; skipped, since removed from the agent: {', '.join(removed)}" if removed else ""
+    # A cutover without an incident was begun by an operator. Its success is notified only if an
+    # earlier notification has asked for an operator.
+    needed_operator = cutover.status is CutoverStatus.NEEDS_OPERATOR
+    kind_without_incident = NotificationKind.ALERT if needed_operator else None
     return Event(
         "cutover_completed",
         f"Cutover from {cutover.old_instance_id or 'the unknown primary'} to "
-        f"{cutover.new_instance_id} completed in {seconds:.1f} s{without}",
+        f"{cutover.new_instance_id} completed in {seconds:.1f} s{skipped}",
         cutover.agent_id,
         severity="warning" if removed else "info",
         details={"cutover_id": cutover.id, "epoch": cutover.epoch},
         incident_id=cutover.incident_id,
-        notification=NotificationKind.OUTCOME if cutover.incident_id else without_incident,
+        notification=NotificationKind.OUTCOME if cutover.incident_id else kind_without_incident,
     )
 
 

@@ -20,7 +20,7 @@ def inspect_target(
 
     Raises:
         NotReady: the target is in transition; inspect it again later.
-        Impossible: the target cannot be moved as things are.
+        Impossible: the target cannot be moved in its present state.
         CloudError: AWS refuses the call, or does not answer it.
     """
     new, target = cutover.new_instance_id, step.target

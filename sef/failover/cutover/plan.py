@@ -15,13 +15,13 @@ from sef.failover.cutover.targets import Targets
 from sef.terms import StepKind, StepStatus
 
 HURRY_BELOW = timedelta(seconds=30)
-"""With less time left than this, the steps are those of `HURRIED`."""
+"""Time before the deadline below which a cutover takes the steps of `HURRIED`."""
 
 HURRIED_PATIENCE = timedelta(seconds=5)
 """Time-out of the steps that a hurried cutover makes first."""
 
 RESERVE = timedelta(seconds=15)
-"""Time before the deadline that is kept for the steps after those of `WAITED_FOR`."""
+"""Time before the deadline that is kept for the steps that come after `WAITED_FOR`."""
 
 PATIENCE: Mapping[StepKind, timedelta] = {
     StepKind.RUNNING: timedelta(minutes=5),
@@ -54,7 +54,7 @@ HURRIED: Sequence[Sequence[StepKind]] = (
     (StepKind.RUNNING,),
     # One or two calls each.
     (StepKind.ELASTIC_IP, StepKind.PRIVATE_IP, StepKind.DNS, StepKind.REGISTER),
-    # To detach an interface or a volume takes longer.
+    # Detaching an interface or a volume takes longer.
     (StepKind.DEREGISTER, StepKind.NETWORK_INTERFACE, StepKind.VOLUME),
     (StepKind.WEBHOOK_AFTER,),
 )
@@ -69,6 +69,8 @@ WAITED_FOR = frozenset({StepKind.WEBHOOK_BEFORE, *CALM[2], *CALM[3], *CALM[4]})
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
+    """A step of a cutover that begins, with the number of its stage."""
+
     stage: int
     kind: StepKind
     target: Any
@@ -86,9 +88,9 @@ class StepState:
 
     @property
     def is_unfinished(self) -> bool:
-        # A `before` webhook that has failed is not sent later.
-        is_over = self.kind is StepKind.WEBHOOK_BEFORE and self.status is StepStatus.FAILED
-        return self.status in (StepStatus.PENDING, StepStatus.FAILED) and not is_over
+        # A failed `before` webhook is not sent again.
+        is_given_up = self.kind is StepKind.WEBHOOK_BEFORE and self.status is StepStatus.FAILED
+        return self.status in (StepStatus.PENDING, StepStatus.FAILED) and not is_given_up
 
 
 def plan_steps(targets: Targets, left: timedelta | None) -> list[PlannedStep]:
@@ -118,6 +120,7 @@ def skipped_steps(targets: Targets, left: timedelta | None) -> list[PlannedStep]
 
 
 def is_hurried(left: timedelta | None) -> bool:
+    """Return True if the time left is too short for the steps of `CALM`."""
     return left is not None and left < HURRY_BELOW
 
 
@@ -133,12 +136,12 @@ def times_out_at(
 
     It is never before `started_at`.
     """
-    own = started_at + PATIENCE[kind]
+    normally = started_at + PATIENCE[kind]
     if hurried:
-        return min(own, started_at + HURRIED_PATIENCE) if kind in HURRIED[1] else own
+        return min(normally, started_at + HURRIED_PATIENCE) if kind in HURRIED[1] else normally
     if deadline is None or kind not in WAITED_FOR:
-        return own
-    return max(started_at, min(own, deadline - RESERVE))
+        return normally
+    return max(started_at, min(normally, deadline - RESERVE))
 
 
 def next_step_of(

@@ -1,4 +1,4 @@
-"""Rows of cutovers and their steps."""
+"""Store cutovers and their steps: begin, change, end and read them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Cutover:
     deadline: datetime | None
     """Announced end of the old primary; None if nothing was announced."""
     is_hurried: bool
-    """The steps are those for a few seconds (`plan.HURRIED`)."""
+    """True if the cutover has the steps of `plan.HURRIED`, for a few seconds of time."""
     status: CutoverStatus
     open_agent_id: str | None
     """ID of the agent while the cutover is open; UNIQUE, so an agent has one open cutover."""
@@ -57,6 +57,8 @@ class Cutover:
 
 @dataclass(frozen=True, slots=True)
 class CutoverStep:
+    """A row of `cutover_steps`."""
+
     cutover_id: str
     position: int
     stage: int
@@ -148,10 +150,12 @@ def supersede_cutover(connection: Connection, agent_id: str, reason: str, now: d
 
 
 def open_cutover(connection: Connection, agent_id: str) -> Cutover | None:
+    """Return the open cutover of an agent, if there is one."""
     return _one(connection, open_agent_id=agent_id)
 
 
 def latest_cutover(connection: Connection, agent_id: str) -> Cutover | None:
+    """Return the last cutover of an agent, open or ended."""
     return _one(connection, agent_id=agent_id)
 
 
@@ -161,6 +165,7 @@ def cutover_of_epoch(connection: Connection, agent_id: str, epoch: int) -> Cutov
 
 
 def steps_of(connection: Connection, cutover_id: str) -> Sequence[CutoverStep]:
+    """Return the steps of a cutover, in order."""
     rows = connection.execute(
         select(cutover_steps)
         .where(cutover_steps.c.cutover_id == cutover_id)
@@ -203,6 +208,7 @@ def refresh_cutover_status(
 def end_cutover(
     connection: Connection, cutover: Cutover, status: CutoverStatus, now: datetime
 ) -> None:
+    """End a cutover with a final status. `DONE` also means that the traffic has moved."""
     traffic_moved_at = cutover.traffic_moved_at or (now if status is CutoverStatus.DONE else None)
     _change(
         connection,

@@ -3,12 +3,12 @@
 1. Select the due step (`plan.next_step_of`). A step whose target an operator has removed from the
    agent is skipped.
 2. Inspect the target in AWS. If the new primary already has it, the step is done.
-3. Claim the step in a transaction, which fails if the agent has been promoted again, or if another
+3. Claim the step in a transaction, which fails if the agent has got another primary, or if another
    worker has the step.
 4. Move the target. The call names the state that was inspected, so AWS refuses it if the target has
    changed since.
 5. Record the result in a transaction: done, skipped, or the time of the next attempt.
-6. If the agent was promoted again between 3 and 5, undo a change to a target group: AWS has no
+6. If the agent got another primary between 3 and 5, undo a change to a target group: AWS has no
    compare-and-swap for target groups.
 
 The order protects against a worker that freezes anywhere in between and continues after another
@@ -26,7 +26,7 @@ from sef.cloud.attachments import RACED, Impossible, NotReady, PlannedChange
 from sef.cloud.errors import CloudError, Remedy
 from sef.context import Context
 from sef.failover.cutover.events import (
-    NO_LONGER_WANTED,
+    TARGET_REMOVED,
     describe_nothing_to_do,
     report_status,
     report_step,
@@ -65,6 +65,8 @@ ATTEMPT_ERRORS = (NotReady, Impossible, CloudError, TransientHttpError, Permanen
 
 @dataclass(frozen=True, slots=True)
 class _DueStep:
+    """The step of a cutover to try now."""
+
     cutover: Cutover
     step: CutoverStep
     is_wanted: bool
@@ -75,9 +77,11 @@ class _DueStep:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
+    """The result of an attempt of a step."""
+
     message: str
     status: StepStatus = StepStatus.PENDING
-    """FAILED: AWS refuses the step, so waiting does not help."""
+    """FAILED: AWS refuses the step, so waiting does not help. PENDING: retry it soon."""
     is_partial: bool = False
     """The first of two changes was made; the step is due again at once."""
 
@@ -126,7 +130,7 @@ def _next_step(connection: Connection, ctx: Context, agent_id: str) -> _DueStep 
 
 def _inspect(ctx: Context, due: _DueStep) -> PlannedChange | _Result:
     if not due.is_wanted:
-        return _Result(NO_LONGER_WANTED, StepStatus.SKIPPED)
+        return _Result(TARGET_REMOVED, StepStatus.SKIPPED)
     try:
         change = inspect_target(ctx, due.cutover, due.step, due.former)
     except ATTEMPT_ERRORS as error:
@@ -140,7 +144,7 @@ def _move(change: PlannedChange) -> _Result:
     except ATTEMPT_ERRORS as error:
         return _unsuccessful(error)
     status = StepStatus.DONE if change.is_all else StepStatus.PENDING
-    return _Result(change.said, status, is_partial=not change.is_all)
+    return _Result(change.description, status, is_partial=not change.is_all)
 
 
 def _unsuccessful(error: Exception) -> _Result:
@@ -194,10 +198,10 @@ def _record_result(
         _finish_step(connection, current, step, result, now)
     elif step.version == tried.version:
         _retry_step(connection, current, step, result, now)
-    before = current.status
+    status_before = current.status
     current = open_cutover(connection, cutover.agent_id) or current
     status = refresh_cutover_status(connection, current, now)
-    if status is not before:
+    if status is not status_before:
         report_status(connection, current, status, now)
     return True
 
@@ -252,7 +256,7 @@ def _retry_step(
 
 
 def _undo_late_change(ctx: Context, due: _DueStep) -> None:
-    """Undo a change to a target group that was made after the agent was promoted again."""
+    """Undo a change to a target group that was made after the agent had got another primary."""
     cutover, step, target = due.cutover, due.step, due.step.target
     primary = ctx.database.read(read_agent, cutover.agent_id).instance_id
     change: PlannedChange | None = None
@@ -265,7 +269,7 @@ def _undo_late_change(ctx: Context, due: _DueStep) -> None:
         if change is None:
             return
         change.make()
-        message = f"Undid a late {step.kind}: {change.said}"
+        message = f"Undid a late {step.kind}: {change.description}"
     except CloudError as error:
         severity = "error"
         message = f"Cannot undo a late {step.kind} in {target['arn']}; check its targets: {error}"

@@ -1,4 +1,4 @@
-"""Cutover targets: parts of an agent's service that move to its new primary; their validation.
+"""Validate cutover targets: the parts of an agent's service that move to its new primary.
 
 A reader takes a value and the path of its field, and returns the value in the form in which it is
 stored. It raises `Refused` with a message that names the field and the allowed values.
@@ -19,6 +19,7 @@ MAX_TARGETS = 10
 """Maximum number of target groups, and of volumes, of one agent."""
 
 MAX_URL_LENGTH = 2048
+"""Maximum length of a webhook's URL, in characters."""
 
 MAX_TTL = 2_147_483_647
 """Maximum TTL of a DNS record, in seconds."""
@@ -34,6 +35,7 @@ _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _DEVICE = re.compile(r"/dev/(?:sd|xvd)[b-z]{1,2}[0-9]{0,2}")
 
 Reader = Callable[[object, str], Any]
+"""Validates a value; the second argument is the path of the field."""
 
 
 def parse_targets(value: object) -> dict[str, Any]:
