@@ -1,6 +1,7 @@
 """Match a signal to its incident: resolve the subject, then find or open the incident.
 
-The subject of an incident is the id of that instance, or stands for a primary whose id is unknown.
+The subject of an incident is the id of the instance that is being lost, or a name for a primary
+whose id is unknown.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from sef.notifications.events import Event, write_events
 from sef.terms import IncidentStatus, NotificationKind, Signal
 
 REPEAT_WINDOW = timedelta(seconds=60)
-"""Time after its announced end during which an instance may still repeat its notice."""
+"""Time after the announced end of an instance during which it may still repeat its notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,11 @@ class ReceivedSignal:
 
 
 def resolve_subject(connection: Connection, received: ReceivedSignal) -> str:
-    """Resolve which instance a signal without an `instance_id` is about.
+    """Return the subject of a signal without an `instance_id`.
 
-    Usually it is the primary. But an agent that repeats its notice after a promotion must not make
-    SEF replace the new primary too. So a signal that was received before, or that arrives while
-    the former primary may still repeat its notice, is about the former primary.
+    Usually the signal is about the primary. But an agent that repeats its notice after a promotion
+    must not make SEF replace the new primary too. So a signal that was received before, or that
+    arrives while the former primary may still repeat its notice, is about the former primary.
     """
     agent, signal = received.agent, received.signal
     known = incident_of_signal(connection, agent.id, signal)
@@ -61,7 +62,7 @@ def incident_of_primary(connection: Connection, received: ReceivedSignal) -> Inc
     """Return the incident of the primary that the signal belongs to, or open one."""
     agent, signal, now = received.agent, received.signal, received.now
     known = latest_incident(connection, agent.id, agent.subject)
-    # An ignored signal came before its instance was registered. When it is repeated, it counts.
+    # An ignored signal arrived before its instance was registered. A repeat of the signal counts.
     if (
         known is not None
         and known.status != IncidentStatus.IGNORED

@@ -1,15 +1,17 @@
 """Read the history of pools: incidents, prices, cooldowns; assess the risk of a primary.
 
-A pool's history is the incidents of its instances, of all agents, over `HISTORY`.
+The history of a pool consists of the incidents of its instances during `HISTORY`, whichever agent
+they belong to.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from statistics import median
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, func, or_, select
+from sqlalchemy import Connection, Select, and_, bindparam, case, func, or_, select
 
 from sef.agents import Agent
 from sef.clock import iso
@@ -41,7 +43,7 @@ def pool_entries(
         settled_after: time without a termination after which a recommendation is settled.
     """
     histories = pool_histories(connection, now, settled_after)
-    leads = lead_times(connection, now)
+    lead_times_of_pools = lead_times(connection, now)
     primaries = primaries_of_pools(connection)
     cooldowns = cooldowns_of_pools(connection, now)
     entries = []
@@ -57,7 +59,7 @@ def pool_entries(
                 "terminations": history.all_terminations,
                 "precision": _share(history.precision),
                 "recall": _share(history.recall),
-                "lead_time_seconds": _spread(leads.get(pool_id, [])),
+                "lead_time_seconds": _spread(lead_times_of_pools.get(pool_id, [])),
                 "risk": {"score": assessed.score, "reasons": list(assessed.reasons)},
                 "cooldowns": [
                     {"market": row.market, "reason": row.error_code, "until": iso(row.until)}
@@ -98,22 +100,25 @@ def pool_histories(
         settled_after: a recommendation counts when a termination followed, or after this time.
     """
     parameters: dict[str, Any] = {"since": now - HISTORY, "settled": now - settled_after}
-    statement = _OF_ALL_POOLS
     if pool_id is not None:
-        statement, parameters = _OF_ONE_POOL, parameters | {"pool": pool_id}
-    rows = connection.execute(statement, parameters)
+        parameters["pool"] = pool_id
+    rows = connection.execute(_histories(of_one_pool=pool_id is not None), parameters)
     return {
         row.pool_id: History(row.recommendations, row.terminations, row.unannounced) for row in rows
     }
 
 
-def _histories(condition: ColumnElement[bool]) -> Select[Any]:
+@cache
+def _histories(*, of_one_pool: bool) -> Select[Any]:
     """Build the statement that counts recommendations and terminations by pool.
 
-    Each promotion executes it, and to build it takes as long as five simple statements: the two
-    that are needed are built once.
+    Every promotion executes the statement. Building it takes as long as five simple statements, so
+    it is built once.
     """
     columns = incidents.c
+    is_wanted = (
+        columns.pool_id == bindparam("pool") if of_one_pool else columns.pool_id.is_not(None)
+    )
     is_recommended = columns.rebalance_at > bindparam("since")
     is_settled = or_(
         columns.termination_at.is_not(None), columns.rebalance_at <= bindparam("settled")
@@ -128,7 +133,7 @@ def _histories(condition: ColumnElement[bool]) -> Select[Any]:
             _count(is_recommended, columns.termination_at.is_not(None)).label("terminations"),
             _count(is_unannounced).label("unannounced"),
         )
-        .where(condition, or_(and_(is_recommended, is_settled), is_unannounced))
+        .where(is_wanted, or_(and_(is_recommended, is_settled), is_unannounced))
         .group_by(columns.pool_id)
     )
 
@@ -137,12 +142,8 @@ def _count(*conditions: Any) -> Any:
     return func.count(case((and_(*conditions), 1)))
 
 
-_OF_ALL_POOLS = _histories(incidents.c.pool_id.is_not(None))
-_OF_ONE_POOL = _histories(incidents.c.pool_id == bindparam("pool"))
-
-
 def lead_times(connection: Connection, now: datetime) -> Mapping[str, Sequence[float]]:
-    """Return by pool the seconds from each first recommendation to the termination after it."""
+    """Return the seconds from each first recommendation to its termination, by pool id."""
     incident, signal = incidents.c, spot_interruption_events.c
     rows = connection.execute(
         select(incident.pool_id, signal.detected_at, incident.termination_at)
@@ -162,7 +163,7 @@ def lead_times(connection: Connection, now: datetime) -> Mapping[str, Sequence[f
 
 
 def primaries_of_pools(connection: Connection) -> Mapping[str, int]:
-    """Return by pool the number of agents that have their primary in it."""
+    """Return the number of primaries in each pool, by pool id."""
     rows = connection.execute(
         select(agents.c.pool_id, func.count())
         .where(agents.c.pool_id.is_not(None))
@@ -172,7 +173,7 @@ def primaries_of_pools(connection: Connection) -> Mapping[str, int]:
 
 
 def cooldowns_of_pools(connection: Connection, now: datetime) -> Mapping[str, Sequence[Any]]:
-    """Return the rows of the current cooldowns by pool."""
+    """Return the rows of the current cooldowns, by pool id."""
     columns = unavailable_pools.c
     cooldowns: dict[str, list[Any]] = {}
     for row in connection.execute(

@@ -5,7 +5,7 @@ a termination. Few recommendations prove little, so the share is the mean of a B
 prior is the share of the rest of the fleet, or 0.5 without any history. Prices can only raise the
 risk.
 
-Before a launch, nothing is announced yet: terminations without a recommendation count as well.
+Before a launch, AWS has announced nothing yet: terminations without a recommendation count as well.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ PRIOR_STRENGTH = 4.0
 """Weight of the prior, in recommendations."""
 
 PRESSURE_WEIGHT = 0.5
-"""Share of the remaining distance to 1 that one kind of price pressure adds, when it is full."""
+"""Share of the remaining distance to 1 that one kind of price pressure adds at most."""
 
 STEEP_RISE = 0.5
 """Rise of the spot price, as a share, from which the pressure is full."""
@@ -56,9 +56,12 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Risk:
+    """The risk of an interruption."""
+
     score: float
-    """0 to 1."""
+    """From 0 to 1; rounded to four decimals."""
     reasons: tuple[str, ...]
+    """The facts that the score follows from, as clauses for messages."""
 
 
 def assess(

@@ -1,4 +1,4 @@
-"""Rows of incidents, and of the signals that belong to them."""
+"""Store incidents and the signals that belong to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +15,7 @@ from sef.db.tables import incidents, spot_interruption_events
 from sef.terms import OPEN_INCIDENTS, Goal, IncidentKind, IncidentStatus, Signal, SignalType
 
 PLANNED = [kind for kind in IncidentKind if kind.is_planned]
+"""The kinds of a planned switchover."""
 
 _OF_SUBJECT = (
     select(incidents)
@@ -78,7 +79,18 @@ class Incident:
         return SignalType.TERMINATION if self.goal is Goal.SWITCH else SignalType.REBALANCE
 
 
+@dataclass(frozen=True, slots=True)
+class SignalUpdate:
+    """The change that a signal made to the signals of its incident."""
+
+    is_first: bool
+    """True if the incident had no signal of this type before."""
+    is_news: bool
+    """True if all earlier signals of this type were announced earlier, by AWS's time."""
+
+
 def open_incident(connection: Connection, agent_id: str) -> Incident | None:
+    """Return the open incident of an agent, if there is one."""
     return _only(rows_where(connection, incidents, {"open_agent_id": agent_id}))
 
 
@@ -96,6 +108,7 @@ def read_incident(connection: Connection, incident_id: str) -> Incident:
 
 
 def find_incident(connection: Connection, incident_id: str) -> Incident | None:
+    """Return an incident by its id, if it exists."""
     return _only(rows_where(connection, incidents, {"id": incident_id}))
 
 
@@ -125,6 +138,7 @@ def create_incident(
     goal: Goal = Goal.MONITOR,
     reason: str = "",
 ) -> Incident:
+    """Insert an incident and return it. The UNIQUE key rejects a second open one of the agent."""
     incident_id = f"incident-{uuid4().hex[:16]}"
     row = {
         "id": incident_id,
@@ -181,20 +195,12 @@ def update_incident(connection: Connection, incident: Incident, **values: Any) -
     return replace(incident, version=incident.version + 1, **values)
 
 
-@dataclass(frozen=True, slots=True)
-class SignalUpdate:
-    is_first: bool
-    """True if the incident had no signal of this type before."""
-    is_news: bool
-    """True if it had neither this announcement nor a later one of its type, by AWS's time."""
-
-
 def record_signal(
     connection: Connection, incident: Incident, signal: Signal, now: datetime
 ) -> SignalUpdate:
     """Record a signal of an incident: one row for each type, which counts the repeats.
 
-    `detected_at` remains the time of the first one: the failover time counts from there.
+    `detected_at` remains the arrival of the first signal: the failover time counts from there.
 
     Raises:
         VersionConflict: another worker has recorded a repeat meanwhile.
@@ -230,7 +236,7 @@ def record_signal(
 
 
 def signal_was_received(connection: Connection, incident: Incident, signal: Signal) -> bool:
-    """Return True if the incident had this announcement or a later one of its type."""
+    """Return True if the incident has this signal, or one of its type announced later."""
     columns = spot_interruption_events.c
     known = connection.scalar(
         select(columns.id).where(
@@ -243,7 +249,7 @@ def signal_was_received(connection: Connection, incident: Incident, signal: Sign
 
 
 def incident_of_signal(connection: Connection, agent_id: str, signal: Signal) -> Incident | None:
-    """Return the incident that has this announcement: same type, same AWS time."""
+    """Return the incident that has a signal of the same type and the same time by AWS."""
     columns = spot_interruption_events.c
     recorded = select(columns.incident_id).where(
         columns.agent_id == agent_id,

@@ -17,7 +17,7 @@ from sef.notifications.events import Event, write_events
 from sef.terms import NotificationKind
 
 MIN_AGENTS = 3
-"""Agents from which interruptions of one pool are a storm and not a coincidence."""
+"""Minimum number of agents with an interruption in one pool that make a storm."""
 
 WITHIN = timedelta(minutes=2)
 """Maximum time between two interruptions of one storm."""
@@ -25,11 +25,13 @@ WITHIN = timedelta(minutes=2)
 
 @dataclass(frozen=True, slots=True)
 class Storm:
+    """The interruptions of one pool within a span of time."""
+
     pool_id: str
     began_at: datetime
-    """First termination notice or loss."""
+    """Time of the first termination notice or loss."""
     latest_at: datetime
-    """Last termination notice or loss."""
+    """Time of the last termination notice or loss."""
     agents: int
     """Number of agents that lost an instance."""
 
@@ -88,7 +90,7 @@ def _update_report(connection: Connection, reported: Row[Any], now: datetime) ->
 
 
 def _interruptions(connection: Connection, since: datetime, until: datetime) -> Sequence[Storm]:
-    """Return the interruptions of each pool after `since`, also those of a single agent."""
+    """Return the interruptions of each pool after `since`, also if only one agent has any."""
     columns = incidents.c
     rows = connection.execute(
         select(

@@ -8,8 +8,25 @@ from typing import Any
 
 from sef.terms import Goal, IncidentKind, IncidentStatus
 
+_PREFIX = {
+    IncidentKind.INTERRUPTION: "",
+    IncidentKind.LOSS: "an instance was lost without a notice: ",
+    IncidentKind.DRILL: "a drill: ",
+    IncidentKind.RETURN: "return to spot: ",
+}
+"""Beginning of the summary of a replaced instance."""
+
+_ACTIVITY = {
+    Goal.MONITOR: "monitored",
+    Goal.STANDBY: "given a standby",
+    Goal.SWITCH: "being replaced",
+}
+"""Work on an instance whose incident is open."""
+
 
 class EntryKind(StrEnum):
+    """The subject of a timeline entry."""
+
     SIGNAL = "signal"  # an announcement of AWS, or a loss that SEF has found
     DECISION = "decision"  # a decision, with its inputs
     CALL = "call"  # a call to EC2 that changes something
@@ -37,6 +54,8 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class TimelineEntry:
+    """An entry of an incident's timeline."""
+
     at: datetime
     kind: EntryKind
     type: str
@@ -64,20 +83,8 @@ class IncidentSummary:
     new_pool: str | None
     failover_ms: int | None
     seconds_left: float | None
-    """Until the deadline: at the promotion, or now before one; None without a deadline."""
-
-
-_PREFIX = {
-    IncidentKind.INTERRUPTION: "",
-    IncidentKind.LOSS: "an instance was lost without a notice: ",
-    IncidentKind.DRILL: "a drill: ",
-    IncidentKind.RETURN: "return to spot: ",
-}
-_ACTIVITY = {
-    Goal.MONITOR: "monitored",
-    Goal.STANDBY: "given a standby",
-    Goal.SWITCH: "being replaced",
-}
+    """Seconds until the deadline, from the promotion or, before one, from now; None without a
+    deadline."""
 
 
 def in_order(entries: Iterable[TimelineEntry]) -> Sequence[TimelineEntry]:

@@ -46,7 +46,7 @@ def on_demand_since(connection: Connection, before: datetime) -> Sequence[Agent]
     after `before`.
     """
     replica, incident = replica_instances.c, incidents.c
-    # One condition with OR would read every incident that ever was; two conditions use indexes.
+    # One condition with OR would read all incidents; two conditions use one index each.
     has_incident = exists().where(incident.open_agent_id == agents.c.id)
     had_incident = exists().where(incident.agent_id == agents.c.id, incident.closed_at > before)
     rows = connection.execute(
