@@ -1,4 +1,4 @@
-"""The answers of EC2 that a dry run needs, read before its transaction."""
+"""Read the answers of EC2 that a dry run needs, before its transaction."""
 
 from dataclasses import dataclass, replace
 
@@ -27,6 +27,8 @@ class LostStandby:
 
 @dataclass(frozen=True, slots=True)
 class CloudSnapshot:
+    """The answers of EC2 about one agent."""
+
     primary: str | None
     """Instance of the primary when EC2 was asked."""
     options: LaunchOptions | None
@@ -50,7 +52,7 @@ def read_cloud(ctx: Context, agent_id: str, *, must_run: bool) -> CloudSnapshot:
         must_run: raise unless EC2 shows that a ready standby is running.
 
     Raises:
-        CloudError: `must_run`, and EC2 does not say that the standby is running.
+        CloudError: `must_run` is true, and EC2 does not show that the standby is running.
     """
     snapshot = ctx.database.read(read_snapshot, agent_id)
     lost = _lost_standby(ctx, snapshot.standby, must_run=must_run)

@@ -50,9 +50,11 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class DryRunResult:
+    """The result of a dry run."""
+
     answer: Answer
     course: Answer
-    """The fields that every dry run has: `plan`, `budget` and `warnings`."""
+    """The fields that the answer of every dry run has: `plan`, `budget` and `warnings`."""
 
 
 def dry_run(
@@ -71,7 +73,7 @@ def dry_run(
         must_run: the call fails unless EC2 shows that the standby is running.
 
     Raises:
-        SefError: as the call itself.
+        SefError: the call itself would raise it.
     """
     cloud = read_cloud(ctx, agent_id, must_run=must_run)
     return ctx.database.rehearse(_execute, ctx, agent_id, begin, answer_of, cloud, must_run)
@@ -142,12 +144,13 @@ def _is_launching(connection: Connection, ctx: Context, agent: Agent, standby: R
     """Return True if a standby is launching, or would be launched now."""
     if standby.status is not ReplicaStatus.LAUNCHING:
         return False
-    made = attempts.attempts_of(connection, standby.id)
-    return _is_called(made) or not agent.is_postponed(ctx.clock())
+    launch_attempts = attempts.attempts_of(connection, standby.id)
+    return _is_unrefused(launch_attempts) or not agent.is_postponed(ctx.clock())
 
 
-def _is_called(made: Sequence[Attempt]) -> bool:
-    return bool(made) and made[-1].status != "refused"
+def _is_unrefused(launch_attempts: Sequence[Attempt]) -> bool:
+    """Return True if there is an attempt, and EC2 has not refused the last one."""
+    return bool(launch_attempts) and launch_attempts[-1].status != "refused"
 
 
 def _launch_step(
@@ -159,21 +162,21 @@ def _launch_step(
     cloud: CloudSnapshot,
 ) -> PlanStep:
     """Return the step of a standby that is launching, or decide its launch."""
-    made = attempts.attempts_of(connection, standby.id)
-    if _is_called(made):
-        return _await_step(connection, standby, made[-1], ctx.clock())
+    launch_attempts = attempts.attempts_of(connection, standby.id)
+    if _is_unrefused(launch_attempts):
+        return _await_step(connection, standby, launch_attempts[-1], ctx.clock())
     impossible = PlanStep("launch", "no standby can be launched", standby.reason)
     options = cloud.options_for(agent)
     if options is None:
         assert cloud.problem is not None
         problem = launch.cannot_launch(connection, ctx, standby, incident, cloud.problem)
         return replace(impossible, problem=problem)
-    ranked = rank_candidates(connection, ctx, agent, incident, options, made)
+    ranked = rank_candidates(connection, ctx, agent, incident, options, launch_attempts)
     sentence = launch.decide_launch(
-        connection, ctx, standby, incident, made, options.source, ranked
+        connection, ctx, standby, incident, launch_attempts, options.source, ranked
     )
     decided = live_standby(connection, agent.id)
-    is_decided = len(attempts.attempts_of(connection, standby.id)) > len(made)
+    is_decided = len(attempts.attempts_of(connection, standby.id)) > len(launch_attempts)
     if decided is None or sentence is None or not is_decided:
         return replace(impossible, candidates=candidate_fields(ranked), problem=sentence)
     forecast = forecast_launch(connection, decided.market, ctx.clock())

@@ -1,4 +1,4 @@
-"""The dry run of a signal."""
+"""Find out what SEF would do about a signal, without recording it."""
 
 from functools import partial
 from typing import Any
@@ -14,10 +14,10 @@ from sef.terms import Signal
 
 
 def dry_run_signal(ctx: Context, agent_id: str, signal: Signal) -> dict[str, Any]:
-    """Answer with what `receive_signal` would answer and do; change nothing.
+    """Return the answer and the plan of `receive_signal`; change nothing.
 
     Raises:
-        AgentNotFound: as `receive_signal`.
+        AgentNotFound: the agent is not registered.
     """
     begin = partial(record, signal=signal, now=ctx.clock())
     result = dry_run(ctx, agent_id, begin, _answer)

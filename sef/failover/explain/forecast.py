@@ -19,24 +19,26 @@ MAX_MEASUREMENTS = 200
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
+    """The expected duration of a step."""
+
     seconds: float | None
     """None if nothing was measured."""
     basis: str
     """The measurements that the forecast rests on, or the reason why there is none."""
 
 
-def typical_duration(seconds: Sequence[float], what: str) -> Forecast:
+def typical_duration(seconds: Sequence[float], measured: str) -> Forecast:
     """Forecast the duration of a step as the median of `seconds`.
 
     Args:
         seconds: measured durations.
-        what: the steps that were measured, as a plural.
+        measured: the steps that were measured, as a plural noun.
     """
     if not seconds:
-        return Forecast(None, f"no {what} so far")
+        return Forecast(None, f"no {measured} so far")
     if len(seconds) == 1:
-        return Forecast(round(seconds[0], 3), f"the only one of the {what} so far")
-    return Forecast(round(median(seconds), 3), f"the median of the last {len(seconds)} {what}")
+        return Forecast(round(seconds[0], 3), f"the only one of the {measured} so far")
+    return Forecast(round(median(seconds), 3), f"the median of the last {len(seconds)} {measured}")
 
 
 def forecast_launch(connection: Connection, market: Market | None, now: datetime) -> Forecast:

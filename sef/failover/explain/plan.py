@@ -26,11 +26,13 @@ NOT_LAUNCHED = "dry-run-"
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
+    """A step of the plan, with the fields of the answer."""
+
     step: str
     sentence: str
     reason: str
     instance_id: str | None = None
-    """None also for an instance that would be launched: it has no ID yet."""
+    """None for a step without an instance, and for an instance that would be launched."""
     candidates: Sequence[Mapping[str, Any]] | None = None
     """Of a launch: the pools to try, best first."""
     expected_seconds: float | None = None
@@ -61,11 +63,12 @@ class Baseline:
     """Values that are read before the dry run writes its own rows."""
 
     retirements: Mapping[str, datetime]
-    """By instance that SEF will terminate, the time of that."""
+    """Time of each planned termination, by instance id."""
     promotion: Forecast
 
 
 def read_baseline(connection: Connection, agent_id: str, now: datetime) -> Baseline:
+    """Read the values that the dry run itself will change."""
     return Baseline(planned_retirements(connection, agent_id), forecast_promotion(connection, now))
 
 

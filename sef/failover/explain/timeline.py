@@ -1,4 +1,4 @@
-"""Read an agent's incidents, and the timeline of one, from the rows that its steps have left."""
+"""Read the incidents of an agent, and the timeline of one incident."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -240,9 +240,9 @@ def _launch(row: Row[Any], call_size: int, decided_by: int) -> TimelineEntry:
 
 
 def _notices(connection: Connection, incident: Incident) -> Iterator[TimelineEntry]:
-    """Yield an entry for each notification and channel that the settings named then."""
-    for number, note in enumerate(outbox.of_incident(connection, incident.id)):
-        for delivery in note["deliveries"]:
+    """Yield an entry for each delivery of the incident's notifications."""
+    for number, notification in enumerate(outbox.of_incident(connection, incident.id)):
+        for delivery in notification["deliveries"]:
             channel, sent_at = delivery["channel"], delivery["sent_at"]
             result = {
                 "sent": f"sent to {channel}",
@@ -250,13 +250,13 @@ def _notices(connection: Connection, incident: Incident) -> Iterator[TimelineEnt
                 "failed": f"could not be sent to {channel}",
             }
             yield TimelineEntry(
-                sent_at or note["created_at"],
+                sent_at or notification["created_at"],
                 EntryKind.NOTICE,
-                note["kind"],
-                f"{result[delivery['status']]}: {note['title']}",
-                details=delivery | {"sent_at": iso(sent_at), "urgency": note["severity"]},
+                notification["kind"],
+                f"{result[delivery['status']]}: {notification['title']}",
+                details=delivery | {"sent_at": iso(sent_at), "urgency": notification["severity"]},
                 latency_ms=(
-                    None if sent_at is None else _milliseconds(sent_at - note["created_at"])
+                    None if sent_at is None else _milliseconds(sent_at - notification["created_at"])
                 ),
                 order=(2, number),
             )
@@ -278,7 +278,7 @@ def _steps_of_earlier_standby(replica: Replica) -> Iterator[TimelineEntry]:
 def _launched_in(events: Sequence[Row[Any]]) -> set[str]:
     """Return the replicas that were launched in the incident.
 
-    The incident may have events of other replicas: those that it ended.
+    The incident may also have events of replicas that it only ended.
     """
     return {_details(e)["replica_id"] for e in events if e.event_type == "replica_launching"}
 
