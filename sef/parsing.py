@@ -40,20 +40,20 @@ def parse_signal(payload: object, now: datetime) -> Signal:
     if not isinstance(signal_type, str) or signal_type not in ANNOUNCED:
         known = " or ".join(ANNOUNCED)
         raise Refused("unknown_signal_type", f"signal_type must be {known}.")
-    signalled_at = parse_instant(_required(fields, "timestamp"), "timestamp")
+    signalled_at = parse_instant(required_field(fields, "timestamp"), "timestamp")
     announced = fields.get("termination_time")
     terminates_at = None if announced is None else parse_instant(announced, "termination_time")
-    # A sender with a wrong clock would lose its instance unprotected if SEF rejected its signal, so
-    # such times are replaced.
+    # A time too far in the future comes from a sender with a wrong clock. SEF replaces the time: if
+    # it rejected the signal, it would not protect the instance.
     if signalled_at > now + MAX_AHEAD:
         signalled_at = now
     if terminates_at is not None and terminates_at > now + MAX_AHEAD:
         terminates_at = None
-    return Signal(SignalType(signal_type), signalled_at, terminates_at, _instance(fields))
+    return Signal(SignalType(signal_type), signalled_at, terminates_at, parse_instance_id(fields))
 
 
 def parse_dry_run(value: object) -> bool:
-    """Return True if the call is a dry run; None means that it is not.
+    """Return True if the call is a dry run. A value of None means that it is not.
 
     Raises:
         Refused: `invalid_dry_run`.
@@ -171,13 +171,23 @@ def parse_decimal(value: object) -> Decimal | None:
     return number if number.is_finite() else None
 
 
-def _required(fields: Mapping[str, Any], name: str) -> object:
+def required_field(fields: Mapping[str, Any], name: str) -> object:
+    """Return a field that must be present and not null.
+
+    Raises:
+        Refused: `missing_` and the name of the field.
+    """
     if fields.get(name) is None:
         raise Refused(f"missing_{name}", f"{name} is required.")
     return fields[name]
 
 
-def _instance(fields: Mapping[str, Any]) -> str | None:
+def parse_instance_id(fields: Mapping[str, Any]) -> str | None:
+    """Return the field `instance_id`, or None if it is missing or null.
+
+    Raises:
+        Refused: `invalid_instance_id`.
+    """
     value = fields.get("instance_id")
     return None if value is None else parse_identifier(value, "instance_id", INSTANCE_ID_LENGTH)
 
@@ -187,3 +197,4 @@ def _reject_constant(name: str) -> NoReturn:
 
 
 _JSON = json.JSONDecoder(parse_float=Decimal, parse_constant=_reject_constant)
+"""Decoder that reads fractional numbers as Decimal, and rejects NaN and Infinity."""

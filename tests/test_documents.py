@@ -183,7 +183,7 @@ REASON_ARGUMENTS = {
     "parse_instant": (1, "invalid_"),
     "instant_argument": (0, "invalid_"),
     "_whole_number": (0, "invalid_"),
-    "_required": (1, "missing_"),
+    "required_field": (1, "missing_"),
 }
 """By function: the position of the argument that becomes a reason, and the prefix of the reason."""
 

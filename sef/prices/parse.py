@@ -9,14 +9,14 @@ from typing import Any
 
 from sef.errors import Refused
 from sef.parsing import (
-    _instance,
-    _required,
     parse_agent_id,
     parse_decimal,
     parse_identifier,
+    parse_instance_id,
     parse_instant,
     parse_json,
     parse_object,
+    required_field,
 )
 from sef.prices.series import Observation, SeriesKey
 from sef.terms import POOL_ID_LENGTH, PRICE_STEP, Source
@@ -35,6 +35,7 @@ LONGEST_LINE = 64 * 1024
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 CSV_FIELDS = ("agent_id", "pool_id", "timestamp", "spot_price", "is_replica", "instance_id")
+"""Fields of a report that a CSV file may have as columns."""
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -61,7 +62,7 @@ class Line:
     end: int
     """The offset of the next line, in bytes."""
     content: bytes | None
-    """The bytes without the line end; None if they are more than LONGEST_LINE."""
+    """The bytes without the line end; None if the line is longer than LONGEST_LINE."""
 
     @property
     def is_blank(self) -> bool:
@@ -76,11 +77,11 @@ def parse_report(agent_id: object, payload: object, now: datetime) -> Report:
     """
     fields = parse_object(payload)
     agent = parse_agent_id(agent_id)
-    price = _price(_required(fields, "spot_price"))
+    price = _price(required_field(fields, "spot_price"))
     if fields.get("pool_id") in (None, ""):
         raise Refused("missing_pool_id", "pool_id is required and cannot be empty.")
     pool = parse_identifier(fields["pool_id"], "pool_id", POOL_ID_LENGTH)
-    at = parse_instant(_required(fields, "timestamp"), "timestamp")
+    at = parse_instant(required_field(fields, "timestamp"), "timestamp")
     if at < EARLIEST:
         raise Refused(
             "timestamp_too_old", "timestamp must be in 2006 or later; EC2 opened in 2006."
@@ -94,7 +95,7 @@ def parse_report(agent_id: object, payload: object, now: datetime) -> Report:
     if not isinstance(is_replica, bool):
         raise Refused("invalid_is_replica", "is_replica must be true or false.")
     source = Source.REPLICA if is_replica else Source.PRIMARY
-    return Report(agent, pool, Observation(source, at, price), _instance(fields))
+    return Report(agent, pool, Observation(source, at, price), parse_instance_id(fields))
 
 
 def lines(pieces: Iterable[bytes], *, number: int = 0, start: int = 0) -> Iterator[Line]:
