@@ -20,12 +20,14 @@ MAX_ROWS = 5000
 """Maximum number of rows in one statement, far below the packet limit of a server."""
 
 Values = Sequence[Any]
+"""The values of one row, in the order of its columns."""
 
 _BY_KEY = " FORCE INDEX (PRIMARY)"
-"""An index hint. Without it the server scans a small table and locks rows of other keys."""
+"""Index hint: without it, the server scans a small table and locks rows of other keys."""
 
 
 def is_sqlite(connection: Connection) -> bool:
+    """Return True for SQLite, False for MySQL and MariaDB."""
     return connection.dialect.name == "sqlite"
 
 
@@ -117,6 +119,7 @@ def price(connection: Connection, value: Decimal | None) -> str | float | None:
 
 
 def placeholder(connection: Connection) -> str:
+    """Return the placeholder of a parameter in the SQL of the driver."""
     return "?" if is_sqlite(connection) else "%s"
 
 

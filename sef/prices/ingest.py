@@ -97,26 +97,26 @@ def plan_update(
         window: maximum time that an observation waits.
         rules: thresholds.
     """
-    nothing_near = not (stored or waiting or replica_expected)
-    if nothing_near and arrivals and can_append(bounds, arrivals, rules):
+    is_alone = not (stored or waiting or replica_expected)
+    if is_alone and arrivals and can_append(bounds, arrivals, rules):
         return _plan_append(bounds, arrivals, rules)
     stored_observations = [observation for point in stored for observation in point.observations()]
     buffered_before = {buffered.observation.instant: buffered.observation for buffered in waiting}
     known = {
         observation.instant: observation for observation in stored_observations
     } | buffered_before
-    fresh, repeats = [], []
+    new_arrivals, repeats = [], []
     for arrival in arrivals:
         is_repeat = known.get(arrival.instant) == arrival
         repeats.append(is_repeat)
         if not is_repeat:
             known[arrival.instant] = arrival
-            fresh.append(arrival)
+            new_arrivals.append(arrival)
 
     due, kept = split_due(
         stored_observations,
         waiting,
-        fresh,
+        new_arrivals,
         expected=replica_expected,
         now=now,
         window=window,
@@ -160,8 +160,8 @@ def replica_is_expected(
 ) -> bool:
     """Return True if a live standby is expected to report the series too.
 
-    A standby that reports only other pools is expected during its first minutes only, because none
-    of its reports can pair with this series.
+    A standby that reports only other pools is expected during its first minutes only, because its
+    reports cannot pair with this series.
 
     Args:
         ready_at: time at which the agent's standby became ready; None without a ready standby.
@@ -183,7 +183,7 @@ def split_due(
     window: timedelta,
     rules: CleaningRules,
 ) -> tuple[list[Observation], list[Observation]]:
-    """Divide arrivals and buffered observations into those to merge now and those to keep waiting.
+    """Divide arrivals and buffered observations: return the ones to merge and the ones to buffer.
 
     An observation is merged if no replica is expected, if it corrects a stored observation, if the
     other half of its pair is present, or if it has waited for `window`. The choice does not change

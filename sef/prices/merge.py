@@ -15,9 +15,10 @@ from sef.prices.series import CleaningRules, Instant, Observation, Point, fill, 
 
 @dataclass(frozen=True, slots=True)
 class SeriesBounds:
-    """The ends of a stored series, which are all that an append needs of it.
+    """The ends of a stored series. An append needs nothing else of the series.
 
-    `latest_observed_at` is later than `latest_at` if the replica's half of the last pair is.
+    `latest_observed_at` is later than `latest_at` if the replica observed the last pair later than
+    the primary.
     """
 
     first_at: datetime
@@ -76,7 +77,7 @@ def append(
 
 
 def merge_windows(arrivals: Iterable[Observation], rules: CleaningRules) -> list[MergeWindow]:
-    """Split arrivals into windows that do not affect one another, in order of time.
+    """Split arrivals into windows that do not affect each other, in order of time.
 
     Arrivals at the same time keep their order, so a correction stays after the price it corrects.
     """
@@ -109,7 +110,7 @@ def merge(
     real += [point for point in new if point.instants() & replaced]
     real.sort(key=lambda point: point.at)
 
-    # Fills outside the outermost real points depend on rows that were not read: leave them alone.
+    # Fills outside the outermost real points depend on rows that were not read, so they stay.
     ends = [point.at for point in (*old[:1], *old[-1:], real[0], real[-1])]
     before = {point.at: point for point in stored if min(ends) <= point.at <= max(ends)}
     after = {point.at: point for point in with_fills(real, rules)}
@@ -130,8 +131,9 @@ def new_wide_gaps(
     """Return the gaps too wide to fill that a change opens.
 
     A change opens a gap at an end of the series or by moving a point. Each gap is reported once. A
-    late point inside a wide gap only narrows the gap, which is not reported. The point of a lone
-    replica that moves to the time of its primary can make the gap beside it too wide, which is.
+    late point inside a wide gap only narrows the gap, and is not reported. If a lone
+    replica's point moves to the time of its primary, the gap beside the point can become too wide,
+    and is reported.
 
     Args:
         bounds: ends of the series before the change.
@@ -193,7 +195,7 @@ def _new_bounds(
     if bounds is None:
         return SeriesBounds(first.at, latest.at, latest.price, observed_at)
     first_at, latest_at, latest_price = bounds.first_at, bounds.latest_at, bounds.latest_price
-    # An end moves inwards if the point of a lone replica becomes a pair at its primary's time.
+    # An end moves inwards if a lone replica's point becomes a pair at the time of its primary.
     if first.at < first_at or (old and old[0].at == first_at):
         first_at = first.at
     if latest.at > latest_at or (old and old[-1].at == latest_at):

@@ -25,15 +25,22 @@ from sef.terms import Flag
 Answer = dict[str, Any]
 
 REPORTS_PER_TRANSACTION = 1000
+"""Maximum number of reports of a batch in one transaction."""
+
 LINES_PER_CHUNK = 1000
+"""Number of lines of NDJSON or CSV that are stored together."""
+
 SERIES_PER_RELEASE = 200
+"""Maximum number of series in one transaction that releases buffered observations."""
 
 MAX_SHOWN = 1000
 """Maximum number of rejected lines that are listed; the rest is only counted."""
 
 COUNTED = ("accepted", "buffered", "duplicates", "interpolated")
+"""Fields of an answer that are numbers of reports or points."""
 
 QUALITY_WINDOW = timedelta(hours=24)
+"""Time before an agent's newest point whose points the data quality counts."""
 
 
 @dataclass(slots=True)
@@ -99,7 +106,7 @@ class Reports:
         return _record(report, outcome) | {"interpolated": interpolated}
 
     def take_batch(self, reports: Sequence[Any]) -> Answer:
-        """Store many reports. A bad report is rejected alone."""
+        """Store many reports. A bad report is rejected alone, and the other reports are stored."""
         now = self._clock()
         parsed: list[Report] = []
         rejected = []
@@ -195,8 +202,8 @@ def load(
         tally: result of the lines so far, which is updated.
 
     Raises:
-        SefError: the database is away. Chunks that were yielded before are committed; their lines
-            may be sent again.
+        SefError: the database is unavailable. Chunks that were yielded before are committed; their
+            lines may be sent again without effect.
     """
     chunk: list[Any] = []
     numbers: list[int] = []

@@ -80,7 +80,7 @@ def price_buckets(
 ) -> list[PriceBucket]:
     """Return the buckets of real prices, in order of time.
 
-    Interpolated prices do not belong into `prices`, since no source observed them.
+    `prices` must not contain interpolated prices, since no source observed them.
     """
     by_start: defaultdict[datetime, list[Decimal]] = defaultdict(list)
     for at, price in sorted(prices):
@@ -104,7 +104,7 @@ def price_buckets(
 def series_with_old_prices(
     connection: Connection, after: SeriesKey, before: datetime, limit: int
 ) -> list[SeriesKey]:
-    """Return the keys of series with points before `before`, in order, starting behind `after`."""
+    """Return keys of series with points before `before`, in order, from the first after `after`."""
     columns = price_series.c
     keys = tuple_(columns.agent_id, columns.pool_id)
     rows = connection.execute(
@@ -122,9 +122,9 @@ def delete_oldest_day(
 ) -> bool:
     """Roll up the oldest day of a series and delete its points.
 
-    Only whole days earlier than `before` are deleted, and never the newest day of a series. A late
-    report for a day whose points are deleted cannot be told from a repeat: the buckets of the day
-    stay as they are, and an event reports it.
+    Only whole days earlier than `before` are deleted, and never the newest day of a series. SEF
+    cannot distinguish a late report for a deleted day from a repeated one: the buckets of the day
+    stay as they are, and an event reports the late prices.
 
     Returns:
         False if the series has no day to delete.
@@ -168,7 +168,7 @@ def delete_oldest_day(
             *of_series, points.data_quality_flag != Flag.INTERPOLATED
         )
     )
-    # No point is left if something else deleted the points, for example a dropped partition.
+    # No point is left if the points were deleted by other means, such as a dropped partition.
     first_at = first_at or row.latest_at
     series_key = {"agent_id": agent_id, "pool_id": pool_id}
     swap(connection, price_series, series_key, version=row.version, first_at=first_at)

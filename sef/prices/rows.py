@@ -87,7 +87,7 @@ _WITH_REPORTER = (
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The row of a series."""
+    """A row of `price_series`."""
 
     version: int
     bounds: SeriesBounds | None

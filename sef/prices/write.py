@@ -41,10 +41,10 @@ from sef.terms import Flag, Source
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """The result of each report, and the number of interpolated points of each series."""
+    """The results of reports that were written together."""
 
     outcomes: list[ReportResult]
-    """In the order of the reports."""
+    """The result of each report, in the order of the reports."""
     interpolated: dict[SeriesKey, int]
     """The number of points interpolated in each series."""
 
@@ -191,7 +191,10 @@ def _write(
     rules: CleaningRules,
     window: timedelta,
 ) -> dict[SeriesKey, SeriesUpdate]:
-    """Plan and write the updates of series; without arrivals, only overdue observations."""
+    """Plan and write the updates of series.
+
+    In a series without arrivals, only the overdue observations are stored.
+    """
     waiting = read_waiting(
         connection, [key for key, (series, _) in stored.items() if series.waiting]
     )
