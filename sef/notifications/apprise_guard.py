@@ -16,6 +16,7 @@ import urllib3.util.connection
 from sef.notifications.outbound import CheckedPolicy, Network
 
 CONNECT_SECONDS = 5.0
+"""Time limit to connect to a channel."""
 
 _allowed_networks: ContextVar[Sequence[Network] | None] = ContextVar("sef_networks", default=None)
 _captured_log: ContextVar[list[str] | None] = ContextVar("sef_apprise_log", default=None)
@@ -34,9 +35,9 @@ def checked_sockets(networks: Sequence[Network]) -> Iterator[None]:
 
 @contextmanager
 def captured_log() -> Iterator[list[str]]:
-    """Yield a list that receives the warnings of Apprise in this thread; nothing of it is logged.
+    """Yield a list that receives the warnings of Apprise in this thread, instead of the log.
 
-    They are the reasons of a failure, and may contain secrets.
+    The warnings give the reasons of a failure, and may contain secrets.
     """
     messages: list[str] = []
     token = _captured_log.set(messages)

@@ -31,7 +31,9 @@ from sef.notifications.outbound import Network, PermanentHttpError
 from sef.terms import NotificationKind, NotificationSeverity
 
 READ_SECONDS = 10.0
+"""Time limit for the answer of a channel."""
 NAME_LENGTH = 140
+"""Maximum length of the name of a channel."""
 _TYPES = {
     NotificationSeverity.INFO: NotifyType.INFO,
     NotificationSeverity.WARNING: NotifyType.WARNING,
@@ -95,12 +97,14 @@ class Channel:
                 raise DeliveryRejected(str(error)) from None
             except Exception as error:
                 # A defect of a plugin must fail this message only, so its errors are not passed on.
-                raise DeliveryFailed(f"{type(error).__name__}: {self._clean(str(error))}") from None
+                raise DeliveryFailed(
+                    f"{type(error).__name__}: {self._without_secrets(str(error))}"
+                ) from None
         if not is_sent:
-            reason = self._clean("; ".join(warnings))
+            reason = self._without_secrets("; ".join(warnings))
             raise DeliveryFailed(reason or "the service did not accept the message")
 
-    def _clean(self, text: str) -> str:
+    def _without_secrets(self, text: str) -> str:
         """Return the text without the parts of the URL that Apprise would not show."""
         plugin = _plugin(self._url)
         shown = plugin.url(privacy=True) if plugin else ""
@@ -126,9 +130,9 @@ def channels(settings: Settings) -> tuple[Channel, ...]:
     result: list[Channel] = []
     for position, url in enumerate(parse_urls(settings.notification_urls), 1):
         name = _name(url, position)
-        same = sum(channel.name.partition("#")[0] == name for channel in result)
-        unique = f"{name}#{same + 1}" if same else name
-        result.append(Channel(unique, url, settings.webhook_network_list))
+        namesakes = sum(channel.name.partition("#")[0] == name for channel in result)
+        unique_name = f"{name}#{namesakes + 1}" if namesakes else name
+        result.append(Channel(unique_name, url, settings.webhook_network_list))
     return tuple(result)
 
 
@@ -151,8 +155,8 @@ def _name(url: str, position: int) -> str:
 def _is_checkable(plugin: NotifyBase) -> bool:
     """Return True if the plugin sends by SMTP, or by HTTP through requests with checked sockets.
 
-    The other plugins show messages on a desktop, write to a log of this host, or open sockets in
-    their own way.
+    Other plugins show messages on a desktop, write to a log of this host, or open sockets without
+    requests, so SEF cannot check the addresses.
     """
     modules = [sys.modules[kind.__module__] for kind in type(plugin).__mro__]
     return isinstance(plugin, NotifyEmail) or any(

@@ -1,4 +1,4 @@
-"""Deliver the messages of the outbox, each channel on its own thread: none waits for another."""
+"""Deliver the messages of the outbox, each channel in a thread of its own."""
 
 import logging
 import random
@@ -31,9 +31,9 @@ MESSAGES_PER_TRANSACTION = 500
 class Notifier:
     """Sends the messages that are due.
 
-    A worker claims a message before it sends it, so only one of several workers sends it. If that
-    worker dies in between, its claim expires and the message is sent again. So a message is sent at
-    least once, and at most one time more for each worker that dies.
+    A worker claims a message before it sends the message, so only one of several workers sends it.
+    If that worker dies in between, its claim expires and the message is sent again. So a message is
+    sent at least once, and at most once more for each worker that dies.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Notifier:
     def _serve_thread(self, channel: Channel, thread: str) -> int:
         """Send the pending messages of a thread to a channel, in order.
 
-        A message that has failed a few times no longer holds up the messages behind it: the cause
+        The messages behind a message that has failed a few times no longer wait for it: the cause
         may be the message, not the channel. In each pass it is still tried first.
         """
         sent = 0
@@ -157,7 +157,7 @@ class Notifier:
 
 
 def delete_old_messages(database: Database, before: datetime) -> None:
-    """Delete the messages that were finished before then, a limited number in each transaction."""
+    """Delete messages dispatched before `before`, a limited number in each transaction."""
     count = MESSAGES_PER_TRANSACTION
     while count == MESSAGES_PER_TRANSACTION:
         count = database.write(outbox.delete_old, before, MESSAGES_PER_TRANSACTION)

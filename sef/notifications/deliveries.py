@@ -50,7 +50,7 @@ class Delivery:
     body: str
 
     def is_claimed(self, now: datetime) -> bool:
-        """Return True if another worker is sending it.
+        """Return True if another worker is sending the message.
 
         A claim that expires far in the future was written by a worker with a fast clock, and does
         not count.
@@ -66,7 +66,7 @@ def dispatch(
     min_severity: NotificationSeverity,
     now: datetime,
 ) -> int:
-    """Create the deliveries of notifications that have none yet; return the number of those.
+    """Create the deliveries of new notifications; return the number of these notifications.
 
     At most `DISPATCH_LIMIT` notifications are dispatched.
     """
@@ -151,7 +151,7 @@ def claim(connection: Connection, delivery: Delivery, now: datetime) -> bool:
         delivery.version,
         attempts=delivery.attempts + 1,
         claimed_until=now + CLAIM_DURATION,
-        # If this worker dies, another worker retries it then.
+        # If this worker dies, another worker retries the delivery at this time.
         next_at=now + CLAIM_DURATION,
     )
 
@@ -177,7 +177,11 @@ def finish(
 def fail_removed_channels(
     connection: Connection, channels: Sequence[str], now: datetime
 ) -> Sequence[str]:
-    """Fail messages that wait for channels that are no longer in `channels`; return those names."""
+    """Fail the due messages of channels that were removed; return the names of these channels.
+
+    Args:
+        channels: names of the channels in the settings.
+    """
     is_stale = (
         _deliveries.status == "pending",
         _deliveries.channel.not_in(channels),

@@ -1,4 +1,4 @@
-"""The history: one system event for everything that SEF did, observed or refused."""
+"""Write the history: a system event for each action, observation and refusal of SEF."""
 
 import logging
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ class Event:
     """A row of the history.
 
     Attributes:
-        message: a sentence; `SEF: ` is put before it.
+        message: a sentence, without the prefix `SEF: ` that the history and the log add.
         details: the metadata of the row.
-        notification: the kind of the notification that goes with it, or None for none.
+        notification: the kind of the notification to send; None: send none.
     """
 
     type: str

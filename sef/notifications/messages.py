@@ -7,7 +7,9 @@ from sef.terms import SEVERITIES, NotificationKind, NotificationSeverity
 TRIES = 20
 """Maximum number of attempts to send a message: about two hours with the delays below."""
 FIRST_DELAY = timedelta(seconds=5)
+"""Mean delay after the first failed attempt; it doubles with each further attempt."""
 MAX_DELAY = timedelta(minutes=10)
+"""Maximum mean delay between two attempts."""
 
 MIN_SEVERITY = {
     NotificationKind.DETECTION: NotificationSeverity.WARNING,
@@ -15,10 +17,11 @@ MIN_SEVERITY = {
     NotificationKind.OPERATOR: NotificationSeverity.ERROR,
     NotificationKind.CUTOVER: NotificationSeverity.ERROR,
 }
+"""Minimum severity of each kind; INFO for a kind without an entry."""
 
 
 def severity_of(kind: NotificationKind, severity: str) -> NotificationSeverity:
-    """Return the severity of a notification: that of its event, or the minimum of its kind."""
+    """Return the severity of the event, or the minimum of the kind if that is higher."""
     return max(
         NotificationSeverity(severity),
         MIN_SEVERITY.get(kind, NotificationSeverity.INFO),

@@ -1,6 +1,6 @@
 """The outbox: notifications that are committed in the transaction of the event that they report.
 
-`sef.notifications.deliveries` sends them on to the channels afterwards.
+`sef.notifications.deliver` sends them to the channels afterwards.
 """
 
 from collections.abc import Sequence
@@ -34,8 +34,8 @@ class Notification:
 def notify(connection: Connection, messages: Sequence[Notification], now: datetime) -> None:
     """Put notifications into the outbox; they are sent once this transaction is committed.
 
-    An incident has one notification of each kind, however often it is written. Outside an incident
-    there is one for each agent, event type and hour.
+    An incident has at most one notification of each kind: a second one is dropped. Outside an
+    incident there is at most one for each agent, event type and hour.
     """
     rows = [
         {
@@ -55,10 +55,10 @@ def notify(connection: Connection, messages: Sequence[Notification], now: dateti
 
 
 def delete_old(connection: Connection, before: datetime, limit: int) -> int:
-    """Delete at most `limit` notifications from before then, oldest first; return the number.
+    """Delete at most `limit` notifications dispatched before `before`; return their number.
 
-    Notifications with a pending delivery stay, and so do those of an open incident: they keep it
-    from being reported twice.
+    The oldest are deleted first. Notifications with a pending delivery stay. Notifications of an
+    open incident stay too, since they keep SEF from reporting the incident twice.
     """
     incident = incidents.c
     old = connection.scalars(
