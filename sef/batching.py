@@ -42,7 +42,7 @@ class _Entry(Generic[Item, Answer]):
     group: "list[_Entry[Item, Answer]]" = field(default_factory=list)
     """The entries of the call that the thread runs, including its own."""
     answers: tuple[Answer, ...] = ()
-    """The answer, or empty if the thread has to call alone."""
+    """The answer as the only element; empty if the thread has to call alone."""
     unavailable: Unavailable | None = None
 
 
@@ -85,7 +85,7 @@ class Batcher(Generic[Item, Answer]):
             Unavailable: the database is away, for the whole group.
         """
         if self._calling_thread == threading.get_ident():
-            # A handler (of a signal, of the log) submits within the call: if it queued up, the
+            # A handler of a signal or of the log submits within the call. If it queued up, the
             # thread would wait for itself.
             return self._call_alone(item)
         entry: _Entry[Item, Answer] = _Entry(item)
@@ -151,7 +151,10 @@ class Batcher(Generic[Item, Answer]):
             self._release(caller)
 
     def _release(self, entry: _Entry[Item, Answer]) -> None:
-        """Make sure that no thread waits for this one any more. A second run has no effect."""
+        """Make sure that no other thread waits for this entry's thread.
+
+        A second run has no effect.
+        """
         with self._lock:
             if entry.is_queued and entry in self._waiting:
                 self._waiting.remove(entry)

@@ -25,6 +25,7 @@ READ_SECONDS = 8
 AVOIDED_SECONDS = 10
 """Seconds for which a host that could not be used is tried last."""
 NO_SUCH_TABLE = 1146
+"""MySQL's error number for a missing table."""
 
 CONNECTION_KIND_ARGUMENTS = frozenset(
     {"use_pure", "failover", "dns_srv", "option_files", "read_default_file", "pool_name"}
@@ -48,7 +49,7 @@ class Hosts:
         """Call `connect` with `arguments` and the host and port; return the connection.
 
         Raises:
-            mysql.connector.Error: no host can be used. It is the error of the first host tried.
+            mysql.connector.Error: no host can be used; the error is that of the first host tried.
         """
         first_error = None
         for host in self._in_order():
@@ -97,9 +98,9 @@ if mysql.connector.HAVE_CEXT:
     class NoPingConnection(mysql.connector.CMySQLConnection):
         """A connection that does not ping the server before every statement.
 
-        The driver's own class does. The ping proves nothing: the connection can break between
-        the ping and the statement. A statement on a broken connection fails, and SEF recognizes
-        the error.
+        The driver's own class pings. That proves nothing: the connection can break between the
+        ping and the statement. A statement on a broken connection fails, and SEF recognizes the
+        error.
         """
 
         def is_connected(self) -> bool:

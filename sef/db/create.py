@@ -11,6 +11,7 @@ from sef.db.errors import RETRIED, error_number, wait_after
 from sef.db.tables import metadata
 
 ATTEMPTS = 10
+"""Maximum attempts of a statement that defines a table or an index."""
 
 # SQLAlchemy's inspector would ask once for each table, at every start of a process.
 MYSQL_COLUMNS = text(

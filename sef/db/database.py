@@ -21,10 +21,13 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 ATTEMPTS = 10
+"""Maximum attempts of a transaction."""
 DUPLICATE_ATTEMPTS = 3
+"""Maximum repetitions of a transaction after a duplicate key; then the key is an error."""
 
 AFTER_COMMIT = "sef_after_commit"
 ATTEMPT = "sef_attempt"
+"""Keys of `Connection.info`: the actions after COMMIT, and the number of the attempt."""
 
 _WAIT_FOR_OTHERS = (
     f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS} "
@@ -97,7 +100,7 @@ class Database:
         the callers.
 
         Raises:
-            Unavailable: as `write`.
+            Unavailable: the database is away or still busy after the last attempt.
             DBAPIError: a lock wait timed out.
         """
         return self._repeat(work, args, kwargs, repeats_lock_wait=False)

@@ -1,4 +1,4 @@
-"""Read the name of this SEF, and take the leases of its periodic jobs."""
+"""Take the leases of periodic jobs, read the name of the deployment, and ping the database."""
 
 from datetime import datetime, timedelta
 from uuid import uuid4
@@ -18,7 +18,7 @@ def ping(connection: Connection) -> None:
 
 
 def deployment_name(connection: Connection) -> str:
-    """Return the name of this SEF; the first call on a new database creates it."""
+    """Return the name of this deployment of SEF; the first call on a new database creates it."""
     statement = select(deployment.c.name)
     name = connection.scalar(statement)
     if name is None:
@@ -32,8 +32,8 @@ def take_lease(
 ) -> bool:
     """Take or extend a lease; return False while another process holds it.
 
-    A lease that expires later than `duration` from now was written by a host with a fast clock;
-    it counts as expired, because its holder may be dead.
+    A lease that expires more than `duration` and the maximum clock skew from now was written by a
+    host with a fast clock. It counts as expired, because its holder may be dead.
     """
     insert_missing(
         connection, leases, [{"name": name, "holder": holder, "expires_at": now, "version": 1}]

@@ -138,8 +138,8 @@ idempotency_keys = Table(
 )
 
 
-# The name is the value of the tag sef:managed. Two SEFs in one AWS account so tell their instances
-# apart.
+# The name is the value of the tag sef:managed. By it, two deployments of SEF in one AWS account
+# distinguish their instances.
 deployment = Table(
     "deployment",
     metadata,
