@@ -1,4 +1,4 @@
-"""The clock: an operation reads it once and passes the time on."""
+"""Read the clock, and format times. An operation reads the clock once and passes the time on."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime

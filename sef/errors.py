@@ -22,11 +22,15 @@ class NotHereYet(LookupError):
 
 
 class AgentNotFound(SefError, NotHereYet):
+    """No agent has this id."""
+
     def __init__(self, agent_id: str) -> None:
         super().__init__(404, "agent_not_found", f"There is no agent {agent_id}.")
 
 
 class IncidentNotFound(SefError):
+    """No incident has this id."""
+
     def __init__(self, incident_id: str) -> None:
         super().__init__(404, "incident_not_found", f"There is no incident {incident_id}.")
 
@@ -93,15 +97,14 @@ class JobsNotRunning(SefError):
 
 
 class CloudUnavailable(SefError):
-    """EC2 cannot be reached, or its answer is unknown, and the call would be unsafe without it.
+    """EC2 did not return an answer that the call needs.
 
-    Attributes:
-        told: the cause, as EC2 or the client reported it.
+    Args:
+        cause: the cause, as EC2 or the client reported it.
     """
 
-    def __init__(self, told: str) -> None:
-        super().__init__(503, "cloud_unavailable", f"EC2 did not return a usable answer: {told}")
-        self.told = told
+    def __init__(self, cause: str) -> None:
+        super().__init__(503, "cloud_unavailable", f"EC2 did not return a usable answer: {cause}")
 
 
 class ConnectionInUse(SefError):

@@ -1,8 +1,8 @@
 """Failpoints: places at which a test can kill the process, around every COMMIT and remote call.
 
 `Database.write` and boto3's events reach them, so a new step has its failpoints without code of its
-own. A remote call that boto3 does not make stands in `failpoint`. In normal use `reached` is None:
-each transaction checks that twice, and AWS clients are not instrumented at all.
+own. A remote call that boto3 does not make is wrapped in `failpoint`. In normal use `reached` is
+None: each transaction checks that twice, and AWS clients are not instrumented at all.
 """
 
 import os
@@ -23,7 +23,7 @@ It is not a setting, because only tests use it.
 """
 
 reached: Callable[[str], None] | None = None
-"""Called with the name of each failpoint as it is reached; set by tests, and may raise."""
+"""Function that is called with the name of each failpoint; tests set it, and it may raise."""
 
 
 def name_of(work: Callable[..., Any]) -> str:

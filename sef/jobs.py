@@ -33,6 +33,7 @@ RETENTION_EVERY = 60.0
 LEASE = timedelta(seconds=5)
 """Time after a missed pass until another process takes the lease over."""
 BEAT_SECONDS = 2.0
+"""Interval of the heartbeat, which proves that the scheduler runs."""
 SILENT_SECONDS = 30
 """Maximum time between two heartbeats before the scheduler counts as dead."""
 STUCK_SECONDS = 600
@@ -42,8 +43,8 @@ STUCK_SECONDS = 600
 class _Threads(ThreadPoolExecutor):  # type: ignore[misc]
     """APScheduler's thread pool, without its error at the end of the process.
 
-    While a process that ends waits for its requests, APScheduler still submits passes to a pool
-    that accepts no more.
+    While an ending process waits for its requests, APScheduler still submits passes to a pool that
+    accepts no more work.
     """
 
     def submit_job(self, job: Job, run_times: list[datetime]) -> None:
