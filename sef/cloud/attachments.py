@@ -2,8 +2,9 @@
 
 1. A method of `Attachments` looks up the present state and plans a change from exactly that state.
 2. The caller checks that it may still make the change.
-3. The caller makes it. The calls name the state that was seen, so EC2 refuses them once another
-   worker has changed it. A worker that was suspended after its look-up cannot undo newer changes.
+3. The caller makes the change. The calls name the state that was seen, so EC2 refuses them once
+   another worker has changed the state. A worker that was suspended after its look-up thus cannot
+   undo newer changes.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,7 @@ RACED = frozenset(
         "VolumeInUse",
     }
 )
-"""Codes of a change that failed because the state is not, or not yet, the one that was seen.
+"""Codes of a change that failed because the state is no longer, or not yet, as the call requires.
 
 The caller looks again. Sources: EC2's list of error codes (see `sef.cloud.errors`), the error
 sections of Route 53's ChangeResourceRecordSets and of ELBv2's RegisterTargets.
@@ -43,7 +44,7 @@ sections of Route 53's ChangeResourceRecordSets and of ELBv2's RegisterTargets.
 
 
 class NotReady(Exception):
-    """The change has to wait; the caller looks again later. The message says what for."""
+    """The change has to wait; the caller looks again later. The message is the reason."""
 
 
 class Impossible(Exception):
@@ -57,7 +58,7 @@ class PlannedChange:
     Attributes:
         description: the change as a clause in the past tense, for messages.
         make: makes the change; raises CloudError, with a code in RACED if the state has changed.
-        is_all: True if the wanted state is reached then; False if the caller has to look again.
+        is_all: True if the change reaches the wanted state; False if the caller has to look again.
     """
 
     description: str
@@ -222,10 +223,12 @@ class Attachments:
 
     @translated()
     def zone_of_volume(self, volume_id: str) -> str:
+        """Return the availability zone of a volume."""
         return str(self._volume(volume_id)["AvailabilityZone"])
 
     @translated()
     def zone_of_interface(self, interface_id: str) -> str:
+        """Return the availability zone of a network interface."""
         return str(self._interface(interface_id)["AvailabilityZone"])
 
     @property
@@ -263,9 +266,9 @@ class Attachments:
     ) -> None:
         if old_association is not None:
             self._ec2.disassociate_address(AssociationId=old_association)
-        # By interface: EC2 refuses an instance id if the instance has several interfaces. With
-        # EC2's default for AllowReassociation, the call would take the address from another
-        # worker's newer association.
+        # The call names the interface, since EC2 refuses the id of an instance with several
+        # interfaces. With EC2's default for AllowReassociation, the call would take the address
+        # from another worker's newer association.
         self._ec2.associate_address(
             AllocationId=allocation_id,
             NetworkInterfaceId=interface_id,

@@ -1,6 +1,7 @@
 """Look up single instances; one DescribeInstances call serves all threads that ask at once.
 
-EC2 throttles by calls. In a storm of notices, one call per standby would use up the rate limit.
+EC2 limits the number of calls. In a storm of notices, one call for each standby would exceed the
+limit.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from sef.cloud.ec2 import FILTER_VALUES, Ec2, Instance
 from sef.cloud.errors import CloudError
 
 MAX_WAITING = 10_000
+"""Maximum number of look-ups that wait for a call."""
 
 PATIENCE = 1.0
 """Seconds that a look-up waits for the running call, which may hang, before it makes its own."""
@@ -23,9 +25,9 @@ def batched_describe(ec2: Ec2) -> BatchedDescribe:
 
     def describe(ids: Sequence[str]) -> Sequence[Instance | CloudError | None]:
         try:
-            shown = ec2.instances(set(ids))
+            instances = ec2.instances(set(ids))
         except CloudError as error:
             return [error] * len(ids)
-        return [shown.get(instance_id) for instance_id in ids]
+        return [instances.get(instance_id) for instance_id in ids]
 
     return Batcher(describe, limit=MAX_WAITING, at_once=FILTER_VALUES, patience=PATIENCE)

@@ -100,7 +100,7 @@ def _session() -> boto3.session.Session:
 
 
 def _timestamp(text: Any) -> datetime:
-    # botocore's own parser tries every format, which takes a quarter of the time of an answer.
+    # botocore's own parser tries every format. That takes a quarter of the time to read an answer.
     try:
         return datetime.fromisoformat(text)
     except (TypeError, ValueError):

@@ -20,6 +20,7 @@ MANAGED_TAG = "sef:managed"
 AGENT_TAG = "sef:agent"
 REPLICA_TAG = "sef:replica"
 ATTEMPT_TAG = "sef:attempt"
+"""Keys of the tags of an instance that SEF launched; see docs/architecture.md."""
 
 GONE = frozenset({"shutting-down", "terminated", "stopping", "stopped"})
 """States that an instance never leaves by itself."""
@@ -28,6 +29,7 @@ ENDED = frozenset({"shutting-down", "terminated"})
 """States that an instance never leaves at all."""
 
 ALIVE = frozenset({"pending", "running"})
+"""States of an instance that runs or is about to run."""
 
 FILTER_VALUES = 200
 """Maximum number of values of one filter, set by EC2."""
@@ -94,14 +96,14 @@ class Ec2:
         return cls(Clients(region, endpoint, simulated).ec2)
 
     def run(self, parameters: Mapping[str, Any], token: str) -> str:
-        """Launch one instance and return its id; the same token never launches a second one."""
+        """Launch one instance and return its id. A repeated token launches no second instance."""
         return self.run_several(parameters, token, 1)[0]
 
     def run_several(self, parameters: Mapping[str, Any], token: str, most: int) -> list[str]:
         """Launch as many instances as the pool has capacity for, up to `most`; return their ids.
 
-        The same token never launches more. `UserData` is in base64, as EC2 returns it and as it
-        is stored.
+        A repeated token launches no further instances. `UserData` is in base64, as EC2 returns it
+        and as it is stored.
         """
         if "UserData" in parameters:
             # boto3 encodes it again.
@@ -154,6 +156,7 @@ class Ec2:
         return True
 
     def tag(self, instance_id: str, tags: Mapping[str, str]) -> None:
+        """Add tags to an instance; a tag with the same key is replaced."""
         with translated():
             self._client.create_tags(
                 Resources=[instance_id],
@@ -175,9 +178,9 @@ class Ec2:
         """Return the configuration of a launch template.
 
         Args:
-            template: id or name, optionally with a version: `lt-0abc`, `web` or `web:3`. Without
-                one, the template's default version.
-            vpc_of: launch in the VPC of this instance; None: in the default VPC.
+            template: id or name, optionally with a version: `lt-0abc`, `web` or `web:3`. Without a
+                version, the template's default version is meant.
+            vpc_of: id of the instance whose VPC is used; None: the default VPC.
         """
         name, _, version = template.partition(":")
         key = "LaunchTemplateId" if name.startswith("lt-") else "LaunchTemplateName"
@@ -187,13 +190,13 @@ class Ec2:
                 **reference, Versions=[version or "$Default"]
             )
             data = versions["LaunchTemplateVersions"][0]["LaunchTemplateData"]
-        like = None if vpc_of is None else self.like_instance(vpc_of)
+        neighbour = None if vpc_of is None else self.like_instance(vpc_of)
         return LaunchConfiguration(
             f"launch template {template}",
             {"LaunchTemplate": reference | {"Version": version or "$Default"}},
-            data.get("InstanceType") or (like.instance_type if like else None),
-            like.subnets if like else {},
-            like.primary_pool if like else None,
+            data.get("InstanceType") or (neighbour.instance_type if neighbour else None),
+            neighbour.subnets if neighbour else {},
+            neighbour.primary_pool if neighbour else None,
         )
 
     def zones(self) -> list[str]:
@@ -229,8 +232,8 @@ class Ec2:
     def _configuration(
         self, instance: "InstanceTypeDef", user_data: str | None
     ) -> LaunchConfiguration:
-        # An ending instance has lost these. If a running one lacks them, the answer is incomplete,
-        # and its successor would be launched in another network.
+        # An ending instance has no VPC and no security groups. If they are missing for a running
+        # instance, the answer is incomplete: its successor would be launched in another network.
         for name in ("VpcId", "SecurityGroups") if instance["State"]["Name"] in ALIVE else ():
             if name not in instance:
                 raise KeyError(name)
@@ -277,7 +280,7 @@ class Ec2:
             )
 
     def _described(self, filters: "list[FilterTypeDef]") -> "Iterator[InstanceTypeDef]":
-        """Yield the matching instances; one without an id cannot be used and is left out."""
+        """Yield the matching instances. An instance without an id is unusable and left out."""
         with translated():
             pages = list(self._client.get_paginator("describe_instances").paginate(Filters=filters))
             reservations = [reservation for page in pages for reservation in page["Reservations"]]

@@ -23,9 +23,9 @@ class Remedy(StrEnum):
     ON_DEMAND = "on-demand"
     """Launch on demand: every spot pool would refuse."""
     WAIT = "wait, same token"
-    """Repeat the same call later, with the same client token: the first one may have been done."""
+    """Repeat the same call later, with the same client token: EC2 may have made the first call."""
     NEW_TOKEN = "new token"
-    """Launch again with a new client token: the old one launches nothing any more."""
+    """Launch again with a new client token: the old token launches nothing any more."""
     OPERATOR = "operator"
     """Tell an operator: repeating the call does not help."""
 
@@ -41,7 +41,7 @@ NO_CAPACITY = frozenset(
         "InsufficientFreeAddressesInSubnet",
     }
 )
-"""The pool has no capacity now; another pool may have some."""
+"""The pool has no capacity now; another pool may have capacity."""
 
 SPOT_QUOTA = frozenset({"MaxSpotInstanceCountExceeded"})
 """The account's spot quota is used up, so every spot pool refuses."""
@@ -50,6 +50,7 @@ ON_DEMAND_QUOTA = frozenset({"InstanceLimitExceeded", "VcpuLimitExceeded"})
 """The quota for this type is used up; another type may have a quota of its own."""
 
 QUOTA = SPOT_QUOTA | ON_DEMAND_QUOTA
+"""A quota of the account is used up."""
 
 SPENT_TOKEN = frozenset({"IdempotentParameterMismatch", "IdempotentInstanceTerminated"})
 """The client token cannot launch anything any more."""
@@ -77,7 +78,7 @@ TRANSIENT = THROTTLED | frozenset(
 """
 
 NOT_FOUND = frozenset({"InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"})
-"""EC2 does not know the instance: not yet, or not any more."""
+"""EC2 does not know the instance: it is too new, or ended long ago."""
 
 
 class CloudError(CloudUnavailable):

@@ -14,8 +14,8 @@ def launch_parameters(
 ) -> dict[str, Any]:
     """Return the parameters of RunInstances for one attempt, without its client token.
 
-    The source's tags are kept, and `tags` win over them. RunInstances sets all tags itself, so an
-    instance is never without its tags.
+    The tags of the source are kept, unless `tags` has the same key. RunInstances itself sets all
+    tags, so an instance is never without its tags.
     """
     kept = {
         tag["Key"]: tag["Value"]

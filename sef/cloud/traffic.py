@@ -2,8 +2,8 @@
 
 As in `sef.cloud.attachments`, a method looks up the present state and plans a change from it.
 Route 53 applies a change batch completely or not at all, and deletes a record only if it equals the
-record in the batch. Target groups offer no comparison, but to register or deregister a target twice
-has the effect of once; `sef.failover.cutover.run` undoes a change that a worker made too late.
+record in the batch. Target groups offer no comparison, but registering or deregistering a target a
+second time has no effect. `sef.failover.cutover.run` undoes a change that a worker made too late.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -105,8 +105,8 @@ class TrafficRouting:
         """Check that instances can be registered in a target group.
 
         Raises:
-            Impossible: its targets are of another type.
-            CloudError: it does not exist, or AWS did not answer.
+            Impossible: the targets of the group are of another type.
+            CloudError: the group does not exist, or AWS did not answer.
         """
         [group] = self._clients().elbv2.describe_target_groups(TargetGroupArns=[arn])[
             "TargetGroups"
@@ -119,7 +119,7 @@ class TrafficRouting:
         """Check that a record belongs to its zone and is a simple record.
 
         Raises:
-            Impossible: the name is not in the zone, or the record is no simple record.
+            Impossible: the name is not in the zone, or the record has an alias or a routing policy.
             CloudError: the zone does not exist, or AWS did not answer.
         """
         zone = self._clients().route53.get_hosted_zone(Id=zone_id)["HostedZone"]["Name"]
