@@ -17,7 +17,7 @@ _POLL_SECONDS = 0.02
 
 
 class SimulationError(CloudUnavailable):
-    """The simulated EC2 cannot be started or reached, or refuses. The message is one line."""
+    """The simulated EC2 cannot be started or reached, or refuses a call. The message is a line."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
@@ -29,6 +29,8 @@ class SimulationError(CloudUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class SimulatedInstance:
+    """An instance as the control API shows it; `launched_at` is in epoch seconds."""
+
     id: str
     pool: str
     market: str
@@ -41,6 +43,8 @@ class SimulatedInstance:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedPool:
+    """A spot pool as the control API shows it; `price` is in US dollars per hour."""
+
     pool: str
     capacity: bool
     room: int | None
@@ -57,7 +61,7 @@ class Simulation:
     """A running simulated EC2.
 
     Raises:
-        SimulationError: it does not answer, or refuses.
+        SimulationError: it does not answer, or refuses the call.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -86,7 +90,7 @@ class Simulation:
         room: int | None = None,
         price: Decimal | float | None = None,
     ) -> None:
-        """Change the spot capacity or the spot price of a pool; None: as before.
+        """Change the spot capacity or the spot price of a pool; None leaves a value unchanged.
 
         On-demand instances can always be launched.
 
@@ -156,7 +160,7 @@ class Simulation:
         refuse_token_of_terminated: bool | None = None,
         healthy_after_seconds: float | None = None,
     ) -> None:
-        """Set fields of `sef.simulator.server.changes.Options`; None: as before."""
+        """Set fields of `sef.simulator.server.changes.Options`; None leaves a field unchanged."""
         options = {
             "pending_seconds": pending_seconds,
             "visible_after_seconds": visible_after_seconds,
@@ -166,7 +170,7 @@ class Simulation:
         self._ask("PUT", "options", {k: v for k, v in options.items() if v is not None})
 
     def interrupt(self, instance_id: str, *, terminate_after_seconds: float | None = None) -> None:
-        """Mark an instance as interrupted, and terminate it after a time if one is given.
+        """Mark an instance as interrupted, and terminate it after the given time, if any.
 
         The simulator sends no signal; the caller posts it to SEF.
         """
@@ -181,7 +185,7 @@ class Simulation:
         self._ask("POST", f"instances/{instance_id}/terminate")
 
     def age(self, instance_id: str, seconds: float) -> None:
-        """Move the launch time of an instance into the past."""
+        """Move the launch time of an instance into the past, by a number of seconds."""
         self._ask("POST", f"instances/{instance_id}/age", {"seconds": seconds})
 
     def forget_instances(self) -> None:

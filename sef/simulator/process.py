@@ -25,11 +25,12 @@ OWNER_FILE = "simulated-ec2.owner"
 """File that exists while a backend owns the simulator; the backend locks it."""
 
 START_SECONDS = 120.0
+"""Time limit for a start."""
 
 _POLL_SECONDS = 0.02
 
 _started: list[subprocess.Popen[bytes]] = []
-"""Processes started here; the next start reaps those that have ended."""
+"""Processes started here; the next start removes the ended ones."""
 
 
 def ensure_running(
@@ -41,11 +42,11 @@ def ensure_running(
 
     Args:
         state_dir: folder of its state and its log; created if it does not exist.
-        pending_seconds: time that an instance is `pending`; None: as before.
-        spot_prices: CSV file `timestamp,pool,price`; ignored if it runs already.
+        pending_seconds: time that an instance is `pending`; None leaves it unchanged.
+        spot_prices: CSV file `timestamp,pool,price`; ignored if the simulator runs already.
 
     Raises:
-        SimulationError: it cannot be started.
+        SimulationError: the simulated EC2 cannot be started.
     """
     state = state_dir.resolve()
     try:
@@ -68,8 +69,8 @@ def simulator_for_server(
     """Keep the simulated EC2 of a folder running while a backend serves, and stop it afterwards.
 
     A simulator that runs already is left to the process that started it. If that process was a
-    backend that was killed, this backend becomes the owner: a backend's SIGKILL leaves its EC2
-    running, as it would leave Amazon's.
+    backend that was killed, this backend becomes the owner: the simulated EC2 survives the SIGKILL
+    of a backend, as Amazon's does.
     """
     state = state_dir.resolve()
     state.mkdir(parents=True, exist_ok=True)
@@ -108,7 +109,7 @@ def find_running(state_dir: Path) -> Simulation | None:
 
 
 def _start(state: Path, pending_seconds: float | None, spot_prices: Path | None) -> Simulation:
-    # -P: modules in the current folder must not shadow those that the process imports.
+    # -P: modules in the current folder must not shadow the modules that the process imports.
     command = [sys.executable, "-P", "-m", "sef.simulator.server", "--state", str(state)]
     if pending_seconds is not None:
         command += ["--pending-seconds", str(pending_seconds)]
@@ -145,7 +146,7 @@ def _start(state: Path, pending_seconds: float | None, spot_prices: Path | None)
 
 
 def _last_port(state: Path) -> int | None:
-    """Return its last port if that is free, so that a running backend finds it again."""
+    """Return the last port of the simulator if it is free, so that a backend can keep using it."""
     try:
         port = int(json.loads((state / INFO_FILE).read_text())["port"])
         with socket.socket() as probe:

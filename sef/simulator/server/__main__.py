@@ -1,6 +1,6 @@
 """Run a simulated EC2 in a process of its own: `python -m sef.simulator.server --state DIR`.
 
-It serves this machine only and ignores credentials, but boto3's client needs some. For example:
+It serves this machine only. It ignores credentials, but a boto3 client must have some:
 
     boto3.client("ec2", endpoint_url="http://127.0.0.1:PORT", region_name="us-east-1",
                  aws_access_key_id="simulated", aws_secret_access_key="simulated")
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         journal = Journal(state / JOURNAL_FILE)
-        given = {} if options.pending_seconds is None else _pending(options.pending_seconds)
+        given = {} if options.pending_seconds is None else _pending_option(options.pending_seconds)
         server = _server(state, journal, options.port, options.spot_prices, given)
     except (StateUnusable, OSError, ValueError) as error:
         print(f"The simulated EC2 cannot start: {error}.", file=sys.stderr)
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pending-seconds",
         type=float,
-        help="time that an instance is pending, in seconds (default: as before; at first 1)",
+        help="time that an instance is pending, in seconds (default: the last value; at first 1)",
     )
     parser.add_argument(
         "--spot-prices",
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _pending(seconds: float) -> dict[str, Any]:
+def _pending_option(seconds: float) -> dict[str, Any]:
     if not seconds >= 0:
         raise ValueError("--pending-seconds must be 0 or more")
     return {"pending_seconds": seconds}
@@ -97,6 +97,8 @@ def _server(
     from sef.simulator.server.ec2 import SimulatedEc2
 
     class Handler(WSGIRequestHandler):
+        """Handler that sends small answers at once and logs no requests."""
+
         # Head and body are two writes; Nagle's algorithm would delay the second by 40 ms.
         disable_nagle_algorithm = True
 

@@ -1,4 +1,4 @@
-"""Change the simulated EC2: by its control API, and by the passing of time."""
+"""Change the simulated EC2: as its control API requests, and as time passes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -44,10 +44,10 @@ class Options:
 
 
 class State:
-    """The simulator's own state, beside moto's.
+    """The state of the simulator that moto does not have.
 
     Attributes:
-        interrupted: instances marked as interrupted, with the time of their end if they have one.
+        interrupted: ids of the interrupted instances, with the time of the end; None: no end.
     """
 
     def __init__(self, moto: Moto, prices: Prices) -> None:
@@ -91,7 +91,7 @@ class State:
         return next((instance for instance in instances if instance), None)
 
     def advance(self, now: float) -> None:
-        """Let pending instances run and interrupted ones end, as far as their time has come."""
+        """Let pending instances run and interrupted instances end once they are due."""
         self._moto.target_health.initial_seconds = self.options.healthy_after_seconds
         for region in self._moto.regions():
             region.advance(now, self.options.pending_seconds)
@@ -124,7 +124,7 @@ class State:
                     raise LookupError(f"there is no instance {details['instance_id']}")
 
     def apply(self, change: str, at: float, details: Mapping[str, Any]) -> None:
-        """Make a change that was checked, at a moment."""
+        """Make a change that `check` has accepted, at a moment."""
         with self._moto.at(at, change):
             match change:
                 case "set_pool":

@@ -4,7 +4,7 @@
     PUT  pools/m5.large.us-east-1a       {"capacity": false, "room": 3, "price": "0.05"}, any
     PUT  options                         {"pending_seconds": 0}, any field of `Options`
     POST faults                          one `Rule`; DELETE removes all
-    POST instances/i-0abc/terminate      at once and without a notice
+    POST instances/i-0abc/terminate      terminates it at once, without a notice
     POST instances/i-0abc/interrupt      {"terminate_after_seconds": 120}; null only marks it
     POST instances/i-0abc/age            {"seconds": 600}: moves its launch time into the past
     DELETE instances                     terminates and forgets all

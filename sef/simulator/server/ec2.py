@@ -48,7 +48,10 @@ class SimulatedEc2:
         records = journal.read()
         first = next(records, None) or self._begin()
         if first.get("format") != FORMAT:
-            raise StateUnusable("the journal is of another version of SEF; move it away")
+            raise StateUnusable(
+                "another version of SEF wrote simulated-ec2.journal; move it away to start with an "
+                "empty simulated EC2"
+            )
         self.born: float = first["at"]
         self._moto = Moto(first["seed"], self.born)
         prices = Prices(self.born)
@@ -62,7 +65,7 @@ class SimulatedEc2:
         self.state.options = self.state.options.replaced(options)
 
     def handle(self, call: Call) -> Answer | None:
-        """Answer an AWS call; return None if the answer is to be lost."""
+        """Answer an AWS call; return None if a fault makes the answer get lost."""
         with self._lock:
             self.state.advance(time.time())
             effect = self._fault_effect(call)
@@ -80,7 +83,7 @@ class SimulatedEc2:
         return answer
 
     def change(self, change: str, **details: Any) -> None:
-        """Make a change of `State.apply` so that it survives a restart.
+        """Make a change of `State.apply`, and write it to the journal for a restart.
 
         Raises:
             ValueError: a value is not allowed; nothing was changed.
@@ -136,7 +139,7 @@ class SimulatedEc2:
             return refusal(_JOURNAL_FAILED)
         answer, launched = self._make(number, now, call)
         if launched:
-            # A restart compares these ids, to detect a moto that gives others.
+            # A restart compares these ids, to detect a version of moto that gives other ids.
             with suppress(OSError):
                 self._write({"at": now, "launched": launched})
         return answer
@@ -223,8 +226,8 @@ class SimulatedEc2:
             self.state.faults.use(record["used"])
         elif record.get("launched") != self._replayed:
             raise StateUnusable(
-                "the journal does not give the same instances again: it was written with another "
-                "moto; move simulated-ec2.journal away to start with an empty simulated EC2"
+                "the journal does not give the same instances again: another version of moto wrote "
+                "it; move simulated-ec2.journal away to start with an empty simulated EC2"
             )
 
     def _begin(self) -> Record:

@@ -51,7 +51,7 @@ class Rule:
         omit: elements to leave out of the answer, such as `tagSet` or `launchTime`; `item` empties
             every list in it.
         lag_seconds: answer a reading call with the instances as they were this long ago.
-        as_of: answer a reading call with the instances as they were then, in epoch seconds.
+        as_of: answer a reading call with the instances as they were at this time, in epoch seconds.
         page_size: reservations on each page of DescribeInstances; with 0, the first page is empty
             and the second one has all.
     """
@@ -118,7 +118,7 @@ class Rule:
 
     @property
     def refuses_launches(self) -> bool:
-        """True if EC2 refuses when it launches an instance, so that a known token is unaffected."""
+        """True if the rule refuses new launches only; a repeat with a known token succeeds."""
         return bool(self.error_code) and (self.pool is not None or self.market is not None)
 
 
@@ -144,7 +144,7 @@ class FaultEffect:
 
 
 class Faults:
-    """The active rules, oldest first. All that match a call apply, up to the first refusal."""
+    """The active rules, oldest first. Matching rules apply up to the first refusal."""
 
     def __init__(self) -> None:
         self._rules: dict[int, Rule] = {}

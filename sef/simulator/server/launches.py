@@ -13,9 +13,11 @@ from sef.simulator.server.faults import Error
 from sef.simulator.server.region import Region
 
 TokenKey = tuple[str, str]
+"""A zone and a client token."""
 
-# A token belongs to a zone, so the zone is no parameter that a repeat could change.
 _NOT_COMPARED = {"ClientToken", "Action", "Version", "Placement.AvailabilityZone"}
+"""Parameters in which a repeated call may differ. A token belongs to a zone, so a call in another
+zone is not a repeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,10 @@ class Launch:
 
     @classmethod
     def read(cls, form: Mapping[str, str], region: Region) -> "Launch | None":
-        """Return None if template or subnet do not exist; moto then answers with the error."""
+        """Read a request.
+
+        None: its template or subnet does not exist; moto then answers with the error.
+        """
         try:
             template = _template(form, region)
             subnet = (

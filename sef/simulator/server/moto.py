@@ -1,7 +1,7 @@
 """Make moto repeatable: the same calls at the same times give the same instances and ids.
 
-This module, `region` and `aws_checks` are the only ones that reach into moto. They are imported
-only in the simulator's process.
+Only this module, `region` and `aws_checks` change the inside of moto. Only the simulator's process
+imports them.
 """
 
 import datetime
@@ -78,7 +78,7 @@ class Moto:
 
     @contextmanager
     def muted(self) -> Iterator[None]:
-        """Let answers be incomplete, because a restart reads none of them."""
+        """Allow incomplete answers while a restart replays the journal: it reads no answers."""
         self._mute(True)
         try:
             yield
@@ -103,6 +103,8 @@ class Moto:
 
 
 class _Clock:
+    """A clock that can be stopped at a moment, in epoch seconds."""
+
     stopped_at: float | None = None
 
     def read(self) -> float:

@@ -66,7 +66,7 @@ class Region:
         return next((i for i in self.instances() if i.id == instance_id), None)
 
     def take_launched(self) -> Reservation | None:
-        """Return the launch since the last call of this method, if there was one."""
+        """Return the launch since the last call of this method, if there was any."""
         launched, self._launched = self._launched, None
         return launched
 

@@ -105,6 +105,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """An HTTP answer."""
+
     status: str
     headers: list[tuple[str, str]]
     body: bytes
