@@ -1,4 +1,4 @@
-"""Error answers: {"status": "error", "reason": ..., "message": "a sentence"}."""
+"""Build error answers: {"status": "error", "reason": ..., "message": "a sentence"}."""
 
 import logging
 import re
@@ -12,6 +12,7 @@ from sef.web.request_parsing import MAX_BODY
 log = logging.getLogger("sef")
 
 RETRY_AFTER_SECONDS = "2"
+"""Value of Retry-After in an answer with status 503."""
 
 
 def error_answer(status: int, reason: str, message: str) -> Response:

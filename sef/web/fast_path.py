@@ -1,7 +1,7 @@
 """The fast path of pricing reports: answer plain reports before Flask sees the request.
 
-For such a request Flask takes as much CPU as SEF itself. The fast path answers only the plainest
-form, exactly as Flask would; every other request, errors included, passes through Flask.
+For a plain report Flask takes as much CPU as SEF itself. The fast path answers only reports of the
+plainest form, exactly as Flask would. Flask answers all other requests, errors included.
 """
 
 import json
@@ -24,6 +24,7 @@ FAST_PATH_ERROR = "sef.fast_path_error"
 the route raises that error."""
 
 MAX_REPORT_BYTES = 64 * 1024
+"""Maximum length of a body that the fast path reads."""
 _PATH = re.compile(rf"/api/agents/([A-Za-z0-9._:@-]{{1,{AGENT_ID_LENGTH}}})/pricing")
 _LENGTH = re.compile("[0-9]{1,5}")
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode

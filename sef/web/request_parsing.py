@@ -18,16 +18,29 @@ from sef.prices.parse import Line, lines
 from sef.terms import INSTANCE_ID_LENGTH, POOL_ID_LENGTH
 
 MAX_BATCH = 10_000
+"""Maximum number of reports in a batch; NDJSON has no limit."""
+
 MAX_BODY = 8 * 1024 * 1024
-"""Bytes of a body; NDJSON has no limit."""
+"""Maximum length of a body, in bytes; NDJSON has no limit."""
+
 MAX_PAGE = 10_000
+"""Maximum number of entries on a page."""
+
 NDJSON = {"application/x-ndjson", "application/ndjson", "application/jsonl"}
+"""Content types of NDJSON."""
+
 CHUNK_BYTES = 64 * 1024
+"""Number of bytes of NDJSON that are read at once."""
+
 LAUNCH_TEMPLATE_LENGTH = 255
+"""Maximum length of a launch template's id or name, in characters."""
+
 MIN_DRILL_INTERVAL = 600
-"""Seconds."""
+"""Minimum time between two drills, in seconds."""
+
 MAX_DRILL_INTERVAL = 31_536_000
-"""Seconds: a year."""
+"""Maximum time between two drills, in seconds: a year."""
+
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')  # a string of RFC 9651
 
 
@@ -199,12 +212,12 @@ def limit_argument(default: int) -> int:
 
 
 def next_cursor(page: Sequence[Mapping[str, Any]], limit: int) -> Any:
-    """Return the last id of a full page, to ask for the next page with; None on the last page."""
+    """Return the cursor of the next page: the last id of a full page; None on the last page."""
     return page[-1]["id"] if len(page) == limit else None
 
 
 def before_argument() -> int | None:
-    """Return the event id that a page ends before, from the query string."""
+    """Return `before` of the query string: a page has only events older than this event."""
     text = request.args.get("before")
     return None if text is None else _whole_number("before", text, 2**63 - 1)
 
