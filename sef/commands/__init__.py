@@ -1,1 +1,1 @@
-"""The subcommands of the command line that are more than a line."""
+"""The code of the subcommands of the command line."""

@@ -32,11 +32,14 @@ from sef.prices.parse import (
 from sef.prices.reports import COUNTED, LoadResult, load
 
 CHUNK_BYTES = 256 * 1024
+"""Number of bytes that are read at once."""
 GZIP = b"\x1f\x8b"
+"""First bytes of a file that gzip has compressed."""
 MAX_SHOWN = 20
 """Maximum number of rejected lines that are printed."""
 STDIN = "-"
-BROKEN = (gzip.BadGzipFile, EOFError, zlib.error, OSError)
+"""Name of standard input on the command line."""
+READ_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error, OSError)
 """Errors of a file that is damaged or cannot be read."""
 LINES_PER_MESSAGE = 100_000
 """Number of lines between two messages about the progress of standard input."""
@@ -111,9 +114,9 @@ class Checkpoint:
 def open_checkpoint(
     settings: Settings, source: str, defaults: Mapping[str, str], *, restart: bool
 ) -> Checkpoint | None:
-    """Return the checkpoint of an import, without its progress if `restart`.
+    """Return the checkpoint of an import; with `restart`, delete its progress first.
 
-    Standard input has none.
+    An import from standard input has no checkpoint.
     """
     if source == STDIN:
         return None
@@ -155,10 +158,10 @@ def import_file(
                 if checkpoint:
                     checkpoint.write(tally)
                 show_progress(tally)
-        except BROKEN as error:
+        except READ_ERRORS as error:
             raise CannotImport(
-                f"Cannot read {source} after line {tally.line:,}: {error}. The reports before are "
-                "stored."
+                f"Cannot read {source} after line {tally.line:,}: {error}. The reports up to this "
+                "line are stored."
             ) from error
     if checkpoint:
         checkpoint.remove()

@@ -1,4 +1,4 @@
-"""`sef init-db`: create the tables that a database lacks."""
+"""`sef init-db`: create the tables that are missing in a database."""
 
 import click
 from sqlalchemy.exc import DBAPIError

@@ -26,7 +26,7 @@ from sef.simulator.process import simulator_for_server
 from sef.terms import plural
 
 STOP_SECONDS = 15
-"""Time that a worker has to answer its requests before it is killed; some calls wait for 8 s."""
+"""Time that a worker has to answer its requests before it is killed; some calls take 8 s."""
 
 
 def serve(

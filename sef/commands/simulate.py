@@ -20,9 +20,11 @@ from sef.simulator.process import ensure_running
 from sef.terms import parse_pool
 
 HTTP_SECONDS = 30
+"""Time limit for an answer of the backend."""
 TIMEOUT_SECONDS = 60
-"""Maximum time that `interrupt` waits for a standby, and for the new primary."""
+"""Maximum time that `interrupt` waits for a standby, and then for the new primary."""
 DEFAULT_POOL = "m5.large.us-east-1a"
+"""Pool of an instance that a command launches."""
 
 
 @click.group()
@@ -219,7 +221,10 @@ def _wait_for_primary(api: _Api, agent: str, instance_id: str) -> str:
         primary = status["agent"]["instance_id"]
         if primary != instance_id:
             return str(primary)
-    raise click.ClickException(f"{agent} has no new primary after {TIMEOUT_SECONDS} s.")
+    raise click.ClickException(
+        f"{agent} has no new primary after {TIMEOUT_SECONDS} s. SEF keeps trying. "
+        f"Show the reason: curl {api.base}/api/agents/{agent}/sef-status"
+    )
 
 
 def _statuses(api: _Api, agent: str) -> Iterator[dict[str, Any]]:
