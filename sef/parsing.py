@@ -63,11 +63,11 @@ def parse_dry_run(value: object) -> bool:
     raise Refused("invalid_dry_run", "dry_run must be true or false.")
 
 
-def parse_json(text: bytes, what: str = "body") -> Any:
+def parse_json(text: bytes, name: str = "body") -> Any:
     """Parse JSON, with fractional numbers as Decimal.
 
     Args:
-        what: name of the text for the error message.
+        name: name of the text in the error message.
 
     Raises:
         Refused: `invalid_json`.
@@ -75,7 +75,7 @@ def parse_json(text: bytes, what: str = "body") -> Any:
     try:
         return _JSON.decode(text.decode(json.detect_encoding(text), "surrogatepass"))
     except (ValueError, RecursionError, ArithmeticError):
-        raise Refused("invalid_json", f"The {what} must be JSON.") from None
+        raise Refused("invalid_json", f"The {name} must be JSON.") from None
 
 
 def parse_object(payload: object) -> Mapping[str, Any]:

@@ -49,10 +49,14 @@ def on_demand_prices(settings: Settings) -> Mapping[str, Decimal]:
     Raises:
         ConfigurationError: the file cannot be read, or is not a JSON object of prices.
     """
-    if settings.on_demand_prices_file is None:
+    path = settings.on_demand_prices_file
+    if path is None:
         return {}
     try:
-        prices = json.loads(settings.on_demand_prices_file.read_text(), parse_float=Decimal)
+        prices = json.loads(path.read_text(), parse_float=Decimal)
         return {str(name): Decimal(price) for name, price in prices.items()}
     except (OSError, ValueError, AttributeError, ArithmeticError) as error:
-        raise ConfigurationError(f"{variable('on_demand_prices')}: {error}") from error
+        raise ConfigurationError(
+            f"{variable('on_demand_prices_file')}: cannot read prices from {path}: {error}; "
+            'expected JSON such as {"m5.large": 0.096}'
+        ) from error

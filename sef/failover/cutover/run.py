@@ -11,8 +11,9 @@
 6. If the agent got another primary between 3 and 5, undo a change to a target group: AWS has no
    compare-and-swap for target groups.
 
-The order protects against a worker that freezes anywhere in between and continues after another
-promotion: either the claim fails, or AWS refuses the move. See docs/decisions/0025.
+The order protects against a worker that freezes between two steps and continues after another
+promotion: either the claim fails, or AWS refuses the move. The reasons are in
+docs/decisions/0025-cutovers-compare-and-swap.md.
 """
 
 import random

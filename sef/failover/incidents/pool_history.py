@@ -75,9 +75,9 @@ def history_and_fleet(
 ) -> tuple[History, History]:
     """Return the history of a pool, and that of all other pools together."""
     by_pool = dict(pool_histories(connection, now, settled_after))
-    here = by_pool.pop(pool_id or "", History())
+    of_pool = by_pool.pop(pool_id or "", History())
     others = by_pool.values()
-    return here, History(
+    return of_pool, History(
         sum(history.recommendations for history in others),
         sum(history.terminations for history in others),
         sum(history.unannounced for history in others),
