@@ -44,6 +44,13 @@ MAX_DRILL_INTERVAL = 31_536_000
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')  # a string of RFC 9651
 
 
+class AgentIdConverter(PathConverter):
+    """Match an agent id in a path; an id may contain slashes."""
+
+    regex = ".+?"
+    part_isolating = False
+
+
 def json_body() -> Any:
     """Return the body parsed as JSON, with exact numbers. The content type is ignored.
 
@@ -71,20 +78,6 @@ def body_lines() -> Iterator[Line]:
     """
     request.max_content_length = sys.maxsize  # None would be the application's limit
     return lines(_chunks())
-
-
-def _chunks() -> Iterator[bytes]:
-    received = 0
-    while chunk := request.stream.read(CHUNK_BYTES):
-        received += len(chunk)
-        yield chunk
-    _reject_if_cut_off(received)
-
-
-def _reject_if_cut_off(received: int) -> None:
-    # Granian sets wsgi.input_terminated, so Werkzeug does not compare the length itself.
-    if request.content_length is not None and received < request.content_length:
-        raise Refused("body_cut_off", "The body ended before its Content-Length.")
 
 
 def batch_body() -> list[Any]:
@@ -130,17 +123,6 @@ def agent_body() -> Mapping[str, Any]:
     if fields.get("cutover") is not None:
         changes["cutover"] = fields["cutover"]
     return dict.fromkeys(fields) | changes
-
-
-def _drill_interval(value: Any) -> int:
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or not MIN_DRILL_INTERVAL <= value <= MAX_DRILL_INTERVAL:
-        raise Refused(
-            "invalid_drill_interval",
-            "drill_interval must be a whole number of seconds "
-            f"from {MIN_DRILL_INTERVAL} to {MAX_DRILL_INTERVAL}.",
-        )
-    return int(value)
 
 
 def idempotency_key() -> str | None:
@@ -222,22 +204,40 @@ def before_argument() -> int | None:
     return None if text is None else _whole_number("before", text, 2**63 - 1)
 
 
-def _whole_number(name: str, text: str, largest: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= largest):
-        raise Refused(f"invalid_{name}", f"{name} must be a whole number from 1 to {largest}.")
-    return int(text)
-
-
-class AgentIdConverter(PathConverter):
-    """Match an agent id in a path; an id may contain slashes."""
-
-    regex = ".+?"
-    part_isolating = False
-
-
 def register_agent_id_converter(routes: Blueprint) -> None:
     """Enable `<agent_id:...>` in the routes of a blueprint, on every app that registers it."""
 
     @routes.record_once
     def register(state: BlueprintSetupState) -> None:
         state.app.url_map.converters["agent_id"] = AgentIdConverter
+
+
+def _chunks() -> Iterator[bytes]:
+    received = 0
+    while chunk := request.stream.read(CHUNK_BYTES):
+        received += len(chunk)
+        yield chunk
+    _reject_if_cut_off(received)
+
+
+def _reject_if_cut_off(received: int) -> None:
+    # Granian sets wsgi.input_terminated, so Werkzeug does not compare the length itself.
+    if request.content_length is not None and received < request.content_length:
+        raise Refused("body_cut_off", "The body ended before its Content-Length.")
+
+
+def _drill_interval(value: Any) -> int:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or not MIN_DRILL_INTERVAL <= value <= MAX_DRILL_INTERVAL:
+        raise Refused(
+            "invalid_drill_interval",
+            "drill_interval must be a whole number of seconds "
+            f"from {MIN_DRILL_INTERVAL} to {MAX_DRILL_INTERVAL}.",
+        )
+    return int(value)
+
+
+def _whole_number(name: str, text: str, largest: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= largest):
+        raise Refused(f"invalid_{name}", f"{name} must be a whole number from 1 to {largest}.")
+    return int(text)
