@@ -25,14 +25,22 @@ class AgentNotFound(SefError, NotHereYet):
     """No agent has this id."""
 
     def __init__(self, agent_id: str) -> None:
-        super().__init__(404, "agent_not_found", f"There is no agent {agent_id}.")
+        super().__init__(
+            404,
+            "agent_not_found",
+            f"There is no agent {agent_id}. PUT /api/agents/<id> registers an agent.",
+        )
 
 
 class IncidentNotFound(SefError):
     """No incident has this id."""
 
     def __init__(self, incident_id: str) -> None:
-        super().__init__(404, "incident_not_found", f"There is no incident {incident_id}.")
+        super().__init__(
+            404,
+            "incident_not_found",
+            f"There is no incident {incident_id}. GET /api/agents/<id>/incidents lists incidents.",
+        )
 
 
 class ModeConflict(SefError):

@@ -110,11 +110,15 @@ def _require_ready_standby(
     agent = read_agent(connection, agent_id, lock=lock)
     if not agent.manual_replica_enabled:
         raise Conflict(
-            "manual_mode_not_enabled", "Manual replica mode is not enabled for this agent."
+            "manual_mode_not_enabled",
+            "Manual replica mode is not enabled for this agent. Enable it first.",
         )
     standby = live_standby(connection, agent_id)
     if standby is None:
-        raise Conflict("no_replica", "No standby is available; SEF launches one.")
+        raise Conflict(
+            "no_replica",
+            "No standby is available. SEF launches one; retry when sef-status shows it ready.",
+        )
     if standby.status is not ReplicaStatus.READY:
         raise Conflict(
             "replica_not_ready", f"The standby is not ready: {_why_not_ready(agent, standby)}."

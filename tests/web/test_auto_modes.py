@@ -109,7 +109,7 @@ def test_a_switch_needs_manual_mode(agent: FlaskClient) -> None:
         {
             "status": "error",
             "reason": "manual_mode_not_enabled",
-            "message": "Manual replica mode is not enabled for this agent.",
+            "message": "Manual replica mode is not enabled for this agent. Enable it first.",
         },
     )
 

@@ -180,5 +180,9 @@ def test_an_unknown_agent_is_not_found(client: FlaskClient) -> None:
     answer = client.get("/api/agents/nobody/sef-status")
     assert (answer.status_code, answer.json) == (
         404,
-        {"status": "error", "reason": "agent_not_found", "message": "There is no agent nobody."},
+        {
+            "status": "error",
+            "reason": "agent_not_found",
+            "message": "There is no agent nobody. PUT /api/agents/<id> registers an agent.",
+        },
     )
