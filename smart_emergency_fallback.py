@@ -181,8 +181,7 @@ class SmartEmergencyFallback:
         """Return the clean points of an agent, oldest first, from `start` to `end` inclusive."""
         return self._reports.series(agent_id, pool_id=pool_id, start=start, end=end, limit=limit)
 
-    # Interruptions. With `dry_run`, as an argument or in the payload, SEF returns its plan and
-    # changes nothing.
+    # Interruptions. With `dry_run`, as an argument or in the payload, SEF only returns its plan.
 
     def handle_interruption(
         self, agent_id: str, payload: Mapping[str, Any], *, dry_run: bool = False
@@ -297,13 +296,7 @@ class SmartEmergencyFallback:
         return work_queue.reconcile_all(self._context)
 
     def sweep_orphans(self) -> int:
-        """Terminate orphans: instances that SEF launched and that no row refers to.
-
-        Also give the instances of batched launches the tags that are still missing.
-
-        Returns:
-            The number of terminations that were reported.
-        """
+        """Terminate orphans, instances of SEF that no row refers to; return their number."""
         ctx = self._context
         run_instances.tag_remaining(ctx)
         return orphans.sweep_orphans(self._database, ctx.ec2, ctx.settings, self._clock())
