@@ -89,7 +89,7 @@ def create_worker_app() -> Flask:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     failpoints.enable_from_env()
     app = create_app()
-    gc.freeze()  # the objects of the start stay, so collections need not examine them
+    gc.freeze()  # the objects of the start are kept, so garbage collections need not scan them
     return app
 
 

@@ -176,7 +176,7 @@ class ReplicaType(StrEnum):
 
 
 class ReplicaStatus(StrEnum):
-    """The stage of a replica's life."""
+    """The progress of a replica, from the decision to launch it to its end."""
 
     LAUNCHING = "launching"  # SEF decided to launch it; its instance may or may not exist yet
     READY = "ready"  # EC2 reports its instance as running: it is the agent's standby

@@ -52,8 +52,8 @@ def detect_losses(ctx: Context) -> int:
 def silent_agents(connection: Connection, since: datetime, *, limit: int) -> Sequence[Agent]:
     """Return agents whose primary has been silent since `since` and is not being replaced yet.
 
-    A report of the standby does not count as one of the primary. An agent that got its primary
-    after `since` is not silent.
+    Only reports of the primary count, not those of the standby. An agent that got its primary after
+    `since` is not silent.
     """
     incident = incidents.c
     is_being_replaced = exists().where(

@@ -98,8 +98,8 @@ class CheckedPolicy(HTTPPolicy):
 class Outbound:
     """POSTs to configured URLs.
 
-    It uses no proxy, not even one of the environment: behind a proxy, the called address could not
-    be checked. It follows no redirect and reads no body.
+    It ignores the proxies of the environment, since it could not check the address that a proxy
+    calls. It follows no redirect and reads no body.
     """
 
     def __init__(self, allowed_networks: Sequence[Network] = ()) -> None:

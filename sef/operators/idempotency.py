@@ -25,8 +25,9 @@ from sef.parsing import parse_idempotency_key
 Answer = dict[str, Any]
 
 CLAIM_DURATION = timedelta(seconds=20)
-"""A repeat is rejected for this long while the first call has not committed. If the first call
-takes longer, a repeat may run beside it; only one of the two can store an answer and commit."""
+"""Time for which a repeated call is rejected while the first call has not committed. If the first
+call takes longer, a repeated call may run beside it; only one of the two can store an answer and
+commit."""
 RETENTION = timedelta(days=7)
 """Age at which a key and its answer are deleted."""
 

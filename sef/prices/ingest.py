@@ -183,7 +183,7 @@ def split_due(
     window: timedelta,
     rules: CleaningRules,
 ) -> tuple[list[Observation], list[Observation]]:
-    """Divide arrivals and buffered observations: return the ones to merge and the ones to buffer.
+    """Return the arrivals and buffered observations to merge now, and those to keep in the buffer.
 
     An observation is merged if no replica is expected, if it corrects a stored observation, if the
     other half of its pair is present, or if it has waited for `window`. The choice does not change

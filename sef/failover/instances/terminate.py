@@ -191,6 +191,7 @@ def _record_end(
     replica = replica_of_instance(connection, instance_id)
     if replica is None or replica.status is not ReplicaStatus.PROMOTED or obstacle is not None:
         return
-    # Attribute the termination to the incident that caused it, not to the one that launched it.
+    # Attribute the termination to the incident that caused it, not to the incident for which the
+    # instance was launched.
     ended = replace(replica, incident_id=retirement.incident_id)
     move_replica(connection, ended, ReplicaStatus.TERMINATED, retirement.reason, now)

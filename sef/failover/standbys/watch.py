@@ -39,7 +39,7 @@ class Observed(StrEnum):
 
 
 def classify(instance: Instance | None) -> Observed:
-    """Return the result of a single answer of EC2; None stands for a missing instance."""
+    """Return the result of one answer of EC2. None: the answer lacks the instance."""
     if instance is None:
         return Observed.MISSING
     if instance.is_gone:
@@ -172,8 +172,8 @@ def move_checked_in(
         severity = "warning"
         cool_down_pool_of(connection, replica, "Vanished", now, ctx.settings)
     if replica.status is ReplicaStatus.PROMOTED and replica.instance_id is not None:
-        # Attribute the end to the incident that caused it, not to the one that launched the
-        # instance.
+        # Attribute the end of the instance to the incident that caused the end, not to the incident
+        # for which the instance was launched.
         incident = latest_incident(connection, replica.agent_id, replica.instance_id)
         replica = replace(replica, incident_id=incident.id if incident else None)
     move_replica(connection, replica, status, reason, now, severity=severity, calls=calls or ())
