@@ -1,6 +1,7 @@
 """Provide real databases, the simulated EC2, and the façade on top of both."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,9 +117,26 @@ def bare_mariadb_url(mariadb: PrivateServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
+def bare_sqlite_url(tmp_path: Path) -> str:
     """Return a SQLite database without tables, in a file."""
     return f"sqlite:///{tmp_path / 'sef.db'}"
+
+
+@pytest.fixture(scope="session")
+def sqlite_with_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file with SEF's tables; to create them for each test would take too long."""
+    file = tmp_path_factory.mktemp("sqlite") / "sef.db"
+    database = Database(f"sqlite:///{file}")
+    database.create_tables()
+    database.dispose()
+    return file
+
+
+@pytest.fixture
+def sqlite_url(bare_sqlite_url: str, sqlite_with_tables: Path, tmp_path: Path) -> str:
+    """Return a SQLite database whose tables have no rows."""
+    shutil.copy(sqlite_with_tables, tmp_path / "sef.db")
+    return bare_sqlite_url
 
 
 @pytest.fixture(params=["sqlite", "mariadb"])

@@ -9,7 +9,7 @@ from tests.harness import POOL, TrackedSimulation, client_of
 from tests.mariadb import MariaDB
 
 
-@pytest.mark.parametrize("kind", ["sqlite_url", "bare_mariadb_url"])
+@pytest.mark.parametrize("kind", ["bare_sqlite_url", "bare_mariadb_url"])
 def test_a_database_is_empty_and_enforces_a_unique_key(
     request: pytest.FixtureRequest, kind: str
 ) -> None:

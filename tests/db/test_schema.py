@@ -30,6 +30,11 @@ NAMES = sorted(metadata.tables)
 
 
 @pytest.fixture
+def sqlite_url(bare_sqlite_url: str) -> str:
+    return bare_sqlite_url
+
+
+@pytest.fixture
 def mariadb_url(bare_mariadb_url: str) -> str:
     """Return a database without tables: the tests of this file create them."""
     return bare_mariadb_url
