@@ -24,7 +24,7 @@ run: .setup-run ## Start SEF on 127.0.0.1:5000 (ARGS="serve --port 8080" for mor
 test: .setup-dev .mariadb ## The tests on SQLite and MariaDB (ARGS="tests/web -k batch" for some)
 	@$(PY) -m pytest $(WORKERS) $(ARGS)
 
-test-mysql: .setup-dev ## The tests of the store and the stories on MySQL 9, unpacked into var/
+test-mysql: .setup-dev ## The tests that use a database on MySQL 9, unpacked into var/
 	@$(PY) -m tests.mysql
 	@$(PY) -m pytest $(WORKERS) --mysql tests/db tests/prices tests/failover tests/operators $(ARGS)
 
@@ -34,7 +34,7 @@ test-cluster: .setup-dev .galera ## The tests on three Galera nodes (ARGS="-m sh
 test-crash: .setup-dev .mariadb ## Kill the backend at each failpoint (DEEP=1: each time, in each story)
 	@$(PY) -m pytest -n 2 --dist load -m $(if $(DEEP),deep,crash) tests/crash $(ARGS)
 
-soak: .setup-dev .mariadb ## Play random stories (HOURS=8 for a night; SEED=1 DATABASE=sqlite again)
+soak: .setup-dev .mariadb ## Randomized tests (HOURS=8 for a night; SEED=1 DATABASE=sqlite to repeat)
 	@exec $(PY) -m tests.soak $(if $(HOURS),--hours $(HOURS)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(DATABASE),--database $(DATABASE))
 
