@@ -155,7 +155,7 @@ def init_db(**options: Any) -> None:
     init_db_command.init_db(config.load(**options))
 
 
-@main.command()
+@main.command(short_help="Show or test notifications.")
 @click.option("--test", is_flag=True, help="Send a test message to every channel now.")
 @_option("database_url")
 def notify(test: bool, **options: Any) -> None:
@@ -177,7 +177,7 @@ def notify(test: bool, **options: Any) -> None:
         sef.close()
 
 
-@main.command("import")
+@main.command("import", short_help="Import pricing reports from a CSV or NDJSON file.")
 @_option("database_url")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--agent", "agent_id", help="Agent of the lines without an agent_id.")

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
+from threading import Lock
 
 from sef.clock import Clock
 from sef.cloud.attachments import Attachments
@@ -34,7 +35,13 @@ def build_context(
     Raises:
         SimulationError: the simulated EC2 cannot be started.
     """
-    connected = cache(lambda: connect(settings))
+    connect_once, lock = cache(partial(connect, settings)), Lock()
+
+    def connected() -> tuple[Settings, Clients]:
+        # Without the lock, threads that need the clients first at the same time connect each.
+        with lock:
+            return connect_once()
+
     if ec2 is None:
         settings, connected_clients = connected()
         ec2 = Ec2(connected_clients.ec2)

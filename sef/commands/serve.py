@@ -75,10 +75,16 @@ def _check_port_is_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            reason = "is in use" if error.errno == errno.EADDRINUSE else str(error.strerror)
-            raise ConfigurationError(
-                f"{host}:{port} {reason}; choose another with --port or SEF_PORT"
-            ) from None
+            if error.errno == errno.EADDRINUSE:
+                message = f"{host}:{port} is in use; choose another with --port or SEF_PORT"
+            elif error.errno in (errno.EACCES, errno.EPERM):
+                message = f"cannot listen on {host}:{port}: {error.strerror}; choose another port"
+            else:
+                message = (
+                    f"cannot listen on {host}:{port}: {error.strerror}; "
+                    "choose another address with --host or SEF_HOST"
+                )
+            raise ConfigurationError(message) from None
 
 
 def _simulator(settings: Settings) -> AbstractContextManager[None]:

@@ -92,7 +92,7 @@ def instances() -> None:
         click.echo(f"{columns} {instance.tags.get('sef:agent', '-')}")
 
 
-@simulate.command()
+@simulate.command(short_help="Print the URL of the simulated EC2.")
 def endpoint() -> None:
     """Print the URL of the simulated EC2, for boto3 and the aws command."""
     _, simulation = _simulated()

@@ -19,7 +19,7 @@ MYSQL_COLUMNS = text(
 )
 SQLITE_COLUMNS = text(
     "SELECT tables.name, columns.name"
-    " FROM sqlite_master AS tables JOIN pragma_table_info(tables.name) AS columns"
+    " FROM sqlite_master AS tables JOIN pragma_table_xinfo(tables.name) AS columns"
     " WHERE tables.type IN ('table', 'view')"
 )
 

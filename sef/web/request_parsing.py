@@ -110,8 +110,9 @@ def agent_body() -> Mapping[str, Any]:
     }
     fields = parse_object(json_body())
     known = [*lengths, "drill_interval", "cutover"]
-    if any(name not in known for name in fields):
-        raise Refused("unknown_field", f"Unknown field. Allowed: {', '.join(known)}.")
+    unknown = next((name for name in fields if name not in known), None)
+    if unknown is not None:
+        raise Refused("unknown_field", f"Unknown field {unknown}. Allowed: {', '.join(known)}.")
     changes: dict[str, Any] = {
         name: parse_identifier(fields[name], name, length)
         for name, length in lengths.items()
