@@ -13,7 +13,7 @@ from sqlalchemy.pool import StaticPool
 from sef import failpoints
 from sef.db.create import SchemaMismatch as SchemaMismatch
 from sef.db.create import create_missing
-from sef.db.engines import LOCK_WAIT_SECONDS, Source, engine_of, one_at_a_time
+from sef.db.engines import LOCK_WAIT_SECONDS, DatabaseSource, engine_of, one_at_a_time
 from sef.db.errors import LOCK_WAIT, RETRIED, error_number, is_away, is_duplicate, wait_after
 from sef.errors import NotHereYet, Unavailable
 
@@ -55,7 +55,7 @@ class Database:
     the transaction that the caller has open on the connection.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: DatabaseSource) -> None:
         self._is_ours = isinstance(source, str | URL)
         self.engine = engine_of(source)
         self._exclusive = one_at_a_time(self.engine)

@@ -21,7 +21,7 @@ from sef.db.errors import DISCONNECTED
 from sef.db.url import hosts_of
 from sef.errors import ConnectionInUse, Unavailable
 
-Source = Engine | str | URL | MySQLConnectionAbstract
+DatabaseSource = Engine | str | URL | MySQLConnectionAbstract
 """A database that is passed to SEF."""
 
 LOCK_WAIT_SECONDS = 3
@@ -35,7 +35,7 @@ ISOLATION = "READ COMMITTED"
 a snapshot from before the wait would be out of date."""
 
 
-def engine_of(source: Source) -> Engine:
+def engine_of(source: DatabaseSource) -> Engine:
     """Return the engine through which SEF uses a database.
 
     Raises:

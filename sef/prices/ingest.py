@@ -19,7 +19,7 @@ from sef.prices.merge import (
     merge_windows,
     new_wide_gaps,
 )
-from sef.prices.series import CleaningRules, Instant, Observation, Point, pairs
+from sef.prices.series import CleaningRules, Observation, ObservationKey, Point, pairs
 
 EXPECTED_FOR = timedelta(minutes=10)
 """Time for which a standby is expected to report after it became ready or last reported."""
@@ -101,16 +101,14 @@ def plan_update(
     if is_alone and arrivals and can_append(bounds, arrivals, rules):
         return _plan_append(bounds, arrivals, rules)
     stored_observations = [observation for point in stored for observation in point.observations()]
-    buffered_before = {buffered.observation.instant: buffered.observation for buffered in waiting}
-    known = {
-        observation.instant: observation for observation in stored_observations
-    } | buffered_before
+    buffered_before = {buffered.observation.key: buffered.observation for buffered in waiting}
+    known = {observation.key: observation for observation in stored_observations} | buffered_before
     new_arrivals, repeats = [], []
     for arrival in arrivals:
-        is_repeat = known.get(arrival.instant) == arrival
+        is_repeat = known.get(arrival.key) == arrival
         repeats.append(is_repeat)
         if not is_repeat:
-            known[arrival.instant] = arrival
+            known[arrival.key] = arrival
             new_arrivals.append(arrival)
 
     due, kept = split_due(
@@ -122,13 +120,13 @@ def plan_update(
         window=window,
         rules=rules,
     )
-    kept_instants = {observation.instant for observation in kept}
+    kept_keys = {observation.key for observation in kept}
     changes = _changes(bounds, stored, due, rules)
     upserts = tuple(point for change in changes for point in change.upserts)
     deletes = tuple(at for change in changes for at in change.deletes)
     new_points = [point for change in changes for point in change.points]
     # A change replaces every old point of its window that it was made from.
-    holders = _points_by_instant([*stored, *new_points])
+    holders = _points_by_observation([*stored, *new_points])
     old_times = {point.at for point in stored if point.is_real}
     moved = {*deletes, *(point.at for point in upserts if not point.is_real)}
     new_times = old_times - moved | {point.at for point in new_points}
@@ -139,16 +137,14 @@ def plan_update(
         buffered=tuple(
             observation
             for observation in kept
-            if buffered_before.get(observation.instant) != observation
+            if buffered_before.get(observation.key) != observation
         ),
         released=tuple(
-            observation for at, observation in buffered_before.items() if at not in kept_instants
+            observation for at, observation in buffered_before.items() if at not in kept_keys
         ),
         waiting_count=len(kept),
         outcomes=tuple(
-            ReportResult(
-                None if arrival.instant in kept_instants else holders[arrival.instant], is_repeat
-            )
+            ReportResult(None if arrival.key in kept_keys else holders[arrival.key], is_repeat)
             for arrival, is_repeat in zip(arrivals, repeats, strict=True)
         ),
         wide_gaps=tuple(new_wide_gaps(bounds, old_times, new_times, rules)),
@@ -190,16 +186,16 @@ def split_due(
     the final series: every observation is merged eventually, and the series depends on the set of
     observations only.
     """
-    known = {observation.instant: observation for observation in stored}
-    pending = {buffered.observation.instant: buffered.observation for buffered in waiting}
-    pending |= {arrival.instant: arrival for arrival in arrivals}
+    known = {observation.key: observation for observation in stored}
+    pending = {buffered.observation.key: buffered.observation for buffered in waiting}
+    pending |= {arrival.key: arrival for arrival in arrivals}
     if not expected:
         return list(pending.values()), []
     overdue = {
-        buffered.observation.instant for buffered in waiting if buffered.received_at <= now - window
+        buffered.observation.key for buffered in waiting if buffered.received_at <= now - window
     }
     paired = {
-        half.instant
+        half.key
         for pair in pairs((known | pending).values(), rules.pairing_tolerance)
         if None not in pair
         for half in pair
@@ -207,8 +203,8 @@ def split_due(
     }
     due: list[Observation] = []
     kept: list[Observation] = []
-    for instant, observation in pending.items():
-        is_due = instant in known or instant in paired or instant in overdue
+    for key, observation in pending.items():
+        is_due = key in known or key in paired or key in overdue
         (due if is_due else kept).append(observation)
     return due, kept
 
@@ -217,13 +213,13 @@ def _plan_append(
     bounds: SeriesBounds | None, arrivals: Sequence[Observation], rules: CleaningRules
 ) -> SeriesUpdate:
     """Plan the common case: no stored point is near and no observation waits."""
-    latest: dict[Instant, Observation] = {}
+    latest: dict[ObservationKey, Observation] = {}
     repeats = []
     for arrival in arrivals:
-        repeats.append(latest.get(arrival.instant) == arrival)
-        latest[arrival.instant] = arrival
+        repeats.append(latest.get(arrival.key) == arrival)
+        latest[arrival.key] = arrival
     change = append(bounds, list(latest.values()), rules)
-    holders = _points_by_instant(change.points)
+    holders = _points_by_observation(change.points)
     new_times = [point.at for point in change.points]
     return SeriesUpdate(
         bounds=change.bounds,
@@ -233,15 +229,15 @@ def _plan_append(
         released=(),
         waiting_count=0,
         outcomes=tuple(
-            ReportResult(holders[arrival.instant], is_repeat)
+            ReportResult(holders[arrival.key], is_repeat)
             for arrival, is_repeat in zip(arrivals, repeats, strict=True)
         ),
         wide_gaps=tuple(new_wide_gaps(bounds, (), new_times, rules)),
     )
 
 
-def _points_by_instant(points: Iterable[Point]) -> dict[Instant, Point]:
-    return {observation.instant: point for point in points for observation in point.observations()}
+def _points_by_observation(points: Iterable[Point]) -> dict[ObservationKey, Point]:
+    return {observation.key: point for point in points for observation in point.observations()}
 
 
 def _changes(

@@ -10,7 +10,15 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 
-from sef.prices.series import CleaningRules, Instant, Observation, Point, fill, points, with_fills
+from sef.prices.series import (
+    CleaningRules,
+    Observation,
+    ObservationKey,
+    Point,
+    fill,
+    points,
+    with_fills,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +111,11 @@ def merge(
     old = [point for point in stored if point.is_real]
     stored_observations = (observation for point in old for observation in point.observations())
     new = points([*stored_observations, *arrivals], rules)
-    replaced = _replaced_instants(old, new, arrivals, rules)
+    replaced = _replaced_observations(old, new, arrivals, rules)
     # At the edges of the window the other half of a pair may not have been read, so a point that
     # no arrival affects stays as stored.
-    real = [point for point in old if not point.instants() & replaced]
-    real += [point for point in new if point.instants() & replaced]
+    real = [point for point in old if not point.observation_keys() & replaced]
+    real += [point for point in new if point.observation_keys() & replaced]
     real.sort(key=lambda point: point.at)
 
     # Fills outside the outermost real points depend on rows that were not read, so they stay.
@@ -154,12 +162,12 @@ def new_wide_gaps(
     return [gap for gap in opened if not _is_within(gap, known, starts, rules.pairing_tolerance)]
 
 
-def _replaced_instants(
+def _replaced_observations(
     old: Sequence[Point],
     new: Sequence[Point],
     arrivals: Sequence[Observation],
     rules: CleaningRules,
-) -> set[Instant]:
+) -> set[ObservationKey]:
     """Return the observations whose points have to be replaced.
 
     These are the observations within two tolerances of an arrival and their old and new partners.
@@ -167,14 +175,14 @@ def _replaced_instants(
     """
     times = sorted(arrival.at for arrival in arrivals)
     distance = 2 * rules.pairing_tolerance
-    together: dict[Instant, list[frozenset[Instant]]] = {}
+    together: dict[ObservationKey, list[frozenset[ObservationKey]]] = {}
     for point in (*old, *new):
-        for instant in point.instants():
-            together.setdefault(instant, []).append(point.instants())
+        for key in point.observation_keys():
+            together.setdefault(key, []).append(point.observation_keys())
     replaced = {
-        instant
-        for instant in together
-        if bisect_right(times, instant[1] + distance) > bisect_left(times, instant[1] - distance)
+        (source, at)
+        for source, at in together
+        if bisect_right(times, at + distance) > bisect_left(times, at - distance)
     }
     to_follow = list(replaced)
     while to_follow:

@@ -21,7 +21,7 @@ MICROSECOND = timedelta(microseconds=1)
 SeriesKey = tuple[str, str]
 """The agent id and the pool id of a series."""
 
-Instant = tuple[Source, datetime]
+ObservationKey = tuple[Source, datetime]
 """The source and the time that identify an observation within its series."""
 
 
@@ -60,7 +60,7 @@ class Observation:
     price: Decimal
 
     @property
-    def instant(self) -> Instant:
+    def key(self) -> ObservationKey:
         return (self.source, self.at)
 
 
@@ -89,8 +89,8 @@ class Point:
         if self.replica is not None and self.replica_at is not None:
             yield Observation(Source.REPLICA, self.replica_at, self.replica)
 
-    def instants(self) -> frozenset[Instant]:
-        return frozenset(observation.instant for observation in self.observations())
+    def observation_keys(self) -> frozenset[ObservationKey]:
+        return frozenset(observation.key for observation in self.observations())
 
 
 def pairs(
@@ -133,7 +133,7 @@ def points(observations: Iterable[Observation], rules: CleaningRules) -> list[Po
 
     Of several observations by one source at one time, the last one in the iterable counts.
     """
-    unique = {observation.instant: observation for observation in observations}
+    unique = {observation.key: observation for observation in observations}
     real = [
         _point(primary, replica, rules)
         for primary, replica in pairs(unique.values(), rules.pairing_tolerance)

@@ -91,9 +91,9 @@ class MemoryStore:
         self.write_rows(update.upserts, update.deletes)
         self.bounds = update.bounds
         for observation in update.released:
-            assert self.buffer.pop(observation.instant).observation == observation
+            assert self.buffer.pop(observation.key).observation == observation
         for observation in update.buffered:
-            self.buffer[observation.instant] = BufferedObservation(observation, now)
+            self.buffer[observation.key] = BufferedObservation(observation, now)
         self.received += arrivals
         self.reported_gaps += [(gap.start, gap.end) for gap in update.wide_gaps]
         return True

@@ -27,7 +27,7 @@ def replica(seconds: float, price: str = "0.05") -> Observation:
 
 
 def holds(point: Point, seen: Observation) -> bool:
-    return (seen.source, seen.at) in point.instants()
+    return (seen.source, seen.at) in point.observation_keys()
 
 
 def seconds_of(moment: datetime) -> float:
