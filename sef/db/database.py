@@ -128,6 +128,7 @@ class Database:
         repeats_lock_wait: bool = True,
     ) -> T:
         reconnected = caught_up = False
+        duplicates = 0
         for attempt in range(ATTEMPTS):
             try:
                 with self._exclusive, _unavailable_when_away():
@@ -144,7 +145,9 @@ class Database:
             except VersionConflict:
                 wait_after(attempt)
             except DBAPIError as error:
-                if not _is_lost_race(error, attempt, repeats_lock_wait=repeats_lock_wait):
+                # Counted apart: a duplicate key after three deadlocks is still a lost race.
+                duplicates += is_duplicate(error)
+                if not _is_lost_race(error, duplicates, repeats_lock_wait=repeats_lock_wait):
                     raise
                 wait_after(attempt)
         raise Unavailable("The database is too busy; try again.")
@@ -281,11 +284,12 @@ def is_repeated(connection: Connection) -> bool:
     return bool(connection.info[ATTEMPT])
 
 
-def _is_lost_race(error: DBAPIError, attempt: int, *, repeats_lock_wait: bool) -> bool:
+def _is_lost_race(error: DBAPIError, duplicates: int, *, repeats_lock_wait: bool) -> bool:
     if error_number(error) == LOCK_WAIT:
         return repeats_lock_wait
     # Another transaction inserted the same key first. The next attempt reads that row.
-    return error_number(error) in RETRIED or (is_duplicate(error) and attempt < DUPLICATE_ATTEMPTS)
+    is_race_for_key = is_duplicate(error) and duplicates <= DUPLICATE_ATTEMPTS
+    return error_number(error) in RETRIED or is_race_for_key
 
 
 @contextmanager

@@ -14,11 +14,18 @@ COMMIT. 1205: the lock wait timed out. 1020: the row has changed since it was re
 DUPLICATE = 1062
 SQLITE_DUPLICATE = frozenset({"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
 
-DISCONNECTED = frozenset({1047, 1927, 4031, 1053, 1290, 1836, 3024, 2003, 2006, 2013, 2055})
+DISCONNECTED = frozenset(
+    {1047, 1927, 4031, 1053, 1290, 1836, 3024, 2003, 2006, 2013, 2055}
+    | {1040, 1203, 1158, 1159, 1160, 1161, 1317, 2014, 2026, 2027}
+)
 """Errors of this driver that mean that the server cannot be used. SQLAlchemy itself recognises only
-the last four. 1047: the node is not part of its cluster. 1927 and 4031: the connection was killed
-or idle for too long. 1053: the server is shutting down. 1290 and 1836: the server is read-only,
-for example because another server was promoted. 3024: the pure Python driver timed out."""
+2003, 2006, 2013 and 2055. 1047: the node is not part of its cluster. 1927 and 4031: the connection
+was killed or idle for too long. 1053: the server is shutting down. 1290 and 1836: the server is
+read-only, for example because another server was promoted. 3024: the pure Python driver timed out.
+1040 and 1203: the server has too many connections. 1158 to 1161, 2014, 2026 and 2027: the
+connection broke within a packet, an answer or the TLS handshake. 1317: the server stopped the
+statement, for example to apply another node's transaction.
+https://mariadb.com/kb/en/mariadb-error-code-reference/"""
 
 SQLITE_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
 SQLITE_AWAY = ("SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY")

@@ -125,7 +125,9 @@ class Stage:
                     served: dict[str, Any] = answer.json()
                     return served
                 failure = answer.text
-                assert answer.status_code == 503, f"{path}: {answer.status_code} {failure}"
+                assert answer.status_code == 503, (
+                    f"{path}: {answer.status_code} {failure}\n{backend.last_log_lines()}"
+                )
             assert time.monotonic() < deadline, f"{path} was never served: {failure}"
             time.sleep(0.05)
         raise AssertionError

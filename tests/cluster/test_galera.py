@@ -19,38 +19,48 @@ AWAY_SECONDS = 12
 @contextmanager
 def a_killed_node(stage: Stage) -> Iterator[None]:
     stage.nodes[0].kill()
-    yield
-    stage.nodes[0].recover()
+    try:
+        yield
+    finally:
+        stage.nodes[0].recover()
 
 
 @contextmanager
 def a_frozen_node(stage: Stage) -> Iterator[None]:
     stage.nodes[1].signal(signal.SIGSTOP)
-    yield
-    stage.nodes[1].signal(signal.SIGCONT)
+    try:
+        yield
+    finally:
+        stage.nodes[1].signal(signal.SIGCONT)
 
 
 @contextmanager
 def a_node_cut_off_from_the_others(stage: Stage) -> Iterator[None]:
     """Clients still reach the node, but it must not serve them: its data may be out of date."""
     stage.nodes[2].isolate(True)
-    yield
-    assert stage.nodes[2].status("wsrep_cluster_status") == "non-Primary"
-    stage.nodes[2].isolate(False)
+    try:
+        yield
+        assert stage.nodes[2].status("wsrep_cluster_status") == "non-Primary"
+    finally:
+        stage.nodes[2].isolate(False)
 
 
 @contextmanager
 def a_killed_backend(stage: Stage) -> Iterator[None]:
     stage.backends[0].kill()
-    yield
-    stage.restart_backend(0)
+    try:
+        yield
+    finally:
+        stage.restart_backend(0)
 
 
 @contextmanager
 def a_frozen_backend(stage: Stage) -> Iterator[None]:
     stage.backends[1].freeze()
-    yield
-    stage.backends[1].thaw()
+    try:
+        yield
+    finally:
+        stage.backends[1].thaw()
 
 
 Fault = Callable[[Stage], Iterator[None]]

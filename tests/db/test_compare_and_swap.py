@@ -4,11 +4,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError
 
 from sef.agents import insert_agent, read_agent
-from sef.db.database import Database, VersionConflict
+from sef.db.database import DUPLICATE_ATTEMPTS, Database, VersionConflict
 from sef.db.statements import swap
 from sef.db.tables import agents
 from smart_emergency_fallback import SmartEmergencyFallback
@@ -30,6 +31,38 @@ def test_the_second_change_of_one_version_is_a_conflict(database_url: str) -> No
                 swap(connection, agents, {"id": "a"}, version=read.version, pool_id="second")
         changed = database.read(read_agent, "a")
         assert (changed.pool_id, changed.version) == ("first", read.version + 1)
+    finally:
+        database.dispose()
+
+
+def test_a_duplicate_key_after_many_conflicts_is_still_a_lost_race(database_url: str) -> None:
+    """The conflicts of a storm may have used up more attempts than a duplicate key has."""
+    database = Database(database_url)
+    attempts: list[str] = []
+
+    def lose_often(connection: Connection) -> str:
+        attempts.append("")
+        if len(attempts) <= DUPLICATE_ATTEMPTS + 1:
+            raise VersionConflict
+        if len(attempts) == DUPLICATE_ATTEMPTS + 2:
+            insert_agent(connection, "a", NOW)
+        return read_agent(connection, "a").id
+
+    try:
+        database.create_tables()
+        database.write(insert_agent, "a", NOW)
+        assert database.write(lose_often) == "a"
+    finally:
+        database.dispose()
+
+
+def test_a_key_that_stays_a_duplicate_is_an_error(database_url: str) -> None:
+    database = Database(database_url)
+    try:
+        database.create_tables()
+        database.write(insert_agent, "a", NOW)
+        with pytest.raises(IntegrityError):
+            database.write(insert_agent, "a", NOW)
     finally:
         database.dispose()
 

@@ -87,6 +87,9 @@ class Server:
         except requests.ConnectionError:
             return False
 
+    def last_log_lines(self, count: int = 60) -> str:
+        return "\n".join(self._log.read_text().splitlines()[-count:])
+
     def freeze(self) -> None:
         """Stop all processes of the server; `thaw` continues them."""
         os.killpg(self._process.pid, signal.SIGSTOP)
