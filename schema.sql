@@ -29,6 +29,8 @@ CREATE TABLE agents (
 
 CREATE INDEX agents_drill ON agents (drill_interval);
 
+CREATE INDEX agents_instance ON agents (instance_id);
+
 CREATE INDEX agents_manual ON agents (manual_replica_enabled, id);
 
 CREATE INDEX agents_probation ON agents (probation_until);
@@ -50,6 +52,7 @@ CREATE TABLE replica_instances (
   checked_at DATETIME(6) COMMENT 'last health check',
   misses INTEGER NOT NULL COMMENT 'consecutive health checks in which EC2 did not show the instance' DEFAULT 0,
   promoted_at DATETIME(6),
+  call_at DATETIME(6) COMMENT 'while releasing: committed before TerminateInstances; NULL: not yet',
   terminated_at DATETIME(6),
   version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (id),
@@ -285,18 +288,28 @@ CREATE TABLE request_buckets (
 CREATE TABLE retirements (
   instance_id VARCHAR(64) NOT NULL,
   agent_id VARCHAR(64) NOT NULL,
-  reason TEXT NOT NULL,
-  not_before DATETIME(6) NOT NULL COMMENT 'end of the drain, or next attempt',
-  missed_checks INTEGER NOT NULL COMMENT 'checks in which EC2 did not show the instance' DEFAULT 0,
-  terminated_at DATETIME(6),
-  obstacle TEXT COMMENT 'reason why SEF leaves it running; NULL: none',
+  pool_id VARCHAR(128),
+  market VARCHAR(12) COMMENT 'NULL: SEF did not launch it',
+  was_primary BOOL NOT NULL COMMENT 'false: a surplus instance of a batched launch' DEFAULT 0,
+  reason TEXT NOT NULL COMMENT 'reason why the agent no longer needs it',
+  since DATETIME(6) NOT NULL COMMENT 'time from which it was not needed',
+  terminate_after DATETIME(6) COMMENT 'end of the drain; NULL: AWS or the operator terminates it',
+  kept_because TEXT COMMENT 'reason why it still runs, as of the last pass',
+  not_before DATETIME(6) COMMENT 'earliest next attempt to terminate it',
+  checked_at DATETIME(6) COMMENT 'last health check',
+  missed_checks INTEGER NOT NULL COMMENT 'consecutive checks in which EC2 did not show the instance' DEFAULT 0,
+  call_at DATETIME(6) COMMENT 'committed before TerminateInstances; from then on it cannot become a primary',
+  terminated_at DATETIME(6) COMMENT 'time when it was known to have ended',
   incident_id VARCHAR(40),
+  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (instance_id)
-) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Former primaries that SEF terminates, or has terminated.' COLLATE utf8mb4_bin;
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Former primaries and surplus instances: kept for a reason, or terminated.' COLLATE utf8mb4_bin;
 
 CREATE INDEX retirements_agent ON retirements (agent_id, terminated_at);
 
-CREATE INDEX retirements_due ON retirements (terminated_at, not_before);
+CREATE INDEX retirements_checks ON retirements (terminated_at, checked_at);
+
+CREATE INDEX retirements_due ON retirements (terminated_at, terminate_after);
 
 CREATE TABLE orphan_terminations (
   instance_id VARCHAR(64) NOT NULL,

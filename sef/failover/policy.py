@@ -19,6 +19,9 @@ from datetime import datetime, timedelta
 from sef.failover.incidents.risk import Risk
 from sef.terms import Goal, IncidentStatus, ReplicaStatus, ReplicaType, SignalType
 
+LAST_MOMENT = timedelta(seconds=30)
+"""Time before the end of the primary from which a launch is too late to wait for."""
+
 
 @dataclass(frozen=True, slots=True)
 class AgentState:
@@ -43,6 +46,17 @@ class IncidentState:
     """A drill or a return to spot. It launches at most one standby."""
     had_standby: bool = False
     """A standby was already created for this incident."""
+    deadline: datetime | None = None
+    """The end of the primary; for a loss, a time in the past."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormerPrimary:
+    """A former primary that is believed to run, and of which AWS has not announced the end."""
+
+    instance_id: str
+    is_recommended: bool
+    """AWS recommended a rebalance for it: it is promoted only rather than none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +85,17 @@ class Promote:
     When: the standby is ready, and the goal is `switch`, or it is `standby` in auto-switch.
     """
 
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteFormer:
+    """Make a former primary the primary again.
+
+    When: the primary is being lost, no standby is ready, and a former primary still runs.
+    """
+
+    instance_id: str
     reason: str
 
 
@@ -104,7 +129,7 @@ class Rest:
     """
 
 
-NextStep = CreateStandby | Promote | Release | CloseIncident | Rest
+NextStep = CreateStandby | Promote | PromoteFormer | Release | CloseIncident | Rest
 
 
 def goal_for(signal: SignalType, risk: Risk | None, threshold: float) -> Decision:
@@ -139,6 +164,8 @@ def next_step(
     *,
     standby_ttl: timedelta,
     now: datetime,
+    former: FormerPrimary | None = None,
+    is_postponed: bool = False,
 ) -> NextStep:
     """Return the next step for an agent.
 
@@ -146,7 +173,14 @@ def next_step(
         standby: the status of the live standby. None: the agent has no standby.
         incident: the open incident. None: the agent has no open incident.
         standby_ttl: the time that a standby is kept after a recommendation.
+        former: the best former primary to promote again. None: none is believed to run.
+        is_postponed: the last launch failed, and the next one is postponed.
     """
+    if incident is not None and _needs_former(standby, incident, former, is_postponed, now):
+        assert former is not None
+        return PromoteFormer(
+            former.instance_id, "no standby is ready, and this former primary still runs"
+        )
     if incident is not None:
         step = _step_of_incident(agent, standby, incident, standby_ttl=standby_ttl, now=now)
         if step is not None:
@@ -162,6 +196,28 @@ def next_step(
     if standby is not None:
         return Release("no standby is needed any more")
     return Rest()
+
+
+def _needs_former(
+    standby: ReplicaStatus | None,
+    incident: IncidentState,
+    former: FormerPrimary | None,
+    is_postponed: bool,
+    now: datetime,
+) -> bool:
+    """Return True if a former primary is to be promoted again.
+
+    A former primary for which AWS recommended a rebalance waits for a standby as long as there is
+    time to launch one.
+    """
+    is_emergency = (
+        incident.concerns_primary and incident.goal is Goal.SWITCH and not incident.is_planned
+    )
+    if former is None or not is_emergency or standby is ReplicaStatus.READY:
+        return False
+    if not former.is_recommended or is_postponed:
+        return True
+    return incident.deadline is None or incident.deadline - now <= LAST_MOMENT
 
 
 def _step_of_incident(

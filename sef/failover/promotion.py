@@ -5,19 +5,44 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from sef.agents import Agent, update_agent
+from sef.agents import Agent
 from sef.clock import Clock, iso
 from sef.config import Settings
 from sef.failover.cutover.rows import begin_cutover
 from sef.failover.incidents import pool_history, risk
 from sef.failover.incidents.rows import Incident, complete_failover, update_incident
 from sef.failover.incidents.summary import IncidentSummary, seconds, summary
+from sef.failover.primaries import change_primary
 from sef.failover.standbys import backoff
-from sef.failover.standbys.retirements import plan_retirement
 from sef.failover.standbys.rows import Replica, move_replica
-from sef.notifications.events import Event
+from sef.notifications.events import Event, write_events
 from sef.notifications.outbox import Notification
 from sef.terms import IncidentStatus, Market, NotificationKind, ReplicaStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """The instance to promote: a ready standby, or a former primary that still runs.
+
+    Attributes:
+        replica: the row of an instance that SEF launched.
+    """
+
+    instance_id: str
+    pool_id: str | None
+    market: Market | None
+    replica: Replica | None
+
+    @property
+    def replica_id(self) -> str | None:
+        return self.replica.id if self.replica else None
+
+
+def standby_as_successor(standby: Replica) -> Successor:
+    """Return a standby as the instance to promote."""
+    if standby.instance_id is None:
+        raise ValueError(f"{standby.id} has no instance to promote")
+    return Successor(standby.instance_id, standby.pool_id, standby.market, standby)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +52,8 @@ class Promotion:
     old_instance_id: str | None
     new_instance_id: str
     epoch: int
-    replica_id: str
+    replica_id: str | None
+    """None: a former primary that SEF did not launch was promoted again."""
     incident_id: str | None
     failover_time_ms: int | None
     has_follow_up: bool
@@ -37,7 +63,7 @@ class Promotion:
 def promote(
     connection: Connection,
     agent: Agent,
-    standby: Replica,
+    successor: Successor,
     incident: Incident | None,
     reason: str,
     clock: Clock,
@@ -46,7 +72,7 @@ def promote(
     settings: Settings,
     unchecked: str | None = None,
 ) -> Promotion:
-    """Make a ready standby the agent's primary; close the incident; begin the cutover.
+    """Make an instance the agent's primary; close the incident; begin the cutover.
 
     The agent's epoch rises, so that a writer that still knows the old primary conflicts. A new
     primary in a risky pool is on probation: SEF keeps a standby for it for some time.
@@ -61,35 +87,33 @@ def promote(
         IllegalTransition: the standby is not ready.
         VersionConflict: the agent, the standby or the incident has changed since it was read.
     """
-    if standby.instance_id is None:
-        raise ValueError(f"{standby.id} has no instance to promote")
     now = clock()
-    old, new = agent.instance_id, standby.instance_id
+    old, new = agent.instance_id, successor.instance_id
     epoch = agent.epoch + 1
     incident_id = incident.id if incident else None
-    probation_until = _probation_end(connection, standby, now, settings)
-    update_agent(
+    probation_until = _probation_end(connection, successor, now, settings)
+    change_primary(
         connection,
         agent,
+        new,
+        reason,
         now,
-        instance_id=new,
-        pool_id=standby.pool_id,
-        epoch=epoch,
+        terminate_after=None if retire_after is None else now + retire_after,
+        incident_id=incident_id,
+        pool_id=successor.pool_id,
         not_before=None,
         probation_until=probation_until,
     )
-    if old is not None and retire_after is not None:
-        plan_retirement(connection, agent.id, old, reason, now + retire_after, incident_id)
     deadline = incident.deadline if incident else None
-    begin_cutover(connection, agent, new, standby.pool_id, incident_id, deadline, now)
+    begin_cutover(connection, agent, new, successor.pool_id, incident_id, deadline, now)
     milliseconds = None
     if incident is not None:
-        milliseconds = _close_incident(connection, incident, standby, now, ends_at=clock())
+        milliseconds = _close_incident(connection, incident, successor, now, ends_at=clock())
     promotion = Promotion(
         old_instance_id=old,
         new_instance_id=new,
         epoch=epoch,
-        replica_id=standby.id,
+        replica_id=successor.replica_id,
         incident_id=incident_id,
         failover_time_ms=milliseconds,
         has_follow_up=agent.cutover is not None
@@ -102,35 +126,39 @@ def promote(
     if incident is not None and agent.cutover is None:
         # With a cutover, `sef.failover.cutover.events` reports the outcome when the cutover ends.
         notifications.append(
-            _outcome_notification(incident, standby, promotion, now, event.type, retire_after)
+            _outcome_notification(incident, successor, promotion, now, event.type, retire_after)
         )
-    move_replica(
-        connection,
-        standby,
-        ReplicaStatus.PROMOTED,
-        reason,
-        now,
-        events=[event],
-        notifications=notifications,
-    )
+    replica = successor.replica
+    if replica is None or replica.status is ReplicaStatus.PROMOTED:
+        write_events(connection, [event], now, notifications)
+    else:
+        move_replica(
+            connection,
+            replica,
+            ReplicaStatus.PROMOTED,
+            reason,
+            now,
+            events=[event],
+            notifications=notifications,
+        )
     return promotion
 
 
 def _probation_end(
-    connection: Connection, standby: Replica, now: datetime, settings: Settings
+    connection: Connection, successor: Successor, now: datetime, settings: Settings
 ) -> datetime | None:
     """Return the end of the new primary's probation. None: its pool is not known to be risky."""
     if (
-        standby.market is not Market.SPOT
-        or standby.pool_id is None
+        successor.market is not Market.SPOT
+        or successor.pool_id is None
         or not settings.probation_seconds
     ):
         return None
     settled_after = timedelta(seconds=settings.standby_ttl_seconds)
-    history = pool_history.history_of(connection, standby.pool_id, now, settled_after)
+    history = pool_history.history_of(connection, successor.pool_id, now, settled_after)
     score = risk.assess(history).score
     is_risky = history.terminations > 0 and score >= settings.rebalance_risk_threshold
-    if is_risky or (standby.pool_id, Market.SPOT) in backoff.pools_on_cooldown(connection, now):
+    if is_risky or (successor.pool_id, Market.SPOT) in backoff.pools_on_cooldown(connection, now):
         return now + timedelta(seconds=settings.probation_seconds)
     return None
 
@@ -138,20 +166,22 @@ def _probation_end(
 def _close_incident(
     connection: Connection,
     incident: Incident,
-    standby: Replica,
+    successor: Successor,
     now: datetime,
     *,
     ends_at: datetime,
 ) -> int:
     """Close the incident with its failover time, and return that time in milliseconds."""
-    milliseconds = complete_failover(connection, incident, incident.caused_by, standby.id, ends_at)
+    milliseconds = complete_failover(
+        connection, incident, incident.caused_by, successor.replica_id, ends_at
+    )
     update_incident(
         connection,
         incident,
         status=IncidentStatus.DONE,
         closed_at=now,
-        replica_id=standby.id,
-        new_instance_id=standby.instance_id,
+        replica_id=successor.replica_id,
+        new_instance_id=successor.instance_id,
         failover_time_ms=milliseconds,
     )
     return milliseconds
@@ -195,7 +225,7 @@ def _promotion_event(
 
 def _outcome_notification(
     incident: Incident,
-    standby: Replica,
+    successor: Successor,
     promotion: Promotion,
     now: datetime,
     event_type: str,
@@ -204,7 +234,7 @@ def _outcome_notification(
     """Build the last notification of the incident: its outcome."""
     old = promotion.old_instance_id
     message = f"{incident.kind} is {IncidentStatus.DONE}: "
-    message += _summary(incident, standby, promotion.failover_time_ms, now)
+    message += _summary(incident, successor, promotion.failover_time_ms, now)
     if old is not None and retire_after is not None:
         message += f"; SEF terminates {old} in {retire_after.total_seconds():.0f} s"
     elif old is not None:
@@ -218,7 +248,9 @@ def _outcome_notification(
     )
 
 
-def _summary(incident: Incident, standby: Replica, milliseconds: int | None, now: datetime) -> str:
+def _summary(
+    incident: Incident, successor: Successor, milliseconds: int | None, now: datetime
+) -> str:
     seconds_left = None
     if incident.deadline is not None and incident.kind.is_announced:
         seconds_left = (incident.deadline - now).total_seconds()
@@ -230,8 +262,8 @@ def _summary(incident: Incident, standby: Replica, milliseconds: int | None, now
             reason=incident.reason,
             obstacle=None,
             old=incident.subject,
-            new=standby.instance_id,
-            new_pool=standby.pool_id,
+            new=successor.instance_id,
+            new_pool=successor.pool_id,
             failover_ms=milliseconds,
             seconds_left=seconds_left,
         )

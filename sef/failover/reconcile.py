@@ -15,8 +15,8 @@ lost answer too.
 
 import logging
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
@@ -27,16 +27,26 @@ from sef.config import Settings
 from sef.context import Context
 from sef.failover.cutover.run import advance_cutover
 from sef.failover.incidents.rows import Incident, open_incident, update_incident
-from sef.failover.instances import launch, run_instances, terminate
+from sef.failover.instances import launch, retire, run_instances, terminate
 from sef.failover.instances.limits import TerminationBudget
 from sef.failover.instances.run_instances import UntaggedInstance
-from sef.failover.policy import CloseIncident, CreateStandby, Promote, Release, Rest
-from sef.failover.promotion import Promotion, promote
+from sef.failover.policy import CloseIncident, CreateStandby, Promote, PromoteFormer, Release, Rest
+from sef.failover.promotion import Promotion, Successor, promote, standby_as_successor
 from sef.failover.snapshot import Snapshot, read_snapshot
 from sef.failover.standbys import watch
 from sef.failover.standbys.backoff import escalate
-from sef.failover.standbys.retirements import Retirement, due_retirements
-from sef.failover.standbys.rows import Replica, create_replica, move_replica
+from sef.failover.standbys.retirements import (
+    Retirement,
+    due_retirements,
+    read_retirement,
+    running_retirements,
+)
+from sef.failover.standbys.rows import (
+    Replica,
+    create_replica,
+    move_replica,
+    replica_of_instance,
+)
 from sef.notifications.events import Event, Severity, write_events
 from sef.terms import IncidentStatus, NotificationKind, ReplicaStatus
 
@@ -114,6 +124,10 @@ def _decide(ctx: Context, snapshot: Snapshot, *, is_first: bool) -> Done | None:
     Otherwise the pass has just checked the standby.
     """
     step = snapshot.next_step(ctx.clock(), standby_ttl(ctx))
+    if isinstance(step, PromoteFormer) and not _is_running(ctx, step.instance_id):
+        # Go on without it; the next pass asks EC2 again.
+        snapshot = replace(snapshot, former=snapshot.former[1:])
+        return _decide(ctx, snapshot, is_first=is_first)
     if isinstance(step, Rest):
         return None
     unchecked = None
@@ -121,7 +135,18 @@ def _decide(ctx: Context, snapshot: Snapshot, *, is_first: bool) -> Done | None:
         incident = snapshot.incident
         is_emergency = incident is None or incident.is_emergency
         unchecked = _verify_standby(ctx, snapshot.standby, is_emergency=is_emergency)
-    return ctx.database.write(apply_step, ctx, snapshot.agent.id, unchecked)
+    former = {former.instance_id for former in snapshot.former}
+    return ctx.database.write(apply_step, ctx, snapshot.agent.id, unchecked, former)
+
+
+def _is_running(ctx: Context, instance_id: str) -> bool:
+    """Return True if EC2 shows a former primary running; an error of EC2 counts as no."""
+    try:
+        instance = ctx.ec2.instances([instance_id]).get(instance_id)
+    except CloudError as error:
+        log.warning("SEF: EC2 did not confirm that %s runs: %s", instance_id, error)
+        return False
+    return instance is not None and instance.ec2_state == "running"
 
 
 def standby_ttl(ctx: Context) -> timedelta:
@@ -130,7 +155,11 @@ def standby_ttl(ctx: Context) -> timedelta:
 
 
 def apply_step(
-    connection: Connection, ctx: Context, agent_id: str, unchecked: str | None = None
+    connection: Connection,
+    ctx: Context,
+    agent_id: str,
+    unchecked: str | None = None,
+    former: Collection[str] = (),
 ) -> Done | None:
     """Lock the agent, decide again, and write the decision.
 
@@ -138,9 +167,10 @@ def apply_step(
 
     Args:
         unchecked: the reason why EC2 was not asked about the standby. None: EC2 was asked.
+        former: the former primaries that may be promoted; the first of them was seen running.
     """
-    snapshot = read_snapshot(connection, agent_id, lock=True)
-    agent, standby, incident = snapshot.agent, snapshot.standby, snapshot.incident
+    snapshot = read_snapshot(connection, agent_id, lock=True).restricted_to(former)
+    standby, incident = snapshot.standby, snapshot.incident
     now = ctx.clock()
     step = snapshot.next_step(now, standby_ttl(ctx))
     match step:
@@ -152,22 +182,13 @@ def apply_step(
             if incident is not None:
                 update_incident(connection, incident, replica_id=replica_id)
         case Promote(reason) if standby is not None:
-            promotion = promote(
-                connection,
-                agent,
-                standby,
-                incident,
-                reason,
-                ctx.clock,
-                retire_after=_retire_after(agent, incident, ctx.settings),
-                settings=ctx.settings,
-                unchecked=unchecked,
-            )
-            return Done(
-                f"promoted {standby.instance_id}: {reason}",
-                promotion,
-                is_last=not (promotion.has_follow_up or snapshot.releasing),
-            )
+            successor = standby_as_successor(standby)
+            return _promote(connection, ctx, snapshot, successor, reason, unchecked)
+        case PromoteFormer(instance_id, reason):
+            former_primary = _former_primary(connection, instance_id)
+            if former_primary is None:
+                return None
+            return _promote(connection, ctx, snapshot, former_primary, reason, unchecked)
         case Release(reason) if standby is not None:
             move_replica(connection, standby, ReplicaStatus.RELEASING, reason, now)
         case CloseIncident(outcome, reason) if incident is not None:
@@ -175,6 +196,43 @@ def apply_step(
         case _:
             return None
     return Done(f"{type(step).__name__}: {step.reason}")
+
+
+def _promote(
+    connection: Connection,
+    ctx: Context,
+    snapshot: Snapshot,
+    successor: Successor,
+    reason: str,
+    unchecked: str | None,
+) -> Done:
+    agent, incident = snapshot.agent, snapshot.incident
+    promotion = promote(
+        connection,
+        agent,
+        successor,
+        incident,
+        reason,
+        ctx.clock,
+        retire_after=_retire_after(agent, incident, ctx.settings),
+        settings=ctx.settings,
+        unchecked=unchecked,
+    )
+    is_standby_left = snapshot.standby is not None and snapshot.standby != successor.replica
+    return Done(
+        f"promoted {successor.instance_id}: {reason}",
+        promotion,
+        is_last=not (promotion.has_follow_up or snapshot.releasing or is_standby_left),
+    )
+
+
+def _former_primary(connection: Connection, instance_id: str) -> Successor | None:
+    """Lock the retirement of a former primary; None if SEF has committed to terminate it."""
+    retirement = read_retirement(connection, instance_id, lock=True)
+    if retirement is None or retirement.call_at is not None:
+        return None
+    replica = replica_of_instance(connection, instance_id)
+    return Successor(instance_id, retirement.pool_id, retirement.market, replica)
 
 
 def _close(
@@ -247,27 +305,27 @@ def _call_aws(
             sentence = terminate.release_standby(ctx, replica, budget)
             if sentence is not None:
                 return sentence
-    retirements, untagged = ctx.database.read(_retirements_and_untagged, ctx, agent.id)
-    for retirement in retirements:
-        sentence = terminate.terminate_former_primary(ctx, retirement, budget)
+    for retirement in ctx.database.read(due_retirements, agent.id, ctx.clock()):
+        sentence = retire.terminate_retired(ctx, retirement, budget)
         if sentence is not None:
             return sentence
     if standby is not None and standby.status is ReplicaStatus.READY and watch.is_due(ctx, standby):
         return f"checked the standby: {watch.check_standby(ctx, standby)}"
-    former = [replica for replica in snapshot.former_primaries if watch.is_due(ctx, replica)]
-    if former:
-        return watch.check_former_primaries(ctx, former)
+    retirements, untagged = ctx.database.read(_retirements_and_untagged, agent.id)
+    unchecked = [one for one in retirements if retire.is_check_due(ctx, one)]
+    if unchecked:
+        return retire.check_retired(ctx, unchecked)
     # Tags come last: no other step waits for them.
     run_instances.tag_instances(ctx, untagged)
     return None
 
 
 def _retirements_and_untagged(
-    connection: Connection, ctx: Context, agent_id: str
+    connection: Connection, agent_id: str
 ) -> tuple[Sequence[Retirement], Sequence[UntaggedInstance]]:
-    """Return the retirements of an agent that are due, and its instances without their tags."""
+    """Return the retired instances of an agent that may run, and its instances without tags."""
     return (
-        due_retirements(connection, agent_id, ctx.clock()),
+        running_retirements(connection, agent_id),
         run_instances.untagged_instances(connection, agent_id),
     )
 

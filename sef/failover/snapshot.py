@@ -1,21 +1,23 @@
 """Read the rows of one agent, and decide its next step from them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
 from sef.agents import Agent, read_agent
-from sef.failover.incidents.rows import Incident, open_incident
+from sef.failover.incidents.rows import Incident, latest_incident, open_incident
 from sef.failover.policy import (
     AgentState,
     CreateStandby,
+    FormerPrimary,
     IncidentState,
     NextStep,
     Rest,
     next_step,
 )
+from sef.failover.standbys.retirements import running_retirements
 from sef.failover.standbys.rows import Replica, current_replicas
 from sef.terms import ReplicaStatus
 
@@ -27,11 +29,14 @@ class Snapshot:
     Attributes:
         replicas: the replicas that are neither failed nor terminated.
         incident: the open incident.
+        former: the former primaries that may be promoted again, the best first. They are read only
+            in an emergency without a ready standby.
     """
 
     agent: Agent
     replicas: Sequence[Replica]
     incident: Incident | None
+    former: Sequence[FormerPrimary] = ()
 
     @property
     def standby(self) -> Replica | None:
@@ -41,16 +46,10 @@ class Snapshot:
     def releasing(self) -> Sequence[Replica]:
         return [replica for replica in self.replicas if replica.status is ReplicaStatus.RELEASING]
 
-    @property
-    def former_primaries(self) -> Sequence[Replica]:
-        """The promoted replicas that are not the primary any more, and are not known to be gone."""
-        primary = self.agent.instance_id
-        return [
-            replica
-            for replica in self.replicas
-            if replica.status is ReplicaStatus.PROMOTED
-            and primary not in (None, replica.instance_id)
-        ]
+    def restricted_to(self, running: Collection[str]) -> "Snapshot":
+        """Return the snapshot without the former primaries that are not in `running`."""
+        kept = [one for one in self.former if one.instance_id in running]
+        return replace(self, former=kept)
 
     def wanted_step(self, now: datetime, standby_ttl: timedelta) -> NextStep:
         """Decide the next step towards the agent's goal, as if no work was postponed."""
@@ -61,6 +60,8 @@ class Snapshot:
             _incident_state(incident, self.agent) if incident else None,
             standby_ttl=standby_ttl,
             now=now,
+            former=next(iter(self.former), None),
+            is_postponed=self.agent.is_postponed(now),
         )
 
     def next_step(self, now: datetime, standby_ttl: timedelta) -> NextStep:
@@ -89,7 +90,27 @@ def read_snapshot(connection: Connection, agent_id: str, *, lock: bool = False) 
         # the snapshot still has it as the standby, and not as a former primary.
         replicas = current_replicas(connection, agent_id)
         agent = read_agent(connection, agent_id)
-    return Snapshot(agent, replicas, open_incident(connection, agent_id))
+    snapshot = Snapshot(agent, replicas, open_incident(connection, agent_id))
+    return with_former_primaries(connection, snapshot)
+
+
+def with_former_primaries(connection: Connection, snapshot: Snapshot) -> Snapshot:
+    """Add the former primaries that may be promoted again, if the agent may need one."""
+    agent, incident, standby = snapshot.agent, snapshot.incident, snapshot.standby
+    is_standby_ready = standby is not None and standby.status is ReplicaStatus.READY
+    if incident is None or not incident.is_emergency or is_standby_ready:
+        return snapshot
+    former = [
+        FormerPrimary(
+            retirement.instance_id,
+            is_recommended=signalled is not None and signalled.rebalance_at is not None,
+        )
+        for retirement in running_retirements(connection, agent.id)
+        if retirement.was_primary and retirement.call_at is None and not retirement.missed_checks
+        for signalled in [latest_incident(connection, agent.id, retirement.instance_id)]
+        if signalled is None or signalled.termination_at is None
+    ]
+    return replace(snapshot, former=sorted(former, key=lambda one: one.is_recommended))
 
 
 def _agent_state(agent: Agent, now: datetime) -> AgentState:
@@ -108,4 +129,5 @@ def _incident_state(incident: Incident, agent: Agent) -> IncidentState:
         concerns_primary=incident.subject == agent.subject,
         is_planned=incident.kind.is_planned,
         had_standby=incident.replica_id is not None,
+        deadline=incident.deadline,
     )

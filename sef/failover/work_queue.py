@@ -40,6 +40,7 @@ from sef.failover.incidents import storms
 from sef.failover.instances.limits import LimitHit, TerminationBudget, report_limit
 from sef.failover.reconcile import reconcile_agent
 from sef.failover.standbys import watch
+from sef.failover.standbys.retirements import LONGEST_DELAY
 from sef.terms import LOSING, Goal, IncidentKind, ReplicaStatus, plural
 
 log = logging.getLogger("sef")
@@ -165,22 +166,21 @@ def _unfinished_work(now: datetime, checked_before: datetime) -> CompoundSelect[
     unchecked_standbys = select(replica.agent_id, literal(1), no_deadline).where(
         replica.status == ReplicaStatus.READY, is_check_due
     )
-    unchecked_former_primaries = (
-        select(replica.agent_id, literal(2), no_deadline)
-        .join(agents, agents.c.id == replica.agent_id)
-        .where(
-            replica.status == ReplicaStatus.PROMOTED,
-            agents.c.instance_id != replica.instance_id,
-            is_check_due,
-        )
+    unchecked_former_primaries = select(retirement.agent_id, literal(2), no_deadline).where(
+        retirement.terminated_at.is_(None),
+        or_(
+            retirement.checked_at.is_(None),
+            retirement.checked_at <= checked_before,
+            retirement.checked_at > now + (now - checked_before),
+        ),
     )
     due_retirements = select(retirement.agent_id, literal(2), no_deadline).where(
         retirement.terminated_at.is_(None),
-        retirement.obstacle.is_(None),
-        retirement.not_before <= now,
-        ~exists().where(
-            cutovers.c.open_agent_id == retirement.agent_id,
-            cutovers.c.traffic_moved_at.is_(None),
+        retirement.terminate_after <= now,
+        or_(
+            retirement.not_before.is_(None),
+            retirement.not_before <= now,
+            retirement.not_before > now + LONGEST_DELAY,
         ),
     )
     due_cutovers = select(

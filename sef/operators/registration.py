@@ -7,15 +7,20 @@ from sqlalchemy import Connection
 
 from sef.agents import Agent, insert_agent, read_agent, update_agent
 from sef.context import Context
-from sef.errors import AgentNotFound, Conflict
+from sef.errors import AgentNotFound
 from sef.failover.cutover.checks import target_warnings
 from sef.failover.cutover.rows import supersede_cutover
 from sef.failover.cutover.targets import parse_targets
-from sef.failover.standbys.rows import live_standby, replica_of_instance
+from sef.failover.primaries import change_primary, claim_instance
+from sef.failover.standbys.retirements import delete_retirement
+from sef.failover.standbys.rows import replica_of_instance
 from sef.notifications.events import Event, write_events
 from sef.operators.idempotency import Answer
 from sef.operators.status import agent_fields
 from sef.terms import NotificationKind, ReplicaStatus
+
+NAMED = "an operator named another primary"
+"""Reason of a change of primary by an operator."""
 
 
 def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
@@ -27,7 +32,7 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
 
     Raises:
         Refused: a cutover target is malformed.
-        Conflict: the instance is the agent's standby.
+        Conflict: the instance is a standby, or SEF is terminating it.
     """
     has_new_targets = changes.get("cutover") is not None
     if has_new_targets:
@@ -53,6 +58,9 @@ def _write_agent(
     try:
         agent = read_agent(connection, agent_id, lock=True)
     except AgentNotFound:
+        if changes.get("instance_id") is not None:
+            claim_instance(connection, agent_id, changes["instance_id"], now)
+            delete_retirement(connection, changes["instance_id"])
         insert_agent(connection, agent_id, now, **changes)
         event = Event("agent_registered", f"{agent_id} is registered", agent_id=agent_id)
         write_events(connection, [event], now)
@@ -60,24 +68,18 @@ def _write_agent(
     values = dict(changes)
     warnings = []
     if changes.get("instance_id", agent.instance_id) != agent.instance_id:
-        _reject_standby(connection, agent_id, changes["instance_id"])
-        values["epoch"] = agent.epoch + 1
-        supersede_cutover(connection, agent_id, "an operator named another primary", now)
+        named = values.pop("instance_id")
+        if named is not None:
+            claim_instance(connection, agent_id, named, now)
+        supersede_cutover(connection, agent_id, NAMED, now)
         warnings = _warn_of_former_primary(connection, ctx, agent)
-    update_agent(connection, agent, now, **values)
+        change_primary(connection, agent, named, NAMED, now, terminate_after=None, **values)
+    else:
+        update_agent(connection, agent, now, **values)
     message = f"{agent_id} is changed: {', '.join(sorted(changes)) or 'nothing'}"
     event = Event("agent_changed", message, agent_id=agent_id, details=dict(changes))
     write_events(connection, [event], now)
     return False, warnings
-
-
-def _reject_standby(connection: Connection, agent_id: str, instance_id: str | None) -> None:
-    standby = live_standby(connection, agent_id)
-    if standby is not None and instance_id is not None and standby.instance_id == instance_id:
-        raise Conflict(
-            "instance_is_standby",
-            f"{instance_id} is the standby of {agent_id}. Use manual-switch to promote it.",
-        )
 
 
 def _warn_of_former_primary(connection: Connection, ctx: Context, agent: Agent) -> list[str]:

@@ -12,7 +12,7 @@ from sef.failover.cutover.rows import Cutover, latest_cutover, steps_of
 from sef.failover.incidents.rows import Incident
 from sef.failover.policy import CreateStandby, NextStep
 from sef.failover.snapshot import Snapshot, read_snapshot
-from sef.failover.standbys.retirements import planned_retirements
+from sef.failover.standbys.retirements import running_retirements
 from sef.failover.standbys.rows import Replica
 from sef.prices.reports import data_quality
 from sef.terms import Goal, ReplicaStatus
@@ -186,18 +186,19 @@ def _no_standby(snapshot: Snapshot, now: datetime, standby_ttl: timedelta) -> di
 
 
 def _former_primaries(connection: Connection, snapshot: Snapshot) -> list[dict[str, Any]]:
-    """Return the former primaries that SEF launched and that still run, as far as SEF knows.
+    """Return the former primaries that still run, as far as SEF knows, with the reason.
 
-    `terminated_at` is the earliest time at which SEF terminates the instance; None if the operator
-    has to terminate it.
+    `terminated_at` is the earliest time at which SEF terminates the instance; None if AWS or the
+    operator terminates it.
     """
-    due = planned_retirements(connection, snapshot.agent.id)
+    promoted_at = {replica.instance_id: replica.promoted_at for replica in snapshot.replicas}
     return [
         {
-            "instance_id": replica.instance_id,
-            "pool_id": replica.pool_id,
-            "promoted_at": iso(replica.promoted_at),
-            "terminated_at": iso(due.get(replica.instance_id or "")),
+            "instance_id": retirement.instance_id,
+            "pool_id": retirement.pool_id,
+            "promoted_at": iso(promoted_at.get(retirement.instance_id)),
+            "terminated_at": iso(retirement.terminate_after),
+            "reason": retirement.kept_because or retirement.reason,
         }
-        for replica in snapshot.former_primaries
+        for retirement in running_retirements(connection, snapshot.agent.id)
     ]

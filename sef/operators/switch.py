@@ -20,7 +20,7 @@ from sef.errors import Conflict
 from sef.failover.cutover.rows import cutover_of_epoch
 from sef.failover.explain.dry_run import dry_run
 from sef.failover.incidents.rows import open_incident
-from sef.failover.promotion import Promotion, promote
+from sef.failover.promotion import Promotion, promote, standby_as_successor
 from sef.failover.reconcile import reconcile_agent
 from sef.failover.standbys import watch
 from sef.failover.standbys.rows import Replica, live_standby
@@ -85,7 +85,7 @@ def _promote(connection: Connection, ctx: Context, agent_id: str) -> Promotion:
     return promote(
         connection,
         agent,
-        standby,
+        standby_as_successor(standby),
         open_incident(connection, agent_id),
         REASON,
         ctx.clock,

@@ -352,7 +352,10 @@ class Story:
         assert len(world.replicas(agent_id, "ready")) == standbys
         closed = {incident.status for incident in world.rows("incidents", agent_id)}
         assert closed <= {"done", "released", "ignored"}
-        assert all(r.terminated_at or r.obstacle for r in world.rows("retirements", agent_id))
+        assert all(
+            r.terminated_at or r.terminate_after is None
+            for r in world.rows("retirements", agent_id)
+        )
 
     def terminated_as_an_orphan(self, instance_id: str) -> None:
         """Wait until SEF has terminated an orphan, and check that it wrote one event."""

@@ -223,7 +223,8 @@ def test_auto_switch_promotes_the_standby_as_soon_as_it_is_ready(world: World) -
     for _ in range(3):
         world.settle(sef, 3600)
     assert world.state(primary) == "running"
-    assert world.rows("retirements") == []
+    [retirement] = world.rows("retirements")
+    assert retirement.terminate_after is retirement.terminated_at is None
     assert len(world.tagged()) == 1
     world.check()
 

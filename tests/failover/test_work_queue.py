@@ -103,7 +103,13 @@ def test_an_agent_whose_pause_ended_a_moment_ago_is_in_the_retry_lane(
 def test_many_monitored_agents_hide_no_other_work(database: Database) -> None:
     watched = [incident(f"a-{n:04}", "monitor") for n in range(700)]
     write(database, [*watched, incident("z", "switch", deadline=seconds(90))])
-    retirement = {"instance_id": "i-9", "agent_id": "a-0699", "reason": "", "not_before": NOW}
+    retirement = {
+        "instance_id": "i-9",
+        "agent_id": "a-0699",
+        "reason": "",
+        "since": NOW,
+        "terminate_after": NOW,
+    }
     database.write(lambda c: c.execute(insert(retirements), [retirement]))
     work = due(database)
     assert work[0] == ("z", Lane.URGENT)

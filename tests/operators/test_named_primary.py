@@ -9,7 +9,9 @@ from tests.harness import ALIVE, ONCE, TERMINATION, World
 @ONCE
 def test_a_warning_names_the_command_that_terminates_the_former_primary(world: World) -> None:
     sef = world.sef(probation_seconds=0)
-    answer = world.signal(sef, TERMINATION, instance_id=world.primary(sef))
+    announced = world.primary(sef)
+    answer = world.signal(sef, TERMINATION, instance_id=announced)
+    world.simulation.terminate(announced)
     former = answer["new_instance_id"]
     named = world.launch()
     [warning] = sef.register_agent("a", {"instance_id": named})["warnings"]

@@ -151,8 +151,8 @@ def _check_nothing_is_open(
             f"the launch {attempt.client_token} is still open"
         )
     for retirement in retirements:
-        assert retirement.terminated_at or retirement.obstacle, (
-            f"{retirement.instance_id} is neither terminated nor given up"
+        assert retirement.terminated_at or retirement.terminate_after is None, (
+            f"{retirement.instance_id} still runs: {retirement.kept_because}"
         )
     for incident in incidents:
         final = {"done", "released", "ignored"}

@@ -110,7 +110,8 @@ ROW_OF: dict[str, Callable[[int, str, datetime], dict[str, Any]]] = {
         "instance_id": f"i-o{n:016x}",
         "agent_id": agent,
         "reason": "long ago",
-        "not_before": at,
+        "since": at,
+        "terminate_after": at,
         "terminated_at": at,
     },
     "orphan_terminations": lambda n, agent, at: {

@@ -68,6 +68,7 @@ agents = Table(
     Index("agents_manual", "manual_replica_enabled", "id"),
     Index("agents_probation", "probation_until"),
     Index("agents_drill", "drill_interval"),
+    Index("agents_instance", "instance_id"),
     comment="One row for each agent: its primary and its modes.",
     **MYSQL_OPTIONS,
 )
@@ -106,6 +107,11 @@ replica_instances = Table(
     Column("checked_at", Instant, comment="last health check"),
     counter("misses", comment="consecutive health checks in which EC2 did not show the instance"),
     Column("promoted_at", Instant),
+    Column(
+        "call_at",
+        Instant,
+        comment="while releasing: committed before TerminateInstances; NULL: not yet",
+    ),
     Column("terminated_at", Instant),
     version(),
     UniqueConstraint("live_agent_id", name="replica_instances_one_live"),
@@ -185,20 +191,39 @@ launch_calls = Table(
 )
 
 
+# A row is inserted whenever an instance stops being the primary, and deleted if it becomes one
+# again. Each pass computes anew if the instance may be terminated (sef.failover.retention).
 retirements = Table(
     "retirements",
     metadata,
     Column("instance_id", String(INSTANCE_ID_LENGTH), primary_key=True),
     agent_id(nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("not_before", Instant, nullable=False, comment="end of the drain, or next attempt"),
-    counter("missed_checks", comment="checks in which EC2 did not show the instance"),
-    Column("terminated_at", Instant),
-    Column("obstacle", Text, comment="reason why SEF leaves it running; NULL: none"),
+    pool_id(),
+    Column("market", String(12), comment="NULL: SEF did not launch it"),
+    boolean("was_primary", comment="false: a surplus instance of a batched launch"),
+    Column("reason", Text, nullable=False, comment="reason why the agent no longer needs it"),
+    Column("since", Instant, nullable=False, comment="time from which it was not needed"),
+    Column(
+        "terminate_after",
+        Instant,
+        comment="end of the drain; NULL: AWS or the operator terminates it",
+    ),
+    Column("kept_because", Text, comment="reason why it still runs, as of the last pass"),
+    Column("not_before", Instant, comment="earliest next attempt to terminate it"),
+    Column("checked_at", Instant, comment="last health check"),
+    counter("missed_checks", comment="consecutive checks in which EC2 did not show the instance"),
+    Column(
+        "call_at",
+        Instant,
+        comment="committed before TerminateInstances; from then on it cannot become a primary",
+    ),
+    Column("terminated_at", Instant, comment="time when it was known to have ended"),
     Column("incident_id", String(40)),
-    Index("retirements_due", "terminated_at", "not_before"),
+    version(),
+    Index("retirements_due", "terminated_at", "terminate_after"),
+    Index("retirements_checks", "terminated_at", "checked_at"),
     Index("retirements_agent", "agent_id", "terminated_at"),
-    comment="Former primaries that SEF terminates, or has terminated.",
+    comment="Former primaries and surplus instances: kept for a reason, or terminated.",
     **MYSQL_OPTIONS,
 )
 

@@ -12,6 +12,7 @@ from sef.failover.instances.candidates import (
     launch_options,
 )
 from sef.failover.snapshot import read_snapshot
+from sef.failover.standbys.retirements import running_retirements
 from sef.failover.standbys.rows import Replica
 from sef.failover.standbys.watch import Observed, classify, unknown_state
 from sef.terms import ReplicaStatus, parse_pool
@@ -36,6 +37,8 @@ class CloudSnapshot:
     """Reason why there are no `options`."""
     lost: LostStandby | None
     targets: TargetCheck
+    running: frozenset[str] = frozenset()
+    """The retired instances of the agent that run."""
 
     def options_for(self, agent: Agent) -> LaunchOptions | None:
         """Return the launch options for the primary that the agent has in the dry run."""
@@ -57,12 +60,23 @@ def read_cloud(ctx: Context, agent_id: str, *, must_run: bool) -> CloudSnapshot:
     snapshot = ctx.database.read(read_snapshot, agent_id)
     lost = _lost_standby(ctx, snapshot.standby, must_run=must_run)
     targets = check_targets(ctx, snapshot.agent)
+    running = _running_retired(ctx, agent_id)
     primary = snapshot.agent.instance_id
     try:
         options = launch_options(ctx, snapshot.agent)
     except (NoLaunchConfiguration, CloudError) as error:
-        return CloudSnapshot(primary, None, error, lost, targets)
-    return CloudSnapshot(primary, options, None, lost, targets)
+        return CloudSnapshot(primary, None, error, lost, targets, running)
+    return CloudSnapshot(primary, options, None, lost, targets, running)
+
+
+def _running_retired(ctx: Context, agent_id: str) -> frozenset[str]:
+    """Return the retired instances that EC2 shows running; none if EC2 does not answer."""
+    retired = [one.instance_id for one in ctx.database.read(running_retirements, agent_id)]
+    try:
+        instances = ctx.ec2.instances(retired) if retired else {}
+    except CloudError:
+        return frozenset()
+    return frozenset(i.id for i in instances.values() if i.ec2_state == "running")
 
 
 def _lost_standby(ctx: Context, standby: Replica | None, *, must_run: bool) -> LostStandby | None:

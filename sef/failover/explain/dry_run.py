@@ -103,13 +103,13 @@ def _execute(
     answer: Answer | None = None
     deadline: datetime | None = None
     for _ in range(STEPS):
-        snapshot = read_snapshot(connection, agent_id)
+        snapshot = read_snapshot(connection, agent_id).restricted_to(cloud.running)
         agent, standby, incident = snapshot.agent, snapshot.standby, snapshot.incident
         step = snapshot.next_step(ctx.clock(), standby_ttl(ctx))
         if incident is not None and incident.kind.is_announced:
             deadline = incident.deadline
         if not isinstance(step, Rest):
-            done = apply_step(connection, ctx, agent_id)
+            done = apply_step(connection, ctx, agent_id, former=cloud.running)
             if done is not None and done.promotion is not None:
                 plan += promotion_steps(
                     connection, agent_id, done.promotion, step.reason, baseline, ctx.clock()

@@ -270,7 +270,7 @@ def complete_failover(
     connection: Connection,
     incident: Incident,
     signal_type: SignalType,
-    replica_id: str,
+    replica_id: str | None,
     now: datetime,
 ) -> int:
     """Mark the signal that caused a promotion; return the milliseconds since its arrival.

@@ -276,7 +276,14 @@ def _record_launched(
     for instance_id in instance_ids:
         if instance_id not in assigned and replica is not None:
             plan_retirement(
-                connection, replica.agent_id, instance_id, reason, now, replica.incident_id
+                connection,
+                replica.agent_id,
+                instance_id,
+                reason,
+                now,
+                terminate_after=now,
+                was_primary=False,
+                incident_id=replica.incident_id,
             )
 
 

@@ -1,21 +1,36 @@
-"""Store retirements: former primaries and surplus instances that SEF is to terminate."""
+"""Store retirements: instances that an agent no longer needs, until they have ended.
+
+A former primary gets a row when it stops being the primary, and loses the row when it becomes the
+primary of an agent again. A surplus instance of a batched launch gets a row too.
+`sef.failover.retention` decides if the instance of a row may be terminated.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, select, update
+from sqlalchemy import Connection, bindparam, delete, or_, select
 
-from sef.db.statements import insert_missing
-from sef.db.tables import cutovers, retirements
+from sef.db.statements import rows_where, swap, upsert
+from sef.db.tables import agents, retirements
+from sef.terms import Market
 
-_DUE = select(retirements).where(
-    retirements.c.agent_id == bindparam("agent"),
-    retirements.c.terminated_at.is_(None),
-    retirements.c.obstacle.is_(None),
-    retirements.c.not_before <= bindparam("now"),
-    ~exists().where(
-        cutovers.c.open_agent_id == retirements.c.agent_id, cutovers.c.traffic_moved_at.is_(None)
+LONGEST_DELAY = timedelta(minutes=10)
+"""Longest delay of an attempt that SEF accepts. A wrong clock may have written a longer one."""
+
+_row = retirements.c
+
+_RUNNING = select(retirements).where(
+    _row.agent_id == bindparam("agent"), _row.terminated_at.is_(None)
+)
+
+_DUE = _RUNNING.where(
+    _row.terminate_after <= bindparam("now"),
+    or_(
+        _row.not_before.is_(None),
+        _row.not_before <= bindparam("now"),
+        _row.not_before > bindparam("latest"),
     ),
 )
 
@@ -25,19 +40,32 @@ class Retirement:
     """A row of `retirements`.
 
     Attributes:
-        not_before: earliest time of the termination, or of its next attempt.
-        missed_checks: number of attempts in which EC2 did not know the instance.
-        obstacle: the reason why SEF leaves the instance running; None if it does not.
+        was_primary: False for a surplus instance of a batched launch.
+        since: time from which the agent did not need the instance.
+        terminate_after: the end of its drain. None: AWS or the operator terminates it.
+        kept_because: reason why it still runs, as of the last pass.
+        not_before: earliest next attempt to terminate it.
+        missed_checks: number of consecutive checks in which EC2 did not show the instance.
+        call_at: time at which SEF committed to terminate it; None: it did not.
+        terminated_at: time at which the instance was known to have ended.
     """
 
     instance_id: str
     agent_id: str
+    pool_id: str | None
+    market: Market | None
+    was_primary: bool
     reason: str
-    not_before: datetime
+    since: datetime
+    terminate_after: datetime | None
+    kept_because: str | None
+    not_before: datetime | None
+    checked_at: datetime | None
     missed_checks: int
+    call_at: datetime | None
     terminated_at: datetime | None
-    obstacle: str | None
     incident_id: str | None
+    version: int
 
 
 def plan_retirement(
@@ -45,75 +73,88 @@ def plan_retirement(
     agent_id: str,
     instance_id: str,
     reason: str,
-    not_before: datetime,
-    incident_id: str | None,
+    now: datetime,
+    *,
+    terminate_after: datetime | None,
+    was_primary: bool = True,
+    pool_id: str | None = None,
+    market: Market | None = None,
+    incident_id: str | None = None,
 ) -> None:
-    """Record that an instance is to be terminated. A second record for it changes nothing."""
-    insert_missing(
-        connection,
-        retirements,
-        [
-            {
-                "instance_id": instance_id,
-                "agent_id": agent_id,
-                "reason": reason,
-                "not_before": not_before,
-                "incident_id": incident_id,
-            }
-        ],
-    )
+    """Record that an agent no longer needs an instance; replace an older record of the instance.
+
+    Args:
+        terminate_after: the end of its drain. None: AWS or the operator terminates it.
+    """
+    row = {
+        "instance_id": instance_id,
+        "agent_id": agent_id,
+        "pool_id": pool_id,
+        "market": market,
+        "was_primary": was_primary,
+        "reason": reason,
+        "since": now,
+        "terminate_after": terminate_after,
+        "kept_because": None,
+        "not_before": None,
+        "checked_at": None,
+        "missed_checks": 0,
+        "call_at": None,
+        "terminated_at": None,
+        "incident_id": incident_id,
+    }
+    upsert(connection, retirements, [row])
+
+
+def read_retirement(
+    connection: Connection, instance_id: str, *, lock: bool = False
+) -> Retirement | None:
+    """Return the retirement of an instance, if there is one."""
+    rows = rows_where(connection, retirements, {"instance_id": instance_id}, lock=lock)
+    return next((_retirement(row) for row in rows), None)
+
+
+def delete_retirement(connection: Connection, instance_id: str) -> None:
+    """Delete the retirement of an instance, if there is one: an agent needs the instance again."""
+    connection.execute(delete(retirements).where(_row.instance_id == instance_id))
+
+
+def change_retirement(connection: Connection, retirement: Retirement, **values: Any) -> None:
+    """Change columns of a retirement that was read.
+
+    Raises:
+        VersionConflict: the row has changed since it was read.
+    """
+    key = {"instance_id": retirement.instance_id}
+    swap(connection, retirements, key, version=retirement.version, **values)
+
+
+def running_retirements(connection: Connection, agent_id: str) -> Sequence[Retirement]:
+    """Return the retirements of an agent whose instances are not known to have ended."""
+    rows = connection.execute(_RUNNING, {"agent": agent_id})
+    return [_retirement(row) for row in rows]
 
 
 def due_retirements(connection: Connection, agent_id: str, now: datetime) -> Sequence[Retirement]:
-    """Return the retirements of an agent that are due.
-
-    No retirement is due before the open cutover has moved the traffic to the new primary.
-    """
-    rows = connection.execute(_DUE, {"agent": agent_id, "now": now})
-    return [Retirement(**row._mapping) for row in rows]
+    """Return the retirements of an agent that SEF may try to terminate now."""
+    rows = connection.execute(_DUE, {"agent": agent_id, "now": now, "latest": now + LONGEST_DELAY})
+    return [_retirement(row) for row in rows]
 
 
 def planned_retirements(connection: Connection, agent_id: str) -> dict[str, datetime]:
-    """Return the earliest termination time of each retirement that is not done, by instance id."""
-    columns = retirements.c
-    rows = connection.execute(
-        select(columns.instance_id, columns.not_before).where(
-            columns.agent_id == agent_id,
-            columns.terminated_at.is_(None),
-            columns.obstacle.is_(None),
-        )
-    )
-    return {row.instance_id: row.not_before for row in rows}
+    """Return the end of the drain of each instance that SEF is to terminate, by instance id."""
+    return {
+        retirement.instance_id: retirement.terminate_after
+        for retirement in running_retirements(connection, agent_id)
+        if retirement.terminate_after is not None
+    }
 
 
-def postpone_retirement(connection: Connection, retirement: Retirement, until: datetime) -> None:
-    """Retry a termination later, because EC2 did not know the instance."""
-    columns = retirements.c
-    connection.execute(
-        update(retirements)
-        .where(
-            columns.instance_id == retirement.instance_id,
-            columns.missed_checks == retirement.missed_checks,
-        )
-        .values(not_before=until, missed_checks=retirement.missed_checks + 1)
-    )
+def agent_with_primary(connection: Connection, instance_id: str) -> str | None:
+    """Return the id of the agent whose primary is this instance, if there is one."""
+    found = select(agents.c.id).where(agents.c.instance_id == instance_id).limit(1)
+    return connection.scalar(found)
 
 
-def finish_retirement(
-    connection: Connection, instance_id: str, now: datetime, *, obstacle: str | None = None
-) -> bool:
-    """Record that an instance is terminated or, with an obstacle, that it is left running.
-
-    Return False if another worker has recorded one of the two.
-    """
-    columns = retirements.c
-    finished = connection.execute(
-        update(retirements)
-        .where(
-            columns.instance_id == instance_id,
-            columns.terminated_at.is_(None),
-            columns.obstacle.is_(None),
-        )
-        .values(terminated_at=None if obstacle else now, obstacle=obstacle)
-    )
-    return finished.rowcount == 1
+def _retirement(row: Any) -> Retirement:
+    return Retirement(**{**row._mapping, "market": row.market and Market(row.market)})

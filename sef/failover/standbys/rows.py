@@ -46,6 +46,7 @@ class Replica:
         live_agent_id: the agent while the replica is its standby, launching or ready; else None.
         checked_at: time of the latest health check.
         misses: number of consecutive checks in which the instance was missing.
+        call_at: time at which SEF committed to terminate it; None: it did not.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Replica:
     checked_at: datetime | None
     misses: int
     promoted_at: datetime | None
+    call_at: datetime | None
     terminated_at: datetime | None
     version: int
 

@@ -6,7 +6,6 @@ proof at once. EC2 shows an ended instance for about an hour. An instance that E
 all counts as lost when repeated checks, some time apart, have missed it.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -115,22 +114,6 @@ def require_running(ctx: Context, standby: Replica) -> None:
 def check_standby(ctx: Context, standby: Replica) -> Observed:
     """Check a ready standby. A lost standby becomes failed."""
     return _record_standby_check(ctx, standby, _describe(ctx, standby))
-
-
-def check_former_primaries(ctx: Context, former: Sequence[Replica]) -> str:
-    """Check the former primaries of an agent. A lost former primary becomes terminated."""
-    instances = ctx.ec2.instances([r.instance_id for r in former if r.instance_id])
-    for replica in former:
-        instance = instances.get(replica.instance_id or "")
-        # A stopped instance still belongs to its operator.
-        is_kept = instance is not None and not instance.has_ended
-        observed = Observed.RUNNING if is_kept else classify(instance)
-        if record_result(ctx, replica, observed, FORGOTTEN_AFTER) is Observed.GONE:
-            reason = (
-                f"EC2 reports it {instance.ec2_state}" if instance else "EC2 no longer shows it"
-            )
-            move_checked(ctx, replica, ReplicaStatus.TERMINATED, reason)
-    return "checked the former primaries"
 
 
 def record_result(

@@ -25,7 +25,7 @@ LEGAL = {
     LAUNCHING: {READY, RELEASING, FAILED},
     READY: {PROMOTED, RELEASING, FAILED},
     PROMOTED: {TERMINATED},
-    RELEASING: {TERMINATED},
+    RELEASING: {PROMOTED, TERMINATED},
     TERMINATED: set(),
     FAILED: set(),
 }
@@ -81,8 +81,8 @@ def test_a_replica_never_returns_to_a_live_state():
         assert not reachable(status) & LIVE
 
 
-def test_only_a_ready_replica_is_promoted():
-    assert [old for old, new in TRANSITIONS if new is PROMOTED] == [READY]
+def test_a_standby_is_promoted_when_ready_or_when_an_operator_names_it():
+    assert {old for old, new in TRANSITIONS if new is PROMOTED} == {READY, RELEASING}
 
 
 def test_stored_values_match_the_documented_schema():

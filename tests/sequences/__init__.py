@@ -1,0 +1,1 @@
+"""Sequences of ordinary events, played on the façade."""
