@@ -7,6 +7,7 @@ import pytest
 
 from sef.errors import Conflict
 from smart_emergency_fallback import SmartEmergencyFallback
+from tests.failover.cutover.cutover_targets import owner
 from tests.harness import ALIVE, ONCE, POOL, REBALANCE, TERMINATION, World
 
 FULL = "InsufficientInstanceCapacity"
@@ -318,3 +319,20 @@ def test_a_former_primary_is_kept_while_its_successor_is_stopped(world: World) -
     world.client.start_instances(InstanceIds=[primary])
     settle(world, sef, 3, 30)
     assert world.state(former) not in ALIVE
+
+
+@ONCE
+@pytest.mark.parametrize("stuck", ["refused", "unhealthy"])
+def test_no_drill_begins_while_targets_are_still_moving(world: World, stuck: str) -> None:
+    sef, primary, _ = owner(world, "elastic_ip", "target_groups", probation_seconds=0)
+    sef.register_agent("a", {"drill_interval": DAY})
+    if stuck == "refused":
+        world.simulation.add_fault("AssociateAddress", error_code="UnauthorizedOperation")
+    else:
+        world.simulation.set_options(healthy_after_seconds=100_000)
+    for _ in range(10):
+        world.clock.advance(DAY)
+        sef.plan_switchovers()
+        settle(world, sef, 10, 120)
+    assert world.agent().epoch == 2
+    assert len(world.alive()) + (world.state(primary) in ALIVE) == 2

@@ -12,12 +12,15 @@ from sqlalchemy import Connection, exists, select
 from sef.agents import Agent, read_agent, update_agent
 from sef.config import Settings
 from sef.db.database import Database
-from sef.db.tables import agents, incidents, replica_instances
+from sef.db.tables import agents, cutovers, incidents, replica_instances
 from sef.failover.incidents.rows import open_incident, open_incident_of_primary, returns_since
 from sef.notifications.events import Event, write_events
 from sef.terms import Goal, IncidentKind, Market, ReplicaStatus
 
 DAY = timedelta(days=1)
+
+_IS_MOVING = exists().where(cutovers.c.open_agent_id == agents.c.id)
+"""The cutover of the last promotion is unfinished: another switch would add to its work."""
 
 
 def plan_switchovers(database: Database, settings: Settings, now: datetime) -> int:
@@ -28,11 +31,14 @@ def plan_switchovers(database: Database, settings: Settings, now: datetime) -> i
 
 
 def drills_due(connection: Connection, now: datetime) -> Sequence[Agent]:
-    """Return the agents that are due for a drill and have no open incident."""
+    """Return the agents that are due for a drill, without an open incident or cutover."""
     has_incident = exists().where(incidents.c.open_agent_id == agents.c.id)
     rows = connection.execute(
         select(agents).where(
-            agents.c.drill_interval.is_not(None), agents.c.instance_id.is_not(None), ~has_incident
+            agents.c.drill_interval.is_not(None),
+            agents.c.instance_id.is_not(None),
+            ~has_incident,
+            ~_IS_MOVING,
         )
     )
     idle = [Agent(**row._mapping) for row in rows]
@@ -42,8 +48,8 @@ def drills_due(connection: Connection, now: datetime) -> Sequence[Agent]:
 def on_demand_since(connection: Connection, before: datetime) -> Sequence[Agent]:
     """Return the agents that run on-demand since a promotion at or before `before`.
 
-    Agents in manual mode are left out, and agents with an incident that is open or was closed
-    after `before`.
+    Agents in manual mode are left out, and agents with an open cutover, or with an incident that is
+    open or was closed after `before`.
     """
     replica, incident = replica_instances.c, incidents.c
     # One condition with OR would read all incidents; two conditions use one index each.
@@ -59,6 +65,7 @@ def on_demand_since(connection: Connection, before: datetime) -> Sequence[Agent]
             ~agents.c.manual_replica_enabled,
             ~has_incident,
             ~had_incident,
+            ~_IS_MOVING,
         )
     )
     return [Agent(**row._mapping) for row in rows]
