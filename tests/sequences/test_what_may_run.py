@@ -1,4 +1,4 @@
-"""What may run is computed: the primary, a standby, and what is kept for a stated reason."""
+"""Former primaries: SEF keeps one while something may need it, and terminates it afterwards."""
 
 from collections.abc import Callable
 from typing import Any
