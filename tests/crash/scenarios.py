@@ -147,6 +147,48 @@ def manual_switch(story: Story) -> None:
 
 
 @scenario()
+def former_primary_that_is_kept_for_a_moment(story: Story) -> None:
+    primary = story.primary()
+    story.operate("manual-replica/enable", lambda: story.agent.manual_replica_enabled)
+    standby = story.until(lambda: story.standby_is("ready")).instance_id
+    story.world.simulation.throttle("TerminateInstances", count=4)
+    story.arm()
+    story.operate("manual-switch", lambda: story.epoch == 2)
+    story.world.client.stop_instances(InstanceIds=[standby])
+    story.world.simulation.clear_faults()
+    story.until(lambda: story.rows("retirements")[0].kept_because)
+    story.world.client.start_instances(InstanceIds=[standby])
+    story.until(lambda: story.world.state(primary) == "terminated")
+    story.settled(epoch=2, standbys=1)
+
+
+@scenario()
+def former_primary_that_may_not_be_tagged_at_first(story: Story) -> None:
+    primary = story.primary()
+    story.operate("manual-replica/enable", lambda: story.agent.manual_replica_enabled)
+    story.until(lambda: story.standby_is("ready"))
+    story.world.simulation.add_fault("CreateTags", error_code="UnauthorizedOperation")
+    story.arm()
+    story.operate("manual-switch", lambda: story.epoch == 2)
+    story.until(lambda: story.rows("retirements")[0].kept_because)
+    story.world.simulation.clear_faults()
+    story.later("retirements", not_before=HOUR)
+    story.until(lambda: story.world.state(primary) == "terminated")
+    story.settled(epoch=2, standbys=1)
+
+
+@scenario()
+def standby_whose_termination_is_throttled(story: Story) -> None:
+    story.primary()
+    story.operate("manual-replica/enable", lambda: story.agent.manual_replica_enabled)
+    story.until(lambda: story.standby_is("ready"))
+    story.world.simulation.throttle("TerminateInstances", count=2)
+    story.arm()
+    story.operate("manual-replica/disable", lambda: not story.agent.manual_replica_enabled)
+    story.settled(epoch=1)
+
+
+@scenario()
 def manual_switch_under_a_key(story: Story) -> None:
     story.primary()
     story.arm()
