@@ -7,7 +7,7 @@ A pass repeats these steps until there is nothing left to do now:
    transaction that locks the agent, without a call to EC2, and start again.
 3. Otherwise act: make one call to AWS that the rows ask for, outside of any transaction, in this
    order: the next cutover step, the launch, releases, terminations of former primaries, health
-   checks, missing tags. Record its outcome and start again.
+   checks, missing tags (`sef.failover.actions`). Record its outcome and start again.
 
 A pass relies on the rows alone. The ordinary steps therefore repair a throttled call, a crash and a
 lost answer too.
@@ -15,7 +15,7 @@ lost answer too.
 
 import logging
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -25,21 +25,15 @@ from sef.agents import Agent, postpone_agent, read_agent
 from sef.cloud.errors import CloudError, Remedy
 from sef.config import Settings
 from sef.context import Context
-from sef.failover.cutover.run import advance_cutover
 from sef.failover.incidents.rows import Incident, open_incident, update_incident
-from sef.failover.instances import launch, retire, run_instances, terminate
 from sef.failover.instances.limits import TerminationBudget
-from sef.failover.instances.run_instances import UntaggedInstance
 from sef.failover.policy import CloseIncident, CreateStandby, Promote, PromoteFormer, Release, Rest
 from sef.failover.promotion import Promotion, Successor, promote, standby_as_successor
 from sef.failover.snapshot import Snapshot, read_snapshot
 from sef.failover.standbys import watch
 from sef.failover.standbys.backoff import escalate
 from sef.failover.standbys.retirements import (
-    Retirement,
-    due_retirements,
     read_retirement,
-    running_retirements,
 )
 from sef.failover.standbys.rows import (
     Replica,
@@ -95,6 +89,7 @@ def reconcile_agent(
     """
     budget = budget or TerminationBudget(0)
     sentences: list[str] = []
+    failed: set[str] = set()
     is_postponed = False
     for _ in range(STEPS):
         try:
@@ -103,7 +98,8 @@ def reconcile_agent(
                 is_postponed = snapshot.agent.is_postponed(ctx.clock())
             done = _decide(ctx, snapshot, is_first=not sentences)
             if done is None:
-                done = _act(ctx, snapshot, budget, is_postponed=is_postponed)
+                sentence = act(ctx, snapshot, budget, failed, is_postponed=is_postponed)
+                done = None if sentence is None else Done(sentence)
         except CloudError as error:
             return [*sentences, _postpone(ctx, agent_id, error)]
         if done is None:
@@ -272,62 +268,6 @@ def _verify_standby(ctx: Context, standby: Replica, *, is_emergency: bool) -> st
         )
         return str(error)
     return None
-
-
-def _act(
-    ctx: Context, snapshot: Snapshot, budget: TerminationBudget, *, is_postponed: bool
-) -> Done | None:
-    """Make one call to AWS that the rows ask for.
-
-    A launch that is postponed in this pass delays no other call of the pass: the old primary is
-    still terminated. A pass that begins while the agent's work is postponed makes cutover steps
-    only.
-    """
-    sentence = _call_aws(ctx, snapshot, budget, is_postponed=is_postponed)
-    return None if sentence is None else Done(sentence)
-
-
-def _call_aws(
-    ctx: Context, snapshot: Snapshot, budget: TerminationBudget, *, is_postponed: bool
-) -> str | None:
-    agent, standby = snapshot.agent, snapshot.standby
-    # The cutover comes first: the primary's traffic is more urgent than the next standby.
-    sentence = advance_cutover(ctx, agent.id)
-    if sentence is not None or is_postponed:
-        return sentence
-    is_launching = standby is not None and standby.status is ReplicaStatus.LAUNCHING
-    if standby is not None and is_launching and not agent.is_postponed(ctx.clock()):
-        sentence = launch.advance(ctx, agent, standby, snapshot.incident)
-        if sentence is not None:
-            return sentence
-    for replica in snapshot.releasing:
-        if not replica.misses or watch.is_due(ctx, replica):
-            sentence = terminate.release_standby(ctx, replica, budget)
-            if sentence is not None:
-                return sentence
-    for retirement in ctx.database.read(due_retirements, agent.id, ctx.clock()):
-        sentence = retire.terminate_retired(ctx, retirement, budget)
-        if sentence is not None:
-            return sentence
-    if standby is not None and standby.status is ReplicaStatus.READY and watch.is_due(ctx, standby):
-        return f"checked the standby: {watch.check_standby(ctx, standby)}"
-    retirements, untagged = ctx.database.read(_retirements_and_untagged, agent.id)
-    unchecked = [one for one in retirements if retire.is_check_due(ctx, one)]
-    if unchecked:
-        return retire.check_retired(ctx, unchecked)
-    # Tags come last: no other step waits for them.
-    run_instances.tag_instances(ctx, untagged)
-    return None
-
-
-def _retirements_and_untagged(
-    connection: Connection, agent_id: str
-) -> tuple[Sequence[Retirement], Sequence[UntaggedInstance]]:
-    """Return the retired instances of an agent that may run, and its instances without tags."""
-    return (
-        running_retirements(connection, agent_id),
-        run_instances.untagged_instances(connection, agent_id),
-    )
 
 
 def _postpone(ctx: Context, agent_id: str, error: CloudError) -> str:

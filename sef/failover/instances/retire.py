@@ -165,7 +165,7 @@ def _kept_by_cloud(
     unseen: Sequence[str] = ()
     if agent.cutover is not None:
         holders = holders_of(ctx, agent.cutover, {instance_id})
-        held, unseen = holders.held_by(instance_id), holders.unknown
+        held, unseen = holders.held_by(instance_id), holders.unknown()
     facts = CloudFacts(
         primary=str(agent.instance_id),
         is_primary_running=primary is not None and primary.ec2_state == "running",

@@ -1,0 +1,137 @@
+"""Make the calls to AWS that the rows of one agent ask for, the most urgent kind first.
+
+Each kind of call is a step of its own. An unexpected exception in one of them, such as a row that
+cannot be read, ends this step only: the traffic of an agent must not wait for a broken health
+check, and a launch must not wait for a broken cutover.
+"""
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection
+
+from sef.cloud.errors import CloudError
+from sef.context import Context
+from sef.errors import Unavailable
+from sef.failover.cutover.run import advance_cutover
+from sef.failover.instances import launch, retire, run_instances, terminate
+from sef.failover.instances.limits import TerminationBudget
+from sef.failover.instances.run_instances import UntaggedInstance
+from sef.failover.snapshot import Snapshot
+from sef.failover.standbys import watch
+from sef.failover.standbys.retirements import Retirement, due_retirements, running_retirements
+from sef.notifications.failures import report_failure
+from sef.terms import ReplicaStatus
+
+Step = Callable[[Context, Snapshot, TerminationBudget], str | None]
+"""Makes one call, and returns a sentence about it; None if there is nothing to do now."""
+
+
+def act(
+    ctx: Context,
+    snapshot: Snapshot,
+    budget: TerminationBudget,
+    failed: set[str],
+    *,
+    is_postponed: bool,
+) -> str | None:
+    """Make one call to AWS that the rows ask for; return a sentence, or None without a call.
+
+    A launch that is postponed in this pass delays no other call of the pass: the old primary is
+    still terminated.
+
+    Args:
+        failed: the names of the steps that have failed in this pass. They are left out, and a step
+            that fails now is added.
+        is_postponed: the pass began while the agent's work was postponed. It makes cutover steps
+            only.
+
+    Raises:
+        CloudError: EC2 did not return a usable answer.
+        Unavailable: the database is away.
+    """
+    for step in _STEPS[:1] if is_postponed else _STEPS:
+        name = step.__name__.removeprefix("_")
+        if name in failed:
+            continue
+        try:
+            sentence = step(ctx, snapshot, budget)
+        except (CloudError, Unavailable):
+            raise
+        except Exception as error:
+            failed.add(name)
+            report_failure(ctx, snapshot.agent.id, name, error)
+            continue
+        if sentence is not None:
+            return sentence
+    return None
+
+
+def _advance_cutover(ctx: Context, snapshot: Snapshot, budget: TerminationBudget) -> str | None:
+    return advance_cutover(ctx, snapshot.agent.id)
+
+
+def _launch_standby(ctx: Context, snapshot: Snapshot, budget: TerminationBudget) -> str | None:
+    agent, standby = snapshot.agent, snapshot.standby
+    is_launching = standby is not None and standby.status is ReplicaStatus.LAUNCHING
+    if standby is None or not is_launching or agent.is_postponed(ctx.clock()):
+        return None
+    return launch.advance(ctx, agent, standby, snapshot.incident)
+
+
+def _release_standbys(ctx: Context, snapshot: Snapshot, budget: TerminationBudget) -> str | None:
+    for replica in snapshot.releasing:
+        if not replica.misses or watch.is_due(ctx, replica):
+            sentence = terminate.release_standby(ctx, replica, budget)
+            if sentence is not None:
+                return sentence
+    return None
+
+
+def _terminate_retired(ctx: Context, snapshot: Snapshot, budget: TerminationBudget) -> str | None:
+    for retirement in ctx.database.read(due_retirements, snapshot.agent.id, ctx.clock()):
+        sentence = retire.terminate_retired(ctx, retirement, budget)
+        if sentence is not None:
+            return sentence
+    return None
+
+
+def _check_standby(ctx: Context, snapshot: Snapshot, budget: TerminationBudget) -> str | None:
+    standby = snapshot.standby
+    if standby is None or standby.status is not ReplicaStatus.READY:
+        return None
+    if not watch.is_due(ctx, standby):
+        return None
+    return f"checked the standby: {watch.check_standby(ctx, standby)}"
+
+
+def _check_retired_and_tag(
+    ctx: Context, snapshot: Snapshot, budget: TerminationBudget
+) -> str | None:
+    retirements, untagged = ctx.database.read(_retirements_and_untagged, snapshot.agent.id)
+    unchecked = [one for one in retirements if retire.is_check_due(ctx, one)]
+    if unchecked:
+        return retire.check_retired(ctx, unchecked)
+    run_instances.tag_instances(ctx, untagged)
+    return None
+
+
+_STEPS: Sequence[Step] = (
+    # The cutover comes first: the primary's traffic is more urgent than the next standby.
+    _advance_cutover,
+    _launch_standby,
+    _release_standbys,
+    _terminate_retired,
+    _check_standby,
+    # Tags come last: no other step waits for them.
+    _check_retired_and_tag,
+)
+
+
+def _retirements_and_untagged(
+    connection: Connection, agent_id: str
+) -> tuple[Sequence[Retirement], Sequence[UntaggedInstance]]:
+    """Return the retired instances of an agent that may run, and its instances without tags."""
+    return (
+        running_retirements(connection, agent_id),
+        run_instances.untagged_instances(connection, agent_id),
+    )
