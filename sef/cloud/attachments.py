@@ -11,14 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sef.cloud.clients import Clients
 from sef.cloud.ec2 import GONE
 from sef.cloud.errors import translated
-
-if TYPE_CHECKING:
-    from mypy_boto3_ec2.client import EC2Client
+from sef.cloud.holders import HolderLookups
 
 RACED = frozenset(
     {
@@ -78,7 +75,7 @@ class NetworkPlacement:
     public_ip: str | None
 
 
-class Attachments:
+class Attachments(HolderLookups):
     """Elastic IPs, private addresses, network interfaces and volumes.
 
     Each method that plans a change returns None if the wanted state is reached.
@@ -88,9 +85,6 @@ class Attachments:
         NotReady: the change has to wait.
         Impossible: the change cannot be made in the present state.
     """
-
-    def __init__(self, clients: Callable[[], Clients]) -> None:
-        self._clients = clients
 
     @translated()
     def running(self, instance_id: str) -> None:
@@ -231,10 +225,6 @@ class Attachments:
         """Return the availability zone of a network interface."""
         return str(self._interface(interface_id)["AvailabilityZone"])
 
-    @property
-    def _ec2(self) -> "EC2Client":
-        return self._clients().ec2
-
     def _instance(self, instance_id: str) -> Any:
         answer = self._ec2.describe_instances(
             Filters=[{"Name": "instance-id", "Values": [instance_id]}]
@@ -243,13 +233,6 @@ class Attachments:
         if not instances:
             raise NotReady(f"EC2 does not show {instance_id}")
         return instances[0]
-
-    def _interface(self, interface_id: str) -> Any:
-        answer = self._ec2.describe_network_interfaces(NetworkInterfaceIds=[interface_id])
-        return answer["NetworkInterfaces"][0]
-
-    def _volume(self, volume_id: str) -> Any:
-        return self._ec2.describe_volumes(VolumeIds=[volume_id])["Volumes"][0]
 
     def _check_subnet(self, address: str, place: NetworkPlacement) -> None:
         answer = self._ec2.describe_subnets(SubnetIds=[place.subnet_id])

@@ -71,6 +71,19 @@ class TrafficRouting:
         )
 
     @translated()
+    def holders_of_group(self, arn: str) -> set[str]:
+        """Return the instances that are registered in a target group and not draining."""
+        return {
+            target["Target"]["Id"] for target in self._targets(arn) if _state(target) != "draining"
+        }
+
+    @translated()
+    def addresses_of_record(self, zone_id: str, name: str, kind: str) -> set[str]:
+        """Return the addresses of a simple record; none if there is no such record."""
+        record = self._record(zone_id, name, kind) or {}
+        return {value["Value"] for value in record.get("ResourceRecords", [])}
+
+    @translated()
     def register(self, arn: str, port: int | None, instance_id: str) -> None:
         """Register an instance in a target group; a port of None is the group's own."""
         target: TargetDescriptionTypeDef = {"Id": instance_id}

@@ -1,0 +1,103 @@
+"""Look up the instances that hold addresses, network interfaces and volumes now."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sef.cloud.clients import Clients
+from sef.cloud.errors import translated
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2.client import EC2Client
+
+
+@dataclass(frozen=True, slots=True)
+class ShownInstance:
+    """The state of an instance that EC2 shows, and the addresses of its first interface."""
+
+    state: str
+    addresses: frozenset[str]
+
+
+class HolderLookups:
+    """Look-ups of holders in EC2.
+
+    Raises:
+        CloudError: EC2 refused a call or did not answer.
+    """
+
+    def __init__(self, clients: Callable[[], Clients]) -> None:
+        self._clients = clients
+
+    @translated()
+    def shown(self, instance_ids: Collection[str]) -> dict[str, ShownInstance]:
+        """Return those of the instances that EC2 shows, by id."""
+        if not instance_ids:
+            return {}
+        pages = self._ec2.get_paginator("describe_instances").paginate(
+            Filters=[{"Name": "instance-id", "Values": sorted(instance_ids)}]
+        )
+        return {
+            instance["InstanceId"]: ShownInstance(
+                instance["State"]["Name"],
+                frozenset(
+                    instance[name]
+                    for name in ("PrivateIpAddress", "PublicIpAddress")
+                    if instance.get(name)
+                ),
+            )
+            for page in pages
+            for reservation in page["Reservations"]
+            for instance in reservation["Instances"]
+        }
+
+    @translated()
+    def holders_of_address(self, allocation_id: str) -> set[str]:
+        """Return the instance with which an Elastic IP is associated, if there is one."""
+        address = self._ec2.describe_addresses(AllocationIds=[allocation_id])["Addresses"][0]
+        if address.get("InstanceId"):
+            return {address["InstanceId"]}
+        interface_id = address.get("NetworkInterfaceId")
+        if not interface_id:
+            return set()
+        found = self._ec2.describe_network_interfaces(
+            Filters=[{"Name": "network-interface-id", "Values": [interface_id]}]
+        )
+        return _attached(found["NetworkInterfaces"])
+
+    @translated()
+    def holders_of_private_ip(self, address: str) -> set[str]:
+        """Return the instances with an interface that has a private address.
+
+        There can be one in each VPC.
+        """
+        found = self._ec2.describe_network_interfaces(
+            Filters=[{"Name": "addresses.private-ip-address", "Values": [address]}]
+        )
+        return _attached(found["NetworkInterfaces"])
+
+    @translated()
+    def holders_of_interface(self, interface_id: str) -> set[str]:
+        """Return the instance that a network interface is attached to, if there is one."""
+        return _attached([self._interface(interface_id)])
+
+    @translated()
+    def holders_of_volume(self, volume_id: str) -> set[str]:
+        """Return the instances that a volume is attached to."""
+        return {a["InstanceId"] for a in self._volume(volume_id).get("Attachments", [])}
+
+    @property
+    def _ec2(self) -> "EC2Client":
+        return self._clients().ec2
+
+    def _interface(self, interface_id: str) -> Any:
+        answer = self._ec2.describe_network_interfaces(NetworkInterfaceIds=[interface_id])
+        return answer["NetworkInterfaces"][0]
+
+    def _volume(self, volume_id: str) -> Any:
+        return self._ec2.describe_volumes(VolumeIds=[volume_id])["Volumes"][0]
+
+
+def _attached(interfaces: Collection[Any]) -> set[str]:
+    attachments = [interface.get("Attachment") or {} for interface in interfaces]
+    return {a["InstanceId"] for a in attachments if a.get("InstanceId")}
