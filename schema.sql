@@ -330,6 +330,17 @@ CREATE TABLE limit_episodes (
   PRIMARY KEY (name, agent_id)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Safety limits, and the last time that each was reached.' COLLATE utf8mb4_bin;
 
+CREATE TABLE step_failures (
+  agent_id VARCHAR(64) NOT NULL COMMENT 'empty for a step of no single agent',
+  step VARCHAR(64) NOT NULL,
+  error VARCHAR(100) NOT NULL COMMENT 'type of the exception',
+  seen_at DATETIME(6) COMMENT 'approximate last time',
+  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  PRIMARY KEY (agent_id, step, error)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Steps of the periodic work that an exception ended.' COLLATE utf8mb4_bin;
+
+CREATE INDEX step_failures_seen ON step_failures (seen_at);
+
 CREATE TABLE cutovers (
   id VARCHAR(40) NOT NULL,
   agent_id VARCHAR(64) NOT NULL,
@@ -377,8 +388,9 @@ CREATE TABLE cutover_steps (
 
 CREATE TABLE notifications (
   id BIGINT NOT NULL AUTO_INCREMENT,
-  thread VARCHAR(160) NOT NULL COMMENT 'incident id; without an incident, event type, agent and hour',
+  thread VARCHAR(160) NOT NULL COMMENT 'incident id; without an incident, event type, agent and matter',
   kind VARCHAR(16) NOT NULL COMMENT 'see docs/notifications.md',
+  matter VARCHAR(40) NOT NULL COMMENT 'digest of the kind, the incident or agent, and what it is about',
   incident_id VARCHAR(40),
   agent_id VARCHAR(64),
   severity VARCHAR(8) NOT NULL,
@@ -387,7 +399,7 @@ CREATE TABLE notifications (
   created_at DATETIME(6) NOT NULL,
   dispatched_at DATETIME(6) COMMENT 'time when its deliveries were created',
   PRIMARY KEY (id),
-  CONSTRAINT notifications_once UNIQUE (thread, kind),
+  CONSTRAINT notifications_once UNIQUE (matter),
   CONSTRAINT notifications_kind CHECK (kind IN ('recommendation', 'detection', 'switch', 'operator', 'cutover', 'outcome', 'alert')),
   CONSTRAINT notifications_severity CHECK (severity IN ('info', 'warning', 'error'))
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Outbox: notifications about incidents and events.' COLLATE utf8mb4_bin;

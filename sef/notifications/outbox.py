@@ -12,6 +12,7 @@ from sqlalchemy import Connection, delete, exists, func, select
 
 from sef.db.statements import insert_missing
 from sef.db.tables import incidents, notification_deliveries, notifications
+from sef.notifications.matters import matter_key
 from sef.notifications.messages import body, severity_of, title
 from sef.terms import NotificationKind
 
@@ -21,7 +22,14 @@ _deliveries = notification_deliveries.c
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A message for people, about an incident or an event."""
+    """A message for people, about an incident or an event.
+
+    Attributes:
+        matter: what the message is about, beside its kind, event type, agent and incident: the
+            instance, the obstacle in kind, the beginning of the episode. Messages with the same
+            matter are one message. None: within an incident its event type, and outside the event
+            itself.
+    """
 
     kind: NotificationKind
     event_type: str
@@ -29,18 +37,28 @@ class Notification:
     agent_id: str | None = None
     incident_id: str | None = None
     severity: Literal["info", "warning", "error"] = "info"
+    matter: tuple[object, ...] | None = None
+
+    def key(self, now: datetime) -> str:
+        """Return the key of the matter of a message that is written at `now`."""
+        matter = self.matter
+        if matter is None:
+            matter = () if self.incident_id else (now.isoformat(), self.message)
+        about = self.incident_id or f"agent {self.agent_id or ''}"
+        return matter_key(self.kind, about, self.event_type, *matter)
 
 
 def notify(connection: Connection, messages: Sequence[Notification], now: datetime) -> None:
     """Put notifications into the outbox; they are sent once this transaction is committed.
 
-    An incident has at most one notification of each kind: a second one is dropped. Outside an
-    incident there is at most one for each agent, event type and hour.
+    A matter has one notification: a second one is dropped. The messages of an incident are one
+    thread, and outside an incident each matter is a thread of its own.
     """
     rows = [
         {
+            "matter": (matter := message.key(now)),
             "thread": message.incident_id
-            or f"{message.event_type}:{message.agent_id or ''}:{now:%Y-%m-%dT%H}",
+            or f"{message.event_type}:{message.agent_id or ''}:{matter[:12]}",
             "kind": message.kind,
             "incident_id": message.incident_id,
             "agent_id": message.agent_id,
@@ -52,6 +70,12 @@ def notify(connection: Connection, messages: Sequence[Notification], now: dateti
         for message in messages
     ]
     insert_missing(connection, notifications, rows)
+
+
+def is_told(connection: Connection, message: Notification, now: datetime) -> bool:
+    """Return True if the matter of a message has a notification already."""
+    is_same = _notifications.matter == message.key(now)
+    return bool(connection.scalar(select(exists().where(is_same))))
 
 
 def delete_old(connection: Connection, before: datetime, limit: int) -> int:

@@ -36,6 +36,7 @@ from sef.db.tables.service import (
     limit_episodes,
     notification_deliveries,
     notifications,
+    step_failures,
     system_events,
 )
 
@@ -61,6 +62,7 @@ INTERNAL = (
     retirements,
     orphan_terminations,
     limit_episodes,
+    step_failures,
     cutovers,
     cutover_steps,
     notifications,
@@ -98,6 +100,7 @@ __all__ = [
     "request_buckets",
     "retirements",
     "spot_interruption_events",
+    "step_failures",
     "system_events",
     "unavailable_pools",
 ]

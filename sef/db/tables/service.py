@@ -61,6 +61,21 @@ limit_episodes = Table(
 )
 
 
+# One event reports an episode of a failure. Repeats only move `seen_at`.
+step_failures = Table(
+    "step_failures",
+    metadata,
+    agent_id(primary_key=True, comment="empty for a step of no single agent"),
+    Column("step", String(64), primary_key=True),
+    Column("error", String(100), primary_key=True, comment="type of the exception"),
+    Column("seen_at", Instant, comment="approximate last time"),
+    version(),
+    Index("step_failures_seen", "seen_at"),
+    comment="Steps of the periodic work that an exception ended.",
+    **MYSQL_OPTIONS,
+)
+
+
 # The outbox: a notification is committed in the same transaction as the change that it reports.
 notifications = Table(
     "notifications",
@@ -70,13 +85,19 @@ notifications = Table(
         "thread",
         String(160),
         nullable=False,
-        comment="incident id; without an incident, event type, agent and hour",
+        comment="incident id; without an incident, event type, agent and matter",
     ),
     Column(
         "kind",
         String(16),
         nullable=False,
         comment="see docs/notifications.md",
+    ),
+    Column(
+        "matter",
+        String(40),
+        nullable=False,
+        comment="digest of the kind, the incident or agent, and what it is about",
     ),
     Column("incident_id", String(40)),
     agent_id(),
@@ -85,7 +106,7 @@ notifications = Table(
     Column("body", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("dispatched_at", Instant, comment="time when its deliveries were created"),
-    UniqueConstraint("thread", "kind", name="notifications_once"),
+    UniqueConstraint("matter", name="notifications_once"),
     CheckConstraint(one_of("kind", NotificationKind), name="notifications_kind"),
     CheckConstraint(one_of("severity", NotificationSeverity), name="notifications_severity"),
     Index("notifications_to_dispatch", "dispatched_at", "id"),
