@@ -25,6 +25,7 @@ from sef.agents import Agent, postpone_agent, read_agent
 from sef.cloud.errors import CloudError, Remedy
 from sef.config import Settings
 from sef.context import Context
+from sef.failover.actions import act
 from sef.failover.incidents.rows import Incident, open_incident, update_incident
 from sef.failover.instances.limits import TerminationBudget
 from sef.failover.policy import CloseIncident, CreateStandby, Promote, PromoteFormer, Release, Rest

@@ -10,7 +10,6 @@ One pass:
 5. If the limit of terminations deferred some terminations, report the limit.
 """
 
-import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -35,15 +34,13 @@ from sqlalchemy import (
 from sef.agents import LONGEST_PAUSE
 from sef.context import Context
 from sef.db.tables import agents, cutovers, incidents, replica_instances, retirements
-from sef.errors import Unavailable
 from sef.failover.incidents import storms
 from sef.failover.instances.limits import LimitHit, TerminationBudget, report_limit
 from sef.failover.reconcile import reconcile_agent
 from sef.failover.standbys import watch
 from sef.failover.standbys.retirements import LONGEST_DELAY
+from sef.notifications.failures import report_failure
 from sef.terms import LOSING, Goal, IncidentKind, ReplicaStatus, plural
-
-log = logging.getLogger("sef")
 
 THREADS_PER_LANE = 8
 """Agents of one lane that are reconciled at the same time."""
@@ -255,16 +252,11 @@ def _work_in_lanes(
 
 
 def _reconcile_isolated(ctx: Context, agent_id: str, budget: TerminationBudget) -> None:
-    """Reconcile one agent; log an error, so that it does not stop the other agents."""
+    """Reconcile one agent; report an error, so that it does not stop the other agents."""
     try:
         reconcile_agent(ctx, agent_id, budget)
-    except Unavailable:
-        log.warning(
-            "SEF: agent %s was not reconciled: the database is unavailable; the next pass retries",
-            agent_id,
-        )
-    except Exception:
-        log.exception("SEF: agent %s was not reconciled; the next pass retries", agent_id)
+    except Exception as error:
+        report_failure(ctx, agent_id, "reconcile", error)
 
 
 def _report_storms(ctx: Context, now: datetime) -> None:
