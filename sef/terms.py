@@ -225,11 +225,11 @@ TRANSITIONS: dict[tuple[ReplicaStatus, ReplicaStatus], str] = {
         ReplicaStatus.RELEASING,
         ReplicaStatus.TERMINATED,
     ): "EC2 accepts the termination, or there is no instance",
-    # The operator names it as the primary, and no call to terminate it was committed.
+    # It still runs, and no call to terminate it was committed.
     (
         ReplicaStatus.RELEASING,
         ReplicaStatus.PROMOTED,
-    ): "an operator names it as the primary",
+    ): "an operator names it, or nothing else is left to promote",
     # SEF terminated the former primary after a switch, or EC2 reports that it has ended.
     (
         ReplicaStatus.PROMOTED,

@@ -79,6 +79,8 @@ def _launch_standby(ctx: Context, snapshot: Snapshot, budget: TerminationBudget)
 
 
 def _release_standbys(ctx: Context, snapshot: Snapshot, budget: TerminationBudget) -> str | None:
+    if snapshot.incident is not None and snapshot.incident.is_emergency:
+        return None  # a released standby that runs may be the only instance to promote
     for replica in snapshot.releasing:
         if not replica.misses or watch.is_due(ctx, replica):
             sentence = terminate.release_standby(ctx, replica, budget)

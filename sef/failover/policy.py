@@ -51,8 +51,11 @@ class IncidentState:
 
 
 @dataclass(frozen=True, slots=True)
-class FormerPrimary:
-    """A former primary that is believed to run, and of which AWS has not announced the end."""
+class Spare:
+    """A former primary or a released standby that is believed to run.
+
+    AWS has not announced its end.
+    """
 
     instance_id: str
     is_recommended: bool
@@ -89,10 +92,10 @@ class Promote:
 
 
 @dataclass(frozen=True, slots=True)
-class PromoteFormer:
-    """Make a former primary the primary again.
+class PromoteSpare:
+    """Make a spare instance the primary.
 
-    When: the primary is being lost, no standby is ready, and a former primary still runs.
+    When: the primary is being lost, no standby is ready, and a spare instance still runs.
     """
 
     instance_id: str
@@ -129,7 +132,7 @@ class Rest:
     """
 
 
-NextStep = CreateStandby | Promote | PromoteFormer | Release | CloseIncident | Rest
+NextStep = CreateStandby | Promote | PromoteSpare | Release | CloseIncident | Rest
 
 
 def goal_for(signal: SignalType, risk: Risk | None, threshold: float) -> Decision:
@@ -164,7 +167,7 @@ def next_step(
     *,
     standby_ttl: timedelta,
     now: datetime,
-    former: FormerPrimary | None = None,
+    spare: Spare | None = None,
     is_postponed: bool = False,
 ) -> NextStep:
     """Return the next step for an agent.
@@ -173,13 +176,13 @@ def next_step(
         standby: the status of the live standby. None: the agent has no standby.
         incident: the open incident. None: the agent has no open incident.
         standby_ttl: the time that a standby is kept after a recommendation.
-        former: the best former primary to promote again. None: none is believed to run.
+        spare: the best spare instance to promote. None: none is believed to run.
         is_postponed: the last launch failed, and the next one is postponed.
     """
-    if incident is not None and _needs_former(standby, incident, former, is_postponed, now):
-        assert former is not None
-        return PromoteFormer(
-            former.instance_id, "no standby is ready, and this former primary still runs"
+    if incident is not None and _needs_spare(standby, incident, spare, is_postponed, now):
+        assert spare is not None
+        return PromoteSpare(
+            spare.instance_id, "no standby is ready, and this spare instance still runs"
         )
     if incident is not None:
         step = _step_of_incident(agent, standby, incident, standby_ttl=standby_ttl, now=now)
@@ -198,24 +201,24 @@ def next_step(
     return Rest()
 
 
-def _needs_former(
+def _needs_spare(
     standby: ReplicaStatus | None,
     incident: IncidentState,
-    former: FormerPrimary | None,
+    spare: Spare | None,
     is_postponed: bool,
     now: datetime,
 ) -> bool:
-    """Return True if a former primary is to be promoted again.
+    """Return True if a spare instance is to be promoted.
 
-    A former primary for which AWS recommended a rebalance waits for a standby as long as there is
+    A spare instance for which AWS recommended a rebalance waits for a standby as long as there is
     time to launch one.
     """
     is_emergency = (
         incident.concerns_primary and incident.goal is Goal.SWITCH and not incident.is_planned
     )
-    if former is None or not is_emergency or standby is ReplicaStatus.READY:
+    if spare is None or not is_emergency or standby is ReplicaStatus.READY:
         return False
-    if not former.is_recommended or is_postponed:
+    if not spare.is_recommended or is_postponed:
         return True
     return incident.deadline is None or incident.deadline - now <= LAST_MOMENT
 

@@ -22,7 +22,7 @@ from sef.terms import IncidentStatus, Market, NotificationKind, ReplicaStatus
 
 @dataclass(frozen=True, slots=True)
 class Successor:
-    """The instance to promote: a ready standby, or a former primary that still runs.
+    """The instance to promote: a ready standby, or a spare instance that still runs.
 
     Attributes:
         replica: the row of an instance that SEF launched.

@@ -28,7 +28,7 @@ from sef.context import Context
 from sef.failover.actions import act
 from sef.failover.incidents.rows import Incident, open_incident, update_incident
 from sef.failover.instances.limits import TerminationBudget
-from sef.failover.policy import CloseIncident, CreateStandby, Promote, PromoteFormer, Release, Rest
+from sef.failover.policy import CloseIncident, CreateStandby, Promote, PromoteSpare, Release, Rest
 from sef.failover.promotion import Promotion, Successor, promote, standby_as_successor
 from sef.failover.snapshot import Snapshot, read_snapshot
 from sef.failover.standbys import watch
@@ -121,9 +121,9 @@ def _decide(ctx: Context, snapshot: Snapshot, *, is_first: bool) -> Done | None:
     Otherwise the pass has just checked the standby.
     """
     step = snapshot.next_step(ctx.clock(), standby_ttl(ctx))
-    if isinstance(step, PromoteFormer) and not _is_running(ctx, step.instance_id):
+    if isinstance(step, PromoteSpare) and not _is_running(ctx, step.instance_id):
         # Go on without it; the next pass asks EC2 again.
-        snapshot = replace(snapshot, former=snapshot.former[1:])
+        snapshot = replace(snapshot, spares=snapshot.spares[1:])
         return _decide(ctx, snapshot, is_first=is_first)
     if isinstance(step, Rest):
         return None
@@ -132,12 +132,12 @@ def _decide(ctx: Context, snapshot: Snapshot, *, is_first: bool) -> Done | None:
         incident = snapshot.incident
         is_emergency = incident is None or incident.is_emergency
         unchecked = _verify_standby(ctx, snapshot.standby, is_emergency=is_emergency)
-    former = {former.instance_id for former in snapshot.former}
-    return ctx.database.write(apply_step, ctx, snapshot.agent.id, unchecked, former)
+    spares = {spare.instance_id for spare in snapshot.spares}
+    return ctx.database.write(apply_step, ctx, snapshot.agent.id, unchecked, spares)
 
 
 def _is_running(ctx: Context, instance_id: str) -> bool:
-    """Return True if EC2 shows a former primary running; an error of EC2 counts as no."""
+    """Return True if EC2 shows a spare instance running; an error of EC2 counts as no."""
     try:
         instance = ctx.ec2.instances([instance_id]).get(instance_id)
     except CloudError as error:
@@ -156,7 +156,7 @@ def apply_step(
     ctx: Context,
     agent_id: str,
     unchecked: str | None = None,
-    former: Collection[str] = (),
+    spares: Collection[str] = (),
 ) -> Done | None:
     """Lock the agent, decide again, and write the decision.
 
@@ -164,9 +164,9 @@ def apply_step(
 
     Args:
         unchecked: the reason why EC2 was not asked about the standby. None: EC2 was asked.
-        former: the former primaries that may be promoted; the first of them was seen running.
+        spares: the spare instances that may be promoted; the first of them was seen running.
     """
-    snapshot = read_snapshot(connection, agent_id, lock=True).restricted_to(former)
+    snapshot = read_snapshot(connection, agent_id, lock=True).restricted_to(spares)
     standby, incident = snapshot.standby, snapshot.incident
     now = ctx.clock()
     step = snapshot.next_step(now, standby_ttl(ctx))
@@ -181,11 +181,11 @@ def apply_step(
         case Promote(reason) if standby is not None:
             successor = standby_as_successor(standby)
             return _promote(connection, ctx, snapshot, successor, reason, unchecked)
-        case PromoteFormer(instance_id, reason):
-            former_primary = _former_primary(connection, instance_id)
-            if former_primary is None:
+        case PromoteSpare(instance_id, reason):
+            spare = _spare_as_successor(connection, instance_id)
+            if spare is None:
                 return None
-            return _promote(connection, ctx, snapshot, former_primary, reason, unchecked)
+            return _promote(connection, ctx, snapshot, spare, reason, unchecked)
         case Release(reason) if standby is not None:
             move_replica(connection, standby, ReplicaStatus.RELEASING, reason, now)
         case CloseIncident(outcome, reason) if incident is not None:
@@ -223,13 +223,19 @@ def _promote(
     )
 
 
-def _former_primary(connection: Connection, instance_id: str) -> Successor | None:
-    """Lock the retirement of a former primary; None if SEF has committed to terminate it."""
-    retirement = read_retirement(connection, instance_id, lock=True)
-    if retirement is None or retirement.call_at is not None:
-        return None
+def _spare_as_successor(connection: Connection, instance_id: str) -> Successor | None:
+    """Return a spare instance to promote; None if SEF has committed to terminate it."""
     replica = replica_of_instance(connection, instance_id)
-    return Successor(instance_id, retirement.pool_id, retirement.market, replica)
+    retirement = read_retirement(connection, instance_id, lock=True)
+    if retirement is not None:
+        is_ending = retirement.call_at is not None
+        pool_id, market = retirement.pool_id, retirement.market
+    elif replica is not None and replica.status is ReplicaStatus.RELEASING:
+        is_ending = replica.call_at is not None
+        pool_id, market = replica.pool_id, replica.market
+    else:
+        return None
+    return None if is_ending else Successor(instance_id, pool_id, market, replica)
 
 
 def _close(

@@ -43,7 +43,7 @@ from sef.failover.incidents.rows import (
 from sef.failover.policy import goal_for, higher_goal
 from sef.failover.reconcile import reconcile_agent
 from sef.failover.signal_answers import answer
-from sef.failover.snapshot import Snapshot, with_former_primaries
+from sef.failover.snapshot import Snapshot, with_spares
 from sef.failover.standbys.backoff import cool_down_interrupted_pool, cool_down_pool_of
 from sef.failover.standbys.rows import (
     Replica,
@@ -289,4 +289,4 @@ def _reusable_snapshot(connection: Connection, agent: Agent, incident: Incident)
     if not incident.is_open or agent.not_before is not None:
         return None
     snapshot = Snapshot(agent, current_replicas(connection, agent.id), incident)
-    return with_former_primaries(connection, snapshot)
+    return with_spares(connection, snapshot)

@@ -11,10 +11,10 @@ from sef.failover.incidents.rows import Incident, latest_incident, open_incident
 from sef.failover.policy import (
     AgentState,
     CreateStandby,
-    FormerPrimary,
     IncidentState,
     NextStep,
     Rest,
+    Spare,
     next_step,
 )
 from sef.failover.standbys.retirements import running_retirements
@@ -29,14 +29,14 @@ class Snapshot:
     Attributes:
         replicas: the replicas that are neither failed nor terminated.
         incident: the open incident.
-        former: the former primaries that may be promoted again, the best first. They are read only
-            in an emergency without a ready standby.
+        spares: the former primaries and released standbys that may be promoted, the best first.
+            They are read only in an emergency without a ready standby.
     """
 
     agent: Agent
     replicas: Sequence[Replica]
     incident: Incident | None
-    former: Sequence[FormerPrimary] = ()
+    spares: Sequence[Spare] = ()
 
     @property
     def standby(self) -> Replica | None:
@@ -47,9 +47,9 @@ class Snapshot:
         return [replica for replica in self.replicas if replica.status is ReplicaStatus.RELEASING]
 
     def restricted_to(self, running: Collection[str]) -> "Snapshot":
-        """Return the snapshot without the former primaries that are not in `running`."""
-        kept = [one for one in self.former if one.instance_id in running]
-        return replace(self, former=kept)
+        """Return the snapshot without the spare instances that are not in `running`."""
+        kept = [one for one in self.spares if one.instance_id in running]
+        return replace(self, spares=kept)
 
     def wanted_step(self, now: datetime, standby_ttl: timedelta) -> NextStep:
         """Decide the next step towards the agent's goal, as if no work was postponed."""
@@ -60,7 +60,7 @@ class Snapshot:
             _incident_state(incident, self.agent) if incident else None,
             standby_ttl=standby_ttl,
             now=now,
-            former=next(iter(self.former), None),
+            spare=next(iter(self.spares), None),
             is_postponed=self.agent.is_postponed(now),
         )
 
@@ -91,26 +91,35 @@ def read_snapshot(connection: Connection, agent_id: str, *, lock: bool = False) 
         replicas = current_replicas(connection, agent_id)
         agent = read_agent(connection, agent_id)
     snapshot = Snapshot(agent, replicas, open_incident(connection, agent_id))
-    return with_former_primaries(connection, snapshot)
+    return with_spares(connection, snapshot)
 
 
-def with_former_primaries(connection: Connection, snapshot: Snapshot) -> Snapshot:
-    """Add the former primaries that may be promoted again, if the agent may need one."""
+def with_spares(connection: Connection, snapshot: Snapshot) -> Snapshot:
+    """Add the instances that may be promoted although they are not needed, if one may be."""
     agent, incident, standby = snapshot.agent, snapshot.incident, snapshot.standby
     is_standby_ready = standby is not None and standby.status is ReplicaStatus.READY
     if incident is None or not incident.is_emergency or is_standby_ready:
         return snapshot
     former = [
-        FormerPrimary(
-            retirement.instance_id,
-            is_recommended=signalled is not None and signalled.rebalance_at is not None,
-        )
+        retirement.instance_id
         for retirement in running_retirements(connection, agent.id)
         if retirement.was_primary and retirement.call_at is None and not retirement.missed_checks
-        for signalled in [latest_incident(connection, agent.id, retirement.instance_id)]
+    ]
+    released = [
+        replica.instance_id
+        for replica in snapshot.releasing
+        if replica.instance_id is not None and replica.call_at is None and not replica.misses
+    ]
+    spares = [
+        Spare(
+            instance_id,
+            is_recommended=signalled is not None and signalled.rebalance_at is not None,
+        )
+        for instance_id in [*released, *former]
+        for signalled in [latest_incident(connection, agent.id, instance_id)]
         if signalled is None or signalled.termination_at is None
     ]
-    return replace(snapshot, former=sorted(former, key=lambda one: one.is_recommended))
+    return replace(snapshot, spares=sorted(spares, key=lambda spare: spare.is_recommended))
 
 
 def _agent_state(agent: Agent, now: datetime) -> AgentState:

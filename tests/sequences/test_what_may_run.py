@@ -336,3 +336,19 @@ def test_no_drill_begins_while_targets_are_still_moving(world: World, stuck: str
         settle(world, sef, 10, 120)
     assert world.agent().epoch == 2
     assert len(world.alive()) + (world.state(primary) in ALIVE) == 2
+
+
+@ONCE
+def test_a_standby_that_is_being_released_is_promoted_rather_than_none(world: World) -> None:
+    sef = world.sef(probation_seconds=0)
+    primary = world.primary(sef)
+    standby = sef.enable_manual_replica_mode("a")["replica"]["instance_id"]
+    world.simulation.throttle("TerminateInstances", count=4)
+    sef.disable_manual_replica_mode("a")
+    no_capacity(world)
+    world.signal(sef, TERMINATION, instance_id=primary)
+    settle(world, sef, 3, 10)
+    assert world.agent().instance_id == standby
+    settle(world, sef, 5, 60)
+    assert world.state(standby) in ALIVE
+    world.check()

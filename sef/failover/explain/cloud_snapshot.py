@@ -1,5 +1,6 @@
 """Read the answers of EC2 that a dry run needs, before its transaction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sef.agents import Agent
@@ -38,7 +39,7 @@ class CloudSnapshot:
     lost: LostStandby | None
     targets: TargetCheck
     running: frozenset[str] = frozenset()
-    """The retired instances of the agent that run."""
+    """The spare instances of the agent that run."""
 
     def options_for(self, agent: Agent) -> LaunchOptions | None:
         """Return the launch options for the primary that the agent has in the dry run."""
@@ -60,7 +61,7 @@ def read_cloud(ctx: Context, agent_id: str, *, must_run: bool) -> CloudSnapshot:
     snapshot = ctx.database.read(read_snapshot, agent_id)
     lost = _lost_standby(ctx, snapshot.standby, must_run=must_run)
     targets = check_targets(ctx, snapshot.agent)
-    running = _running_retired(ctx, agent_id)
+    running = _running_spares(ctx, agent_id, snapshot.releasing)
     primary = snapshot.agent.instance_id
     try:
         options = launch_options(ctx, snapshot.agent)
@@ -69,11 +70,12 @@ def read_cloud(ctx: Context, agent_id: str, *, must_run: bool) -> CloudSnapshot:
     return CloudSnapshot(primary, options, None, lost, targets, running)
 
 
-def _running_retired(ctx: Context, agent_id: str) -> frozenset[str]:
-    """Return the retired instances that EC2 shows running; none if EC2 does not answer."""
-    retired = [one.instance_id for one in ctx.database.read(running_retirements, agent_id)]
+def _running_spares(ctx: Context, agent_id: str, releasing: Sequence[Replica]) -> frozenset[str]:
+    """Return the spare instances that EC2 shows running; none if EC2 does not answer."""
+    spares = [one.instance_id for one in ctx.database.read(running_retirements, agent_id)]
+    spares += [replica.instance_id for replica in releasing if replica.instance_id is not None]
     try:
-        instances = ctx.ec2.instances(retired) if retired else {}
+        instances = ctx.ec2.instances(spares) if spares else {}
     except CloudError:
         return frozenset()
     return frozenset(i.id for i in instances.values() if i.ec2_state == "running")

@@ -109,7 +109,7 @@ def _execute(
         if incident is not None and incident.kind.is_announced:
             deadline = incident.deadline
         if not isinstance(step, Rest):
-            done = apply_step(connection, ctx, agent_id, former=cloud.running)
+            done = apply_step(connection, ctx, agent_id, spares=cloud.running)
             if done is not None and done.promotion is not None:
                 plan += promotion_steps(
                     connection, agent_id, done.promotion, step.reason, baseline, ctx.clock()
