@@ -13,12 +13,12 @@ CREATE TABLE agents (
   auto_terminate_enabled BOOL NOT NULL COMMENT 'terminate the old primary after automatic switches' DEFAULT 0,
   manual_replica_enabled BOOL NOT NULL COMMENT 'always keep a standby; an operator switches' DEFAULT 0,
   launch_template VARCHAR(255) COMMENT 'NULL: SEF_LAUNCH_TEMPLATE',
-  epoch INTEGER NOT NULL COMMENT 'incremented with each new primary; commands of an older epoch have no effect' DEFAULT 1,
-  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  epoch BIGINT NOT NULL COMMENT 'incremented with each new primary; commands of an older epoch have no effect' DEFAULT 1,
+  version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   not_before DATETIME(6) COMMENT 'earliest retry of unfinished work',
   put_off_because TEXT COMMENT 'reason why the work was postponed until then',
   probation_until DATETIME(6) COMMENT 'until then the new primary keeps a standby',
-  drill_interval INTEGER COMMENT 'seconds between drills; NULL: no drills',
+  drill_interval BIGINT COMMENT 'seconds between drills; NULL: no drills',
   drilled_at DATETIME(6) COMMENT 'start of the last drill',
   cutover JSON COMMENT 'targets that follow the primary',
   created_at DATETIME(6) NOT NULL,
@@ -50,11 +50,11 @@ CREATE TABLE replica_instances (
   launched_at DATETIME(6),
   ready_at DATETIME(6) COMMENT 'time when EC2 reported the instance as running',
   checked_at DATETIME(6) COMMENT 'last health check',
-  misses INTEGER NOT NULL COMMENT 'consecutive health checks in which EC2 did not show the instance' DEFAULT 0,
+  misses BIGINT NOT NULL COMMENT 'consecutive health checks in which EC2 did not show the instance' DEFAULT 0,
   promoted_at DATETIME(6),
   call_at DATETIME(6) COMMENT 'while releasing: committed before TerminateInstances; NULL: not yet',
   terminated_at DATETIME(6),
-  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (id),
   CONSTRAINT replica_instances_one_live UNIQUE (live_agent_id),
   CONSTRAINT replica_instances_instance UNIQUE (instance_id),
@@ -94,10 +94,10 @@ CREATE TABLE spot_interruption_events (
   detected_at DATETIME(6) NOT NULL COMMENT 'first arrival at SEF',
   signalled_at DATETIME(6) NOT NULL COMMENT 'latest time in the signal, by AWS',
   termination_time DATETIME(6) COMMENT 'announced end of the instance',
-  times_received INTEGER NOT NULL,
+  times_received BIGINT NOT NULL,
   last_received_at DATETIME(6) NOT NULL,
   replica_id VARCHAR(40) COMMENT 'replica that was promoted because of the signal',
-  failover_time_ms INTEGER COMMENT 'from detected_at to the promotion',
+  failover_time_ms BIGINT COMMENT 'from detected_at to the promotion',
   failover_completed BOOL NOT NULL COMMENT 'true if the signal caused a promotion',
   PRIMARY KEY (id),
   CONSTRAINT spot_interruption_events_once UNIQUE (incident_id, signal_type),
@@ -128,7 +128,7 @@ CREATE INDEX system_events_incident ON system_events (incident_id, id);
 CREATE TABLE price_series (
   agent_id VARCHAR(64) NOT NULL,
   pool_id VARCHAR(128) NOT NULL,
-  version INTEGER NOT NULL COMMENT 'incremented by each writer, which compares it with the version it read',
+  version BIGINT NOT NULL COMMENT 'incremented by each writer, which compares it with the version it read',
   first_at DATETIME(6) COMMENT 'time of the first point',
   latest_at DATETIME(6) COMMENT 'time of the last point',
   latest_price NUMERIC(13, 9) COMMENT 'price of the last point',
@@ -136,7 +136,7 @@ CREATE TABLE price_series (
   primary_heard_at DATETIME(6) COMMENT 'arrival of the primary''s last report',
   replica_heard_at DATETIME(6) COMMENT 'arrival of the replica''s last report',
   received_at DATETIME(6) COMMENT 'arrival of the last report of either',
-  waiting INTEGER NOT NULL COMMENT 'number of its rows in buffered_observations',
+  waiting BIGINT NOT NULL COMMENT 'number of its rows in buffered_observations',
   PRIMARY KEY (agent_id, pool_id)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='One row for each series of an agent and a pool.' COLLATE utf8mb4_bin;
 
@@ -159,7 +159,7 @@ CREATE TABLE pricing_hourly (
   agent_id VARCHAR(64) NOT NULL,
   pool_id VARCHAR(128) NOT NULL,
   starts_at DATETIME(6) NOT NULL,
-  points INTEGER NOT NULL COMMENT 'number of real points',
+  points BIGINT NOT NULL COMMENT 'number of real points',
   min_price NUMERIC(13, 9) NOT NULL,
   max_price NUMERIC(13, 9) NOT NULL,
   mean_price NUMERIC(13, 9) NOT NULL COMMENT 'mean of the real points',
@@ -172,7 +172,7 @@ CREATE TABLE pricing_daily (
   agent_id VARCHAR(64) NOT NULL,
   pool_id VARCHAR(128) NOT NULL,
   starts_at DATETIME(6) NOT NULL,
-  points INTEGER NOT NULL COMMENT 'number of real points',
+  points BIGINT NOT NULL COMMENT 'number of real points',
   min_price NUMERIC(13, 9) NOT NULL,
   max_price NUMERIC(13, 9) NOT NULL,
   mean_price NUMERIC(13, 9) NOT NULL COMMENT 'mean of the real points',
@@ -202,8 +202,8 @@ CREATE TABLE incidents (
   closed_at DATETIME(6),
   replica_id VARCHAR(40) COMMENT 'replica that was promoted',
   new_instance_id VARCHAR(64) COMMENT 'primary after the promotion',
-  failover_time_ms INTEGER COMMENT 'from arrival of the signal, or start of a planned switchover, to promotion',
-  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  failover_time_ms BIGINT COMMENT 'from arrival of the signal, or start of a planned switchover, to promotion',
+  version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (id),
   CONSTRAINT incidents_one_open UNIQUE (open_agent_id),
   CONSTRAINT incidents_open CHECK ((open_agent_id IS NOT NULL) = (status IN ('open', 'needs_operator'))),
@@ -224,16 +224,16 @@ CREATE TABLE pool_storms (
   pool_id VARCHAR(128) NOT NULL,
   began_at DATETIME(6) NOT NULL COMMENT 'first termination of the storm',
   latest_at DATETIME(6) NOT NULL COMMENT 'last termination of the storm',
-  agents INTEGER NOT NULL COMMENT 'number of agents with an interruption',
+  agents BIGINT NOT NULL COMMENT 'number of agents with an interruption',
   event_id BIGINT NOT NULL COMMENT 'row of system_events for the storm',
-  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (pool_id)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='The latest storm of each pool: interruptions of several agents at the same time.' COLLATE utf8mb4_bin;
 
 CREATE TABLE launch_attempts (
   client_token VARCHAR(64) NOT NULL,
   replica_id VARCHAR(40) NOT NULL,
-  attempt INTEGER NOT NULL COMMENT 'number of the attempt for this replica',
+  attempt BIGINT NOT NULL COMMENT 'number of the attempt for this replica',
   pool_id VARCHAR(128),
   market VARCHAR(12) NOT NULL,
   parameters JSON NOT NULL,
@@ -242,7 +242,7 @@ CREATE TABLE launch_attempts (
   instance_id VARCHAR(64),
   error_code VARCHAR(80) COMMENT 'error code of EC2 if refused',
   created_at DATETIME(6) NOT NULL,
-  calls INTEGER NOT NULL COMMENT 'number of calls, counted before each; 0: nothing was launched' DEFAULT 0,
+  calls BIGINT NOT NULL COMMENT 'number of calls, counted before each; 0: nothing was launched' DEFAULT 0,
   call_token VARCHAR(64) COMMENT 'row of launch_calls; NULL: a call for this attempt alone',
   answered_at DATETIME(6),
   tagged_at DATETIME(6) COMMENT 'in a shared call: time when the instance got the tags of its agent',
@@ -261,8 +261,8 @@ CREATE INDEX launch_attempts_created ON launch_attempts (created_at);
 CREATE TABLE launch_calls (
   client_token VARCHAR(64) NOT NULL,
   parameters JSON NOT NULL,
-  size INTEGER NOT NULL COMMENT 'number of attempts, maximum of instances',
-  calls INTEGER NOT NULL COMMENT 'number of calls, counted before each',
+  size BIGINT NOT NULL COMMENT 'number of attempts, maximum of instances',
+  calls BIGINT NOT NULL COMMENT 'number of calls, counted before each',
   made_at DATETIME(6) NOT NULL COMMENT 'time of the last call',
   created_at DATETIME(6) NOT NULL,
   PRIMARY KEY (client_token),
@@ -281,7 +281,7 @@ CREATE TABLE request_buckets (
   action VARCHAR(32) NOT NULL COMMENT 'RunInstances or TerminateInstances',
   tokens DOUBLE NOT NULL COMMENT 'tokens left at refilled_at',
   refilled_at DATETIME(6) NOT NULL,
-  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (action)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Token buckets of EC2''s request rate limits, as SEF estimates them.' COLLATE utf8mb4_bin;
 
@@ -297,11 +297,11 @@ CREATE TABLE retirements (
   kept_because TEXT COMMENT 'reason why it still runs, as of the last pass',
   not_before DATETIME(6) COMMENT 'earliest next attempt to terminate it',
   checked_at DATETIME(6) COMMENT 'last health check',
-  missed_checks INTEGER NOT NULL COMMENT 'consecutive checks in which EC2 did not show the instance' DEFAULT 0,
+  missed_checks BIGINT NOT NULL COMMENT 'consecutive checks in which EC2 did not show the instance' DEFAULT 0,
   call_at DATETIME(6) COMMENT 'committed before TerminateInstances; from then on it cannot become a primary',
   terminated_at DATETIME(6) COMMENT 'time when it was known to have ended',
   incident_id VARCHAR(40),
-  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (instance_id)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Former primaries and surplus instances: kept for a reason, or terminated.' COLLATE utf8mb4_bin;
 
@@ -326,7 +326,7 @@ CREATE TABLE limit_episodes (
   name VARCHAR(32) NOT NULL COMMENT 'setting of the limit',
   agent_id VARCHAR(64) NOT NULL COMMENT 'empty for a limit of the fleet',
   hit_at DATETIME(6) COMMENT 'approximate last time; NULL: never',
-  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (name, agent_id)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Safety limits, and the last time that each was reached.' COLLATE utf8mb4_bin;
 
@@ -335,7 +335,7 @@ CREATE TABLE step_failures (
   step VARCHAR(64) NOT NULL,
   error VARCHAR(100) NOT NULL COMMENT 'type of the exception',
   seen_at DATETIME(6) COMMENT 'approximate last time',
-  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (agent_id, step, error)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Steps of the periodic work that an exception ended.' COLLATE utf8mb4_bin;
 
@@ -344,7 +344,7 @@ CREATE INDEX step_failures_seen ON step_failures (seen_at);
 CREATE TABLE cutovers (
   id VARCHAR(40) NOT NULL,
   agent_id VARCHAR(64) NOT NULL,
-  epoch INTEGER NOT NULL COMMENT 'epoch of the agent after the promotion',
+  epoch BIGINT NOT NULL COMMENT 'epoch of the agent after the promotion',
   incident_id VARCHAR(40) COMMENT 'NULL for a switch without an incident',
   old_instance_id VARCHAR(64),
   new_instance_id VARCHAR(64) NOT NULL,
@@ -357,7 +357,7 @@ CREATE TABLE cutovers (
   started_at DATETIME(6) NOT NULL,
   traffic_moved_at DATETIME(6) COMMENT 'time when all targets had moved',
   finished_at DATETIME(6),
-  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (id),
   CONSTRAINT cutovers_once UNIQUE (agent_id, epoch),
   CONSTRAINT cutovers_one_open UNIQUE (open_agent_id),
@@ -374,13 +374,13 @@ CREATE TABLE cutover_steps (
   kind VARCHAR(20) NOT NULL COMMENT 'see docs/glossary.md',
   target JSON COMMENT 'resource that moves; NULL if there is none',
   status VARCHAR(8) NOT NULL COMMENT 'pending, done, failed or skipped',
-  attempts INTEGER NOT NULL,
+  attempts BIGINT NOT NULL,
   not_before DATETIME(6) NOT NULL COMMENT 'earliest next attempt',
   started_at DATETIME(6) COMMENT 'first attempt',
   finished_at DATETIME(6),
-  latency_ms INTEGER COMMENT 'from the first attempt to the end of the step',
+  latency_ms BIGINT COMMENT 'from the first attempt to the end of the step',
   error TEXT COMMENT 'result of the last attempt that did not finish the step',
-  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (cutover_id, position),
   CONSTRAINT cutover_steps_kind CHECK (kind IN ('running', 'webhook-before', 'volume', 'network-interface', 'private-ip', 'register', 'healthy', 'elastic-ip', 'dns', 'deregister', 'webhook-after')),
   CONSTRAINT cutover_steps_status CHECK (status IN ('pending', 'done', 'failed', 'skipped'))
@@ -414,12 +414,12 @@ CREATE TABLE notification_deliveries (
   channel VARCHAR(160) NOT NULL COMMENT 'URL of the channel, without secrets',
   thread VARCHAR(160) NOT NULL,
   status VARCHAR(8) NOT NULL COMMENT 'pending, sent or failed',
-  attempts INTEGER NOT NULL DEFAULT 0,
+  attempts BIGINT NOT NULL DEFAULT 0,
   next_at DATETIME(6) NOT NULL COMMENT 'earliest next attempt',
   claimed_until DATETIME(6) COMMENT 'a worker sends it until then; NULL: no worker',
   sent_at DATETIME(6),
   error TEXT COMMENT 'result of the last failed attempt',
-  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (id),
   CONSTRAINT notification_deliveries_once UNIQUE (notification_id, channel),
   CONSTRAINT notification_deliveries_status CHECK (status IN ('pending', 'sent', 'failed'))
@@ -436,7 +436,7 @@ CREATE TABLE idempotency_keys (
   answer JSON COMMENT 'NULL until the effect is committed',
   claimed_until DATETIME(6) COMMENT 'a worker runs it until then; NULL: no worker',
   created_at DATETIME(6) NOT NULL,
-  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (idempotency_key)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Calls with an Idempotency-Key, and their answers for repeats.' COLLATE utf8mb4_bin;
 
@@ -453,6 +453,6 @@ CREATE TABLE leases (
   name VARCHAR(64) NOT NULL COMMENT 'id of the job',
   holder VARCHAR(64) NOT NULL COMMENT 'process that runs the job',
   expires_at DATETIME(6) NOT NULL,
-  version INTEGER NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (name)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Leases: the process that runs each periodic job.' COLLATE utf8mb4_bin;

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Table, create_engine, event, insert, inspect, text
+from sqlalchemy import BigInteger, Integer, Table, create_engine, event, insert, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from sef import main
@@ -464,3 +464,27 @@ def test_an_invalid_row_is_refused(created: str, table: Table, rows: list[Any]) 
     put(created, table, *valid)
     with pytest.raises(DBAPIError):
         put(created, table, *rows)
+
+
+SMALL = {
+    "cutover_steps.position": "number of a step of one cutover",
+    "cutover_steps.stage": "number of a stage of one cutover",
+    "deployment.one": "always 1",
+}
+"""Integer columns whose values neither time nor a count can raise, and the reason."""
+
+
+def test_no_column_is_too_small_for_a_time_or_a_count() -> None:
+    integers = {
+        str(column): column.type
+        for table in metadata.sorted_tables
+        for column in table.columns
+        if isinstance(column.type, Integer)
+    }
+    too_small = {name for name, kind in integers.items() if not isinstance(kind, BigInteger)}
+    assert too_small <= SMALL.keys()
+    suffixes = ("_ms", "_seconds")
+    for table in metadata.sorted_tables:
+        for column in table.columns:
+            if column.name.endswith(suffixes):
+                assert isinstance(column.type, BigInteger), column

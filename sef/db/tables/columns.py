@@ -95,9 +95,9 @@ def boolean(name: str, **options: Any) -> Column[bool]:
 
 
 def counter(name: str, *, first: int = 0, **options: Any) -> Column[int]:
-    """Return an integer column that starts at `first`."""
+    """Return an integer column that starts at `first`; no count makes it overflow."""
     return Column(
-        name, Integer, nullable=False, default=first, server_default=text(str(first)), **options
+        name, BigInteger, nullable=False, default=first, server_default=text(str(first)), **options
     )
 
 

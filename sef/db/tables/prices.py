@@ -1,6 +1,6 @@
 """Define the tables of prices: points, series, buffered observations and rolled-up prices."""
 
-from sqlalchemy import CheckConstraint, Column, Index, Integer, String, Table
+from sqlalchemy import BigInteger, CheckConstraint, Column, Index, String, Table
 
 from sef.db.tables.columns import MYSQL_OPTIONS, Instant, Price, agent_id, metadata, one_of, pool_id
 from sef.terms import Flag, Source
@@ -45,7 +45,7 @@ def _buckets(name: str, comment: str) -> Table:
         agent_id(primary_key=True),
         pool_id(primary_key=True),
         Column("starts_at", Instant, primary_key=True),
-        Column("points", Integer, nullable=False, comment="number of real points"),
+        Column("points", BigInteger, nullable=False, comment="number of real points"),
         Column("min_price", Price, nullable=False),
         Column("max_price", Price, nullable=False),
         Column("mean_price", Price, nullable=False, comment="mean of the real points"),
@@ -71,7 +71,7 @@ price_series = Table(
     pool_id(primary_key=True),
     Column(
         "version",
-        Integer,
+        BigInteger,
         nullable=False,
         default=0,
         comment="incremented by each writer, which compares it with the version it read",
@@ -85,7 +85,7 @@ price_series = Table(
     Column("received_at", Instant, comment="arrival of the last report of either"),
     Column(
         "waiting",
-        Integer,
+        BigInteger,
         nullable=False,
         default=0,
         comment="number of its rows in buffered_observations",

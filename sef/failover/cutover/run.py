@@ -23,6 +23,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from sef.agents import read_agent
+from sef.clock import milliseconds
 from sef.cloud.attachments import RACED, Impossible, NotReady, PlannedChange
 from sef.cloud.errors import CloudError, Remedy
 from sef.context import Context
@@ -211,7 +212,7 @@ def _finish_step(
     connection: Connection, cutover: Cutover, step: CutoverStep, result: _Result, now: datetime
 ) -> None:
     started_at = step.started_at or now
-    latency_ms = round((now - started_at) / timedelta(milliseconds=1))
+    latency_ms = milliseconds(started_at, now)
     is_skipped = result.status is StepStatus.SKIPPED
     change_step(
         connection,

@@ -7,6 +7,7 @@ from statistics import median
 
 from sqlalchemy import Connection, select
 
+from sef.clock import milliseconds
 from sef.db.tables import cutover_steps, incidents, replica_instances
 from sef.terms import Market, StepKind, StepStatus
 
@@ -56,7 +57,7 @@ def forecast_launch(connection: Connection, market: Market | None, now: datetime
         .order_by(columns.created_at.desc())
         .limit(MAX_MEASUREMENTS)
     )
-    seconds = [(row.ready_at - row.created_at).total_seconds() for row in rows]
+    seconds = [milliseconds(row.created_at, row.ready_at) / 1000 for row in rows]
     return typical_duration(seconds, f"{market} launches")
 
 

@@ -1,13 +1,13 @@
 """Read the incidents of an agent, and the timeline of one incident."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
 from sef.agents import read_agent
-from sef.clock import iso
+from sef.clock import iso, milliseconds
 from sef.db.tables import launch_attempts, spot_interruption_events, system_events
 from sef.errors import IncidentNotFound, Refused
 from sef.failover.incidents.rows import Incident, find_incident, incidents_before
@@ -189,7 +189,7 @@ def _events(events: Sequence[Row[Any]]) -> Iterator[TimelineEntry]:
         if event.event_type.startswith("replica_"):
             replica_id = details.get("replica_id", "")
             if replica_id in changed_at:
-                latency = _milliseconds(event.created_at - changed_at[replica_id])
+                latency = milliseconds(changed_at[replica_id], event.created_at)
             changed_at[replica_id] = event.created_at
         yield TimelineEntry(
             event.created_at,
@@ -216,7 +216,7 @@ def _launch(row: Row[Any], call_size: int, decided_by: int) -> TimelineEntry:
         "refused": row.error_code,
     }
     sentence = f"RunInstances, {row.market} in {row.pool_id}{shared}: {result[row.status]}"
-    latency = None if row.answered_at is None else _milliseconds(row.answered_at - row.created_at)
+    latency = None if row.answered_at is None else milliseconds(row.created_at, row.answered_at)
     details = {
         "operation": "RunInstances",
         "token": row.client_token,
@@ -256,7 +256,7 @@ def _notices(connection: Connection, incident: Incident) -> Iterator[TimelineEnt
                 f"{result[delivery['status']]}: {notification['title']}",
                 details=delivery | {"sent_at": iso(sent_at), "urgency": notification["severity"]},
                 latency_ms=(
-                    None if sent_at is None else _milliseconds(sent_at - notification["created_at"])
+                    None if sent_at is None else milliseconds(notification["created_at"], sent_at)
                 ),
                 order=(2, number),
             )
@@ -287,15 +287,11 @@ def _details(event: Row[Any]) -> dict[str, Any]:
     return event.details or {}
 
 
-def _milliseconds(span: timedelta) -> int:
-    return round(span / timedelta(milliseconds=1))
-
-
 def _delivery_ms(signalled_at: datetime | None, detected_at: datetime) -> int | None:
     """Return the milliseconds from AWS to SEF; None if AWS's clock is ahead of SEF's."""
     if signalled_at is None or signalled_at > detected_at:
         return None
-    return _milliseconds(detected_at - signalled_at)
+    return milliseconds(signalled_at, detected_at)
 
 
 def _entry_fields(entry: TimelineEntry) -> dict[str, Any]:

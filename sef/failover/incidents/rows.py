@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import Connection, CursorResult, Row, and_, bindparam, func, or_, select
 
 from sef.agents import Agent
+from sef.clock import milliseconds
 from sef.db.database import VersionConflict
 from sef.db.statements import change, insert_rows, rows_where, swap
 from sef.db.tables import incidents, spot_interruption_events
@@ -280,17 +281,17 @@ def complete_failover(
     key = {"incident_id": incident.id, "signal_type": signal_type}
     cause = rows_where(connection, spot_interruption_events, key).one_or_none()
     if cause is None:
-        return _milliseconds(incident.opened_at, now)
-    milliseconds = _milliseconds(cause.detected_at, now)
+        return milliseconds(incident.opened_at, now)
+    failover_time_ms = milliseconds(cause.detected_at, now)
     change(
         connection,
         spot_interruption_events,
         {"id": cause.id},
         failover_completed=True,
-        failover_time_ms=milliseconds,
+        failover_time_ms=failover_time_ms,
         replica_id=replica_id,
     )
-    return milliseconds
+    return failover_time_ms
 
 
 def returns_since(connection: Connection, agent_id: str, since: datetime) -> int:
@@ -307,10 +308,6 @@ def returns_since(connection: Connection, agent_id: str, since: datetime) -> int
         )
         or 0
     )
-
-
-def _milliseconds(since: datetime, now: datetime) -> int:
-    return round((now - since) / timedelta(milliseconds=1))
 
 
 def _newest(connection: Connection, *conditions: Any) -> Incident | None:

@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, bindparam, select, update
 
+from sef.clock import milliseconds
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, REPLICA_TAG
 from sef.cloud.errors import QUOTA, THROTTLED, CloudError, Remedy
 from sef.cloud.launch_parameters import batch_parameters
@@ -332,7 +333,7 @@ def _refusal_event(
         "token": attempt.client_token,
         "code": error.code,
         "next": error.remedy,
-        "ms": round((now - attempt.created_at) / timedelta(milliseconds=1)),
+        "ms": milliseconds(attempt.created_at, now),
     }
     batch = ""
     if call.size > 1:
