@@ -84,7 +84,7 @@ class SmartEmergencyFallback:
             SchemaMismatch: the database has tables with SEF's names that are not SEF's.
             Unavailable: the database cannot be reached.
         """
-        self.settings = settings or config.load()
+        self.settings = config.check(settings) if settings else config.load()
         if cloud is None:
             check_cloud(self.settings)
         prices = on_demand_prices(self.settings)
@@ -107,7 +107,7 @@ class SmartEmergencyFallback:
 
     @gap_detection_threshold.setter
     def gap_detection_threshold(self, seconds: float) -> None:
-        self._reports.change_rules(gap_detection_threshold=timedelta(seconds=seconds))
+        self._reports.change_settings(gap_detection_threshold=seconds)
 
     @property
     def interpolation_max_gap(self) -> float:
@@ -116,7 +116,7 @@ class SmartEmergencyFallback:
 
     @interpolation_max_gap.setter
     def interpolation_max_gap(self, seconds: float) -> None:
-        self._reports.change_rules(interpolation_max_gap=timedelta(seconds=seconds))
+        self._reports.change_settings(interpolation_max_gap=seconds)
 
     @property
     def rules(self) -> CleaningRules:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 import boto3
 
@@ -14,6 +15,9 @@ from sef.simulator.process import ensure_running
 SIMULATED_REGION = "us-east-1"
 SIMULATED_TEMPLATE = "sef-default"
 """Launch template that the simulated EC2 has from its first start."""
+
+MAX_ON_DEMAND_PRICE = 10_000
+"""Maximum believable on-demand price, in US dollars per hour."""
 
 
 def connect(settings: Settings) -> tuple[Settings, Clients]:
@@ -54,9 +58,16 @@ def on_demand_prices(settings: Settings) -> Mapping[str, Decimal]:
         return {}
     try:
         prices = json.loads(path.read_text(), parse_float=Decimal)
-        return {str(name): Decimal(price) for name, price in prices.items()}
-    except (OSError, ValueError, AttributeError, ArithmeticError) as error:
+        return {str(name): _price(price) for name, price in prices.items()}
+    except (OSError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise ConfigurationError(
             f"{variable('on_demand_prices_file')}: cannot read prices from {path}: {error}; "
             'expected JSON such as {"m5.large": 0.096}'
         ) from error
+
+
+def _price(value: Any) -> Decimal:
+    price = Decimal(value)
+    if not price.is_finite() or not 0 < price <= MAX_ON_DEMAND_PRICE:
+        raise ValueError(f"{price} is not above 0 and at most {MAX_ON_DEMAND_PRICE}")
+    return price

@@ -12,7 +12,10 @@ from sef.config.renamed import NEW_NAMES
 from sef.config.settings import PREFIX, Settings, comma_separated
 from sef.errors import ConfigurationError
 
-__all__ = ["Settings", "comma_separated", "load", "variable"]
+__all__ = ["Settings", "check", "comma_separated", "load", "variable"]
+
+LONGEST_SHOWN = 100
+"""Maximum length of the value in an error message, in characters."""
 
 SECRETS = ("database_url", "notification_urls")
 """Settings whose values may contain passwords; no message shows them."""
@@ -30,17 +33,44 @@ def load(**options: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
+        name = _first_name(error)
         source = f"--{name.replace('_', '-')}" if name in given else variable(name)
-        message = first["msg"].removeprefix("Value error, ")
-        shown = "" if name in SECRETS else f"={first['input']!r}"
-        raise ConfigurationError(f"{source}{shown}: {message}") from None
+        raise ConfigurationError(_first_error(error, source)) from None
+
+
+def check(settings: Settings, **changes: Any) -> Settings:
+    """Return the settings with the changes, checked as `load` checks them.
+
+    `Settings.model_copy` checks nothing, so its result is checked here.
+
+    Raises:
+        ConfigurationError: a setting cannot be used. The message names the first of them.
+    """
+    try:
+        return Settings(**settings.model_dump() | changes)
+    except ValidationError as error:
+        raise ConfigurationError(_first_error(error, _first_name(error))) from None
 
 
 def variable(name: str) -> str:
     """Return the name of a setting's environment variable."""
     return PREFIX + name.upper()
+
+
+def _first_name(error: ValidationError) -> str:
+    return str(error.errors(include_url=False)[0]["loc"][0])
+
+
+def _first_error(error: ValidationError, source: str) -> str:
+    """Return the first error in one line; `source` is the name by which the setting was given."""
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if _first_name(error) in SECRETS else f"={_shortened(repr(first['input']))}"
+    return f"{source}{shown}: {message}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _reject_unknown(environment: Mapping[str, str]) -> None:

@@ -4,7 +4,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 
@@ -12,7 +12,15 @@ from sef.db.url import check_database_url
 from sef.terms import Interpolation, NotificationSeverity, parse_pool
 
 PREFIX = "SEF_"
-LONGEST_SPAN = 31_536_000  # seconds: a year
+
+LONGEST_SPAN = 31_536_000
+"""Maximum of every time, in seconds: a year. A time far beyond it would overflow a `datetime`."""
+
+SHORTEST_INTERVAL = 0.01
+"""Minimum interval of a periodic job, in seconds."""
+
+MAX_FILLED_POINTS = 110_000
+"""Maximum number of points that fill one gap, since one transaction writes them."""
 
 
 class Settings(BaseSettings):
@@ -83,6 +91,7 @@ class Settings(BaseSettings):
     simulator_pending_seconds: float = Field(
         1.0,
         ge=0,
+        le=LONGEST_SPAN,
         description="Time that an instance of the simulated EC2 stays `pending`, in seconds.",
     )
     pairing_tolerance_seconds: float = Field(
@@ -133,7 +142,8 @@ class Settings(BaseSettings):
     )
     cleanup_interval_seconds: float = Field(
         300,
-        gt=0,
+        ge=SHORTEST_INTERVAL,
+        le=LONGEST_SPAN,
         description="Interval at which reports that have waited too long for the second half of a "
         "pair are released, in seconds.",
     )
@@ -147,12 +157,14 @@ class Settings(BaseSettings):
     standby_ttl_seconds: float = Field(
         7200,
         gt=0,
+        le=LONGEST_SPAN,
         description="Time to keep a standby after a recommendation that no termination follows, in "
         "seconds.",
     )
     drain_seconds: float = Field(
         60,
         ge=0,
+        le=LONGEST_SPAN,
         description="Time to keep the old primary after an automatic switch, in seconds. 0: it is "
         "terminated at once.",
     )
@@ -166,23 +178,27 @@ class Settings(BaseSettings):
     launch_timeout_seconds: float = Field(
         600,
         gt=0,
+        le=LONGEST_SPAN,
         description="Maximum time from the launch of an instance until it runs, in seconds. After "
         "that SEF terminates it.",
     )
     pool_cooldown_seconds: float = Field(
         300,
         ge=0,
+        le=LONGEST_SPAN,
         description="Time to avoid a pool that has no capacity, in seconds. 0: it is not avoided.",
     )
     interrupted_pool_cooldown_seconds: float = Field(
         3600,
         ge=0,
+        le=LONGEST_SPAN,
         description="Time to avoid a pool in which AWS interrupted an instance, in seconds. 0: it "
         "is not avoided.",
     )
     probation_seconds: float = Field(
         1800,
         ge=0,
+        le=LONGEST_SPAN,
         description="Time that a new spot primary in a risky pool has a standby, in seconds. A pool"
         " is risky if it is in a cooldown, or if instances in it were terminated in the"
         " last 90 days and its risk is at or above `SEF_REBALANCE_RISK_THRESHOLD`. 0: "
@@ -191,71 +207,100 @@ class Settings(BaseSettings):
     on_demand_min_seconds: float = Field(
         1800,
         gt=0,
+        le=LONGEST_SPAN,
         description="Minimum time on an on-demand primary, and between two attempts to return to "
         "spot, in seconds.",
     )
     max_spot_returns_per_day: int = Field(
         4,
         ge=0,
+        le=1000,
         description="Maximum number of returns of one agent from on-demand to spot in 24 hours. 0: "
         "none.",
     )
     max_launches_per_hour: int = Field(
         20,
         ge=0,
+        le=1_000_000,
         description="Maximum number of instances launched for one agent in an hour. 0: no limit.",
     )
     max_instances: int = Field(
         1000,
         ge=0,
+        le=1_000_000,
         description="Maximum number of running instances that SEF launched: standbys, and the "
         "primaries of agents that were failed over. 0: no limit.",
     )
     max_terminations_per_run: int = Field(
         20,
         ge=0,
+        le=1_000_000,
         description="Maximum number of instances that one run of a periodic job terminates. A sweep"
         " that finds more orphans terminates none. 0: no limit.",
     )
     run_instances_burst: int = Field(
-        5, ge=1, description="Size of EC2's RunInstances bucket for your account, in calls."
+        5,
+        ge=1,
+        le=1_000_000,
+        description="Size of EC2's RunInstances bucket for your account, in calls.",
     )
     run_instances_per_second: float | None = Field(
         None,
         ge=0,
+        le=1_000_000,
         description="Refill rate of that bucket, in calls per second. Two calls of the burst are "
         "reserved for emergencies. 0: calls are not limited. Unset: 2; not limited when"
         " simulated.",
     )
     terminate_instances_burst: int = Field(
-        100, ge=1, description="Size of EC2's TerminateInstances bucket for your account, in calls."
+        100,
+        ge=1,
+        le=1_000_000,
+        description="Size of EC2's TerminateInstances bucket for your account, in calls.",
     )
     terminate_instances_per_second: float | None = Field(
         None,
         ge=0,
+        le=1_000_000,
         description="Refill rate of that bucket, in calls per second. 0: calls are not limited. "
         "Unset: 5; not limited when simulated.",
     )
     silence_threshold_seconds: float = Field(
         420,
         ge=0,
+        le=LONGEST_SPAN,
         description="Time without a report after which SEF asks EC2 about an agent's primary, in "
         "seconds; choose a little more than the interval of your agents. 0: never.",
     )
     loss_check_interval_seconds: float = Field(
-        30, gt=0, description="Interval of the check of silent agents, in seconds."
+        30,
+        ge=SHORTEST_INTERVAL,
+        le=LONGEST_SPAN,
+        description="Interval of the check of silent agents, in seconds.",
     )
     orphan_check_interval_seconds: float = Field(
-        60, gt=0, description="Interval of the search for orphans, in seconds."
+        60,
+        ge=SHORTEST_INTERVAL,
+        le=LONGEST_SPAN,
+        description="Interval of the search for orphans, in seconds.",
     )
     switchover_check_interval_seconds: float = Field(
-        60, gt=0, description="Interval at which due drills and returns to spot begin, in seconds."
+        60,
+        ge=SHORTEST_INTERVAL,
+        le=LONGEST_SPAN,
+        description="Interval at which due drills and returns to spot begin, in seconds.",
     )
     reconcile_interval_seconds: float = Field(
-        2, gt=0, description="Interval of the search for unfinished work, in seconds."
+        2,
+        ge=SHORTEST_INTERVAL,
+        le=LONGEST_SPAN,
+        description="Interval of the search for unfinished work, in seconds.",
     )
     standby_check_interval_seconds: float = Field(
-        30, gt=0, description="Interval of the health checks of a ready standby, in seconds."
+        30,
+        ge=SHORTEST_INTERVAL,
+        le=LONGEST_SPAN,
+        description="Interval of the health checks of a ready standby, in seconds.",
     )
     notification_urls: str = Field(
         "",
@@ -268,7 +313,10 @@ class Settings(BaseSettings):
         "`error`.",
     )
     notification_interval_seconds: float = Field(
-        2, gt=0, description="Interval at which due messages are sent, in seconds."
+        2,
+        ge=SHORTEST_INTERVAL,
+        le=LONGEST_SPAN,
+        description="Interval at which due messages are sent, in seconds.",
     )
     notification_retention_days: int = Field(
         90,
@@ -289,6 +337,17 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Minimum level of log messages: `debug`, `info`, `warning` or `error`."
     )
+
+    @field_validator("interpolation_step_seconds")
+    @classmethod
+    def _fills_a_gap_with_few_points(cls, value: float, info: ValidationInfo) -> float:
+        widest = info.data.get("interpolation_max_gap", 0.0)
+        if widest / value > MAX_FILLED_POINTS:
+            raise ValueError(
+                f"a gap of {PREFIX}INTERPOLATION_MAX_GAP={widest} would be filled with more than "
+                f"{MAX_FILLED_POINTS} points"
+            )
+        return value
 
     @field_validator("database_url")
     @classmethod

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, func, select
 from sef.agents import read_agent
 from sef.batching import Batcher
 from sef.clock import Clock, iso
-from sef.config import Settings
+from sef.config import Settings, check
 from sef.db.database import Database
 from sef.db.tables import PROCESSED_BY, price_series, pricing_reports
 from sef.errors import Refused, SefError
@@ -85,14 +85,20 @@ class Reports:
 
     def __init__(self, database: Database, settings: Settings, clock: Clock) -> None:
         self.rules: CleaningRules = rules_of(settings)
+        self._settings = settings
         self._database = database
         self._window = timedelta(seconds=settings.data_retention_window)
         self._clock = clock
         self._batcher = Batcher(self._write_each, limit=settings.max_queued_reports)
 
-    def change_rules(self, **changes: Any) -> None:
-        """Change fields of the rules for later transactions."""
-        self.rules = replace(self.rules, **changes)
+    def change_settings(self, **changes: Any) -> None:
+        """Change settings from which the rules of later transactions are made.
+
+        Raises:
+            ConfigurationError: the settings refuse a value.
+        """
+        self._settings = check(self._settings, **changes)
+        self.rules = rules_of(self._settings)
 
     def take(self, agent_id: str, data_type: str, payload: Mapping[str, Any]) -> Answer:
         """Store a report; return its clean record, or the reason of its rejection."""

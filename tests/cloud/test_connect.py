@@ -17,7 +17,18 @@ def test_it_reads_the_prices_of_the_file(tmp_path: Path) -> None:
     assert prices == {"m5.large": Decimal("0.096")}
 
 
-@pytest.mark.parametrize("content", [None, "no JSON", "[0.096]", '{"m5.large": "cheap"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "no JSON",
+        "[0.096]",
+        *(
+            f'{{"m5.large": {price}}}'
+            for price in ('"cheap"', "null", "[]", "0", "-0.1", "NaN", "Infinity", "1e999", "1e11")
+        ),
+    ],
+)
 def test_the_error_of_an_unusable_price_file_names_the_setting_and_the_file(
     tmp_path: Path, content: str | None
 ) -> None:
