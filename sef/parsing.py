@@ -13,6 +13,7 @@ from sef.terms import (
     ANNOUNCED,
     IDEMPOTENCY_KEY_LENGTH,
     INSTANCE_ID_LENGTH,
+    LONGEST_SPAN,
     Signal,
     SignalType,
 )
@@ -22,6 +23,12 @@ MAX_AHEAD = timedelta(hours=1)
 
 AWS announces a termination two minutes ahead, so a later time comes from a wrong clock.
 """
+
+MIN_DRILL_INTERVAL = 600
+"""Minimum time between two drills, in seconds."""
+
+MAX_COUNT = 2**63 - 1
+"""Maximum number of rows, and maximum id of an event: the largest integer of the databases."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_10000 = Decimal(253402300800)
@@ -49,6 +56,10 @@ def parse_signal(payload: object, now: datetime) -> Signal:
         signalled_at = now
     if terminates_at is not None and terminates_at > now + MAX_AHEAD:
         terminates_at = None
+    # Before 1970 too, and a database may not hold it. A repeat has to keep the time of the first.
+    signalled_at = max(signalled_at, _EPOCH)
+    if terminates_at is not None:
+        terminates_at = max(terminates_at, _EPOCH)
     return Signal(SignalType(signal_type), signalled_at, terminates_at, parse_instance_id(fields))
 
 
@@ -158,6 +169,51 @@ def parse_instant(value: object, field: str) -> datetime:
         if isinstance(error, Refused):
             raise
     raise Refused(f"invalid_{field}", f"{field} must be epoch seconds or ISO 8601 with an offset.")
+
+
+def parse_bound(value: object, field: str) -> datetime | None:
+    """Return an end of a time span in UTC, or None if it is open; 1970 for an earlier time.
+
+    The databases compare no time before the year 1000 correctly, and no price is older than 1970.
+
+    Raises:
+        Refused: `invalid_` and the name of the field.
+    """
+    if value is None:
+        return None
+    try:
+        if isinstance(value, datetime):
+            return max(value.astimezone(UTC), _EPOCH)
+    except (ValueError, OverflowError):
+        pass  # in UTC its year is 0 or 10000
+    raise Refused(f"invalid_{field}", f"{field} must be a datetime of the years 1 to 9999 in UTC.")
+
+
+def parse_count(value: object, field: str) -> int:
+    """Return a whole number from 0, such as the size of a page; at most `MAX_COUNT`.
+
+    Raises:
+        Refused: `invalid_` and the name of the field.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise Refused(f"invalid_{field}", f"{field} must be a whole number from 0.")
+    return min(value, MAX_COUNT)
+
+
+def parse_drill_interval(value: object) -> int:
+    """Return the seconds between two drills.
+
+    Raises:
+        Refused: `invalid_drill_interval`.
+    """
+    interval = value if isinstance(value, int) and not isinstance(value, bool) else 0
+    if MIN_DRILL_INTERVAL <= interval <= LONGEST_SPAN:
+        return interval
+    raise Refused(
+        "invalid_drill_interval",
+        "drill_interval must be a whole number of seconds "
+        f"from {MIN_DRILL_INTERVAL} to {LONGEST_SPAN}.",
+    )
 
 
 def parse_decimal(value: object) -> Decimal | None:

@@ -16,6 +16,9 @@ POOL_ID_LENGTH = 128
 INSTANCE_ID_LENGTH = 64
 IDEMPOTENCY_KEY_LENGTH = 255
 
+LONGEST_SPAN = 31_536_000
+"""Maximum of every time that is set, in seconds: a year. Far longer would overflow a `datetime`."""
+
 _POOL = re.compile(
     r"(?P<type>[a-z0-9-]+\.[a-z0-9-]+)\.(?P<zone>(?P<region>[a-z]{2}(?:-[a-z]+)+-\d+)[a-z0-9-]+)"
 )

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from sef import config
 from sef.config import Settings, variable
-from sef.config.settings import LONGEST_SPAN
 from sef.errors import ConfigurationError
+from sef.terms import LONGEST_SPAN
 from smart_emergency_fallback import SmartEmergencyFallback
 
 ENDS: Mapping[str, Mapping[str, float]] = {

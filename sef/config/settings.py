@@ -9,12 +9,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 
 from sef.db.url import check_database_url
-from sef.terms import Interpolation, NotificationSeverity, parse_pool
+from sef.terms import LONGEST_SPAN, Interpolation, NotificationSeverity, parse_pool
 
 PREFIX = "SEF_"
-
-LONGEST_SPAN = 31_536_000
-"""Maximum of every time, in seconds: a year. A time far beyond it would overflow a `datetime`."""
 
 SHORTEST_INTERVAL = 0.01
 """Minimum interval of a periodic job, in seconds."""

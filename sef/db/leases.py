@@ -8,6 +8,9 @@ from sqlalchemy import Connection, or_, select, update
 from sef.db.statements import insert_missing
 from sef.db.tables import agents, deployment, leases
 
+MAX_DURATION = timedelta(days=366)
+"""Maximum duration of a lease: the longest interval of a job, and time to spare."""
+
 MAX_CLOCK_SKEW = timedelta(seconds=30)
 """Maximum difference between the clocks of two hosts that SEF accepts."""
 
@@ -39,6 +42,7 @@ def take_lease(
         connection, leases, [{"name": name, "holder": holder, "expires_at": now, "version": 1}]
     )
     columns = leases.c
+    duration = min(duration, MAX_DURATION)
     latest = now + duration + MAX_CLOCK_SKEW
     is_expired = or_(columns.expires_at <= now, columns.expires_at > latest)
     taken = connection.execute(

@@ -11,10 +11,15 @@ from sef.clock import iso
 from sef.db import tables
 from sef.db.tables import agents, price_series, replica_instances, system_events
 from sef.operators.status import agent_fields
+from sef.parsing import parse_count
 
 
 def fleet_page(connection: Connection, *, after: str | None, limit: int) -> list[dict[str, Any]]:
-    """Return the agents after the id `after`, in order of ids, with standby and incident."""
+    """Return the agents after the id `after`, in order of ids, with standby and incident.
+
+    Raises:
+        Refused: `invalid_limit`.
+    """
     replica, incident, cutover = replica_instances.c, tables.incidents.c, tables.cutovers.c
     statement = (
         select(
@@ -30,7 +35,8 @@ def fleet_page(connection: Connection, *, after: str | None, limit: int) -> list
     )
     if after is not None:
         statement = statement.where(agents.c.id > after)
-    rows = connection.execute(statement.order_by(agents.c.id).limit(limit)).all()
+    size = parse_count(limit, "limit")
+    rows = connection.execute(statement.order_by(agents.c.id).limit(size)).all()
     last_reports = _last_reports(connection, [row.id for row in rows])
     return [_fleet_entry(row, last_reports.get(row.id)) for row in rows]
 
@@ -42,12 +48,14 @@ def events_page(
 
     Raises:
         AgentNotFound: no agent has this id.
+        Refused: `invalid_before` or `invalid_limit`.
     """
     read_agent(connection, agent_id)
     columns = system_events.c
     statement: Select[Any] = select(system_events).where(columns.agent_id == agent_id)
     if before is not None:
-        statement = statement.where(columns.id < before)
+        statement = statement.where(columns.id < parse_count(before, "before"))
+    size = parse_count(limit, "limit")
     return [
         {
             "id": row.id,
@@ -58,7 +66,7 @@ def events_page(
             "metadata": row.details,
             "created_at": iso(row.created_at),
         }
-        for row in connection.execute(statement.order_by(columns.id.desc()).limit(limit))
+        for row in connection.execute(statement.order_by(columns.id.desc()).limit(size))
     ]
 
 

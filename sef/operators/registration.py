@@ -17,6 +17,7 @@ from sef.failover.standbys.rows import replica_of_instance
 from sef.notifications.events import Event, write_events
 from sef.operators.idempotency import Answer
 from sef.operators.status import agent_fields
+from sef.parsing import parse_drill_interval
 from sef.terms import NotificationKind, ReplicaStatus
 
 NAMED = "an operator named another primary"
@@ -31,9 +32,12 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
     primary is no longer needed.
 
     Raises:
-        Refused: a cutover target is malformed.
+        Refused: a cutover target or the drill interval is malformed.
         Conflict: the instance is a standby, or SEF is terminating it.
     """
+    if changes.get("drill_interval") is not None:
+        interval = parse_drill_interval(changes["drill_interval"])
+        changes = {**changes, "drill_interval": interval}
     has_new_targets = changes.get("cutover") is not None
     if has_new_targets:
         changes = {**changes, "cutover": parse_targets(changes["cutover"])}

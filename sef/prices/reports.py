@@ -16,6 +16,7 @@ from sef.config import Settings, check
 from sef.db.database import Database
 from sef.db.tables import PROCESSED_BY, price_series, pricing_reports
 from sef.errors import Refused, SefError
+from sef.parsing import parse_bound, parse_count
 from sef.prices.ingest import ReportResult
 from sef.prices.parse import Line, Report, parse_report
 from sef.prices.series import CleaningRules
@@ -164,9 +165,15 @@ class Reports:
 
         Raises:
             AgentNotFound: no agent has this id.
+            Refused: `invalid_from`, `invalid_to` or `invalid_limit`.
         """
         return self._database.read(
-            _series_points, agent_id, pool_id=pool_id, start=start, end=end, limit=limit
+            _series_points,
+            agent_id,
+            pool_id=pool_id,
+            start=parse_bound(start, "from"),
+            end=parse_bound(end, "to"),
+            limit=parse_count(limit, "limit"),
         )
 
     def _write_each(self, reports: Sequence[Report]) -> Sequence[tuple[ReportResult, int]]:

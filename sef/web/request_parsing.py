@@ -13,7 +13,14 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.routing import PathConverter
 
 from sef.errors import Refused
-from sef.parsing import parse_dry_run, parse_identifier, parse_instant, parse_json, parse_object
+from sef.parsing import (
+    MAX_COUNT,
+    parse_dry_run,
+    parse_identifier,
+    parse_instant,
+    parse_json,
+    parse_object,
+)
 from sef.prices.parse import Line, lines
 from sef.terms import INSTANCE_ID_LENGTH, POOL_ID_LENGTH
 
@@ -34,12 +41,6 @@ CHUNK_BYTES = 64 * 1024
 
 LAUNCH_TEMPLATE_LENGTH = 255
 """Maximum length of a launch template's id or name, in characters."""
-
-MIN_DRILL_INTERVAL = 600
-"""Minimum time between two drills, in seconds."""
-
-MAX_DRILL_INTERVAL = 31_536_000
-"""Maximum time between two drills, in seconds: a year."""
 
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')  # a string of RFC 9651
 
@@ -118,11 +119,8 @@ def agent_body() -> Mapping[str, Any]:
         for name, length in lengths.items()
         if fields.get(name) is not None
     }
-    if fields.get("drill_interval") is not None:
-        changes["drill_interval"] = _drill_interval(fields["drill_interval"])
-    # The façade parses the cutover targets, since a program may also call it in process.
-    if fields.get("cutover") is not None:
-        changes["cutover"] = fields["cutover"]
+    # The façade parses the others, since a program may also call it in process.
+    changes |= {name: fields[name] for name in ("drill_interval", "cutover") if name in fields}
     return dict.fromkeys(fields) | changes
 
 
@@ -202,7 +200,7 @@ def next_cursor(page: Sequence[Mapping[str, Any]], limit: int) -> Any:
 def before_argument() -> int | None:
     """Return `before` of the query string: a page has only events older than this event."""
     text = request.args.get("before")
-    return None if text is None else _whole_number("before", text, 2**63 - 1)
+    return None if text is None else _whole_number("before", text, MAX_COUNT)
 
 
 def register_agent_id_converter(routes: Blueprint) -> None:
@@ -225,17 +223,6 @@ def _reject_if_cut_off(received: int) -> None:
     # Granian sets wsgi.input_terminated, so Werkzeug does not compare the length itself.
     if request.content_length is not None and received < request.content_length:
         raise Refused("body_cut_off", "The body ended before its Content-Length.")
-
-
-def _drill_interval(value: Any) -> int:
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or not MIN_DRILL_INTERVAL <= value <= MAX_DRILL_INTERVAL:
-        raise Refused(
-            "invalid_drill_interval",
-            "drill_interval must be a whole number of seconds "
-            f"from {MIN_DRILL_INTERVAL} to {MAX_DRILL_INTERVAL}.",
-        )
-    return int(value)
 
 
 def _whole_number(name: str, text: str, largest: int) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sef.config import Settings
-from sef.config.settings import LONGEST_SPAN
 from sef.errors import SefError
+from sef.terms import LONGEST_SPAN
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.failover.cutover.cutover_targets import owner
 from tests.harness import ONCE, POOL, REBALANCE, TERMINATION, World

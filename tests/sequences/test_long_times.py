@@ -1,4 +1,4 @@
-"""What waited for weeks or years is done as if it had waited for minutes."""
+"""Sequences in which weeks or years pass before something is mended, switched or served."""
 
 from typing import Any
 

@@ -124,7 +124,7 @@ def test_an_invalid_value_is_rejected_with_one_line(simulation: Simulation) -> N
         simulation.set_pool("large", capacity=False)
     with pytest.raises(SimulationError, match="needs error_code"):
         simulation.add_fault("RunInstances")
-    with pytest.raises(SimulationError, match="seconds must be 0 or more"):
+    with pytest.raises(SimulationError, match="seconds must be from 0 to 31536000"):
         simulation.set_options(pending_seconds=-1)
     with pytest.raises(SimulationError, match="there is no instance i-none"):
         simulation.terminate("i-none")

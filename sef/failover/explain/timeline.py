@@ -22,6 +22,7 @@ from sef.failover.incidents.summary import (
 from sef.failover.instances import attempts
 from sef.failover.standbys.rows import Replica, pools_of, read_replica
 from sef.notifications import outbox
+from sef.parsing import parse_count
 
 
 def incident_page(
@@ -35,13 +36,14 @@ def incident_page(
 
     Raises:
         AgentNotFound: the agent is unknown.
-        Refused: `invalid_before`.
+        Refused: `invalid_before` or `invalid_limit`.
     """
     read_agent(connection, agent_id)
+    size = parse_count(limit, "limit")
     known = None if before is None else find_incident(connection, before)
     if before is not None and (known is None or known.agent_id != agent_id):
         raise Refused("invalid_before", "before must be the id of an incident of the agent.")
-    return _fields(connection, incidents_before(connection, agent_id, known, limit), now)
+    return _fields(connection, incidents_before(connection, agent_id, known, size), now)
 
 
 def incident_story(connection: Connection, incident_id: str, now: datetime) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sef.simulator import INFO_FILE
+from sef.terms import LONGEST_SPAN
 
 if TYPE_CHECKING:
     from werkzeug.serving import BaseWSGIServer
@@ -67,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _pending_option(seconds: float) -> dict[str, Any]:
-    if not seconds >= 0:
-        raise ValueError("--pending-seconds must be 0 or more")
+    if not 0 <= seconds <= LONGEST_SPAN:
+        raise ValueError(f"--pending-seconds must be from 0 to {LONGEST_SPAN}")
     return {"pending_seconds": seconds}
 
 

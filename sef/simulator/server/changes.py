@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from decimal import Decimal
-from math import inf
 from typing import Any
 
 from moto.ec2.models.instances import Instance
@@ -14,7 +13,7 @@ from sef.simulator.server.launches import Launch, Tokens
 from sef.simulator.server.moto import Moto
 from sef.simulator.server.prices import Prices
 from sef.simulator.server.region import interrupt
-from sef.terms import Pool, parse_pool
+from sef.terms import LONGEST_SPAN, Pool, parse_pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +35,8 @@ class Options:
 
     def __post_init__(self) -> None:
         spans = (self.pending_seconds, self.visible_after_seconds, self.healthy_after_seconds)
-        if not all(0 <= span < inf for span in spans):
-            raise ValueError("seconds must be 0 or more")
+        if not all(0 <= span <= LONGEST_SPAN for span in spans):
+            raise ValueError(f"seconds must be from 0 to {LONGEST_SPAN}")
 
     def replaced(self, details: Mapping[str, Any]) -> "Options":
         return Options(**(asdict(self) | dict(details)))
@@ -120,6 +119,9 @@ class State:
                     raise ValueError(f"unknown option {min(unknown)}; allowed: {allowed}")
                 self.options.replaced(details)
             case "interrupt" | "terminate" | "age":
+                for name in ("seconds", "terminate_after_seconds"):
+                    if not 0 <= (details.get(name) or 0) <= LONGEST_SPAN:
+                        raise ValueError(f"{name} must be from 0 to {LONGEST_SPAN}")
                 if self.find(details["instance_id"]) is None:
                     raise LookupError(f"there is no instance {details['instance_id']}")
 

@@ -45,6 +45,7 @@ _FILTERS = {
     "product-description": "product",
 }
 _DEFAULT_PAGE = 1000
+_YEAR_2100 = 4_102_444_800
 
 
 class PriceChange(NamedTuple):
@@ -140,12 +141,14 @@ class Prices:
 def _price_row(row: list[str]) -> tuple[Pool, PriceChange]:
     timestamp, pool_id, price = (cell.strip() for cell in row)
     pool = parse_pool(pool_id)
-    if pool is None or not Decimal(price) > 0:
+    if pool is None or not 0 < Decimal(price) < Decimal("inf"):
         raise ValueError(row)
     try:
         at = float(timestamp)
     except ValueError:
         at = _epoch(timestamp)
+    if not 0 <= at < _YEAR_2100:
+        raise ValueError(row)
     return pool, PriceChange(at, Decimal(price))
 
 
