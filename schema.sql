@@ -133,6 +133,7 @@ CREATE TABLE price_series (
   latest_at DATETIME(6) COMMENT 'time of the last point',
   latest_price NUMERIC(13, 9) COMMENT 'price of the last point',
   latest_observed_at DATETIME(6) COMMENT 'time of the last observation in a point',
+  widest_fill_ms BIGINT NOT NULL COMMENT 'width of the widest gap that was ever filled' DEFAULT 0,
   primary_heard_at DATETIME(6) COMMENT 'arrival of the primary''s last report',
   replica_heard_at DATETIME(6) COMMENT 'arrival of the replica''s last report',
   received_at DATETIME(6) COMMENT 'arrival of the last report of either',

@@ -152,7 +152,7 @@ def _json_type(column: Column[Any]) -> str:
     # the compared times have a type of their own; all other values are text, and the target table
     # raises an error for text that it cannot convert.
     if isinstance(column.type, Integer):
-        return "INT"
+        return "BIGINT"
     if isinstance(column.type, Instant) and column.primary_key:
         return "DATETIME(6)"
     return "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"

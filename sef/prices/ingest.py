@@ -69,7 +69,7 @@ def windows_to_read(
     observations = [*(buffered.observation for buffered in waiting), *arrivals]
     if can_append(bounds, observations, rules):
         return []
-    return merge_windows(observations, rules)
+    return merge_windows(observations, rules, bounds)
 
 
 def plan_update(
@@ -252,7 +252,7 @@ def _changes(
         return [append(bounds, due, rules)]
     changes: list[SeriesChange] = []
     times = [point.at for point in stored]
-    for window in merge_windows(due, rules):
+    for window in merge_windows(due, rules, bounds):
         near = stored[bisect_left(times, window.start) : bisect_right(times, window.end)]
         changes.append(merge(bounds, near, window.arrivals, rules))
         bounds = changes[-1].bounds

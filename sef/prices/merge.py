@@ -5,7 +5,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -20,6 +20,8 @@ from sef.prices.series import (
     with_fills,
 )
 
+NO_TIME = timedelta(0)
+
 
 @dataclass(frozen=True, slots=True)
 class SeriesBounds:
@@ -27,12 +29,16 @@ class SeriesBounds:
 
     `latest_observed_at` is later than `latest_at` if the replica observed the last pair later than
     the primary.
+
+    `widest_fill` is the width of the widest gap that was ever filled. It depends on the rules of
+    the past too, so it does not count when two bounds are compared.
     """
 
     first_at: datetime
     latest_at: datetime
     latest_price: Decimal
     latest_observed_at: datetime
+    widest_fill: timedelta = field(default=NO_TIME, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +87,33 @@ def append(
     if bounds is not None:
         first = real[0]
         rows = fill(bounds.latest_at, bounds.latest_price, first.at, first.price, rules) + rows
-    return SeriesChange(tuple(rows), (), _new_bounds(bounds, (), real, arrivals), tuple(real))
+    times = [*([bounds.latest_at] if bounds else []), *(point.at for point in real)]
+    new_bounds = _new_bounds(bounds, (), real, arrivals, _widest_fill(times, rules))
+    return SeriesChange(tuple(rows), (), new_bounds, tuple(real))
 
 
-def merge_windows(arrivals: Iterable[Observation], rules: CleaningRules) -> list[MergeWindow]:
+def merge_windows(
+    arrivals: Iterable[Observation], rules: CleaningRules, bounds: SeriesBounds | None = None
+) -> list[MergeWindow]:
     """Split arrivals into windows that do not affect each other, in order of time.
 
     Arrivals at the same time keep their order, so a correction stays after the price it corrects.
+
+    Args:
+        arrivals: observations to merge.
+        rules: thresholds.
+        bounds: of the series; a window is wide enough for the widest gap that was ever filled in
+            it, so that no fill stays that the rules no longer make.
     """
+    reach = _reach(rules, bounds)
     groups: list[list[Observation]] = []
     for arrival in sorted(arrivals, key=lambda observation: observation.at):
-        if groups and arrival.at - groups[-1][-1].at <= 2 * rules.reach:
+        if groups and arrival.at - groups[-1][-1].at <= 2 * reach:
             groups[-1].append(arrival)
         else:
             groups.append([arrival])
     return [
-        MergeWindow(tuple(group), group[0].at - rules.reach, group[-1].at + rules.reach)
-        for group in groups
+        MergeWindow(tuple(group), group[0].at - reach, group[-1].at + reach) for group in groups
     ]
 
 
@@ -118,14 +134,15 @@ def merge(
     real += [point for point in new if point.observation_keys() & replaced]
     real.sort(key=lambda point: point.at)
 
-    # Fills outside the outermost real points depend on rows that were not read, so they stay.
-    ends = [point.at for point in (*old[:1], *old[-1:], real[0], real[-1])]
-    before = {point.at: point for point in stored if min(ends) <= point.at <= max(ends)}
+    first, last = _replaced_span(bounds, old, real, arrivals, rules)
+    before = {point.at: point for point in stored if first <= point.at <= last}
     after = {point.at: point for point in with_fills(real, rules)}
     return SeriesChange(
         upserts=tuple(point for at, point in after.items() if before.get(at) != point),
         deletes=tuple(at for at in before if at not in after),
-        bounds=_new_bounds(bounds, old, real, arrivals),
+        bounds=_new_bounds(
+            bounds, old, real, arrivals, _widest_fill([point.at for point in real], rules)
+        ),
         points=tuple(real),
     )
 
@@ -192,16 +209,58 @@ def _replaced_observations(
     return replaced
 
 
+def _replaced_span(
+    bounds: SeriesBounds | None,
+    old: Sequence[Point],
+    real: Sequence[Point],
+    arrivals: Sequence[Observation],
+    rules: CleaningRules,
+) -> tuple[datetime, datetime]:
+    """Return the times of the first and the last row of a window that a merge may replace.
+
+    A fill outside the outermost real points depends on a point that was not read, so it stays.
+    If that point is farther away than the widest gap that is filled, the rules no longer make the
+    fill, so it is replaced.
+
+    Args:
+        bounds: ends of the series before the merge.
+        old: real points that were read.
+        real: real points after the merge.
+        arrivals: observations of the window, in order of time.
+        rules: thresholds.
+    """
+    ends = [point.at for point in (*old[:1], *old[-1:], real[0], real[-1])]
+    first, last = min(ends), max(ends)
+    reach = _reach(rules, bounds)
+    start, end = arrivals[0].at - reach, arrivals[-1].at + reach
+    if real[0].at - start >= rules.interpolation_max_gap:
+        first = min(first, start)
+    if end - real[-1].at >= rules.interpolation_max_gap:
+        last = max(last, end)
+    return first, last
+
+
+def _reach(rules: CleaningRules, bounds: SeriesBounds | None) -> timedelta:
+    return rules.reach_over(bounds.widest_fill if bounds else NO_TIME)
+
+
+def _widest_fill(times: Sequence[datetime], rules: CleaningRules) -> timedelta:
+    """Return the width of the widest gap between the times that the rules fill; 0 without any."""
+    widths = (after - before for before, after in pairwise(times))
+    return max((width for width in widths if rules.fills(width)), default=NO_TIME)
+
+
 def _new_bounds(
     bounds: SeriesBounds | None,
     old: Sequence[Point],
     real: Sequence[Point],
     arrivals: Sequence[Observation],
+    widest_fill: timedelta,
 ) -> SeriesBounds:
     first, latest = real[0], real[-1]
     observed_at = max(arrival.at for arrival in arrivals)
     if bounds is None:
-        return SeriesBounds(first.at, latest.at, latest.price, observed_at)
+        return SeriesBounds(first.at, latest.at, latest.price, observed_at, widest_fill)
     first_at, latest_at, latest_price = bounds.first_at, bounds.latest_at, bounds.latest_price
     # An end moves inwards if a lone replica's point becomes a pair at the time of its primary.
     if first.at < first_at or (old and old[0].at == first_at):
@@ -209,7 +268,8 @@ def _new_bounds(
     if latest.at > latest_at or (old and old[-1].at == latest_at):
         latest_at, latest_price = latest.at, latest.price
     latest_observed_at = max(bounds.latest_observed_at, observed_at)
-    return SeriesBounds(first_at, latest_at, latest_price, latest_observed_at)
+    widest_fill = max(bounds.widest_fill, widest_fill)
+    return SeriesBounds(first_at, latest_at, latest_price, latest_observed_at, widest_fill)
 
 
 def _is_within(

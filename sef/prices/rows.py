@@ -6,7 +6,8 @@ Each function executes one statement or a few, independently of the number of se
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from math import ceil
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
@@ -54,6 +55,7 @@ _SERIES = (
     _series.latest_at,
     _series.latest_price,
     _series.latest_observed_at,
+    _series.widest_fill_ms,
 )
 _SERIES_NAMES = tuple(column.name for column in _SERIES)
 _POINT = (
@@ -126,10 +128,11 @@ def read_series(
         connection, (*_SERIES, *_REPORTER), _SERIES_KEY, ordered, also=_WITH_REPORTER
     ):
         agent_id, pool_id, version, waiting, primary, replica, received, first_at, *rest = row
-        latest_at, latest_price, latest_observed_at, *reporter = rest
+        latest_at, latest_price, latest_observed_at, widest_fill_ms, *reporter = rest
         bounds = None
         if first_at is not None:
-            bounds = SeriesBounds(first_at, latest_at, latest_price, latest_observed_at)
+            widest = timedelta(milliseconds=widest_fill_ms)
+            bounds = SeriesBounds(first_at, latest_at, latest_price, latest_observed_at, widest)
         result[agent_id, pool_id] = (
             Series(version, bounds, waiting, primary, replica, received),
             Reporter(*reporter),
@@ -248,12 +251,13 @@ def write_waiting(
 
 def _bounds_values(connection: Connection, bounds: SeriesBounds | None) -> Sequence[Any]:
     if bounds is None:
-        return (None, None, None, None)
+        return (None, None, None, None, 0)
     return (
         instant(bounds.first_at),
         instant(bounds.latest_at),
         price(connection, bounds.latest_price),
         instant(bounds.latest_observed_at),
+        ceil(bounds.widest_fill / timedelta(milliseconds=1)),
     )
 
 

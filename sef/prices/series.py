@@ -48,7 +48,18 @@ class CleaningRules:
         observations within 4 tolerances, which are in rows within 5, since a pair is stored at the
         time of its primary. The widest gap that is filled comes on top.
         """
-        return self.interpolation_max_gap + 5 * self.pairing_tolerance
+        return self.reach_over(self.interpolation_max_gap)
+
+    def reach_over(self, widest_fill: timedelta) -> timedelta:
+        """The reach in a series in which a gap of the width `widest_fill` was filled.
+
+        The gap may have been filled under a larger `interpolation_max_gap` than the present one.
+        """
+        return max(widest_fill, self.interpolation_max_gap) + 5 * self.pairing_tolerance
+
+    def fills(self, width: timedelta) -> bool:
+        """Return True if a gap of this width is filled."""
+        return self.gap_detection_threshold < width <= self.interpolation_max_gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +157,7 @@ def fill(
 ) -> list[Point]:
     """Return the interpolated points between two neighbouring real points, without the ends."""
     width = end - start
-    if not rules.gap_detection_threshold < width <= rules.interpolation_max_gap:
+    if not rules.fills(width):
         return []
     filled = []
     at = start + rules.interpolation_step

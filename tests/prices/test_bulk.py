@@ -132,6 +132,7 @@ def test_a_row_with_an_invalid_value_is_an_error(
             [("a0", "p", 1, 5), ("a1", "p", 1, 6)], True, id="the versions that were read"
         ),
         pytest.param([("a0", "p", 1, 0)], True, id="the values that are stored"),
+        pytest.param([("a0", "p", 1, 2**62)], True, id="a large number"),
         pytest.param([("a0", "p", 1, 5), ("a1", "p", 0, 5)], False, id="an older version"),
         pytest.param([("a0", "p", 1, 5), ("a1", "p", 2, 5)], False, id="a newer version"),
         pytest.param([("a0", "p", 1, 5), ("a3", "p", 1, 5)], False, id="a missing row"),

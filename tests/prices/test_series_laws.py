@@ -4,16 +4,19 @@ The store is a dict that reads only the windows of `windows_to_read` and writes 
 `plan_update`. After every step its rows, bounds and buffer are compared with the oracle.
 """
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from itertools import pairwise
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from sef.prices.ingest import windows_to_read
 from sef.prices.merge import SeriesBounds
 from sef.prices.series import CleaningRules, clean_series
-from sef.terms import Flag
+from sef.terms import Flag, Interpolation
 from tests.prices import observations as some
 from tests.prices import oracle
 from tests.prices.memory_store import WINDOW, MemoryStore, Snapshot, bounds_of
@@ -578,3 +581,61 @@ def test_a_change_of_the_gap_settings_keeps_every_observation_and_pair(delivery,
         store.take(batch)
         real = [row for row in store.series if row.is_real]
         assert real == oracle.real_points(store.received, RULES)
+
+
+gap_rules = st.builds(
+    CleaningRules,
+    gap_detection_threshold=st.sampled_from([timedelta(seconds=s) for s in (0, 300, 600, 4000)]),
+    interpolation_max_gap=st.sampled_from(
+        [timedelta(seconds=s) for s in (0, 601, 1800, 4000, 14_400)]
+    ),
+    interpolation_step=st.sampled_from([timedelta(seconds=s) for s in (100, 300, 3000)]),
+    interpolation_method=st.sampled_from(Interpolation),
+)
+
+
+@settings(max_examples=150)
+@given(mixed_deliveries, st.data())
+def test_gaps_beside_a_written_point_are_filled_by_the_present_rules(delivery, data):
+    store = MemoryStore(RULES)
+    for batch in delivery:
+        store.rules = data.draw(gap_rules)
+        update = store.take(batch)
+        written = {point.at for point in update.upserts if point.is_real}
+        rows = store.series
+        for before, after in pairwise([row for row in rows if row.is_real]):
+            if written & {before.at, after.at}:
+                between = [row for row in rows if before.at < row.at < after.at]
+                assert between == oracle.filled(before, after, store.rules)
+
+
+@settings(max_examples=100)
+@given(mixed_deliveries, st.data())
+def test_a_series_whose_points_were_all_written_again_is_made_by_the_present_rules(delivery, data):
+    store = MemoryStore(RULES)
+    for batch in delivery:
+        store.rules = data.draw(gap_rules)
+        store.take(batch)
+    for seen in oracle.last_received(store.received):
+        store.take([replace(seen, price=seen.price + 1)])
+        store.take([seen])
+    store.check()
+
+
+@pytest.mark.parametrize("moment", [1, 500, 7200, 9001, 14_399, 0, 14_400], ids="at-{}".format)
+def test_no_fill_of_a_wider_gap_stays_beside_a_late_point(moment):
+    """After a restart with a smaller `interpolation_max_gap`, a late point divides the old gap."""
+    store = MemoryStore(CleaningRules(interpolation_max_gap=timedelta(seconds=14_400)))
+    store.take([primary(0), primary(14_400, "0.09")])
+    store.rules = RULES
+    store.take([primary(moment, "0.5")])
+    store.check()
+
+
+def test_a_merge_reads_no_further_than_the_widest_gap_that_was_filled():
+    """A large `interpolation_max_gap` alone, without a gap that it filled, widens no window."""
+    store = MemoryStore(CleaningRules(interpolation_max_gap=timedelta(days=365)))
+    store.take([primary(0), primary(900), primary(1200), primary(1500)])
+    store.rules = RULES
+    [window] = windows_to_read(store.bounds, (), [primary(1000)], RULES)
+    assert window.end - window.start == 2 * RULES.reach

@@ -153,6 +153,26 @@ def test_a_long_series_is_the_same_from_one_transaction_and_from_many(
     assert stored_points(database_url, "in-parts", POOL) == expected
 
 
+@pytest.mark.parametrize("widest", [14_400, 40 * 86_400], ids=["hours", "weeks"])
+@pytest.mark.parametrize("restarted", [True, False], ids=["a restart", "an attribute"])
+def test_a_late_report_removes_the_fills_of_a_gap_that_is_too_wide_by_now(
+    make_sef: MakeSef, database_url: str, widest: int, restarted: bool
+) -> None:
+    def primary(seconds: float, price: str) -> Observation:
+        return Observation(Source.PRIMARY, START + timedelta(seconds=seconds), Decimal(price))
+
+    step = widest / 48
+    wide = make_sef(interpolation_max_gap=widest, interpolation_step_seconds=step)
+    ends = [primary(0, "0.01"), primary(widest, "0.05")]
+    send(wide, "a", [[seen] for seen in ends])
+    assert len(stored_points(database_url, "a", POOL)) == 49
+    narrow = make_sef() if restarted else wide
+    narrow.interpolation_max_gap = 1800
+    late = primary(widest / 2, "0.5")
+    send(narrow, "a", [[late]])
+    assert stored_points(database_url, "a", POOL) == clean_series([*ends, late], RULES)
+
+
 def long_series(chance: random.Random, length: int) -> list[Observation]:
     """Return observations of a primary and, for half of them, a replica, without repeats."""
     at, observations = START, {}

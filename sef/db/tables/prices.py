@@ -1,6 +1,6 @@
 """Define the tables of prices: points, series, buffered observations and rolled-up prices."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, String, Table
+from sqlalchemy import BigInteger, CheckConstraint, Column, Index, String, Table, text
 
 from sef.db.tables.columns import MYSQL_OPTIONS, Instant, Price, agent_id, metadata, one_of, pool_id
 from sef.terms import Flag, Source
@@ -80,6 +80,14 @@ price_series = Table(
     Column("latest_at", Instant, comment="time of the last point"),
     Column("latest_price", Price, comment="price of the last point"),
     Column("latest_observed_at", Instant, comment="time of the last observation in a point"),
+    Column(
+        "widest_fill_ms",
+        BigInteger,
+        nullable=False,
+        default=0,
+        server_default=text("0"),
+        comment="width of the widest gap that was ever filled",
+    ),
     Column("primary_heard_at", Instant, comment="arrival of the primary's last report"),
     Column("replica_heard_at", Instant, comment="arrival of the replica's last report"),
     Column("received_at", Instant, comment="arrival of the last report of either"),
