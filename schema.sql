@@ -324,9 +324,10 @@ CREATE TABLE orphan_terminations (
 CREATE INDEX orphan_terminations_reported ON orphan_terminations (reported_at);
 
 CREATE TABLE limit_episodes (
-  name VARCHAR(32) NOT NULL COMMENT 'setting of the limit',
+  name VARCHAR(64) NOT NULL COMMENT 'setting of the limit, and what it holds back if that is of several kinds',
   agent_id VARCHAR(64) NOT NULL COMMENT 'empty for a limit of the fleet',
   hit_at DATETIME(6) COMMENT 'approximate last time; NULL: never',
+  told_at DATETIME(6) COMMENT 'time of the last event; NULL: none',
   version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (name, agent_id)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Safety limits, and the last time that each was reached.' COLLATE utf8mb4_bin;

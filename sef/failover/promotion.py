@@ -220,6 +220,7 @@ def _promotion_event(
         },
         incident_id=promotion.incident_id,
         notification=NotificationKind.SWITCH if is_unplanned else None,
+        matter=(promotion.epoch,),
     )
 
 

@@ -263,15 +263,17 @@ def _raise_goal(
         # A new signal ends the agent's pause, so that SEF acts at once; a repeat does not.
         update_agent(connection, agent, now, not_before=None)
     if update.is_first or goal is not incident.goal:
+        is_known = incident.goal is Goal.SWITCH and signal.type is SignalType.REBALANCE
+        kind = NotificationKind.DETECTION
+        if goal is Goal.MONITOR:
+            kind = NotificationKind.RECOMMENDATION
         decided = Event(
             signal.type.replace("-", "_"),
             f"{signal.type} for {incident.subject}: {decision.reason}",
             agent_id=agent.id,
             details=inputs | {"goal_before": incident.goal, "goal": goal},
             incident_id=incident.id,
-            notification=NotificationKind.RECOMMENDATION
-            if goal is Goal.MONITOR
-            else NotificationKind.DETECTION,
+            notification=None if is_known else kind,
         )
         write_events(connection, [decided], now)
     if update.is_first and signal.type is SignalType.TERMINATION:

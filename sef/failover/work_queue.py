@@ -73,7 +73,7 @@ class WorkItem:
 
 def reconcile_all(ctx: Context) -> int:
     """Make one pass over all agents with unfinished work; return the number of agents."""
-    _report_storms(ctx, ctx.clock())
+    storms.report_storms(ctx, ctx.clock())
     due = _due_work(ctx)
     if not due:
         return 0
@@ -257,13 +257,6 @@ def _reconcile_isolated(ctx: Context, agent_id: str, budget: TerminationBudget) 
         reconcile_agent(ctx, agent_id, budget)
     except Exception as error:
         report_failure(ctx, agent_id, "reconcile", error)
-
-
-def _report_storms(ctx: Context, now: datetime) -> None:
-    # The signals themselves do not report storms: the transactions of all agents of a storm would
-    # then wait for the storm's row.
-    for storm in ctx.database.read(storms.current_storms, now):
-        ctx.database.write(storms.report_storm, storm, now)
 
 
 def _report_deferred_terminations(ctx: Context, budget: TerminationBudget) -> None:

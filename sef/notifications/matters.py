@@ -14,7 +14,8 @@ _LONGEST_WORD = 40
 # as sg-, ami- and eipalloc-, stay: another one of them is another obstacle.
 _DETAILS = re.compile(
     r"""
-      \d{4}-\d\d-\d\d[T ]\d\d:\d\d\S*                      # a time
+      (?<=no\ pool\ has\ capacity)\ \([^)]*\)            # which pools were tried this time
+    | \d{4}-\d\d-\d\d[T ]\d\d:\d\d\S*                      # a time
     | \b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b      # a request id, or a client token
     | \b(?:i|eni|r|sir|replica|incident|cutover)-[0-9a-f]{6,}\b  # what SEF or EC2 created
     | \b[a-z]{1,4}\d[\w-]*\.[\w-]+(?:\.[a-z]{2}(?:-[a-z]+)+-\d[a-z]?)?  # a type, or a pool

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from sef.agents import Agent, insert_agent, read_agent, update_agent
+from sef.clock import iso
 from sef.context import Context
 from sef.errors import AgentNotFound
 from sef.failover.cutover.checks import target_warnings
@@ -103,6 +104,7 @@ def _warn_of_former_primary(connection: Connection, ctx: Context, agent: Agent) 
         severity="warning",
         details={"instance_id": instance_id},
         notification=NotificationKind.ALERT,
+        matter=(instance_id, iso(agent.primary_since)),
     )
     write_events(connection, [event], ctx.clock())
     return [message]

@@ -52,9 +52,15 @@ system_events = Table(
 limit_episodes = Table(
     "limit_episodes",
     metadata,
-    Column("name", String(32), primary_key=True, comment="setting of the limit"),
+    Column(
+        "name",
+        String(64),
+        primary_key=True,
+        comment="setting of the limit, and what it holds back if that is of several kinds",
+    ),
     agent_id(primary_key=True, comment="empty for a limit of the fleet"),
     Column("hit_at", Instant, comment="approximate last time; NULL: never"),
+    Column("told_at", Instant, comment="time of the last event; NULL: none"),
     version(),
     comment="Safety limits, and the last time that each was reached.",
     **MYSQL_OPTIONS,

@@ -1,12 +1,14 @@
 """Write the events of a cutover: its steps, its end, and the need for an operator."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
 
 from sef.failover.cutover.rows import Cutover, CutoverStep, steps_of
-from sef.notifications.events import Event, Severity, write_events
+from sef.notifications.events import Event, Severity, write_events, write_once
+from sef.notifications.matters import in_kind
 from sef.terms import CutoverStatus, NotificationKind, StepKind, StepStatus
 
 TARGET_REMOVED = "the target was removed from the agent"
@@ -55,18 +57,16 @@ def report_step(
 def report_status(
     connection: Connection, cutover: Cutover, status: CutoverStatus, now: datetime
 ) -> None:
-    """Write the event of a cutover that is done, or that now needs an operator.
+    """Write the event of a cutover that is done, or that needs an operator for another reason.
 
     Args:
         cutover: the row before its status changed.
     """
     if status is CutoverStatus.DONE:
-        event = _completed(connection, cutover, now)
+        write_events(connection, [_completed(connection, cutover, now)], now)
     elif status is CutoverStatus.NEEDS_OPERATOR:
-        event = _operator_needed(connection, cutover)
-    else:
-        return
-    write_events(connection, [event], now)
+        for event in _operator_needed(connection, cutover):
+            write_once(connection, event, now)
 
 
 def step_name(step: CutoverStep) -> str:
@@ -100,22 +100,35 @@ def _completed(connection: Connection, cutover: Cutover, now: datetime) -> Event
         details={"cutover_id": cutover.id, "epoch": cutover.epoch},
         incident_id=cutover.incident_id,
         notification=NotificationKind.OUTCOME if cutover.incident_id else kind_without_incident,
+        matter=(cutover.id,),
     )
 
 
-def _operator_needed(connection: Connection, cutover: Cutover) -> Event:
-    failed = [
-        f"{step_name(step)}: {step.error}"
+def _operator_needed(connection: Connection, cutover: Cutover) -> Sequence[Event]:
+    """Return an event for each failed step; each names all of them.
+
+    A step with another error in kind, as after an operator has removed only the first obstacle, is
+    another matter. The same error with another request id is the same one.
+    """
+    failed = {
+        step_name(step): str(step.error)
         for step in steps_of(connection, cutover.id)
         if step.status is StepStatus.FAILED and step.state.is_unfinished
-    ]
+    }
+    described = "; ".join(f"{name}: {error}" for name, error in failed.items())
+    matters = [(cutover.id, name, in_kind(error)) for name, error in failed.items()]
+    return [_blocked(cutover, described, matter) for matter in matters]
+
+
+def _blocked(cutover: Cutover, described: str, matter: tuple[object, ...]) -> Event:
     return Event(
         "operator_needed",
         f"Cutover to {cutover.new_instance_id} is blocked and needs an operator; SEF keeps "
-        f"retrying: {'; '.join(failed)}",
+        f"retrying: {described}",
         cutover.agent_id,
         severity="error",
         details={"cutover_id": cutover.id},
         incident_id=cutover.incident_id,
         notification=NotificationKind.CUTOVER,
+        matter=matter,
     )

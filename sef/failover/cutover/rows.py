@@ -145,6 +145,7 @@ def supersede_cutover(connection: Connection, agent_id: str, reason: str, now: d
         details={"cutover_id": cutover.id, "epoch": cutover.epoch},
         incident_id=cutover.incident_id,
         notification=NotificationKind.OUTCOME if cutover.incident_id else None,
+        matter=(cutover.id,),
     )
     write_events(connection, [event], now)
 

@@ -47,7 +47,7 @@ from sef.failover.cutover.rows import (
 )
 from sef.notifications.events import Event, Severity, write_events
 from sef.notifications.outbound import PermanentHttpError, TransientHttpError
-from sef.terms import StepKind, StepStatus
+from sef.terms import CutoverStatus, StepKind, StepStatus
 
 CLAIM_DURATION = timedelta(seconds=4)
 """Time for which other workers do not try a step that a worker has claimed."""
@@ -203,7 +203,7 @@ def _record_result(
     status_before = current.status
     current = open_cutover(connection, cutover.agent_id) or current
     status = refresh_cutover_status(connection, current, now)
-    if status is not status_before:
+    if status is not status_before or status is CutoverStatus.NEEDS_OPERATOR:
         report_status(connection, current, status, now)
     return True
 

@@ -11,9 +11,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from sef.clock import iso
+from sef.context import Context
 from sef.db.statements import swap
 from sef.db.tables import incidents, pool_storms, system_events
 from sef.notifications.events import Event, write_events
+from sef.notifications.failures import report_failure
 from sef.terms import NotificationKind
 
 MIN_AGENTS = 3
@@ -40,6 +42,19 @@ def current_storms(connection: Connection, now: datetime) -> Sequence[Storm]:
     """Return the pools in which instances of many agents were interrupted within `WITHIN`."""
     interrupted = _interruptions(connection, now - WITHIN, now)
     return [storm for storm in interrupted if storm.agents >= MIN_AGENTS]
+
+
+def report_storms(ctx: Context, now: datetime) -> None:
+    """Report the current storms; one that cannot be reported holds up no other.
+
+    The signals themselves report no storm: the transactions of all agents of a storm would then
+    wait for the storm's row.
+    """
+    for storm in ctx.database.read(current_storms, now):
+        try:
+            ctx.database.write(report_storm, storm, now)
+        except Exception as error:
+            report_failure(ctx, None, f"storm in {storm.pool_id}", error)
 
 
 def report_storm(connection: Connection, storm: Storm, now: datetime) -> None:
@@ -70,8 +85,9 @@ def report_storm(connection: Connection, storm: Storm, now: datetime) -> None:
 def _update_report(connection: Connection, reported: Row[Any], now: datetime) -> None:
     # The storm may have begun before the interruptions within `WITHIN`: count from its beginning.
     since = reported.began_at - timedelta(microseconds=1)
-    [storm] = [s for s in _interruptions(connection, since, now) if s.pool_id == reported.pool_id]
-    if storm.agents == reported.agents and storm.latest_at == reported.latest_at:
+    found = _interruptions(connection, since, now)
+    storm = next((s for s in found if s.pool_id == reported.pool_id), None)
+    if storm is None or (storm.agents, storm.latest_at) == (reported.agents, reported.latest_at):
         return
     event = _event(storm)
     connection.execute(
@@ -122,6 +138,7 @@ def _event(storm: Storm) -> Event:
             "latest_at": iso(storm.latest_at),
         },
         notification=NotificationKind.ALERT,
+        matter=(storm.pool_id, iso(storm.began_at)),
     )
 
 

@@ -43,11 +43,15 @@ class LimitHit:
         setting: name of the field of `Settings` that sets the limit.
         usage: the count that reached the limit, as a clause for messages.
         agent_id: the agent of a limit for one agent; None for a limit of the whole fleet.
+        about: a word for what the limit holds back, if a setting limits several kinds of work.
+        told_again_after: time after which an episode that goes on is told again; None: never.
     """
 
     setting: str
     usage: str
     agent_id: str | None = None
+    about: str = ""
+    told_again_after: timedelta | None = None
 
     @property
     def reason(self) -> str:
@@ -122,7 +126,7 @@ def report_limit(
     incident_id: str | None = None,
 ) -> None:
     """Write an event about a limit and its consequence, once for an episode."""
-    if not _start_episode(connection, hit.setting, hit.agent_id or "", now):
+    if not _record_hit(connection, hit, now):
         return
     event = Event(
         "limit_reached",
@@ -132,6 +136,7 @@ def report_limit(
         details={"limit": variable(hit.setting)},
         incident_id=incident_id if hit.agent_id else None,
         notification=NotificationKind.ALERT,
+        matter=(hit.setting, hit.about, now.isoformat()),
     )
     write_events(connection, [event], now)
 
@@ -187,25 +192,32 @@ def _serialize_on(connection: Connection, name: str) -> None:
     )
 
 
-def _start_episode(connection: Connection, name: str, agent_id: str, now: datetime) -> bool:
-    """Record that a limit is hit; return True if this hit starts an episode.
+def _record_hit(connection: Connection, hit: LimitHit, now: datetime) -> bool:
+    """Record that a limit is hit; return True if people are to be told.
 
-    Args:
-        agent_id: empty for a limit of the whole fleet.
+    They are told of a hit that starts an episode, and again after `told_again_after`.
 
     Raises:
         VersionConflict: another worker has recorded a hit since the row was read.
     """
+    name = f"{hit.setting}:{hit.about}" if hit.about else hit.setting
+    agent_id = hit.agent_id or ""
     key = {"name": name, "agent_id": agent_id}
     insert_missing(connection, limit_episodes, [key])
     columns = limit_episodes.c
     is_key = and_(columns.name == name, columns.agent_id == agent_id)
-    row = connection.execute(select(columns.hit_at, columns.version).where(is_key)).one()
+    row = connection.execute(select(limit_episodes).where(is_key)).one()
     # A later time than the maximum clock skew allows comes from a wrong clock and is ignored.
     is_same_episode = (
         row.hit_at is not None and now - EPISODE_GAP < row.hit_at <= now + MAX_CLOCK_SKEW
     )
-    if is_same_episode and now - row.hit_at < HIT_RECORDED_EVERY:
+    is_told = is_same_episode and not (
+        hit.told_again_after is not None
+        and row.told_at is not None
+        and row.told_at <= now - hit.told_again_after
+    )
+    if is_told and now - row.hit_at < HIT_RECORDED_EVERY:
         return False
-    swap(connection, limit_episodes, key, version=row.version, hit_at=now)
-    return not is_same_episode
+    told_at = row.told_at if is_told else now
+    swap(connection, limit_episodes, key, version=row.version, hit_at=now, told_at=told_at)
+    return not is_told

@@ -33,6 +33,9 @@ from sef.notifications.events import Event, write_events
 MIN_ORPHAN_AGE = timedelta(minutes=5)
 """Minimum age of an orphan. The row of a younger instance may be about to be written."""
 
+TOLD_AGAIN_AFTER = timedelta(days=1)
+"""Time after which people are told again of orphans beyond the limit, which run and cost money."""
+
 RETENTION = timedelta(days=1)
 """Time to keep a reported termination.
 
@@ -94,7 +97,9 @@ def sweep_orphans(database: Database, ec2: Ec2, settings: Settings, now: datetim
     maximum = settings.max_terminations_per_run
     if maximum and len(surplus) > maximum:
         usage = f"no database row refers to {len(surplus)} of {len(launched)} launched instances"
-        hit = LimitHit("max_terminations_per_run", usage)
+        hit = LimitHit(
+            "max_terminations_per_run", usage, about="orphans", told_again_after=TOLD_AGAIN_AFTER
+        )
         consequence = "SEF terminates none of them. If they are orphans, raise the limit"
         database.write(report_limit, hit, consequence, now)
         return reported

@@ -10,8 +10,9 @@ from sef.config import Settings
 from sef.db.statements import rows_where, upsert
 from sef.db.tables import unavailable_pools
 from sef.failover.incidents.rows import open_incident, update_incident
-from sef.failover.standbys.rows import Replica, move_replica, read_replica
-from sef.notifications.events import Event, write_events
+from sef.failover.standbys.rows import Replica, last_ready, move_replica, read_replica
+from sef.notifications.events import Event, write_once
+from sef.notifications.matters import in_kind
 from sef.terms import IncidentStatus, Market, NotificationKind, ReplicaStatus
 
 RETRY_EMERGENCY = timedelta(seconds=10)
@@ -53,10 +54,10 @@ def fail_launch(
 def escalate(
     connection: Connection, agent_id: str, reason: str, now: datetime, *, at_once: bool = False
 ) -> None:
-    """Mark the open incident of an agent as `needs_operator`, and notify once.
+    """Mark the open incident of an agent as `needs_operator`, and notify once of each obstacle.
 
     SEF keeps retrying, so the incident continues by itself once the operator has removed the
-    obstacle.
+    obstacle. An obstacle that is back after a standby was ready is told again.
 
     Args:
         at_once: escalate before the deadline of the incident too.
@@ -70,8 +71,8 @@ def escalate(
         return
     if incident.obstacle != reason:
         update_incident(connection, incident, status=IncidentStatus.NEEDS_OPERATOR, obstacle=reason)
-    if is_escalated:
-        return
+    if not (at_once or is_overdue):
+        return  # an obstacle that passes by itself, such as a throttled call
     event = Event(
         "operator_needed",
         f"cannot replace {incident.subject}; operator action needed: {reason}",
@@ -79,8 +80,9 @@ def escalate(
         severity="error",
         incident_id=incident.id,
         notification=NotificationKind.OPERATOR,
+        matter=(in_kind(reason), last_ready(connection, agent_id)),
     )
-    write_events(connection, [event], now)
+    write_once(connection, event, now)
 
 
 def cool_down_pool_of(

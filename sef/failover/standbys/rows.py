@@ -1,7 +1,7 @@
 """Store replicas: create them, move them from status to status, and read them."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, bindparam, select
 from sef.db.statements import insert_rows, rows_where, swap
 from sef.db.tables import agents, replica_instances, retirements
 from sef.notifications.events import Event, Severity, write_events
+from sef.notifications.matters import in_kind
 from sef.notifications.outbox import Notification
 from sef.terms import LIVE, Market, NotificationKind, ReplicaStatus, ReplicaType, check_transition
 
@@ -187,7 +188,26 @@ def move_replica(
     event = _event(
         replica.agent_id, replica.id, replica.incident_id, status, message, severity, calls
     )
+    if event.notification is not None:
+        # The same refusal is met by each retry, and each retry is another replica.
+        about = (in_kind(reason), last_ready(connection, replica.agent_id))
+        event = replace(event, matter=about)
     write_events(connection, [event, *events], now, notifications)
+
+
+def last_ready(connection: Connection, agent_id: str) -> str | None:
+    """Return the id of the agent's standby that was ready last, if one ever was.
+
+    An obstacle to a launch has ended when a standby is ready.
+    """
+    columns = replica_instances.c
+    newest = (
+        select(columns.id)
+        .where(columns.agent_id == agent_id, columns.ready_at.is_not(None))
+        .order_by(columns.ready_at.desc(), columns.id)
+        .limit(1)
+    )
+    return connection.scalar(newest)
 
 
 def change_replica(connection: Connection, replica: Replica, **values: Any) -> None:
