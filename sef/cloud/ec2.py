@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sef.cloud.clients import Clients
 from sef.cloud.errors import NOT_FOUND, CloudError, translated
-from sef.terms import Pool
+from sef.terms import Market, Pool
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
@@ -52,6 +52,7 @@ class Instance:
     pool: Pool | None
     launched_at: datetime | None
     tags: Mapping[str, str]
+    market: Market | None = None
 
     @property
     def is_gone(self) -> bool:
@@ -277,6 +278,10 @@ class Ec2:
                 Pool(kind, zone) if kind and zone else None,
                 launched_at.astimezone(UTC) if launched_at else None,
                 {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])},
+                # EC2 leaves the field out for an on-demand instance.
+                Market.SPOT
+                if described.get("InstanceLifecycle") == "spot"
+                else Market.ON_DEMAND,
             )
 
     def _described(self, filters: "list[FilterTypeDef]") -> "Iterator[InstanceTypeDef]":

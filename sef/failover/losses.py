@@ -15,6 +15,7 @@ from sef.agents import Agent, read_agent, update_agent
 from sef.cloud.ec2 import Instance
 from sef.context import Context
 from sef.db.tables import agents, incidents, price_series
+from sef.failover.adoption import adopt_successor
 from sef.failover.incidents.rows import (
     Incident,
     open_incident,
@@ -95,6 +96,8 @@ def _examine(ctx: Context, silent: Sequence[Agent], now: datetime) -> int:
     losses = 0
     for agent in silent:
         instance = instances.get(agent.instance_id or "")
+        if instance is not None and instance.is_gone and adopt_successor(ctx, agent, now):
+            continue  # another instance of the agent serves already
         if instance is None or instance.is_gone:
             losses += ctx.database.write(_record_loss, ctx, agent, instance, now)
     return losses

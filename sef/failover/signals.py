@@ -24,6 +24,7 @@ from sqlalchemy import Connection
 
 from sef.agents import Agent, read_agent, update_agent
 from sef.context import Context
+from sef.failover.adoption import learn_from_signal
 from sef.failover.cutover.rows import set_cutover_deadline
 from sef.failover.incidents.matching import (
     ReceivedSignal,
@@ -87,6 +88,7 @@ def receive_signal(ctx: Context, agent_id: str, signal: Signal) -> dict[str, Any
         AgentNotFound: the agent is not registered. A signal registers no agent.
     """
     now = ctx.clock()
+    learn_from_signal(ctx, agent_id, signal, now)
     recorded = ctx.database.write(record, ctx, agent_id, signal, now)
     if recorded.may_have_work:
         reconcile_agent(ctx, agent_id, snapshot=recorded.snapshot)

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select, update
 from sef.clock import iso
 from sef.db.statements import insert_missing
 from sef.db.tables import agents, buffered_observations, price_series
+from sef.heard import Reporting, record_heard
 from sef.notifications.events import Event, write_events
 from sef.prices.ingest import (
     ReportResult,
@@ -70,6 +71,7 @@ def write_reports(
         _register(connection, [key for key in arrivals if key not in stored], now)
         stored = read_series(connection, arrivals)
     _fill_in_agent(connection, stored, reports, now)
+    record_heard(connection, _others_heard(stored, reports, now))
     plans = _write(connection, stored, arrivals, now=now, rules=rules, window=window)
     return WriteResult(
         outcomes=[plans[key].outcomes[index] for key, index in positions],
@@ -180,6 +182,24 @@ def _fill_in_agent(
                     .where(agents.c.id == report.agent_id, column.is_(None))
                     .values({column: value, "version": agents.c.version + 1, "updated_at": now})
                 )
+
+
+def _others_heard(
+    stored: Mapping[SeriesKey, tuple[Series, Reporter]], reports: Iterable[Report], now: datetime
+) -> dict[Reporting, datetime]:
+    """Return the instances, other than the primary in the rows, that the reports name.
+
+    A report speaks for the time of its observation, not for the time of its arrival.
+    """
+    heard: dict[Reporting, datetime] = {}
+    for report in reports:
+        _, reporter = stored[report.series]
+        if report.instance_id is None or report.instance_id == reporter.instance_id:
+            continue
+        key = Reporting(report.agent_id, report.instance_id)
+        at = min(report.observation.at, now)
+        heard[key] = max(at, heard.get(key, at))
+    return heard
 
 
 def _write(

@@ -13,6 +13,8 @@ from sef.db.tables.incidents import (
 )
 from sef.db.tables.instances import (
     agents,
+    heard_instances,
+    kept_orphans,
     launch_attempts,
     launch_calls,
     orphan_terminations,
@@ -61,6 +63,8 @@ INTERNAL = (
     request_buckets,
     retirements,
     orphan_terminations,
+    kept_orphans,
+    heard_instances,
     limit_episodes,
     step_failures,
     cutovers,
@@ -81,8 +85,10 @@ __all__ = [
     "cutover_steps",
     "cutovers",
     "deployment",
+    "heard_instances",
     "idempotency_keys",
     "incidents",
+    "kept_orphans",
     "launch_attempts",
     "launch_calls",
     "leases",

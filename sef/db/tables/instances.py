@@ -243,6 +243,34 @@ orphan_terminations = Table(
 )
 
 
+# Computed by each sweep; the status shows them, since it must not wait for EC2.
+kept_orphans = Table(
+    "kept_orphans",
+    metadata,
+    Column("instance_id", String(INSTANCE_ID_LENGTH), primary_key=True),
+    agent_id(comment="agent that the tags of the instance name"),
+    pool_id(),
+    Column("verdict", String(16), nullable=False, comment="why the sweep keeps it"),
+    Column("reason", Text, nullable=False, comment="the verdict as a sentence"),
+    Column("found_at", Instant, nullable=False),
+    Column("told_at", Instant, comment="last event about it; NULL: none yet"),
+    Index("kept_orphans_agent", "agent_id"),
+    comment="Running instances of SEF that no row refers to and that SEF leaves running.",
+    **MYSQL_OPTIONS,
+)
+
+
+heard_instances = Table(
+    "heard_instances",
+    metadata,
+    agent_id(primary_key=True),
+    Column("instance_id", String(INSTANCE_ID_LENGTH), primary_key=True),
+    Column("heard_at", Instant, nullable=False, comment="observation time of its last report"),
+    comment="Instances, other than the primary in the rows, that report as an agent's.",
+    **MYSQL_OPTIONS,
+)
+
+
 unavailable_pools = Table(
     "unavailable_pools",
     metadata,

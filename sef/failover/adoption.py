@@ -1,0 +1,371 @@
+"""Adopt an instance that SEF launched and that the rows do not know, or no longer take for it.
+
+After a restore the rows are older than the world. An operator adopts an instance by a command or a
+call. SEF adopts one by itself in a single case: EC2 reports the primary of the rows gone, and
+exactly one running instance with this deployment's and this agent's tags reports, or is signalled,
+as the agent's.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Connection, delete
+
+from sef.agents import Agent, insert_agent, read_agent, update_agent
+from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, REPLICA_TAG, Instance
+from sef.cloud.errors import CloudError
+from sef.config import Settings
+from sef.context import Context
+from sef.db.leases import deployment_name
+from sef.db.statements import insert_rows
+from sef.db.tables import kept_orphans, replica_instances
+from sef.errors import AgentNotFound, Conflict
+from sef.failover.cutover.rows import begin_cutover
+from sef.failover.incidents.rows import latest_incident
+from sef.failover.standbys.rows import (
+    Replica,
+    change_replica,
+    live_standby,
+    read_replica,
+    replica_of_instance,
+)
+from sef.heard import reporting_since
+from sef.notifications.events import Event, write_events
+from sef.terms import NotificationKind, ReplicaStatus, ReplicaType, Signal
+
+log = logging.getLogger("sef")
+
+MIN_HEARD_WITHIN = timedelta(minutes=10)
+"""Minimum time for which a report or a signal shows that an instance is in use."""
+
+
+class Role(StrEnum):
+    """The use of an adopted instance."""
+
+    PRIMARY = "primary"  # it becomes the primary; SEF leaves the former one running
+    STANDBY = "standby"  # it becomes the standby, if the agent has none
+    SURPLUS = "surplus"  # SEF terminates it
+
+
+_STATUS = {
+    Role.PRIMARY: ReplicaStatus.PROMOTED,
+    Role.STANDBY: ReplicaStatus.READY,
+    Role.SURPLUS: ReplicaStatus.RELEASING,
+}
+_OUTCOME = {
+    Role.PRIMARY: "it is the primary now",
+    Role.STANDBY: "it is the standby now",
+    Role.SURPLUS: "SEF terminates it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """The result of an adoption."""
+
+    agent_id: str
+    instance_id: str
+    role: Role
+    former_primary: str | None
+    epoch: int
+    message: str
+
+
+def heard_within(settings: Settings) -> timedelta:
+    """Return the time for which a report or a signal shows that an instance is in use."""
+    return max(timedelta(seconds=settings.silence_threshold_seconds), MIN_HEARD_WITHIN)
+
+
+def adopt(
+    connection: Connection,
+    agent_id: str,
+    instance: Instance,
+    role: Role,
+    reason: str,
+    now: datetime,
+    *,
+    instead_of: str | None = None,
+) -> Adoption:
+    """Record an instance as launched by SEF for the agent, in this role, and write the event.
+
+    An unknown agent is registered. A new primary starts a new epoch and a cutover to it.
+
+    Args:
+        reason: the cause, as a clause.
+        instead_of: the primary that the caller has found gone. None: any.
+
+    Raises:
+        Conflict: the agent has another primary than `instead_of`; it has a standby; or the
+            instance belongs to another agent, or is this agent's standby.
+        VersionConflict: the rows have changed since they were read.
+    """
+    agent = _agent(connection, agent_id, now)
+    if instead_of is not None and agent.instance_id != instead_of:
+        raise Conflict("primary_changed", f"{agent_id} has another primary by now. Look again.")
+    known = replica_of_instance(connection, instance.id)
+    _reject_taken(connection, agent, instance, known, role)
+    epoch = agent.epoch
+    if agent.instance_id != instance.id:
+        _write_replica(connection, agent, instance, known, role, reason, now)
+        if role is Role.PRIMARY:
+            epoch += 1
+            _make_primary(connection, agent, instance, now)
+    connection.execute(delete(kept_orphans).where(kept_orphans.c.instance_id == instance.id))
+    message = f"adopted {instance.id} for {agent_id}: {reason}; {_OUTCOME[role]}"
+    event = Event(
+        "instance_adopted",
+        message,
+        agent_id=agent_id,
+        severity="warning",
+        details={
+            "instance_id": instance.id,
+            "role": role,
+            "former_primary": agent.instance_id,
+            "epoch": epoch,
+        },
+        notification=NotificationKind.ALERT,
+    )
+    write_events(connection, [event], now)
+    return Adoption(agent_id, instance.id, role, agent.instance_id, epoch, message)
+
+
+def adopt_successor(ctx: Context, agent: Agent, now: datetime) -> bool:
+    """Make the one instance that reports as the agent's its primary, if the primary is gone.
+
+    Return True if the agent has another primary by that.
+
+    Raises:
+        CloudError: EC2 cannot be read. SEF adopts nothing.
+    """
+    since = now - heard_within(ctx.settings)
+    heard = ctx.database.read(reporting_since, agent.id, since)
+    return _adopt_one_of(ctx, agent, heard, "it reports as the agent's instance", now)
+
+
+def learn_from_signal(ctx: Context, agent_id: str, signal: Signal, now: datetime) -> None:
+    """Adopt the instance of a signal if the primary in the rows is gone; else tell the operator.
+
+    Only a signal for an instance that is neither the primary nor the standby asks EC2.
+
+    Raises:
+        AgentNotFound: the agent is not registered.
+    """
+    signalled = signal.instance_id
+    if signalled is None:
+        return
+    agent = ctx.database.read(_agent_to_teach, agent_id, signalled)
+    if agent is None:
+        return
+    reason = f"AWS sent a {signal.type} for it"
+    try:
+        if not _adopt_one_of(ctx, agent, {signalled}, reason, now, is_signalled=True):
+            instance = ctx.ec2.instances([signalled]).get(signalled)
+            deployment = ctx.database.write(deployment_name)
+            if instance is not None and has_tags(instance, deployment, agent_id):
+                ctx.database.write(_tell_of_signal, agent, signal, now)
+    except CloudError as error:
+        log.warning("SEF: EC2 was not asked about the signalled %s: %s", signalled, error)
+
+
+def has_tags(instance: Instance, deployment: str, agent_id: str) -> bool:
+    """Return True if the tags say that this deployment launched the instance for the agent."""
+    tags = instance.tags
+    return (
+        tags.get(MANAGED_TAG) == deployment
+        and tags.get(AGENT_TAG) == agent_id
+        and ATTEMPT_TAG in tags
+    )
+
+
+def command(agent_id: str, instance_id: str, role: Role) -> str:
+    """Return the command that adopts an instance."""
+    return (
+        f"python backend.py adopt --agent {agent_id} --instance {instance_id} --as {role} --yes"
+    )
+
+
+def _adopt_one_of(
+    ctx: Context,
+    agent: Agent,
+    candidates: set[str],
+    reason: str,
+    now: datetime,
+    *,
+    is_signalled: bool = False,
+) -> bool:
+    primary = agent.instance_id
+    candidates = candidates - {primary}
+    if primary is None or not candidates:
+        return False
+    instances = ctx.ec2.instances({primary, *candidates})
+    old = instances.get(primary)
+    if old is None or not old.is_gone:
+        return False
+    deployment = ctx.database.write(deployment_name)
+    running = [
+        instance
+        for id_, instance in instances.items()
+        if id_ in candidates and instance.is_alive and has_tags(instance, deployment, agent.id)
+    ]
+    successors = ctx.database.read(_successors, agent.id, running, is_signalled)
+    if len(successors) != 1:
+        return False
+    reason = f"{primary}, the primary in the rows, is {old.ec2_state}, and {reason}"
+    try:
+        ctx.database.write(
+            adopt, agent.id, successors[0], Role.PRIMARY, reason, now, instead_of=primary
+        )
+    except Conflict as conflict:
+        log.info("SEF: %s is not adopted: %s", successors[0].id, conflict.message)
+        return False
+    return True
+
+
+def _successors(
+    connection: Connection, agent_id: str, running: list[Instance], is_signalled: bool
+) -> list[Instance]:
+    """Return the instances that no row knows, or that were this agent's primary before."""
+    return [
+        instance
+        for instance in running
+        if _may_succeed(connection, agent_id, instance.id, is_signalled)
+    ]
+
+
+def _may_succeed(
+    connection: Connection, agent_id: str, instance_id: str, is_signalled: bool
+) -> bool:
+    """Return True if SEF may adopt the instance as the primary by itself.
+
+    An instance that AWS is taking is adopted only by its own signal, which is acted on at once.
+    """
+    incident = latest_incident(connection, agent_id, instance_id)
+    if incident is not None and incident.termination_at is not None and not is_signalled:
+        return False
+    replica = replica_of_instance(connection, instance_id)
+    return replica is None or (
+        replica.agent_id == agent_id and replica.status is ReplicaStatus.PROMOTED
+    )
+
+
+def _agent_to_teach(connection: Connection, agent_id: str, signalled: str) -> Agent | None:
+    """Return the agent if the signal may be about an unknown primary of it."""
+    agent = read_agent(connection, agent_id)
+    if agent.instance_id in (None, signalled):
+        return None
+    standby = live_standby(connection, agent_id)
+    if standby is not None and standby.instance_id == signalled:
+        return None
+    incident = latest_incident(connection, agent_id, signalled)
+    was_replaced = incident is not None and incident.new_instance_id is not None
+    return None if was_replaced else agent
+
+
+def _tell_of_signal(connection: Connection, agent: Agent, signal: Signal, now: datetime) -> None:
+    """Tell once of a signal for an instance with the agent's tags that no row knows."""
+    instance_id = str(signal.instance_id)
+    if (
+        replica_of_instance(connection, instance_id) is not None
+        or latest_incident(connection, agent.id, instance_id) is not None
+    ):
+        return
+    event = Event(
+        "unknown_instance_signalled",
+        f"AWS sent a {signal.type} for {instance_id}, which has the tags of {agent.id} and which "
+        f"no row knows. SEF takes {agent.instance_id} for the primary and launches nothing. If "
+        f"{instance_id} serves, run: {command(agent.id, instance_id, Role.PRIMARY)}",
+        agent_id=agent.id,
+        severity="error",
+        details={"instance_id": instance_id, "primary": agent.instance_id},
+        notification=NotificationKind.ALERT,
+    )
+    write_events(connection, [event], now)
+
+
+def _agent(connection: Connection, agent_id: str, now: datetime) -> Agent:
+    try:
+        return read_agent(connection, agent_id, lock=True)
+    except AgentNotFound:
+        insert_agent(connection, agent_id, now)
+        return read_agent(connection, agent_id, lock=True)
+
+
+def _reject_taken(
+    connection: Connection, agent: Agent, instance: Instance, known: Replica | None, role: Role
+) -> None:
+    if known is not None and known.agent_id != agent.id:
+        raise Conflict(
+            "instance_of_other_agent", f"{instance.id} belongs to the agent {known.agent_id}."
+        )
+    if known is not None and known.live_agent_id is not None:
+        raise Conflict(
+            "instance_is_standby",
+            f"{instance.id} is the standby of {agent.id}. Use manual-switch to promote it.",
+        )
+    if role is not Role.PRIMARY and agent.instance_id == instance.id:
+        raise Conflict("instance_is_primary", f"{instance.id} is the primary of {agent.id}.")
+    if role is Role.STANDBY and live_standby(connection, agent.id) is not None:
+        raise Conflict("has_standby", f"{agent.id} has a standby already.")
+
+
+def _write_replica(
+    connection: Connection,
+    agent: Agent,
+    instance: Instance,
+    known: Replica | None,
+    role: Role,
+    reason: str,
+    now: datetime,
+) -> None:
+    """Write the replica row of the instance, as its launch would have."""
+    status = _STATUS[role]
+    values: dict[str, Any] = {
+        "status": status,
+        "reason": reason,
+        "live_agent_id": agent.id if role is Role.STANDBY else None,
+        "ready_at": now,
+        "promoted_at": now if role is Role.PRIMARY else None,
+        "terminated_at": None,
+    }
+    if known is not None:
+        # A row that ended although its instance runs is wrong, so this is no transition.
+        if known.status is not status:
+            change_replica(connection, known, **values)
+        return
+    replica_id = instance.tags.get(REPLICA_TAG, "")
+    if not replica_id or read_replica(connection, replica_id) is not None:
+        replica_id = f"replica-{uuid4().hex[:16]}"
+    is_manual = agent.manual_replica_enabled
+    row = {
+        "id": replica_id,
+        "agent_id": agent.id,
+        "instance_id": instance.id,
+        "replica_type": ReplicaType.MANUAL if is_manual else ReplicaType.TERMINATION,
+        "pool_id": str(instance.pool) if instance.pool else None,
+        "market": instance.market,
+        "created_at": instance.launched_at or now,
+        "launched_at": instance.launched_at or now,
+        **values,
+    }
+    insert_rows(connection, replica_instances, row)
+
+
+def _make_primary(
+    connection: Connection, agent: Agent, instance: Instance, now: datetime
+) -> None:
+    pool_id = str(instance.pool) if instance.pool else None
+    update_agent(
+        connection,
+        agent,
+        now,
+        instance_id=instance.id,
+        pool_id=pool_id,
+        epoch=agent.epoch + 1,
+        not_before=None,
+        probation_until=None,
+    )
+    begin_cutover(connection, agent, instance.id, pool_id, None, None, now)
