@@ -323,6 +323,26 @@ CREATE TABLE orphan_terminations (
 
 CREATE INDEX orphan_terminations_reported ON orphan_terminations (reported_at);
 
+CREATE TABLE kept_orphans (
+  instance_id VARCHAR(64) NOT NULL,
+  agent_id VARCHAR(64) COMMENT 'agent that the tags of the instance name',
+  pool_id VARCHAR(128),
+  verdict VARCHAR(16) NOT NULL COMMENT 'why the sweep keeps it',
+  reason TEXT NOT NULL COMMENT 'the verdict as a sentence',
+  found_at DATETIME(6) NOT NULL,
+  told_at DATETIME(6) COMMENT 'last event about it; NULL: none yet',
+  PRIMARY KEY (instance_id)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Running instances of SEF that no row refers to and that SEF leaves running.' COLLATE utf8mb4_bin;
+
+CREATE INDEX kept_orphans_agent ON kept_orphans (agent_id);
+
+CREATE TABLE heard_instances (
+  agent_id VARCHAR(64) NOT NULL,
+  instance_id VARCHAR(64) NOT NULL,
+  heard_at DATETIME(6) NOT NULL COMMENT 'observation time of its last report',
+  PRIMARY KEY (agent_id, instance_id)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Instances, other than the primary in the rows, that report as an agent''s.' COLLATE utf8mb4_bin;
+
 CREATE TABLE limit_episodes (
   name VARCHAR(64) NOT NULL COMMENT 'setting of the limit, and what it holds back if that is of several kinds',
   agent_id VARCHAR(64) NOT NULL COMMENT 'empty for a limit of the fleet',

@@ -36,7 +36,7 @@ from sef.failover.instances import orphans, run_instances
 from sef.notifications import outbox
 from sef.notifications.channels import channels
 from sef.notifications.deliver import Notifier, delete_old_messages
-from sef.operators import fleet, idempotency, modes, registration, status, switch
+from sef.operators import adopt, fleet, idempotency, modes, registration, status, switch
 from sef.parsing import parse_agent_id, parse_dry_run, parse_signal
 from sef.prices.reports import Reports
 from sef.prices.retention import delete_old_prices
@@ -147,9 +147,8 @@ class SmartEmergencyFallback:
     def process_batch(self, reports: Sequence[Any]) -> dict[str, Any]:
         """Store many reports, each with its `agent_id`; bad input rejects only its own report.
 
-        Returns:
-            The numbers of reports `accepted`, `buffered` and `duplicates` (already stored), the
-            number of points `interpolated`, and the index and reason of each report `rejected`.
+        Return the numbers of reports `accepted`, `buffered` and `duplicates` (already stored), the
+        number of points `interpolated`, and the index and reason of each report `rejected`.
         """
         return self._reports.take_batch(reports)
 
@@ -157,10 +156,8 @@ class SmartEmergencyFallback:
         """Release every report that has waited long enough for the second half of its pair.
 
         A released report is stored as a point of its own. Also delete idempotency keys after a
-        week, and messages after `SEF_NOTIFICATION_RETENTION_DAYS`.
-
-        Returns:
-            The number of series that were changed.
+        week, and messages after `SEF_NOTIFICATION_RETENTION_DAYS`. Return the number of series that
+        were changed.
         """
         released, now = self._reports.release_overdue(), self._clock()
         self._database.write(idempotency.delete_expired_keys, now)
@@ -254,7 +251,15 @@ class SmartEmergencyFallback:
         """
         return registration.register(self._context, agent_id, changes)
 
+    def adopt_instance(self, agent_id: str, instance_id: str, role: str | None = None) -> Any:
+        """Adopt an unknown instance as `primary`, `standby` or `surplus`; see docs/restore.md."""
+        return adopt.adopt_instance(self._context, agent_id, instance_id, role)
+
     # Views
+
+    def unknown_instances(self) -> list[dict[str, Any]]:
+        """Return the running instances that SEF launched, no row refers to, and SEF keeps."""
+        return adopt.unknown_instances(self._context)
 
     def get_agent_status(self, agent_id: str) -> dict[str, Any]:
         """Return the answer of `sef-status`: agent, mode, standby, data quality, open incident."""
@@ -299,14 +304,10 @@ class SmartEmergencyFallback:
         """Terminate orphans, instances of SEF that no row refers to; return their number."""
         ctx = self._context
         run_instances.tag_remaining(ctx)
-        return orphans.sweep_orphans(self._database, ctx.ec2, ctx.settings, self._clock())
+        return orphans.sweep_orphans(ctx, self._clock())
 
     def delete_old_prices(self) -> int:
-        """Roll up and delete prices older than `SEF_PRICE_RETENTION_DAYS`.
-
-        Returns:
-            The number of days of series that were deleted, at most 500.
-        """
+        """Roll up and delete old prices; return the number of days of series, at most 500."""
         age = timedelta(days=self.settings.price_retention_days)
         return delete_old_prices(self._database, age, self._clock()) if age else 0
 

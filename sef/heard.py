@@ -8,13 +8,16 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import Connection, delete, select, tuple_
 
 from sef.db.statements import upsert
 from sef.db.tables import heard_instances, spot_interruption_events
 
 WRITTEN_EVERY = timedelta(seconds=30)
 """Minimum time between two writes of one instance's `heard_at`."""
+
+RETENTION = timedelta(days=1)
+"""Time to keep the time at which an instance was heard."""
 
 _columns = heard_instances.c
 
@@ -66,6 +69,11 @@ def reporting_since(connection: Connection, agent_id: str, since: datetime) -> s
             )
         )
     )
+
+
+def forget_heard(connection: Connection, now: datetime) -> None:
+    """Delete the times that are too old to matter."""
+    connection.execute(delete(heard_instances).where(_columns.heard_at < now - RETENTION))
 
 
 def _stored(connection: Connection, keys: Iterable[Reporting]) -> dict[Reporting, datetime]:

@@ -16,6 +16,7 @@ from flask import Flask
 from flask_cors import CORS
 
 from sef import __version__, config, failpoints
+from sef.commands import adopt as adopt_command
 from sef.commands import init_db as init_db_command
 from sef.commands import notify as notify_command
 from sef.commands import serve as serve_command
@@ -23,7 +24,7 @@ from sef.commands.import_file import import_file, open_checkpoint, print_result
 from sef.commands.simulate import simulate
 from sef.config import Settings
 from sef.db.database import SchemaMismatch
-from sef.errors import ConfigurationError, SefError
+from sef.errors import ConfigurationError, Refused, SefError
 from sef.jobs import start_jobs
 from sef.notifications.channels import channels
 from sef.simulator.client import SimulationError
@@ -175,6 +176,63 @@ def notify(test: bool, **options: Any) -> None:
             sys.exit(1)
     finally:
         sef.close()
+
+
+@main.command(short_help="Adopt instances after the database was restored.")
+@click.option("--agent", "agent_id", help="Agent of --instance.")
+@click.option("--instance", "instance_id", help="Instance to adopt.")
+@click.option(
+    "--as",
+    "role",
+    type=click.Choice(["primary", "standby", "surplus"]),
+    help="Use of --instance. surplus: SEF terminates it. Default: primary, if none runs.",
+)
+@click.option("--yes", is_flag=True, help="Adopt; without it, the command only lists.")
+@click.option("--dry-run", is_flag=True, help="Only list, as without --yes.")
+@_option("database_url")
+@_option("cloud", type=click.Choice(["simulated", "aws"]))
+def adopt(
+    agent_id: str | None,
+    instance_id: str | None,
+    role: str | None,
+    yes: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """List the instances that SEF launched and the database does not know, or adopt them.
+
+    They are there after the database was restored from a backup. With --yes, SEF adopts the only
+    such instance of each agent whose primary does not run, as the primary; with --agent and
+    --instance, that instance. Other instances need --agent, --instance and --as. Exit code 1:
+    some instances still need a decision.
+    """
+    if (agent_id is None) != (instance_id is None) or (role is not None and instance_id is None):
+        raise click.UsageError("--agent and --instance belong together, and --as needs both.")
+    settings = config.load(**options)
+    init_db_command.create_tables(settings)
+    sef = SmartEmergencyFallback(settings.database, settings=settings)
+    try:
+        if agent_id is not None and instance_id is not None and yes and not dry_run:
+            click.echo(sef.adopt_instance(agent_id, instance_id, role)["message"])
+            return
+        unknown = [
+            entry
+            for entry in sef.unknown_instances()
+            if instance_id in (None, entry["instance_id"])
+        ]
+        if yes and not dry_run:
+            undecided = adopt_command.adopt_undisputed(unknown, sef.adopt_instance)
+        else:
+            adopt_command.print_unknown(unknown)
+            undecided = len(unknown)
+    except SefError as error:
+        raise click.ClickException(error.message) from error
+    except Refused as error:
+        raise click.ClickException(error.message) from error
+    finally:
+        sef.close()
+    if undecided:
+        sys.exit(1)
 
 
 @main.command("import", short_help="Import pricing reports from a CSV or NDJSON file.")

@@ -279,9 +279,7 @@ class Ec2:
                 launched_at.astimezone(UTC) if launched_at else None,
                 {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])},
                 # EC2 leaves the field out for an on-demand instance.
-                Market.SPOT
-                if described.get("InstanceLifecycle") == "spot"
-                else Market.ON_DEMAND,
+                Market.SPOT if described.get("InstanceLifecycle") == "spot" else Market.ON_DEMAND,
             )
 
     def _described(self, filters: "list[FilterTypeDef]") -> "Iterator[InstanceTypeDef]":

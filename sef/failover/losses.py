@@ -15,7 +15,6 @@ from sef.agents import Agent, read_agent, update_agent
 from sef.cloud.ec2 import Instance
 from sef.context import Context
 from sef.db.tables import agents, incidents, price_series
-from sef.failover.adoption import adopt_successor
 from sef.failover.incidents.rows import (
     Incident,
     open_incident,
@@ -26,6 +25,7 @@ from sef.failover.incidents.rows import (
 from sef.failover.standbys.backoff import cool_down_interrupted_pool
 from sef.failover.standbys.rows import Replica, missing_replicas, replica_of_instance
 from sef.failover.standbys.watch import MISSING_FOR, Observed, record_check
+from sef.failover.succession import adopt_successor
 from sef.notifications.events import Event, write_events
 from sef.terms import Goal, IncidentKind, IncidentStatus, NotificationKind, Signal, SignalType
 

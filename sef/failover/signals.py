@@ -24,7 +24,6 @@ from sqlalchemy import Connection
 
 from sef.agents import Agent, read_agent, update_agent
 from sef.context import Context
-from sef.failover.adoption import learn_from_signal
 from sef.failover.cutover.rows import set_cutover_deadline
 from sef.failover.incidents.matching import (
     ReceivedSignal,
@@ -52,6 +51,7 @@ from sef.failover.standbys.rows import (
     live_standby,
     move_replica,
 )
+from sef.failover.succession import learn_from_signal
 from sef.notifications.events import Event, write_events
 from sef.terms import (
     NOTICE,

@@ -10,6 +10,7 @@ from sef.agents import Agent, read_agent
 from sef.clock import iso
 from sef.db import tables
 from sef.db.tables import agents, price_series, replica_instances, system_events
+from sef.failover.instances.kept_orphans import count_kept
 from sef.operators.status import agent_fields
 from sef.parsing import parse_count
 
@@ -37,8 +38,13 @@ def fleet_page(connection: Connection, *, after: str | None, limit: int) -> list
         statement = statement.where(agents.c.id > after)
     size = parse_count(limit, "limit")
     rows = connection.execute(statement.order_by(agents.c.id).limit(size)).all()
-    last_reports = _last_reports(connection, [row.id for row in rows])
-    return [_fleet_entry(row, last_reports.get(row.id)) for row in rows]
+    ids = [row.id for row in rows]
+    last_reports = _last_reports(connection, ids)
+    orphans = count_kept(connection, ids)
+    return [
+        _fleet_entry(row, last_reports.get(row.id)) | {"orphans": orphans.get(row.id, 0)}
+        for row in rows
+    ]
 
 
 def events_page(

@@ -10,6 +10,7 @@ from sef.agents import Agent
 from sef.clock import iso
 from sef.failover.cutover.rows import Cutover, latest_cutover, steps_of
 from sef.failover.incidents.rows import Incident
+from sef.failover.instances.kept_orphans import kept_of
 from sef.failover.policy import CreateStandby, NextStep
 from sef.failover.snapshot import Snapshot, read_snapshot
 from sef.failover.standbys.retirements import running_retirements
@@ -51,6 +52,7 @@ def agent_status(
         "mode": agent.mode,
         "replica": replica_fields(standby) if standby else None,
         "former_primaries": _former_primaries(connection, snapshot),
+        "orphans": kept_of(connection, agent_id),
         "no_standby": _no_standby(snapshot, now, standby_ttl),
         "data_quality": data_quality(connection, agent_id),
         "incident": incident_fields(incident) if incident else None,

@@ -8,6 +8,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 from sef.parsing import parse_agent_id
 from sef.web.errors import register_error_handlers
 from sef.web.request_parsing import (
+    adoption_body,
     agent_body,
     before_argument,
     idempotency_key,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 ROUTE_ENDINGS = frozenset(
     {
+        "adopt",
         "disable",
         "enable",
         "events",
@@ -59,6 +61,13 @@ def fleet_blueprint(sef: "SmartEmergencyFallback") -> Blueprint:
         agent, limit = parse_agent_id(agent_id), limit_argument(100)
         page = sef.agent_events(agent, before=before_argument(), limit=limit)
         return {"status": "success", "events": page, "next_before": next_cursor(page, limit)}
+
+    @routes.post("/agents/<agent_id:agent_id>/adopt")
+    def adopt_instance(agent_id: str) -> Any:
+        reject_unknown_params()
+        fields = adoption_body()
+        agent, instance = parse_agent_id(agent_id), fields["instance_id"]
+        return sef.adopt_instance(agent, instance, fields.get("role"))
 
     auto_mode = "/agents/<agent_id:agent_id>/<any('auto-switch', 'auto-terminate'):mode>"
 

@@ -124,6 +124,19 @@ def agent_body() -> Mapping[str, Any]:
     return dict.fromkeys(fields) | changes
 
 
+def adoption_body() -> Mapping[str, Any]:
+    """Return the fields of an adoption; the façade parses their values.
+
+    Raises:
+        Refused: a field is unknown.
+    """
+    fields = parse_object(json_body())
+    unknown = next((name for name in fields if name not in ("instance_id", "role")), None)
+    if unknown is not None:
+        raise Refused("unknown_field", f"Unknown field {unknown}. Allowed: instance_id, role.")
+    return {"instance_id": None, **fields}
+
+
 def idempotency_key() -> str | None:
     """Return the Idempotency-Key header, without the quotes that its IETF draft demands."""
     key = request.headers.get("Idempotency-Key")

@@ -4,201 +4,281 @@ A sweep has these steps:
 
 1. List the instances with this deployment's tags, then read the rows. In this order an instance
    that is launched in between is not in the list.
-2. Find the orphans. Leave out the orphans of agents whose primary does not run.
-3. Finish the terminations that an earlier sweep decided but did not report.
-4. Commit each decision to terminate an orphan, call EC2, and report the termination. If the process
+2. Judge each instance (`sef.failover.instances.orphan_rules`).
+3. If the primary of an agent is gone and one unknown instance reports as the agent's, make that one
+   the primary (`sef.failover.adoption`).
+4. Finish the terminations that an earlier sweep decided but did not report.
+5. Commit each decision to terminate an orphan, call EC2, and report the termination. If the process
    dies in between, the next sweep reports it.
+6. Store the orphans that are kept, with the reason, and tell people of them.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, func, select
 
 from sef.agents import read_agent
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, Ec2, Instance
-from sef.config import Settings
+from sef.config import Settings, variable
+from sef.context import Context
 from sef.db.database import Database
 from sef.db.leases import deployment_name
-from sef.db.statements import insert_missing
-from sef.db.tables import orphan_terminations
-from sef.errors import AgentNotFound
+from sef.db.tables import (
+    agents,
+    launch_attempts,
+    replica_instances,
+    retirements,
+)
+from sef.failover.adoption import Role, command, heard_within
 from sef.failover.instances.attempts import call_sizes, open_tokens
-from sef.failover.instances.limits import LimitHit, report_limit
+from sef.failover.instances.kept_orphans import KeptOrphan, needs_update, store_kept
+from sef.failover.instances.orphan_rules import (
+    KEPT,
+    MIN_ORPHAN_AGE,
+    Known,
+    Listed,
+    Verdict,
+    judge,
+)
+from sef.failover.instances.orphan_terminations import (
+    OrphanTermination,
+    cancel_termination,
+    record_decision,
+    report_termination,
+    unreported,
+)
 from sef.failover.standbys.rows import claimed_instances
 from sef.failover.standbys.watch import FORGOTTEN_AFTER
-from sef.notifications.events import Event, write_events
-
-MIN_ORPHAN_AGE = timedelta(minutes=5)
-"""Minimum age of an orphan. The row of a younger instance may be about to be written."""
-
-TOLD_AGAIN_AFTER = timedelta(days=1)
-"""Time after which people are told again of orphans beyond the limit, which run and cost money."""
-
-RETENTION = timedelta(days=1)
-"""Time to keep a reported termination.
-
-Longer than EC2 shows an ended instance. An answer that lags may still show it running, and must not
-cause a second report.
-"""
+from sef.failover.succession import adopt_successor
+from sef.heard import Reporting, forget_heard, heard_at
+from sef.terms import plural
 
 
 @dataclass(frozen=True, slots=True)
-class OrphanTermination:
-    """A decision to terminate an orphan."""
+class Survey:
+    """The launched instances that EC2 lists, and the verdict on each.
 
-    instance_id: str
-    agent_id: str | None
-    pool_id: str | None
-    decided_at: datetime
+    Attributes:
+        launched: the instances that have not ended.
+        instances: those of them that are orphans, and the primaries of their agents, by id.
+        primaries: the primary of each agent, by agent id.
+    """
+
+    launched: Sequence[Instance]
+    verdicts: Mapping[str, Verdict]
+    instances: Mapping[str, Instance]
+    primaries: Mapping[str, str]
+
+    def with_verdict(self, *verdicts: Verdict) -> list[Instance]:
+        return [i for i in self.launched if self.verdicts[i.id] in verdicts]
+
+    def primary_state(self, agent_id: str | None) -> str | None:
+        """Return EC2's state of the agent's primary; None: unknown, or EC2 does not show it."""
+        primary = self.instances.get(self.primaries.get(agent_id or "", ""))
+        return primary.ec2_state if primary is not None else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Orphan:
-    """An instance that no row refers to, with the primary of its agent, if there is one."""
-
-    instance: Instance
-    primary: str | None
-
-
-def sweep_orphans(database: Database, ec2: Ec2, settings: Settings, now: datetime) -> int:
+def sweep_orphans(ctx: Context, now: datetime) -> int:
     """Terminate the orphans and return the number of reported terminations.
-
-    An orphan whose agent has no running primary is kept. It may be the only instance left of this
-    agent, as after the database was restored from a backup. If there are more orphans than one
-    pass may terminate, the rows are most likely wrong: all orphans are kept, and SEF reports the
-    limit.
 
     Raises:
         CloudError: EC2 did not return a usable answer, or refused a call. Terminations made before
             the error are reported by this sweep or the next one.
         Unavailable: the database cannot be read; no further instance is terminated.
     """
-    deployment = database.write(deployment_name)
-    launched = [i for i in ec2.managed_by(deployment) if _is_old_launch(i, now)]
+    database, ec2 = ctx.database, ctx.ec2
+    view = survey(ctx, now)
     unfinished = database.read(unreported)
-    if not launched and not unfinished:
-        return 0
-    orphans = database.read(_find_orphans, launched)
-    primaries = {orphan.primary for orphan in orphans if orphan.primary is not None}
-    current = ec2.instances({*primaries, *(orphan.instance.id for orphan in orphans)})
+    if _adopt_successors(ctx, view, now):
+        view = survey(ctx, now)
+    surplus = view.with_verdict(Verdict.ORPHAN)
+    reported = _finish_earlier(database, ec2, unfinished, view.launched, surplus, now)
+    try:
+        for orphan in surplus:
+            reported += _terminate(ctx, orphan, now)
+    finally:
+        kept = kept_of_survey(view, ctx.settings, now)
+        if database.read(needs_update, kept, now):
+            database.write(store_kept, kept, now)
+    database.write(forget_heard, now)
+    return reported
+
+
+def survey(ctx: Context, now: datetime) -> Survey:
+    """List the launched instances, and judge each by the rows and by EC2.
+
+    Raises:
+        CloudError: EC2 did not return a usable answer.
+    """
+    deployment = ctx.database.write(deployment_name)
+    launched = [i for i in ctx.ec2.managed_by(deployment) if ATTEMPT_TAG in i.tags]
+    if not launched:
+        return Survey([], {}, {}, {})
+    known = ctx.database.read(_known, launched, now)
+    everything = set(known.primaries.values())
+    possible = _judge(launched, replace(known, running=everything), ctx.settings, now)
+    suspects = [i for i in launched if possible[i.id] is not Verdict.NOT_AN_ORPHAN]
+    of_agents = {i.tags[AGENT_TAG] for i in suspects if AGENT_TAG in i.tags}
+    primaries = {known.primaries[agent] for agent in of_agents if agent in known.primaries}
+    current = ctx.ec2.instances({*primaries, *(i.id for i in suspects)})
     # A retirement may have terminated an instance after it was listed. No row refers to this
     # instance any more, but it is not an orphan.
-    ended = {instance.id for instance in current.values() if instance.has_ended}
-    launched = [instance for instance in launched if instance.id not in ended]
-    running = {instance.id for instance in current.values() if instance.is_alive}
-    surplus = [
-        orphan.instance
-        for orphan in orphans
-        if orphan.instance.id not in ended and (orphan.primary is None or orphan.primary in running)
-    ]
-    reported = _finish_earlier(database, ec2, unfinished, launched, surplus, now)
-    maximum = settings.max_terminations_per_run
-    if maximum and len(surplus) > maximum:
-        usage = f"no database row refers to {len(surplus)} of {len(launched)} launched instances"
-        hit = LimitHit(
-            "max_terminations_per_run", usage, about="orphans", told_again_after=TOLD_AGAIN_AFTER
-        )
-        consequence = "SEF terminates none of them. If they are orphans, raise the limit"
-        database.write(report_limit, hit, consequence, now)
-        return reported
-    return reported + sum(_terminate(database, ec2, orphan, now) for orphan in surplus)
+    ended = {i.id for i in (*launched, *current.values()) if i.has_ended}
+    running = {i.id for i in current.values() if i.is_alive}
+    verdicts = _judge(launched, replace(known, running=running), ctx.settings, now, ended)
+    alive = [i for i in launched if i.id not in ended]
+    return Survey(alive, verdicts, current, known.primaries)
 
 
-def record_decision(connection: Connection, termination: OrphanTermination) -> None:
-    """Record that an orphan is about to be terminated."""
-    insert_missing(connection, orphan_terminations, [asdict(termination)])
+def kept_of_survey(view: Survey, settings: Settings, now: datetime) -> list[KeptOrphan]:
+    """Return the orphans that a sweep keeps, with the reason and the advice for each.
 
-
-def unreported(connection: Connection) -> Sequence[OrphanTermination]:
-    """Return the decided terminations without a report."""
-    columns = orphan_terminations.c
-    rows = connection.execute(
-        select(columns.instance_id, columns.agent_id, columns.pool_id, columns.decided_at).where(
-            columns.reported_at.is_(None)
-        )
-    )
-    return [OrphanTermination(**row._mapping) for row in rows]
-
-
-def cancel_termination(connection: Connection, instance_id: str) -> None:
-    """Delete the decision to terminate an instance that runs and is no longer to be terminated."""
-    columns = orphan_terminations.c
-    connection.execute(
-        delete(orphan_terminations).where(
-            columns.instance_id == instance_id, columns.reported_at.is_(None)
-        )
-    )
-
-
-def report_termination(
-    connection: Connection, termination: OrphanTermination, now: datetime
-) -> bool:
-    """Write the event of a termination; return False if it was written before."""
-    record_decision(connection, termination)  # another sweep may have cancelled the decision
-    columns = orphan_terminations.c
-    is_first = connection.execute(
-        update(orphan_terminations)
-        .where(columns.instance_id == termination.instance_id, columns.reported_at.is_(None))
-        .values(reported_at=now)
-    ).rowcount
-    if not is_first:
-        return False
-    event = Event(
-        "orphan_terminated",
-        f"terminated orphan {termination.instance_id}: no database row refers to it",
-        agent_id=termination.agent_id,
-        severity="warning",
-        details={"instance_id": termination.instance_id, "pool_id": termination.pool_id},
-    )
-    write_events(connection, [event], now)
-    connection.execute(delete(orphan_terminations).where(columns.reported_at < now - RETENTION))
-    return True
-
-
-def _is_old_launch(instance: Instance, now: datetime) -> bool:
-    """Return True if SEF launched the instance, and it is old enough to be an orphan.
-
-    An instance without the tag of an attempt was registered, not launched. An instance without a
-    state or an age in EC2's answer is left to a later sweep.
+    An unknown launch that is too young for an orphan is left out: the rows may be read from a
+    database node that lags.
     """
-    return (
-        ATTEMPT_TAG in instance.tags
-        and instance.ec2_state is not None
-        and not instance.has_ended
-        and instance.launched_at is not None
-        and now - instance.launched_at > MIN_ORPHAN_AGE
+    kept = []
+    for instance in view.with_verdict(*KEPT):
+        launched_at = instance.launched_at
+        if launched_at is not None and now - launched_at <= MIN_ORPHAN_AGE:
+            continue
+        agent_id = instance.tags.get(AGENT_TAG)
+        kept.append(
+            KeptOrphan(
+                instance.id,
+                agent_id,
+                str(instance.pool) if instance.pool else None,
+                view.verdicts[instance.id],
+                _reason(view, instance, settings),
+                _advice(view, instance),
+            )
+        )
+    return kept
+
+
+def _judge(
+    launched: Sequence[Instance],
+    known: Known,
+    settings: Settings,
+    now: datetime,
+    ended: Collection[str] = (),
+) -> dict[str, Verdict]:
+    listed = [
+        Listed(
+            instance.id,
+            instance.tags[ATTEMPT_TAG],
+            instance.tags.get(AGENT_TAG),
+            instance.launched_at,
+            has_state=instance.ec2_state is not None,
+            has_ended=instance.has_ended or instance.id in ended,
+        )
+        for instance in launched
+    ]
+    return judge(
+        listed,
+        known,
+        now,
+        heard_within=heard_within(settings),
+        maximum=settings.max_terminations_per_run,
     )
 
 
-def _find_orphans(connection: Connection, instances: Sequence[Instance]) -> list[_Orphan]:
-    """Return the instances that no row refers to."""
+def _known(connection: Connection, launched: Sequence[Instance], now: datetime) -> Known:
+    """Return the facts that the rows contribute."""
     # Read the open attempts first. If the answer to a launch is recorded between the two reads, the
     # instance is in both results; in the other order it would be in neither.
     pending = open_tokens(connection)
-    claimed = claimed_instances(connection, [instance.id for instance in instances])
-    batched = call_sizes(connection, {instance.tags[ATTEMPT_TAG] for instance in instances})
-    return [
-        _Orphan(instance, _primary(connection, instance))
-        for instance in instances
-        if instance.id not in claimed
-        and instance.tags[ATTEMPT_TAG] not in pending
-        # An instance without an agent's tag is an orphan if a known batched call launched it: the
-        # call is answered, and no attempt has taken the instance. Otherwise EC2's answer may lack
-        # the tag, or a restored backup has lost the call's row.
-        and (AGENT_TAG in instance.tags or instance.tags[ATTEMPT_TAG] in batched)
+    ids = sorted(instance.id for instance in launched)
+    claimed = claimed_instances(connection, ids)
+    tokens = sorted({instance.tags[ATTEMPT_TAG] for instance in launched})
+    batched = call_sizes(connection, tokens)
+    attempt, replica = launch_attempts.c, replica_instances.c
+    of_agents = {i.tags[AGENT_TAG]: i.id for i in launched if AGENT_TAG in i.tags}
+    named = set(claimed)
+    for column in (replica.instance_id, attempt.instance_id, retirements.c.instance_id):
+        named.update(connection.scalars(select(column).where(column.in_(ids))))
+    heard = heard_at(
+        connection,
+        [Reporting(i.tags[AGENT_TAG], i.id) for i in launched if AGENT_TAG in i.tags],
+    )
+    return Known(
+        claimed=claimed,
+        named=named,
+        tokens={
+            *batched,
+            *connection.scalars(
+                select(attempt.client_token).where(attempt.client_token.in_(tokens))
+            ),
+        },
+        open_tokens=pending,
+        batched=frozenset(batched),
+        first_launch_at=connection.scalar(select(func.min(attempt.created_at))),
+        primaries=_primaries(connection, of_agents),
+        heard={key.instance_id: at for key, at in heard.items()},
+    )
+
+
+def _primaries(connection: Connection, agent_ids: Collection[str]) -> dict[str, str]:
+    """Return the primary of each agent that has one, by agent id."""
+    rows = connection.execute(
+        select(agents.c.id, agents.c.instance_id).where(
+            agents.c.id.in_(sorted(agent_ids)), agents.c.instance_id.is_not(None)
+        )
+    )
+    return {row.id: row.instance_id for row in rows}
+
+
+def _adopt_successors(ctx: Context, view: Survey, now: datetime) -> int:
+    """Make the instance that reports the primary, for each agent whose primary is gone."""
+    unknown = view.with_verdict(Verdict.UNKNOWN_LAUNCH, Verdict.HEARD, Verdict.PRIMARY_DOWN)
+    adopted = 0
+    for agent_id in sorted({i.tags[AGENT_TAG] for i in unknown if AGENT_TAG in i.tags}):
+        primary = view.instances.get(view.primaries.get(agent_id, ""))
+        if primary is not None and primary.is_gone:
+            agent = ctx.database.read(read_agent, agent_id)
+            adopted += adopt_successor(ctx, agent, now)
+    return adopted
+
+
+def _reason(view: Survey, instance: Instance, settings: Settings) -> str:
+    match view.verdicts[instance.id]:
+        case Verdict.UNKNOWN_LAUNCH:
+            return "SEF launched it, and no row knows the launch"
+        case Verdict.HELD:
+            return "no row refers to it, and the rows are older than other instances"
+        case Verdict.HEARD:
+            return "no row refers to it, and it reports as the agent's instance"
+        case Verdict.PRIMARY_DOWN:
+            return "no row refers to it, and EC2 does not show the primary of its agent running"
+        case _:
+            maximum = settings.max_terminations_per_run
+            orphans = len(view.with_verdict(Verdict.OVER_LIMIT))
+            launched = plural(len(view.launched), "launched instance")
+            limit = f"{variable('max_terminations_per_run')}: {maximum}"
+            return f"no database row refers to {orphans} of {launched} (limit: {limit})"
+
+
+def _advice(view: Survey, instance: Instance) -> str:
+    """Return SEF's next step and the operator's, as sentences."""
+    agent_id = instance.tags.get(AGENT_TAG)
+    if agent_id is None:
+        return f"If nothing needs it: aws ec2 terminate-instances --instance-ids {instance.id}"
+    adopt = command(agent_id, instance.id, Role.PRIMARY)
+    others = [
+        other
+        for other in view.with_verdict(*KEPT)
+        if other.tags.get(AGENT_TAG) == agent_id and other.id != instance.id
     ]
-
-
-def _primary(connection: Connection, instance: Instance) -> str | None:
-    """Return the primary of the agent in the tags of an instance, if there is one."""
-    if AGENT_TAG not in instance.tags:
-        return None
-    try:
-        return read_agent(connection, instance.tags[AGENT_TAG]).instance_id
-    except AgentNotFound:
-        return None
+    primary, state = view.primaries.get(agent_id), view.primary_state(agent_id)
+    if primary is None:
+        situation = f"The rows know no primary of {agent_id}"
+    else:
+        situation = f"{primary}, its primary in the rows, is {state or 'not shown by EC2'}"
+    if not others and state not in ("running", "pending"):
+        return f"{situation}. To make {instance.id} the primary: {adopt}"
+    end = command(agent_id, instance.id, Role.SURPLUS)
+    return f"{situation}. If {instance.id} serves: {adopt}. If nothing needs it: {end}"
 
 
 def _finish_earlier(
@@ -230,7 +310,7 @@ def _finish_earlier(
     return reported
 
 
-def _terminate(database: Database, ec2: Ec2, orphan: Instance, now: datetime) -> bool:
+def _terminate(ctx: Context, orphan: Instance, now: datetime) -> bool:
     """Terminate an orphan; return True if this sweep reported it."""
     termination = OrphanTermination(
         orphan.id,
@@ -239,15 +319,24 @@ def _terminate(database: Database, ec2: Ec2, orphan: Instance, now: datetime) ->
         decided_at=now,
     )
     return (
-        database.write(_decide, orphan, termination)
-        and ec2.terminate(orphan.id)
-        and database.write(report_termination, termination, now)
+        ctx.database.write(_decide, ctx.settings, orphan, termination, now)
+        and ctx.ec2.terminate(orphan.id)
+        and ctx.database.write(report_termination, termination, now)
     )
 
 
-def _decide(connection: Connection, orphan: Instance, termination: OrphanTermination) -> bool:
-    """Commit to a termination, unless a row refers to the instance by now."""
-    if not _find_orphans(connection, [orphan]):
+def _decide(
+    connection: Connection,
+    settings: Settings,
+    orphan: Instance,
+    termination: OrphanTermination,
+    now: datetime,
+) -> bool:
+    """Commit to a termination, unless a row refers to the instance or it was heard by now."""
+    known = _known(connection, [orphan], now)
+    # The survey has asked EC2 about the primary.
+    known = replace(known, running=set(known.primaries.values()))
+    if _judge([orphan], known, settings, now)[orphan.id] is not Verdict.ORPHAN:
         return False
     record_decision(connection, termination)
     return True
