@@ -2,7 +2,7 @@
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,6 +18,13 @@ SHORTEST_INTERVAL = 0.01
 
 MAX_FILLED_POINTS = 110_000
 """Maximum number of points that fill one gap, since one transaction writes them."""
+
+Span = Annotated[float, Field(ge=0, le=LONGEST_SPAN)]
+PositiveSpan = Annotated[float, Field(gt=0, le=LONGEST_SPAN)]
+Interval = Annotated[float, Field(ge=SHORTEST_INTERVAL, le=LONGEST_SPAN)]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+PositiveCount = Annotated[int, Field(ge=1, le=1_000_000)]
+Days = Annotated[int, Field(ge=0, le=36_500)]
 
 
 class Settings(BaseSettings):
@@ -85,16 +92,11 @@ class Settings(BaseSettings):
         description='JSON file of on-demand prices in USD per hour, such as `{"m5.large": 0.096}`, '
         "for the risk. Unset: the risk ignores how close a spot price is to on-demand.",
     )
-    simulator_pending_seconds: float = Field(
-        1.0,
-        ge=0,
-        le=LONGEST_SPAN,
-        description="Time that an instance of the simulated EC2 stays `pending`, in seconds.",
+    simulator_pending_seconds: Span = Field(
+        1.0, description="Time that an instance of the simulated EC2 stays `pending`, in seconds."
     )
-    pairing_tolerance_seconds: float = Field(
+    pairing_tolerance_seconds: Span = Field(
         30,
-        ge=0,
-        le=LONGEST_SPAN,
         description="Maximum gap between a primary's and a replica's report for them to be paired, "
         "in seconds.",
     )
@@ -105,17 +107,11 @@ class Settings(BaseSettings):
         description="Maximum difference between the two prices of a pair that is averaged, as a "
         "share of their mean. Above it, the primary's price stands.",
     )
-    gap_detection_threshold: float = Field(
-        600,
-        ge=0,
-        le=LONGEST_SPAN,
-        description="Distance between two points above which there is a gap, in seconds.",
+    gap_detection_threshold: Span = Field(
+        600, description="Distance between two points above which there is a gap, in seconds."
     )
-    interpolation_max_gap: float = Field(
-        1800,
-        ge=0,
-        le=LONGEST_SPAN,
-        description="Maximum length of a gap that is filled, in seconds.",
+    interpolation_max_gap: Span = Field(
+        1800, description="Maximum length of a gap that is filled, in seconds."
     )
     interpolation_step_seconds: float = Field(
         300, ge=1, le=LONGEST_SPAN, description="Distance between interpolated points, in seconds."
@@ -123,24 +119,18 @@ class Settings(BaseSettings):
     interpolation_method: Interpolation = Field(
         Interpolation.LINEAR, description="`linear`, or `previous` to carry the price forward."
     )
-    data_retention_window: float = Field(
+    data_retention_window: Span = Field(
         300,
-        ge=0,
-        le=LONGEST_SPAN,
         description="Maximum time that the first report of a pair waits for the second, in seconds."
         " It does not delete anything.",
     )
-    price_retention_days: int = Field(
+    price_retention_days: Days = Field(
         0,
-        ge=0,
-        le=36_500,
         description="Days to keep prices. Older prices remain as an hourly and a daily series. 0: "
         "for ever.",
     )
-    cleanup_interval_seconds: float = Field(
+    cleanup_interval_seconds: Interval = Field(
         300,
-        ge=SHORTEST_INTERVAL,
-        le=LONGEST_SPAN,
         description="Interval at which reports that have waited too long for the second half of a "
         "pair are released, in seconds.",
     )
@@ -151,17 +141,13 @@ class Settings(BaseSettings):
         description="Risk at or above which a rebalance recommendation launches a standby, from 0 "
         "to 1.",
     )
-    standby_ttl_seconds: float = Field(
+    standby_ttl_seconds: PositiveSpan = Field(
         7200,
-        gt=0,
-        le=LONGEST_SPAN,
         description="Time to keep a standby after a recommendation that no termination follows, in "
         "seconds.",
     )
-    drain_seconds: float = Field(
+    drain_seconds: Span = Field(
         60,
-        ge=0,
-        le=LONGEST_SPAN,
         description="Time to keep the old primary after an automatic switch, in seconds. 0: it is "
         "terminated at once.",
     )
@@ -172,39 +158,29 @@ class Settings(BaseSettings):
         description="Maximum time that `manual-replica/enable` waits for the standby, in seconds. "
         "0: it does not wait.",
     )
-    launch_timeout_seconds: float = Field(
+    launch_timeout_seconds: PositiveSpan = Field(
         600,
-        gt=0,
-        le=LONGEST_SPAN,
         description="Maximum time from the launch of an instance until it runs, in seconds. After "
         "that SEF terminates it.",
     )
-    pool_cooldown_seconds: float = Field(
+    pool_cooldown_seconds: Span = Field(
         300,
-        ge=0,
-        le=LONGEST_SPAN,
         description="Time to avoid a pool that has no capacity, in seconds. 0: it is not avoided.",
     )
-    interrupted_pool_cooldown_seconds: float = Field(
+    interrupted_pool_cooldown_seconds: Span = Field(
         3600,
-        ge=0,
-        le=LONGEST_SPAN,
         description="Time to avoid a pool in which AWS interrupted an instance, in seconds. 0: it "
         "is not avoided.",
     )
-    probation_seconds: float = Field(
+    probation_seconds: Span = Field(
         1800,
-        ge=0,
-        le=LONGEST_SPAN,
         description="Time that a new spot primary in a risky pool has a standby, in seconds. A pool"
         " is risky if it is in a cooldown, or if instances in it were terminated in the"
         " last 90 days and its risk is at or above `SEF_REBALANCE_RISK_THRESHOLD`. 0: "
         "never.",
     )
-    on_demand_min_seconds: float = Field(
+    on_demand_min_seconds: PositiveSpan = Field(
         1800,
-        gt=0,
-        le=LONGEST_SPAN,
         description="Minimum time on an on-demand primary, and between two attempts to return to "
         "spot, in seconds.",
     )
@@ -215,31 +191,22 @@ class Settings(BaseSettings):
         description="Maximum number of returns of one agent from on-demand to spot in 24 hours. 0: "
         "none.",
     )
-    max_launches_per_hour: int = Field(
+    max_launches_per_hour: Count = Field(
         20,
-        ge=0,
-        le=1_000_000,
         description="Maximum number of instances launched for one agent in an hour. 0: no limit.",
     )
-    max_instances: int = Field(
+    max_instances: Count = Field(
         1000,
-        ge=0,
-        le=1_000_000,
         description="Maximum number of running instances that SEF launched: standbys, and the "
         "primaries of agents that were failed over. 0: no limit.",
     )
-    max_terminations_per_run: int = Field(
+    max_terminations_per_run: Count = Field(
         20,
-        ge=0,
-        le=1_000_000,
         description="Maximum number of instances that one run of a periodic job terminates. A sweep"
         " that finds more orphans terminates none. 0: no limit.",
     )
-    run_instances_burst: int = Field(
-        5,
-        ge=1,
-        le=1_000_000,
-        description="Size of EC2's RunInstances bucket for your account, in calls.",
+    run_instances_burst: PositiveCount = Field(
+        5, description="Size of EC2's RunInstances bucket for your account, in calls."
     )
     run_instances_per_second: float | None = Field(
         None,
@@ -249,11 +216,8 @@ class Settings(BaseSettings):
         "reserved for emergencies. 0: calls are not limited. Unset: 2; not limited when"
         " simulated.",
     )
-    terminate_instances_burst: int = Field(
-        100,
-        ge=1,
-        le=1_000_000,
-        description="Size of EC2's TerminateInstances bucket for your account, in calls.",
+    terminate_instances_burst: PositiveCount = Field(
+        100, description="Size of EC2's TerminateInstances bucket for your account, in calls."
     )
     terminate_instances_per_second: float | None = Field(
         None,
@@ -262,42 +226,25 @@ class Settings(BaseSettings):
         description="Refill rate of that bucket, in calls per second. 0: calls are not limited. "
         "Unset: 5; not limited when simulated.",
     )
-    silence_threshold_seconds: float = Field(
+    silence_threshold_seconds: Span = Field(
         420,
-        ge=0,
-        le=LONGEST_SPAN,
         description="Time without a report after which SEF asks EC2 about an agent's primary, in "
         "seconds; choose a little more than the interval of your agents. 0: never.",
     )
-    loss_check_interval_seconds: float = Field(
-        30,
-        ge=SHORTEST_INTERVAL,
-        le=LONGEST_SPAN,
-        description="Interval of the check of silent agents, in seconds.",
+    loss_check_interval_seconds: Interval = Field(
+        30, description="Interval of the check of silent agents, in seconds."
     )
-    orphan_check_interval_seconds: float = Field(
-        60,
-        ge=SHORTEST_INTERVAL,
-        le=LONGEST_SPAN,
-        description="Interval of the search for orphans, in seconds.",
+    orphan_check_interval_seconds: Interval = Field(
+        60, description="Interval of the search for orphans, in seconds."
     )
-    switchover_check_interval_seconds: float = Field(
-        60,
-        ge=SHORTEST_INTERVAL,
-        le=LONGEST_SPAN,
-        description="Interval at which due drills and returns to spot begin, in seconds.",
+    switchover_check_interval_seconds: Interval = Field(
+        60, description="Interval at which due drills and returns to spot begin, in seconds."
     )
-    reconcile_interval_seconds: float = Field(
-        2,
-        ge=SHORTEST_INTERVAL,
-        le=LONGEST_SPAN,
-        description="Interval of the search for unfinished work, in seconds.",
+    reconcile_interval_seconds: Interval = Field(
+        2, description="Interval of the search for unfinished work, in seconds."
     )
-    standby_check_interval_seconds: float = Field(
-        30,
-        ge=SHORTEST_INTERVAL,
-        le=LONGEST_SPAN,
-        description="Interval of the health checks of a ready standby, in seconds.",
+    standby_check_interval_seconds: Interval = Field(
+        30, description="Interval of the health checks of a ready standby, in seconds."
     )
     notification_urls: str = Field(
         "",
@@ -309,16 +256,11 @@ class Settings(BaseSettings):
         description="Minimum severity of the message that starts a thread: `info`, `warning` or "
         "`error`.",
     )
-    notification_interval_seconds: float = Field(
-        2,
-        ge=SHORTEST_INTERVAL,
-        le=LONGEST_SPAN,
-        description="Interval at which due messages are sent, in seconds.",
+    notification_interval_seconds: Interval = Field(
+        2, description="Interval at which due messages are sent, in seconds."
     )
-    notification_retention_days: int = Field(
+    notification_retention_days: Days = Field(
         90,
-        ge=0,
-        le=36_500,
         description="Days to keep messages that were sent, failed, or had no recipient. Messages of"
         " an open incident are kept. 0: for ever.",
     )

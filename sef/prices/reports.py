@@ -167,14 +167,9 @@ class Reports:
             AgentNotFound: no agent has this id.
             Refused: `invalid_from`, `invalid_to` or `invalid_limit`.
         """
-        return self._database.read(
-            _series_points,
-            agent_id,
-            pool_id=pool_id,
-            start=parse_bound(start, "from"),
-            end=parse_bound(end, "to"),
-            limit=parse_count(limit, "limit"),
-        )
+        span = {"start": parse_bound(start, "from"), "end": parse_bound(end, "to")}
+        size = parse_count(limit, "limit")
+        return self._database.read(_series_points, agent_id, pool_id=pool_id, limit=size, **span)
 
     def _write_each(self, reports: Sequence[Report]) -> Sequence[tuple[ReportResult, int]]:
         write = self._database.write_shared if len(reports) > 1 else self._database.write

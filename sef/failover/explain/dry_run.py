@@ -17,7 +17,7 @@ from uuid import uuid4
 from sqlalchemy import Connection
 
 from sef.agents import Agent, read_agent
-from sef.clock import iso
+from sef.clock import iso, milliseconds
 from sef.context import Context
 from sef.failover.explain.cloud_snapshot import CloudSnapshot, read_cloud
 from sef.failover.explain.forecast import forecast_launch
@@ -200,7 +200,7 @@ def _await_step(
     forecast = forecast_launch(connection, standby.market, now)
     left = None
     if forecast.seconds is not None:
-        age = (now - standby.created_at).total_seconds()
+        age = milliseconds(standby.created_at, now) / 1000
         left = max(0.0, round(forecast.seconds - age, 3))
     return PlanStep(
         "await",

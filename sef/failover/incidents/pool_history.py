@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, bindparam, case, func, or_, select
 
 from sef.agents import Agent
-from sef.clock import iso
+from sef.clock import iso, milliseconds
 from sef.context import Context
 from sef.db.tables import (
     agents,
@@ -157,7 +157,7 @@ def lead_times(connection: Connection, now: datetime) -> Mapping[str, Sequence[f
     )
     leads: dict[str, list[float]] = {}
     for row in rows:
-        seconds = (row.termination_at - row.detected_at).total_seconds()
+        seconds = milliseconds(row.detected_at, row.termination_at) / 1000
         leads.setdefault(row.pool_id, []).append(seconds)
     return leads
 

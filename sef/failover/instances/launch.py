@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from sef.agents import Agent, postpone_agent, read_agent
+from sef.clock import milliseconds
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, REPLICA_TAG, LaunchConfiguration
 from sef.cloud.errors import CloudError, Remedy
 from sef.cloud.launch_parameters import launch_fingerprint, launch_parameters
@@ -143,7 +144,7 @@ def mark_ready(connection: Connection, ctx: Context, replica: Replica, pool_id: 
         cool_down_pool_of(connection, replica, "Signalled", now, ctx.settings)
         move_replica(connection, replica, ReplicaStatus.RELEASING, reason, now, severity="warning")
         return reason
-    seconds = (now - replica.created_at).total_seconds()
+    seconds = milliseconds(replica.created_at, now) / 1000
     reason = f"runs in {pool_id} after {seconds:.1f} s"
     move_replica(
         connection, replica, ReplicaStatus.READY, reason, now, pool_id=pool_id, checked_at=now
