@@ -36,6 +36,7 @@ from sef.failover.instances import orphans, run_instances
 from sef.notifications import outbox
 from sef.notifications.channels import channels
 from sef.notifications.deliver import Notifier, delete_old_messages
+from sef.notifications.failures import report_failure_at
 from sef.operators import adopt, fleet, idempotency, modes, registration, status, switch
 from sef.parsing import parse_agent_id, parse_dry_run, parse_signal
 from sef.prices.reports import Reports
@@ -335,6 +336,10 @@ class SmartEmergencyFallback:
         """Take or extend the lease of a periodic job; return False if another object holds it."""
         now = self._clock()
         return self._database.write(leases.take_lease, name, self._holder, now, duration)
+
+    def report_failure(self, job: str, error: Exception) -> None:
+        """Log an exception that ended a run of a job, and notify people, once for an episode."""
+        report_failure_at(self._database, None, job, error, self._clock())
 
     def check_ready(self) -> None:
         """Read a table of the database; raise Unavailable if that fails."""

@@ -137,11 +137,12 @@ class Jobs:
             except SefError as error:
                 # The next pass retries: the rows say what is left to do.
                 log.warning("SEF: %s stopped early and is retried: %s", job_id, error)
-            except RuntimeError:
+            except Exception as error:
                 # No thread can be started while the interpreter ends. The rows keep the work until
                 # the next start.
-                if threading.main_thread().is_alive():
-                    raise
+                is_end = isinstance(error, RuntimeError) and not threading.main_thread().is_alive()
+                if not is_end:
+                    self._sef.report_failure(job_id, error)
             finally:
                 del self._running_since[job_id]
 

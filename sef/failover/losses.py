@@ -7,6 +7,7 @@ checks (`sef.failover.standbys.watch`).
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, exists, func, literal, select
@@ -15,6 +16,7 @@ from sef.agents import Agent, read_agent, update_agent
 from sef.cloud.ec2 import Instance
 from sef.context import Context
 from sef.db.tables import agents, incidents, price_series
+from sef.errors import AgentNotFound, Unavailable
 from sef.failover.incidents.rows import (
     Incident,
     open_incident,
@@ -27,6 +29,7 @@ from sef.failover.standbys.rows import Replica, missing_replicas, replica_of_ins
 from sef.failover.standbys.watch import MISSING_FOR, Observed, record_check
 from sef.failover.succession import adopt_successor
 from sef.notifications.events import Event, write_events
+from sef.notifications.failures import report_failure
 from sef.terms import Goal, IncidentKind, IncidentStatus, NotificationKind, Signal, SignalType
 
 INSTANCES_PER_CALL = 200
@@ -39,6 +42,8 @@ AGENTS_PER_RUN = 2000
 def detect_losses(ctx: Context) -> int:
     """Open an incident for each lost primary, and return the number of losses.
 
+    An agent's exception ends the search for this agent only.
+
     Raises:
         CloudError: EC2 cannot be read. SEF concludes nothing from that.
     """
@@ -46,11 +51,36 @@ def detect_losses(ctx: Context) -> int:
     silent = ctx.database.read(silent_agents, _silent_since(ctx, now), limit=AGENTS_PER_RUN)
     losses = 0
     for start in range(0, len(silent), INSTANCES_PER_CALL):
-        losses += _examine(ctx, silent[start : start + INSTANCES_PER_CALL], now)
+        listed = silent[start : start + INSTANCES_PER_CALL]
+        losses += _examine(ctx, _read_each(ctx, listed), now)
     return losses
 
 
-def silent_agents(connection: Connection, since: datetime, *, limit: int) -> Sequence[Agent]:
+def _read_each(ctx: Context, agent_ids: Sequence[str]) -> Sequence[Agent]:
+    """Read the rows of agents; leave out one that cannot be read, and report it."""
+    with suppress(ValueError, TypeError):  # one of the rows: read them one by one to find it
+        return ctx.database.read(_read_all, agent_ids)
+    read: list[Agent] = []
+    for agent_id in agent_ids:
+        try:
+            read.append(ctx.database.read(read_agent, agent_id))
+        except AgentNotFound:
+            continue  # deleted since it was listed
+        except Unavailable:
+            raise
+        except Exception as error:
+            report_failure(ctx, agent_id, "search for losses", error)
+    return read
+
+
+def _read_all(connection: Connection, agent_ids: Sequence[str]) -> Sequence[Agent]:
+    rows = connection.execute(
+        select(agents).where(agents.c.id.in_(agent_ids)).order_by(agents.c.id)
+    )
+    return [Agent(**row._mapping) for row in rows]
+
+
+def silent_agents(connection: Connection, since: datetime, *, limit: int) -> Sequence[str]:
     """Return agents whose primary has been silent since `since` and is not being replaced yet.
 
     Only reports of the primary count, not those of the standby. An agent that got its primary after
@@ -60,8 +90,8 @@ def silent_agents(connection: Connection, since: datetime, *, limit: int) -> Seq
     is_being_replaced = exists().where(
         incident.open_agent_id == agents.c.id, incident.goal == Goal.SWITCH
     )
-    rows = connection.execute(
-        select(agents)
+    return connection.scalars(
+        select(agents.c.id)
         .where(
             agents.c.instance_id.is_not(None),
             func.coalesce(agents.c.primary_since, agents.c.created_at) <= since,
@@ -70,8 +100,7 @@ def silent_agents(connection: Connection, since: datetime, *, limit: int) -> Seq
         )
         .order_by(agents.c.id)
         .limit(limit)
-    )
-    return [Agent(**row._mapping) for row in rows]
+    ).all()
 
 
 def heard_since(connection: Connection, agent_id: str, since: datetime) -> bool:
@@ -99,7 +128,12 @@ def _examine(ctx: Context, silent: Sequence[Agent], now: datetime) -> int:
         if instance is not None and instance.is_gone and adopt_successor(ctx, agent, now):
             continue  # another instance of the agent serves already
         if instance is None or instance.is_gone:
-            losses += ctx.database.write(_record_loss, ctx, agent, instance, now)
+            try:
+                losses += ctx.database.write(_record_loss, ctx, agent, instance, now)
+            except Unavailable:
+                raise
+            except Exception as error:
+                report_failure(ctx, agent.id, "search for losses", error)
     return losses
 
 

@@ -18,7 +18,7 @@ from sef.db.database import Database
 from sef.db.leases import MAX_CLOCK_SKEW
 from sef.db.statements import insert_missing, swap
 from sef.db.tables import step_failures
-from sef.errors import Unavailable
+from sef.errors import SefError, Unavailable
 from sef.notifications.events import Event, write_events
 from sef.terms import NotificationKind
 
@@ -63,16 +63,22 @@ def report_failure(ctx: HasDatabase, agent_id: str | None, step: str, error: Bas
         agent_id: None for a step that concerns no single agent.
         step: name of the step, such as `reconcile`; at most 64 characters.
     """
-    now = ctx.clock()
+    report_failure_at(ctx.database, agent_id, step, error, ctx.clock())
+
+
+def report_failure_at(
+    database: Database, agent_id: str | None, step: str, error: BaseException, now: datetime
+) -> None:
+    """Report a failure as `report_failure` does, where there is no `Context`."""
     agent = f" for agent {agent_id}" if agent_id else ""
     if isinstance(error, Unavailable):
-        if _is_first_in_process(ctx.database, agent_id, step, error, now):
+        if _is_first_in_process(database, agent_id, step, error, now):
             log.warning("SEF: %s%s did not run, SEF retries: %s", step, agent, error)
         return
     try:
-        is_new = ctx.database.write(_record, agent_id, step, error, now)
+        is_new = database.write(_record, agent_id, step, error, now)
     except Exception as unrecorded:
-        is_new = _is_first_in_process(ctx.database, agent_id, step, error, now)
+        is_new = _is_first_in_process(database, agent_id, step, error, now)
         if is_new:
             log.warning("SEF: the failure below is only logged: %s", _first_line(unrecorded))
     if is_new:
@@ -99,10 +105,16 @@ def _record(
     swap(connection, step_failures, key, version=row.version, seen_at=now)
     if is_known:
         return False
+    # An answer of EC2 says itself what is wrong; any other exception is a defect.
+    advice = (
+        ""
+        if isinstance(error, SefError)
+        else ". The log has the traceback; please report it as a defect of SEF"
+    )
     event = Event(
         "internal_error",
         f"{step} failed with {_kind(error)}: {_first_line(error)}. SEF goes on with all other work "
-        "and retries this step. The log has the traceback; please report it as a defect of SEF",
+        f"and retries this step{advice}",
         agent_id=agent_id,
         severity="error",
         details={"step": step, "error": _kind(error)},

@@ -3,6 +3,7 @@
 A limit, a storm, a stuck cutover or a refusal that ends and begins anew is another matter.
 """
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,8 +11,11 @@ import pytest
 from sqlalchemy import text, update
 
 from sef.db import tables
+from sef.errors import CloudUnavailable
+from sef.jobs import start_jobs
 from tests.failover.cutover.cutover_targets import owner
-from tests.harness import ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World
+from tests.harness import ALIVE, ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World
+from tests.waiting import until
 
 FULL = "InsufficientInstanceCapacity"
 REFUSED = "UnauthorizedOperation"
@@ -53,6 +57,17 @@ def storm(world: World, sef: Any, names: str) -> None:
 def fleet(world: World, sef: Any, names: str, pool: str = POOL) -> None:
     for name in names:
         world.primary(sef, name, pool)
+
+
+def orphan_of(world: World, number: int) -> str:
+    """Launch an old instance with the tags of the standby of `a` and the tag of another attempt."""
+    described = world.described(world.standby().instance_id)
+    own = {tag["Key"]: tag["Value"] for tag in described["Tags"]}
+    tags = own | {"sef:attempt": f"{own['sef:attempt']}-{number}"}
+    pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
+    orphan = world.launch(TagSpecifications=[{"ResourceType": "instance", "Tags": pairs}])
+    world.simulation.age(orphan, 10_000)
+    return orphan
 
 
 # Storms
@@ -306,13 +321,8 @@ def test_orphans_that_sef_leaves_running_are_told_each_day(world: World) -> None
     sef = world.sef(probation_seconds=0, max_terminations_per_run=3)
     world.primary(sef)
     sef.enable_manual_replica_mode("a")
-    described = world.described(world.standby().instance_id)
-    own = {tag["Key"]: tag["Value"] for tag in described["Tags"]}
     for number in range(4):
-        tags = own | {"sef:attempt": f"{own['sef:attempt']}-{number}"}
-        pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
-        orphan = world.launch(TagSpecifications=[{"ResourceType": "instance", "Tags": pairs}])
-        world.simulation.age(orphan, 10_000)
+        orphan_of(world, number)
     days = 3
     for _ in range(days * 24 * 6):
         world.clock.advance(600)
@@ -322,7 +332,7 @@ def test_orphans_that_sef_leaves_running_are_told_each_day(world: World) -> None
 
 # One agent's exception ends one step
 
-FAR = datetime(9999, 12, 31, tzinfo=UTC)
+FAR = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
 """A time that a row may hold and to which nothing can be added."""
 
 
@@ -368,3 +378,55 @@ def test_a_broken_document_of_an_agent_holds_up_no_drill(world: World) -> None:
         world.settle(sef)
     assert all(world.promotions(name) for name in "bc")
     assert ("a", "drill") in failures(world)
+
+
+def test_a_broken_document_of_an_agent_holds_up_no_search_for_losses(world: World) -> None:
+    sef = world.sef(probation_seconds=0)
+    primaries = [world.primary(sef, name) for name in "ab"]
+    if sef._database.is_mysql:
+        world.write(text("ALTER TABLE agents MODIFY cutover LONGTEXT"))
+    world.write(text("UPDATE agents SET cutover = '{' WHERE id = 'a'"))
+    for primary in primaries:
+        world.simulation.terminate(primary)
+    for _ in range(4):
+        world.clock.advance(700)
+        sef.detect_losses()
+        sef.reconcile()
+    assert [n.agent_id for n in world.rows("notifications", None) if n.kind == "detection"] == ["b"]
+    assert failures(world).count(("a", "search for losses")) == 1
+
+
+@ONCE
+def test_an_orphan_that_is_protected_holds_up_no_other(world: World) -> None:
+    sef = world.sef(probation_seconds=0)
+    world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    orphans = [orphan_of(world, number) for number in range(3)]
+    protected = orphans[1]
+    world.client.modify_instance_attribute(
+        InstanceId=protected, DisableApiTermination={"Value": True}
+    )
+    for _ in range(5):
+        world.clock.advance(600)
+        with suppress(CloudUnavailable):
+            sef.sweep_orphans()
+    assert [world.state(each) in ALIVE for each in orphans] == [False, True, False]
+    assert failures(world) == [(None, f"termination of orphan {protected}")]
+
+
+@ONCE
+def test_a_job_that_raises_is_told_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    sef = world.sef(reconcile_interval_seconds=0.02)
+    runs: list[int] = []
+
+    def reconcile() -> int:
+        runs.append(1)
+        raise KeyError("odd")
+
+    monkeypatch.setattr(sef, "reconcile", reconcile)
+    jobs = start_jobs(sef, sef.settings)
+    try:
+        until(lambda: len(runs) > 3)
+        assert failures(world) == [(None, "sef_reconcile")]
+    finally:
+        jobs.shutdown()

@@ -14,6 +14,7 @@ from sef.clock import iso
 from sef.context import Context
 from sef.db.statements import swap
 from sef.db.tables import incidents, pool_storms, system_events
+from sef.errors import Unavailable
 from sef.notifications.events import Event, write_events
 from sef.notifications.failures import report_failure
 from sef.terms import NotificationKind
@@ -53,6 +54,8 @@ def report_storms(ctx: Context, now: datetime) -> None:
     for storm in ctx.database.read(current_storms, now):
         try:
             ctx.database.write(report_storm, storm, now)
+        except Unavailable:
+            raise
         except Exception as error:
             report_failure(ctx, None, f"storm in {storm.pool_id}", error)
 

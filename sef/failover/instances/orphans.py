@@ -21,6 +21,7 @@ from sqlalchemy import Connection, func, select
 
 from sef.agents import read_agent
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, Ec2, Instance
+from sef.cloud.errors import CloudError, Remedy
 from sef.config import Settings, variable
 from sef.context import Context
 from sef.db.database import Database
@@ -31,6 +32,7 @@ from sef.db.tables import (
     replica_instances,
     retirements,
 )
+from sef.errors import Unavailable
 from sef.failover.adoption import Role, command, heard_within
 from sef.failover.instances.attempts import call_sizes, open_tokens
 from sef.failover.instances.kept_orphans import KeptOrphan, needs_update, store_kept
@@ -53,6 +55,7 @@ from sef.failover.standbys.rows import claimed_instances
 from sef.failover.standbys.watch import FORGOTTEN_AFTER
 from sef.failover.succession import adopt_successor
 from sef.heard import Reporting, forget_heard, heard_at
+from sef.notifications.failures import report_failure_at
 from sef.terms import plural
 
 
@@ -96,13 +99,42 @@ def sweep_orphans(ctx: Context, now: datetime) -> int:
     surplus = view.with_verdict(Verdict.ORPHAN)
     reported = _finish_earlier(database, ec2, unfinished, view.launched, surplus, now)
     try:
-        for orphan in surplus:
-            reported += _terminate(ctx, orphan, now)
+        reported += _terminate_each(ctx, surplus, now)
     finally:
         kept = kept_of_survey(view, ctx.settings, now)
         if database.read(needs_update, kept, now):
             database.write(store_kept, kept, now)
     database.write(forget_heard, now)
+    return reported
+
+
+def _terminate_each(ctx: Context, surplus: Sequence[Instance], now: datetime) -> int:
+    """Terminate orphans; return the number of reports.
+
+    A refusal of one orphan, such as by its termination protection, holds up no other. EC2 being
+    throttled or away concerns all of them.
+
+    Raises:
+        CloudError: EC2 cannot be reached, or refused the termination of an orphan; then the others
+            have been tried.
+    """
+    reported = 0
+    refusal: CloudError | None = None
+    for orphan in surplus:
+        step = f"termination of orphan {orphan.id}"
+        try:
+            reported += _terminate(ctx, orphan, now)
+        except Unavailable:
+            raise
+        except CloudError as error:
+            if error.remedy is not Remedy.OPERATOR:
+                raise
+            refusal = refusal or error
+            report_failure_at(ctx.database, None, step, error, now)
+        except Exception as error:
+            report_failure_at(ctx.database, None, step, error, now)
+    if refusal is not None:
+        raise refusal
     return reported
 
 
