@@ -441,6 +441,7 @@ CREATE TABLE notification_deliveries (
   claimed_until DATETIME(6) COMMENT 'a worker sends it until then; NULL: no worker',
   sent_at DATETIME(6),
   error TEXT COMMENT 'result of the last failed attempt',
+  digest BIGINT COMMENT 'id of the first delivery in the digest that it was sent in; NULL: by itself',
   version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (id),
   CONSTRAINT notification_deliveries_once UNIQUE (notification_id, channel),
@@ -448,6 +449,8 @@ CREATE TABLE notification_deliveries (
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='One row for each notification and channel of SEF_NOTIFICATION_URLS.' COLLATE utf8mb4_bin;
 
 CREATE INDEX notification_deliveries_due ON notification_deliveries (channel, status, next_at);
+
+CREATE INDEX notification_deliveries_sent ON notification_deliveries (channel, sent_at);
 
 CREATE INDEX notification_deliveries_thread ON notification_deliveries (thread, channel, status);
 

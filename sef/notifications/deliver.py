@@ -11,10 +11,12 @@ from sqlalchemy import Connection
 
 from sef.clock import Clock
 from sef.db.database import Database
-from sef.notifications import deliveries, outbox
+from sef.errors import Unavailable
+from sef.notifications import deliveries, digests, outbox
 from sef.notifications.channels import Channel, DeliveryFailed, DeliveryRejected
 from sef.notifications.deliveries import Delivery
 from sef.notifications.events import Event, write_events
+from sef.notifications.failures import report_failure_at
 from sef.notifications.messages import TRIES, retry_delay
 from sef.terms import NotificationKind, NotificationSeverity, plural
 
@@ -91,11 +93,63 @@ class Notifier:
 
     def _serve(self, channel: Channel) -> int:
         now = self._clock()
-        due = self._database.read(deliveries.due_threads, channel.name, now)
-        return sum(self._serve_thread(channel, thread) for thread in due)
+        since = now - digests.WINDOW
+        room = digests.MESSAGES - self._database.read(deliveries.sent_since, channel.name, since)
+        sent = 0
+        for thread in self._database.read(deliveries.due_threads, channel.name, now):
+            if sent >= room:
+                break
+            try:
+                sent += self._serve_thread(channel, thread, room - sent)
+            except Unavailable:
+                raise
+            except Exception as error:
+                report_failure_at(self._database, None, "delivery of messages", error, now)
+        return sent + (self._serve_digests(channel) if sent >= room else 0)
 
-    def _serve_thread(self, channel: Channel, thread: str) -> int:
-        """Send the pending messages of a thread to a channel, in order.
+    def _serve_digests(self, channel: Channel) -> int:
+        """Send the messages beyond the rate of a channel together; return their number."""
+        now = self._clock()
+        since = now - digests.EVERY
+        if self._database.read(deliveries.has_digest_since, channel.name, since):
+            return 0
+        sent = 0
+        while due := self._due_now(channel, now):
+            for start in range(0, len(due), digests.SIZE):
+                listed = due[start : start + digests.SIZE]
+                listed = self._database.write(deliveries.claim_all, listed, now)
+                if not listed or not self._send_digest(channel, listed):
+                    return sent
+                sent += len(listed)
+        return sent
+
+    def _due_now(self, channel: Channel, now: datetime) -> list[Delivery]:
+        """Return the messages that may be sent to a channel now, oldest first."""
+        due: list[Delivery] = []
+        for thread in self._database.read(deliveries.due_threads, channel.name, now):
+            for delivery in self._database.read(deliveries.pending, channel.name, thread):
+                if not _may_be_sent(delivery, now):
+                    break
+                due.append(delivery)
+        return sorted(due, key=lambda delivery: delivery.id)
+
+    def _send_digest(self, channel: Channel, listed: Sequence[Delivery]) -> bool:
+        first = listed[0]
+        thread, kind, title, body = first.thread, first.kind, first.title, first.body
+        if len(listed) > 1:
+            thread, kind = f"digest:{first.id}", NotificationKind.ALERT
+            title, body = digests.digest_title(listed), digests.digest_body(listed)
+        try:
+            channel.send(thread, kind, digests.severity_of_all(listed), title, body)
+        except DeliveryFailed as error:
+            for delivery in listed:
+                self._database.write(self._retry_or_give_up, delivery, error)
+            return False
+        self._database.write(_finish_digest, listed, self._clock())
+        return True
+
+    def _serve_thread(self, channel: Channel, thread: str, room: int) -> int:
+        """Send the pending messages of a thread to a channel, in order, at most `room` of them.
 
         The messages behind a message that has failed a few times no longer wait for it: the cause
         may be the message, not the channel. In each pass it is still tried first.
@@ -103,8 +157,7 @@ class Notifier:
         sent = 0
         for delivery in self._database.read(deliveries.pending, channel.name, thread):
             now = self._clock()
-            is_waiting = delivery.next_at > now and delivery.attempts < MAX_BLOCKING_ATTEMPTS
-            if is_waiting or delivery.is_claimed(now):
+            if sent == room or not _may_be_sent(delivery, now):
                 break
             if not self._database.write(deliveries.claim, delivery, now):
                 break
@@ -154,6 +207,20 @@ class Notifier:
         )
         write_events(connection, [event], now)
         return "failed"
+
+
+def _may_be_sent(delivery: Delivery, now: datetime) -> bool:
+    """Return False if the messages of the thread wait for this one, or a worker is sending it."""
+    is_waiting = delivery.next_at > now and delivery.attempts < MAX_BLOCKING_ATTEMPTS
+    return not (is_waiting or delivery.is_claimed(now))
+
+
+def _finish_digest(connection: Connection, listed: Sequence[Delivery], now: datetime) -> None:
+    """Record that all messages of a digest were sent, in one transaction."""
+    for delivery in listed:
+        deliveries.finish(
+            connection, delivery, "sent", error=None, sent_at=now, digest=listed[0].id
+        )
 
 
 def delete_old_messages(database: Database, before: datetime) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, RowMapping, func, select, update
+from sqlalchemy import Connection, Row, RowMapping, exists, func, select, update
 
 from sef.db.statements import insert_missing
 from sef.db.tables import notification_deliveries, notifications
@@ -143,6 +143,33 @@ def pending(connection: Connection, channel: str, thread: str) -> list[Delivery]
     return [_delivery(row._mapping) for row in rows]
 
 
+def sent_since(connection: Connection, channel: str, since: datetime) -> int:
+    """Return the number of messages that a channel got since a time; a digest is one message."""
+    of_channel = (_deliveries.channel == channel, _deliveries.sent_at > since)
+    own, digests = connection.execute(
+        select(
+            func.count() - func.count(_deliveries.digest),
+            func.count(_deliveries.digest.distinct()),
+        ).where(*of_channel)
+    ).one()
+    return int(own + digests)
+
+
+def has_digest_since(connection: Connection, channel: str, since: datetime) -> bool:
+    """Return True if a channel got a digest since a time."""
+    is_digest = (
+        _deliveries.channel == channel,
+        _deliveries.sent_at > since,
+        _deliveries.digest.is_not(None),
+    )
+    return bool(connection.scalar(select(exists().where(*is_digest))))
+
+
+def claim_all(connection: Connection, due: Sequence[Delivery], now: datetime) -> list[Delivery]:
+    """Claim the deliveries of a digest; leave out those that another worker has claimed first."""
+    return [delivery for delivery in due if claim(connection, delivery, now)]
+
+
 def claim(connection: Connection, delivery: Delivery, now: datetime) -> bool:
     """Claim a delivery in order to send it; return False if another worker was first."""
     return _change(
@@ -164,9 +191,17 @@ def finish(
     error: str | None,
     sent_at: datetime | None = None,
     next_at: datetime | None = None,
+    digest: int | None = None,
 ) -> bool:
-    """Record the result of a claimed delivery; return False if another worker took it over."""
+    """Record the result of a claimed delivery; return False if another worker took it over.
+
+    Args:
+        digest: id of the first delivery of the digest that it was sent in; None: it was sent by
+            itself.
+    """
     values: dict[str, Any] = {"status": status, "claimed_until": None, "error": error}
+    if digest is not None:
+        values["digest"] = digest
     if sent_at is not None:
         values["sent_at"] = sent_at
     if next_at is not None:

@@ -118,7 +118,8 @@ def test_a_hundred_repeated_signals_send_each_message_once(
         if number % 10 == 0:
             sef.deliver_notifications()
     sef.deliver_notifications()
-    expected = ["detection", "switch", "outcome"]
+    # The recommendation and the notice are two matters.
+    expected = ["detection", "detection", "switch", "outcome"]
     assert (kinds(receiver), kinds(other)) == (expected, expected)
 
 
@@ -537,3 +538,62 @@ def test_the_outcome_waits_for_the_cutover(world: World, receiver: Receiver) -> 
     sef.deliver_notifications()
     assert kinds(receiver) == ["detection", "switch", "cutover", "outcome"]
     assert " completed in " in receiver.got[-1][2]["message"]
+
+
+@ONCE
+def test_messages_beyond_the_rate_of_a_channel_are_sent_as_digests(
+    world: World, receiver: Receiver
+) -> None:
+    sef = worker(world, receiver)
+    names = [f"alert_{number:03}" for number in range(150)]
+    for name in names:
+        alert(sef, world, name)
+    assert sef.deliver_notifications() == 150
+    titles = [body["title"] for _, _, body in receiver.got]
+    assert titles[20:] == [f"[SEF] digest of {count} messages" for count in (50, 50, 30)]
+    text = "\n".join(body["message"] for _, _, body in receiver.got)
+    told = [name for name in text.split() if name in names]
+    assert told == names, "each is told once, in order"
+    assert {row.status for row in deliveries(world)} == {"sent"}
+
+
+@ONCE
+def test_no_message_waits_longer_than_a_minute_for_its_digest(
+    world: World, receiver: Receiver
+) -> None:
+    sef = worker(world, receiver)
+    for number in range(25):
+        alert(sef, world, f"alert_{number}")
+    sef.deliver_notifications()
+    sent = len(receiver.got)
+    for number in range(3):
+        alert(sef, world, f"late_{number}")
+        sef.deliver_notifications()
+    assert len(receiver.got) == sent
+    world.clock.advance(35)
+    sef.deliver_notifications()
+    assert len(receiver.got) == sent + 1
+    assert all(f"late_{number} happened" in receiver.got[-1][2]["message"] for number in range(3))
+    world.clock.advance(600)
+    alert(sef, world, "after_the_storm")
+    sef.deliver_notifications()
+    assert receiver.got[-1][2]["title"] == "[SEF] after the storm"
+
+
+@ONCE
+def test_the_messages_of_a_digest_that_fails_are_sent_later(
+    world: World, receiver: Receiver
+) -> None:
+    sef = worker(world, receiver)
+    for number in range(20):
+        alert(sef, world, f"alert_{number}")
+    sef.deliver_notifications()
+    receiver.status = 500
+    for number in range(5):
+        alert(sef, world, f"late_{number}")
+    sef.deliver_notifications()
+    receiver.status = 200
+    receiver.got.clear()
+    until_all_sent(world, sef)
+    text = "\n".join(body["message"] for _, _, body in receiver.got)
+    assert [text.count(f"late_{number} happened") for number in range(5)] == [1] * 5

@@ -137,12 +137,18 @@ notification_deliveries = Table(
     Column("claimed_until", Instant, comment="a worker sends it until then; NULL: no worker"),
     Column("sent_at", Instant),
     Column("error", Text, comment="result of the last failed attempt"),
+    Column(
+        "digest",
+        BigInteger,
+        comment="id of the first delivery in the digest that it was sent in; NULL: by itself",
+    ),
     version(),
     UniqueConstraint("notification_id", "channel", name="notification_deliveries_once"),
     CheckConstraint(
         "status IN ('pending', 'sent', 'failed')", name="notification_deliveries_status"
     ),
     Index("notification_deliveries_due", "channel", "status", "next_at"),
+    Index("notification_deliveries_sent", "channel", "sent_at"),
     Index("notification_deliveries_thread", "thread", "channel", "status"),
     comment="One row for each notification and channel of SEF_NOTIFICATION_URLS.",
     **MYSQL_OPTIONS,
