@@ -157,8 +157,7 @@ class SmartEmergencyFallback:
         """Release every report that has waited long enough for the second half of its pair.
 
         A released report is stored as a point of its own. Also delete idempotency keys after a
-        week, and messages after `SEF_NOTIFICATION_RETENTION_DAYS`. Return the number of series that
-        were changed.
+        week, and old messages. Return the number of changed series.
         """
         released, now = self._reports.release_overdue(), self._clock()
         self._database.write(idempotency.delete_expired_keys, now)

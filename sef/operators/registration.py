@@ -17,6 +17,7 @@ from sef.failover.standbys.retirements import delete_retirement
 from sef.failover.standbys.rows import replica_of_instance
 from sef.notifications.events import Event, write_events
 from sef.operators.idempotency import Answer
+from sef.operators.named_instance import instance_warnings
 from sef.operators.status import agent_fields
 from sef.parsing import parse_drill_interval
 from sef.terms import NotificationKind, ReplicaStatus
@@ -44,6 +45,8 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
         changes = {**changes, "cutover": parse_targets(changes["cutover"])}
     is_new, warnings = ctx.database.write(_write_agent, ctx, agent_id, changes)
     agent = ctx.database.read(read_agent, agent_id)
+    if changes.get("instance_id") is not None:
+        warnings = [*warnings, *instance_warnings(ctx, agent_id, changes["instance_id"])]
     if has_new_targets:
         # After COMMIT, so that an error of AWS does not prevent the registration.
         warnings = [*warnings, *target_warnings(ctx, agent)]

@@ -1,0 +1,61 @@
+"""Warn of an instance that an operator names as the primary and that cannot serve.
+
+The registration is accepted all the same: an inventory may run ahead of EC2, and AWS may be away.
+"""
+
+import logging
+
+from sef.cloud.ec2 import Instance
+from sef.cloud.errors import CloudError
+from sef.context import Context
+from sef.failover.standbys.rows import Replica, replica_of_instance
+from sef.terms import ReplicaStatus
+
+log = logging.getLogger("sef")
+
+_ENDED = (ReplicaStatus.TERMINATED, ReplicaStatus.FAILED)
+
+
+def instance_warnings(ctx: Context, agent_id: str, instance_id: str) -> list[str]:
+    """Return the warnings about an instance that was named as the primary of an agent.
+
+    Each call asks EC2 again, so a repeated registration repeats the warning.
+    """
+    replica = ctx.database.read(replica_of_instance, instance_id)
+    try:
+        instance = ctx.ec2.instances([instance_id]).get(instance_id)
+    except CloudError as error:
+        log.warning("SEF: EC2 was not asked about the named %s: %s", instance_id, error)
+        if replica is None or replica.status not in _ENDED:
+            return []
+        finding = f"{instance_id} is {replica.status} by SEF's rows, and EC2 did not answer"
+    else:
+        found = _finding(instance_id, instance, replica)
+        if found is None:
+            return []
+        finding = found
+    silence = ctx.settings.silence_threshold_seconds
+    if silence:
+        next_step = (
+            f"SEF takes it for the primary. If EC2 reports it gone and it does not report for "
+            f"{silence:.0f} s, SEF replaces it"
+        )
+    else:
+        next_step = "SEF takes it for the primary, and replaces it only after a signal"
+    return [
+        f"{finding}. {next_step}. If another instance serves {agent_id}, register that one: "
+        f"PUT /api/agents/{agent_id} with its instance_id."
+    ]
+
+
+def _finding(instance_id: str, instance: Instance | None, replica: Replica | None) -> str | None:
+    """Return the reason why the instance cannot serve, as a clause; None if there is none."""
+    ended = replica is not None and replica.status in _ENDED
+    if instance is None:
+        by_rows = f", and it is {replica.status} by SEF's rows" if replica and ended else ""
+        return f"EC2 does not show {instance_id} (yet){by_rows}"
+    if instance.is_gone:
+        return f"{instance_id} is {instance.ec2_state} in EC2"
+    if replica is not None and ended:
+        return f"{instance_id} is {replica.status} by SEF's rows, and {instance.ec2_state} in EC2"
+    return None
