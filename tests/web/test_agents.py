@@ -81,6 +81,7 @@ def test_an_agent_is_shown_with_its_mode_standby_and_last_report(
         "incident_id",
         "cutover_status",
         "reported_at",
+        "orphans",
     }
     assert (quiet["mode"], quiet["replica_status"], quiet["incident_id"], quiet["reported_at"]) == (
         "emergency_only",
