@@ -371,13 +371,15 @@ CREATE TABLE cutovers (
   old_instance_id VARCHAR(64),
   new_instance_id VARCHAR(64) NOT NULL,
   pool_id VARCHAR(128) COMMENT 'spot pool of the new primary',
-  deadline DATETIME(6) COMMENT 'end of the old primary; NULL if none is announced',
-  is_hurried BOOL NOT NULL COMMENT 'started with less than 30 s left: steps that wait are skipped',
+  deadline DATETIME(6) COMMENT 'earliest end of a holder of targets; NULL if none ends',
+  is_hurried BOOL NOT NULL COMMENT 'a step had less than 30 s when that end became known: it does not wait',
   status VARCHAR(16) NOT NULL COMMENT 'running, needs_operator, done or superseded; see docs/glossary.md',
   open_agent_id VARCHAR(64) COMMENT 'agent_id while running or needs_operator, else NULL; unique: one per agent',
   due_at DATETIME(6) COMMENT 'next attempt of an unfinished step; NULL when finished',
   started_at DATETIME(6) NOT NULL,
   traffic_moved_at DATETIME(6) COMMENT 'time when all targets had moved',
+  looked_at DATETIME(6) COMMENT 'last look at the former primaries and the holders',
+  not_running JSON COMMENT 'former primaries that do not run',
   finished_at DATETIME(6),
   version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (id),
@@ -385,14 +387,13 @@ CREATE TABLE cutovers (
   CONSTRAINT cutovers_one_open UNIQUE (open_agent_id),
   CONSTRAINT cutovers_status CHECK (status IN ('running', 'needs_operator', 'done', 'superseded')),
   CONSTRAINT cutovers_open CHECK ((open_agent_id IS NOT NULL) = (status IN ('running', 'needs_operator')))
-) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='One row for each promotion of an agent that has cutover targets.' COLLATE utf8mb4_bin;
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='One row for each epoch in which the targets of an agent had to follow its primary.' COLLATE utf8mb4_bin;
 
 CREATE INDEX cutovers_due ON cutovers (due_at);
 
 CREATE TABLE cutover_steps (
   cutover_id VARCHAR(40) NOT NULL,
   position INTEGER NOT NULL,
-  stage INTEGER NOT NULL COMMENT 'steps of the same stage run in any order',
   kind VARCHAR(20) NOT NULL COMMENT 'see docs/glossary.md',
   target JSON COMMENT 'resource that moves; NULL if there is none',
   status VARCHAR(8) NOT NULL COMMENT 'pending, done, failed or skipped',
@@ -401,12 +402,15 @@ CREATE TABLE cutover_steps (
   started_at DATETIME(6) COMMENT 'first attempt',
   finished_at DATETIME(6),
   latency_ms BIGINT COMMENT 'from the first attempt to the end of the step',
+  ends_at DATETIME(6) COMMENT 'end of the holder of the target; NULL if none is known',
+  is_hurried BOOL NOT NULL COMMENT 'less than 30 s were left when that end became known',
+  is_guarded BOOL NOT NULL COMMENT 'no promotion asked for it: no target is taken from a strange instance',
   error TEXT COMMENT 'result of the last attempt that did not finish the step',
   version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (cutover_id, position),
   CONSTRAINT cutover_steps_kind CHECK (kind IN ('running', 'webhook-before', 'volume', 'network-interface', 'private-ip', 'register', 'healthy', 'elastic-ip', 'dns', 'deregister', 'webhook-after')),
   CONSTRAINT cutover_steps_status CHECK (status IN ('pending', 'done', 'failed', 'skipped'))
-) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='The steps of a cutover, in order.' COLLATE utf8mb4_bin;
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='The steps of a cutover: what was done for each target, and what is left.' COLLATE utf8mb4_bin;
 
 CREATE TABLE notifications (
   id BIGINT NOT NULL AUTO_INCREMENT,

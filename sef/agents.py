@@ -1,6 +1,7 @@
 """An agent's row: its primary, its modes, and the work that is postponed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -66,6 +67,10 @@ class Agent:
         if self.drill_interval is None:
             return None
         return (self.drilled_at or self.created_at) + timedelta(seconds=self.drill_interval)
+
+    def with_targets(self, targets: Mapping[str, Any] | None) -> "Agent":
+        """Return the agent as it is with other cutover targets."""
+        return replace(self, cutover=None if targets is None else dict(targets))
 
     def is_drill_due(self, now: datetime) -> bool:
         """Return True if the next drill is due."""

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sef.cloud.clients import Clients
+from sef.cloud.ec2 import ENDED
 from sef.cloud.errors import translated
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
+
+OTHER_SERVICE = "another service"
+"""Holder of an interface that is attached to no instance, such as that of a NAT gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class HolderLookups:
                 frozenset(
                     instance[name]
                     for name in ("PrivateIpAddress", "PublicIpAddress")
-                    if instance.get(name)
+                    if instance.get(name) and instance["State"]["Name"] not in ENDED
                 ),
             )
             for page in pages
@@ -86,6 +90,24 @@ class HolderLookups:
         """Return the instances that a volume is attached to."""
         return {a["InstanceId"] for a in self._volume(volume_id).get("Attachments", [])}
 
+    @translated()
+    def instances_with_address(self, addresses: Collection[str]) -> set[str]:
+        """Return the instances that have one of the addresses, private or public."""
+        found: set[str] = set()
+        for name in ("private-ip-address", "ip-address"):
+            if not addresses:
+                break
+            answer = self._ec2.describe_instances(
+                Filters=[{"Name": name, "Values": sorted(addresses)}]
+            )
+            found |= {
+                instance["InstanceId"]
+                for reservation in answer["Reservations"]
+                for instance in reservation["Instances"]
+                if instance["State"]["Name"] not in ENDED
+            }
+        return found
+
     @property
     def _ec2(self) -> "EC2Client":
         return self._clients().ec2
@@ -100,4 +122,4 @@ class HolderLookups:
 
 def _attached(interfaces: Collection[Any]) -> set[str]:
     attachments = [interface.get("Attachment") or {} for interface in interfaces]
-    return {a["InstanceId"] for a in attachments if a.get("InstanceId")}
+    return {a.get("InstanceId") or OTHER_SERVICE for a in attachments if a}

@@ -21,7 +21,7 @@ from sef.config import Settings
 from sef.db.statements import insert_rows
 from sef.db.tables import kept_orphans, replica_instances
 from sef.errors import AgentNotFound, Conflict
-from sef.failover.cutover.rows import begin_cutover
+from sef.failover.cutover.begin import begin_cutover
 from sef.failover.primaries import change_primary
 from sef.failover.standbys.rows import (
     Replica,

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from sef.agents import Agent
 from sef.clock import Clock, iso
 from sef.config import Settings
-from sef.failover.cutover.rows import begin_cutover
+from sef.failover.cutover.begin import begin_cutover
 from sef.failover.incidents import pool_history, risk
 from sef.failover.incidents.rows import Incident, complete_failover, update_incident
 from sef.failover.incidents.summary import IncidentSummary, seconds, summary

@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 
 from sef.agents import Agent, read_agent, update_agent
 from sef.context import Context
-from sef.failover.cutover.rows import set_cutover_deadline
+from sef.failover.cutover.rows import look_again
 from sef.failover.incidents.matching import (
     ReceivedSignal,
     incident_of_other_instance,
@@ -186,8 +186,8 @@ def _store_signal(
     columns = _signal_columns(incident, signal, now) if update.is_news else {}
     signalled = incident.instance_id
     if signalled is not None and signalled != agent.instance_id and columns.get("deadline"):
-        # The end of a former primary is also the deadline of the cutover away from it.
-        set_cutover_deadline(connection, agent.id, signalled, columns["deadline"], now)
+        # The end of a former primary is also the deadline of the targets that are still with it.
+        look_again(connection, agent.id, now)
     if incident.is_open:
         return _raise_goal(connection, ctx, received, incident, update, columns)
     if update.is_first:

@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     CompoundSelect,
     Connection,
     and_,
@@ -34,11 +35,12 @@ from sqlalchemy import (
 from sef.agents import LONGEST_PAUSE
 from sef.context import Context
 from sef.db.tables import agents, cutovers, incidents, replica_instances, retirements
+from sef.failover.cutover.plan import LONGEST_DELAY
 from sef.failover.incidents import storms
 from sef.failover.instances.limits import LimitHit, TerminationBudget, report_limit
 from sef.failover.reconcile import reconcile_agent
 from sef.failover.standbys import watch
-from sef.failover.standbys.retirements import LONGEST_DELAY
+from sef.failover.standbys.retirements import LONGEST_POSTPONEMENT
 from sef.notifications.failures import report_failure
 from sef.terms import LOSING, Goal, IncidentKind, ReplicaStatus, plural
 
@@ -110,7 +112,7 @@ def agents_with_work(
                 agents.c.not_before <= now,
                 agents.c.not_before > now + LONGEST_PAUSE,
                 # A cutover does not pause with its agent: each step has a pause of its own.
-                exists().where(cutovers.c.open_agent_id == agents.c.id, cutovers.c.due_at <= now),
+                exists().where(cutovers.c.open_agent_id == agents.c.id, _is_cutover_due(now)),
             )
         )
         .group_by(work.c.id)
@@ -177,14 +179,14 @@ def _unfinished_work(now: datetime, checked_before: datetime) -> CompoundSelect[
         or_(
             retirement.not_before.is_(None),
             retirement.not_before <= now,
-            retirement.not_before > now + LONGEST_DELAY,
+            retirement.not_before > now + LONGEST_POSTPONEMENT,
         ),
     )
     due_cutovers = select(
         cutovers.c.open_agent_id,
         case((cutovers.c.deadline.is_not(None), 0), else_=1),
         cutovers.c.deadline,
-    ).where(cutovers.c.due_at <= now)
+    ).where(_is_cutover_due(now))
     agents_without_standby = (
         select(agents.c.id, literal(1), no_deadline)
         .outerjoin(replica_instances, replica.live_agent_id == agents.c.id)
@@ -200,6 +202,15 @@ def _unfinished_work(now: datetime, checked_before: datetime) -> CompoundSelect[
         agents_without_standby.where(agents.c.manual_replica_enabled),
         agents_without_standby.where(agents.c.probation_until > now),
     )
+
+
+def _is_cutover_due(now: datetime) -> ColumnElement[bool]:
+    """Build the condition that a step of a cutover is due.
+
+    A time farther off than any delay was written before the clock was set back.
+    """
+    due_at = cutovers.c.due_at
+    return or_(due_at <= now, due_at > now + LONGEST_DELAY)
 
 
 def _due_work(ctx: Context) -> Sequence[WorkItem]:

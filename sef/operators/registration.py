@@ -10,8 +10,8 @@ from sef.clock import iso
 from sef.context import Context
 from sef.errors import AgentNotFound
 from sef.failover.cutover.checks import target_warnings
-from sef.failover.cutover.rows import supersede_cutover
 from sef.failover.cutover.targets import parse_targets
+from sef.failover.cutover.wish import follow_changed_targets, follow_named_primary
 from sef.failover.primaries import change_primary, claim_instance
 from sef.failover.standbys.retirements import delete_retirement
 from sef.failover.standbys.rows import replica_of_instance
@@ -75,14 +75,18 @@ def _write_agent(
         return True, []
     values = dict(changes)
     warnings = []
+    targets = changes.get("cutover", agent.cutover)
     if changes.get("instance_id", agent.instance_id) != agent.instance_id:
         named = values.pop("instance_id")
         if named is not None:
             claim_instance(connection, agent_id, named, now)
-        supersede_cutover(connection, agent_id, NAMED, now)
+        following, pool = agent.with_targets(targets), changes.get("pool_id", agent.pool_id)
+        follow_named_primary(connection, following, named, pool, now)
         warnings = _warn_of_former_primary(connection, ctx, agent)
         change_primary(connection, agent, named, NAMED, now, terminate_after=None, **values)
     else:
+        if targets != agent.cutover:
+            follow_changed_targets(connection, agent, targets, now)
         update_agent(connection, agent, now, **values)
     message = f"{agent_id} is changed: {', '.join(sorted(changes)) or 'nothing'}"
     event = Event("agent_changed", message, agent_id=agent_id, details=dict(changes))

@@ -125,12 +125,12 @@ cutovers = Table(
     Column("old_instance_id", String(INSTANCE_ID_LENGTH)),
     Column("new_instance_id", String(INSTANCE_ID_LENGTH), nullable=False),
     pool_id(comment="spot pool of the new primary"),
-    Column("deadline", Instant, comment="end of the old primary; NULL if none is announced"),
+    Column("deadline", Instant, comment="earliest end of a holder of targets; NULL if none ends"),
     Column(
         "is_hurried",
         Boolean,
         nullable=False,
-        comment="started with less than 30 s left: steps that wait are skipped",
+        comment="a step had less than 30 s when that end became known: it does not wait",
     ),
     Column(
         "status",
@@ -146,6 +146,8 @@ cutovers = Table(
     Column("due_at", Instant, comment="next attempt of an unfinished step; NULL when finished"),
     Column("started_at", Instant, nullable=False),
     Column("traffic_moved_at", Instant, comment="time when all targets had moved"),
+    Column("looked_at", Instant, comment="last look at the former primaries and the holders"),
+    Column("not_running", JSON(none_as_null=True), comment="former primaries that do not run"),
     Column("finished_at", Instant),
     version(),
     UniqueConstraint("agent_id", "epoch", name="cutovers_once"),
@@ -155,7 +157,7 @@ cutovers = Table(
         f"(open_agent_id IS NOT NULL) = ({one_of('status', OPEN_CUTOVERS)})", name="cutovers_open"
     ),
     Index("cutovers_due", "due_at"),
-    comment="One row for each promotion of an agent that has cutover targets.",
+    comment="One row for each epoch in which the targets of an agent had to follow its primary.",
     **MYSQL_OPTIONS,
 )
 
@@ -165,7 +167,6 @@ cutover_steps = Table(
     metadata,
     Column("cutover_id", String(40), primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("stage", Integer, nullable=False, comment="steps of the same stage run in any order"),
     Column("kind", String(20), nullable=False, comment="see docs/glossary.md"),
     Column("target", JSON(none_as_null=True), comment="resource that moves; NULL if there is none"),
     Column("status", String(8), nullable=False, comment="pending, done, failed or skipped"),
@@ -174,11 +175,26 @@ cutover_steps = Table(
     Column("started_at", Instant, comment="first attempt"),
     Column("finished_at", Instant),
     Column("latency_ms", BigInteger, comment="from the first attempt to the end of the step"),
+    Column("ends_at", Instant, comment="end of the holder of the target; NULL if none is known"),
+    Column(
+        "is_hurried",
+        Boolean,
+        nullable=False,
+        default=False,
+        comment="less than 30 s were left when that end became known",
+    ),
+    Column(
+        "is_guarded",
+        Boolean,
+        nullable=False,
+        default=False,
+        comment="no promotion asked for it: no target is taken from a strange instance",
+    ),
     Column("error", Text, comment="result of the last attempt that did not finish the step"),
     version(),
     CheckConstraint(one_of("kind", StepKind), name="cutover_steps_kind"),
     CheckConstraint(one_of("status", StepStatus), name="cutover_steps_status"),
-    comment="The steps of a cutover, in order.",
+    comment="The steps of a cutover: what was done for each target, and what is left.",
     **MYSQL_OPTIONS,
 )
 

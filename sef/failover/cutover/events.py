@@ -61,6 +61,7 @@ def report_status(
 
     Args:
         cutover: the row before its status changed.
+        status: its status now.
     """
     if status is CutoverStatus.DONE:
         write_events(connection, [_completed(connection, cutover, now)], now)
@@ -100,7 +101,7 @@ def _completed(connection: Connection, cutover: Cutover, now: datetime) -> Event
         details={"cutover_id": cutover.id, "epoch": cutover.epoch},
         incident_id=cutover.incident_id,
         notification=NotificationKind.OUTCOME if cutover.incident_id else kind_without_incident,
-        matter=(cutover.id,),
+        matter=(cutover.id, cutover.started_at.isoformat()),
     )
 
 
@@ -110,10 +111,17 @@ def _operator_needed(connection: Connection, cutover: Cutover) -> Sequence[Event
     A step with another error in kind, as after an operator has removed only the first obstacle, is
     another matter. The same error with another request id is the same one.
     """
-    failed = {
-        step_name(step): str(step.error)
+    unfinished = [
+        step
         for step in steps_of(connection, cutover.id)
         if step.status is StepStatus.FAILED and step.state.is_unfinished
+    ]
+    # An instance that cannot be registered is not healthy either: that is one matter.
+    unregistered = [step.target for step in unfinished if step.kind is StepKind.REGISTER]
+    failed = {
+        step_name(step): str(step.error)
+        for step in unfinished
+        if step.kind is not StepKind.HEALTHY or step.target not in unregistered
     }
     described = "; ".join(f"{name}: {error}" for name, error in failed.items())
     matters = [(cutover.id, name, in_kind(error)) for name, error in failed.items()]

@@ -79,6 +79,34 @@ def holders_of(ctx: Context, targets: Targets | None, instance_ids: Collection[s
     return Holders(by_target, {instance_id: one.state for instance_id, one in shown.items()})
 
 
+def holders_of_target(ctx: Context, kind: StepKind, target: Any) -> set[str]:
+    """Return the instances that hold the target of a step, whichever they are.
+
+    A target group has no single holder: nobody loses it when an instance is registered.
+
+    Raises:
+        Impossible: the record has an alias or a routing policy.
+        CloudError: AWS refuses a call or does not answer.
+    """
+    attachments = ctx.attachments
+    match kind:
+        case StepKind.ELASTIC_IP:
+            return attachments.holders_of_address(target)
+        case StepKind.PRIVATE_IP:
+            return attachments.holders_of_private_ip(target)
+        case StepKind.NETWORK_INTERFACE:
+            return attachments.holders_of_interface(target["id"])
+        case StepKind.VOLUME:
+            return attachments.holders_of_volume(target["id"])
+        case StepKind.DNS:
+            values = ctx.traffic.addresses_of_record(
+                target["zone_id"], target["name"], target["type"]
+            )
+            return attachments.instances_with_address(values)
+        case _:
+            return set()
+
+
 def _look_ups(
     ctx: Context, targets: Targets, addresses: Mapping[str, frozenset[str]]
 ) -> Iterator[tuple[str, Callable[[], set[str]]]]:

@@ -5,6 +5,8 @@ from typing import Any
 from sef.clock import iso
 from sef.cloud.attachments import Impossible, PlannedChange
 from sef.context import Context
+from sef.failover.cutover.events import step_name
+from sef.failover.cutover.holders import holders_of_target
 from sef.failover.cutover.plan import PATIENCE
 from sef.failover.cutover.rows import Cutover, CutoverStep, steps_of
 from sef.terms import StepKind
@@ -16,7 +18,8 @@ def inspect_target(
     """Return the change that a step still needs; None if it needs none.
 
     Args:
-        former: the former primaries, which a `deregister` step takes out of a target group.
+        former: the former primaries: a `deregister` step takes them out of a target group, and a
+            guarded step takes its target from no other instance.
 
     Raises:
         NotReady: the target is in transition; inspect it again later.
@@ -25,6 +28,8 @@ def inspect_target(
     """
     new, target = cutover.new_instance_id, step.target
     attachments, traffic = ctx.attachments, ctx.traffic
+    if step.is_guarded:
+        _require_own_holder(ctx, cutover, step, former)
     match step.kind:
         case StepKind.RUNNING:
             attachments.running(new)
@@ -48,6 +53,20 @@ def inspect_target(
             return _inspect_record(ctx, target, new)
         case StepKind.WEBHOOK_BEFORE | StepKind.WEBHOOK_AFTER:
             return _plan_webhook(ctx, cutover, step)
+
+
+def _require_own_holder(
+    ctx: Context, cutover: Cutover, step: CutoverStep, former: set[str]
+) -> None:
+    """Raise Impossible if an instance holds the target that was never the agent's primary."""
+    holders = holders_of_target(ctx, step.kind, step.target)
+    strange = sorted(holders - former - {cutover.new_instance_id})
+    if strange:
+        raise Impossible(
+            f"{step_name(step)} is with {', '.join(strange)}, which was never the primary of "
+            f"{cutover.agent_id}; without a promotion SEF takes a target only from a former "
+            f"primary: move it to {cutover.new_instance_id} by hand, or remove the target"
+        )
 
 
 def _inspect_record(ctx: Context, target: dict[str, Any], instance_id: str) -> PlannedChange | None:

@@ -1,9 +1,11 @@
 """The order of a cutover's steps, and the time that each step may delay the steps after it.
 
-The steps are in stages. The steps of one stage do not depend on each other. A stage begins when no
-step of an earlier stage blocks it: a blocking step is pending or, in some cases, failed. The
-time-outs depend on the time that is left to the old primary: with a minute, SEF registers the new
-primary and waits until it is healthy; with seconds, it moves all targets at once.
+The steps are in stages. The steps of one stage do not depend on each other. A step is due when no
+step of an earlier stage blocks it: a blocking step is pending or, in some cases, failed. The order
+and the time-outs depend on the time that is left to the instance that holds the target of the step:
+with a minute, SEF registers the new primary and waits until it is healthy; with seconds, it moves
+the target at once. The steps of one cutover can thus have different orders. Nothing of this is
+stored but the end of the holder: it is computed again in each round.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +24,17 @@ HURRIED_PATIENCE = timedelta(seconds=5)
 
 RESERVE = timedelta(seconds=15)
 """Time before the deadline that is kept for the steps that come after `WAITED_FOR`."""
+
+LONGEST_DELAY = timedelta(minutes=2)
+"""Time that is longer than any delay between two attempts of a step."""
+
+LOOK_EVERY = timedelta(seconds=5)
+"""Time between two looks at the former primaries, while a step waits."""
+
+LOOK_LATER_EVERY = timedelta(seconds=30)
+"""The same time in a cutover that is older than `LOOK_OFTEN_FOR`."""
+
+LOOK_OFTEN_FOR = timedelta(minutes=10)
 
 PATIENCE: Mapping[StepKind, timedelta] = {
     StepKind.RUNNING: timedelta(minutes=5),
@@ -78,19 +91,34 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class StepState:
-    """The columns of a step that its order depends on."""
+    """The columns of a step that its order depends on.
+
+    Attributes:
+        not_before: earliest time of the next attempt.
+        ends_at: end of the instance that holds the target; None: no end of it is known.
+        is_hurried: seconds were left when the end became known.
+    """
 
     position: int
-    stage: int
     kind: StepKind
     status: StepStatus
     not_before: datetime
+    started_at: datetime | None = None
+    ends_at: datetime | None = None
+    is_hurried: bool = False
 
     @property
     def is_unfinished(self) -> bool:
         # A failed `before` webhook is not sent again.
         is_given_up = self.kind is StepKind.WEBHOOK_BEFORE and self.status is StepStatus.FAILED
         return self.status in (StepStatus.PENDING, StepStatus.FAILED) and not is_given_up
+
+    def is_due(self, now: datetime) -> bool:
+        """Return True if the step may be tried now.
+
+        A time farther off than any delay was written before the clock was set back.
+        """
+        return self.is_unfinished and not now < self.not_before <= now + LONGEST_DELAY
 
 
 def plan_steps(targets: Targets, left: timedelta | None) -> list[PlannedStep]:
@@ -124,9 +152,13 @@ def is_hurried(left: timedelta | None) -> bool:
     return left is not None and left < HURRY_BELOW
 
 
-def is_wanted(kind: StepKind, target: Any, targets: Targets | None) -> bool:
-    """Return False if an operator has removed the target of a step from the agent."""
-    return targets is not None and target in list(_targets_of(kind, targets))
+def wanted_steps(targets: Targets | None) -> list[tuple[StepKind, Any]]:
+    """Return the kind and the target of each step that an agent's present targets ask for."""
+    if not targets:
+        return []
+    return [
+        (kind, target) for stage in CALM for kind in stage for target in _targets_of(kind, targets)
+    ]
 
 
 def times_out_at(
@@ -144,36 +176,48 @@ def times_out_at(
     return max(started_at, min(normally, deadline - RESERVE))
 
 
-def next_step_of(
-    steps: Sequence[StepState], deadline: datetime | None, now: datetime
-) -> StepState | None:
+def next_step_of(steps: Sequence[StepState], now: datetime) -> StepState | None:
     """Return the step to try now; None if no step is due.
 
-    Pending steps come before failed ones.
+    Pending steps come before failed ones, and steps with an end before those without.
     """
-    failed = None
-    for stage in sorted({step.stage for step in steps}):
-        of_stage = [step for step in steps if step.stage == stage]
-        for step in of_stage:
-            if not step.is_unfinished or step.not_before > now:
-                continue
-            if step.status is StepStatus.PENDING:
-                return step
-            failed = failed or step
-        if any(_blocks(step, deadline) for step in of_stage):
-            break
-    return failed
+    ready = [
+        step
+        for step in steps
+        if step.is_due(now) and not any(_blocks(other, step, now) for other in steps)
+    ]
+    return min(
+        ready,
+        key=lambda step: (
+            step.status is StepStatus.FAILED,
+            step.ends_at is None,
+            stage_of(step.kind, hurried=step.is_hurried),
+            step.position,
+        ),
+        default=None,
+    )
 
 
-def next_due(steps: Sequence[StepState], deadline: datetime | None) -> datetime | None:
+def next_due(steps: Sequence[StepState], now: datetime) -> datetime | None:
     """Return the time of the next attempt of a step; None if all steps are over."""
     due = []
-    for stage in sorted({step.stage for step in steps}):
-        of_stage = [step for step in steps if step.stage == stage]
-        due += [step.not_before for step in of_stage if step.is_unfinished]
-        if any(_blocks(step, deadline) for step in of_stage):
-            break
+    for step in steps:
+        if not step.is_unfinished:
+            continue
+        blocking = [other for other in steps if _blocks(other, step, now)]
+        if not blocking:
+            due.append(now if step.is_due(now) else step.not_before)
+        elif step.ends_at is not None and step.ends_at - RESERVE > now:
+            due.append(step.ends_at - RESERVE)
     return min(due, default=None)
+
+
+def next_look(started_at: datetime, looked_at: datetime | None, now: datetime) -> datetime:
+    """Return the time of the next look at the former primaries."""
+    if looked_at is None or looked_at > now:
+        return now
+    is_young = looked_at - started_at < LOOK_OFTEN_FOR
+    return looked_at + (LOOK_EVERY if is_young else LOOK_LATER_EVERY)
 
 
 def traffic_moved(steps: Sequence[StepState]) -> bool:
@@ -181,16 +225,39 @@ def traffic_moved(steps: Sequence[StepState]) -> bool:
     return not any(s.is_unfinished for s in steps if s.kind is not StepKind.WEBHOOK_AFTER)
 
 
-def _blocks(step: StepState, deadline: datetime | None) -> bool:
-    if step.status is StepStatus.PENDING:
-        return True
-    if step.status is not StepStatus.FAILED:
+def stage_of(kind: StepKind, *, hurried: bool) -> int:
+    """Return the number of the stage of a step; the stages begin at 0."""
+    stages = HURRIED if hurried else CALM
+    return next((number for number, stage in enumerate(stages) if kind in stage), 0)
+
+
+def _blocks(other: StepState, step: StepState, now: datetime) -> bool:
+    """Return True if a step has to wait for another one."""
+    if not other.is_unfinished or other.position == step.position:
         return False
-    if step.kind is StepKind.RUNNING:
+    hurried = step.is_hurried
+    if hurried and other.kind in SKIPPED_IN_HURRY:
+        return False
+    if stage_of(other.kind, hurried=hurried) >= stage_of(step.kind, hurried=hurried):
+        return False
+    if other.kind is StepKind.RUNNING:
         return True
-    # Without a deadline the old primary keeps serving until the new one has what it needs.
-    is_needed = step.kind in WAITED_FOR and step.kind is not StepKind.WEBHOOK_BEFORE
-    return deadline is None and is_needed
+    if step.ends_at is None or step.kind is StepKind.WEBHOOK_AFTER:
+        return other.status is StepStatus.PENDING or _is_needed(other, step)
+    if other.status is StepStatus.FAILED or (hurried and not other.is_hurried):
+        return False
+    # A step whose own holder lives has more patience than this step has time.
+    times_out = times_out_at(other.kind, other.started_at or now, step.ends_at, hurried=hurried)
+    return now < times_out or other.ends_at == step.ends_at
+
+
+def _is_needed(other: StepState, step: StepState) -> bool:
+    # Without an end the old primary keeps serving until the new one has what it needs.
+    return (
+        step.ends_at is None
+        and other.kind in WAITED_FOR
+        and other.kind is not StepKind.WEBHOOK_BEFORE
+    )
 
 
 def _targets_of(kind: StepKind, targets: Targets) -> Iterator[Any]:

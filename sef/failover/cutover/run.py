@@ -1,7 +1,7 @@
 """Carry out a cutover: one step of it at a time.
 
-1. Select the due step (`plan.next_step_of`). A step whose target an operator has removed from the
-   agent is skipped.
+1. Select the due step (`plan.next_step_of`). If the steps are no longer those of the agent's
+   targets, change them first (`wish`). If none is due, look at the former primaries (`look`).
 2. Inspect the target in AWS. If the new primary already has it, the step is done.
 3. Claim the step in a transaction, which fails if the agent has got another primary, or if another
    worker has the step.
@@ -19,35 +19,37 @@ docs/decisions/0025-cutovers-compare-and-swap.md.
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum
 
 from sqlalchemy import Connection
 
 from sef.agents import read_agent
-from sef.clock import milliseconds
 from sef.cloud.attachments import RACED, Impossible, NotReady, PlannedChange
 from sef.cloud.errors import CloudError, Remedy
 from sef.context import Context
 from sef.failover.cutover.events import (
-    TARGET_REMOVED,
     describe_nothing_to_do,
     report_status,
     report_step,
     step_name,
 )
+from sef.failover.cutover.formers import formers_of
 from sef.failover.cutover.inspection import inspect_target
-from sef.failover.cutover.plan import is_wanted, next_step_of, times_out_at
+from sef.failover.cutover.look import look_at_formers
+from sef.failover.cutover.plan import next_step_of, times_out_at
 from sef.failover.cutover.rows import (
     Cutover,
     CutoverStep,
     change_step,
-    former_instances,
+    latency_of,
     open_cutover,
     refresh_cutover_status,
     steps_of,
 )
+from sef.failover.cutover.wish import difference, follow_wish
 from sef.notifications.events import Event, Severity, write_events
 from sef.notifications.outbound import PermanentHttpError, TransientHttpError
-from sef.terms import CutoverStatus, StepKind, StepStatus
+from sef.terms import StepKind, StepStatus
 
 CLAIM_DURATION = timedelta(seconds=4)
 """Time for which other workers do not try a step that a worker has claimed."""
@@ -65,16 +67,21 @@ ATTEMPT_ERRORS = (NotReady, Impossible, CloudError, TransientHttpError, Permanen
 """Errors that are recorded with the step."""
 
 
+class _Todo(Enum):
+    """Work on a cutover in which no step is tried."""
+
+    FOLLOW = "change the steps to those of the agent's targets"
+    LOOK = "look at the former primaries"
+
+
 @dataclass(frozen=True, slots=True)
 class _DueStep:
     """The step of a cutover to try now."""
 
     cutover: Cutover
     step: CutoverStep
-    is_wanted: bool
-    """False: an operator has removed the target from the agent."""
     former: set[str]
-    """Instances of the agent's other cutovers: the former primaries."""
+    """The former primaries of the agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,12 @@ def advance_cutover(ctx: Context, agent_id: str) -> str | None:
     Errors of AWS are recorded with the step, which is retried; they are not raised.
     """
     due = ctx.database.read(_next_step, ctx, agent_id)
-    if due is None:
+    if due is _Todo.FOLLOW:
+        followed = ctx.database.write(_follow, ctx, agent_id)
+        return "the cutover follows the changed targets" if followed else None
+    if due is _Todo.LOOK:
+        return look_at_formers(ctx, agent_id)
+    if not isinstance(due, _DueStep):
         return None
     claimed: CutoverStep | None = None
     outcome = _inspect(ctx, due)
@@ -112,27 +124,35 @@ def advance_cutover(ctx: Context, agent_id: str) -> str | None:
     return outcome.message
 
 
-def _next_step(connection: Connection, ctx: Context, agent_id: str) -> _DueStep | None:
+def _next_step(connection: Connection, ctx: Context, agent_id: str) -> "_DueStep | _Todo | None":
     cutover = open_cutover(connection, agent_id)
     if cutover is None:
         return None
     steps = steps_of(connection, cutover.id)
-    chosen = next_step_of([step.state for step in steps], cutover.deadline, ctx.clock())
-    if chosen is None:
-        return None
-    step = next(step for step in steps if step.position == chosen.position)
     agent = read_agent(connection, agent_id)
-    return _DueStep(
-        cutover,
-        step,
-        is_wanted(step.kind, step.target, agent.cutover),
-        former_instances(connection, agent_id) - {cutover.new_instance_id},
-    )
+    if agent.epoch == cutover.epoch and difference(steps, agent.cutover):
+        return _Todo.FOLLOW
+    chosen = next_step_of([step.state for step in steps], ctx.clock())
+    if chosen is None:
+        return _Todo.LOOK
+    step = next(step for step in steps if step.position == chosen.position)
+    former: set[str] = set()
+    if step.is_guarded or step.kind is StepKind.DEREGISTER:
+        formers = formers_of(connection, agent_id, cutover.new_instance_id)
+        former = {one.instance_id for one in formers}
+    return _DueStep(cutover, step, former)
+
+
+def _follow(connection: Connection, ctx: Context, agent_id: str) -> bool:
+    """Change the steps of the open cutover to those of the agent's targets."""
+    agent = read_agent(connection, agent_id, lock=True)
+    cutover = open_cutover(connection, agent_id)
+    if cutover is None or agent.epoch != cutover.epoch:
+        return False
+    return follow_wish(connection, cutover, agent.cutover, ctx.clock())
 
 
 def _inspect(ctx: Context, due: _DueStep) -> PlannedChange | _Result:
-    if not due.is_wanted:
-        return _Result(TARGET_REMOVED, StepStatus.SKIPPED)
     try:
         change = inspect_target(ctx, due.cutover, due.step, due.former)
     except ATTEMPT_ERRORS as error:
@@ -179,7 +199,7 @@ def _claim(
         connection,
         step,
         attempts=step.attempts + 1,
-        started_at=step.started_at or now,
+        started_at=_first_attempt(step, now),
         not_before=now + CLAIM_DURATION,
     )
     return _read_again(connection, inspected)
@@ -196,24 +216,22 @@ def _record_result(
     step = _read_again(connection, tried)
     if current is None or step.status in (StepStatus.DONE, StepStatus.SKIPPED):
         return True
-    if result.status in (StepStatus.DONE, StepStatus.SKIPPED):
+    # Another worker may have claimed the step since; a step that was begun anew is another matter.
+    is_same = tried.started_at is not None and step.started_at == tried.started_at
+    if result.status is StepStatus.DONE and (is_same or step.version == tried.version):
         _finish_step(connection, current, step, result, now)
     elif step.version == tried.version:
         _retry_step(connection, current, step, result, now)
-    status_before = current.status
-    current = open_cutover(connection, cutover.agent_id) or current
     status = refresh_cutover_status(connection, current, now)
-    if status is not status_before or status is CutoverStatus.NEEDS_OPERATOR:
-        report_status(connection, current, status, now)
+    report_status(connection, current, status, now)
     return True
 
 
 def _finish_step(
     connection: Connection, cutover: Cutover, step: CutoverStep, result: _Result, now: datetime
 ) -> None:
-    started_at = step.started_at or now
-    latency_ms = milliseconds(started_at, now)
-    is_skipped = result.status is StepStatus.SKIPPED
+    started_at = _first_attempt(step, now)
+    latency_ms = latency_of(started_at, now)
     change_step(
         connection,
         step,
@@ -222,23 +240,28 @@ def _finish_step(
         started_at=started_at,
         finished_at=now,
         latency_ms=latency_ms,
-        error=result.message if is_skipped else None,
+        error=None,
     )
-    name = f"{step_name(step)} is skipped" if is_skipped else step_name(step)
-    message = f"{name}: {result.message}"
+    message = f"{step_name(step)}: {result.message}"
     report_step(connection, cutover, step, message, now, latency_ms=latency_ms)
+
+
+def _first_attempt(step: CutoverStep, now: datetime) -> datetime:
+    """Return the time of the first attempt of a step that is tried now.
+
+    A time in the future was written before the clock was set back: the time-out would not come.
+    """
+    return now if step.started_at is None else min(step.started_at, now)
 
 
 def _retry_step(
     connection: Connection, cutover: Cutover, step: CutoverStep, result: _Result, now: datetime
 ) -> None:
-    started_at = step.started_at or now
+    started_at = _first_attempt(step, now)
     if result.is_partial:
         status, delay = step.status, timedelta(0)
     else:
-        times_out = times_out_at(
-            step.kind, started_at, cutover.deadline, hurried=cutover.is_hurried
-        )
+        times_out = times_out_at(step.kind, started_at, step.ends_at, hurried=step.is_hurried)
         has_failed = StepStatus.FAILED in (step.status, result.status) or now >= times_out
         status = StepStatus.FAILED if has_failed else StepStatus.PENDING
         delay = _retry_delay(status, step.attempts)

@@ -16,7 +16,7 @@ from sef.db.statements import rows_where, swap, upsert
 from sef.db.tables import agents, retirements
 from sef.terms import Market
 
-LONGEST_DELAY = timedelta(minutes=10)
+LONGEST_POSTPONEMENT = timedelta(minutes=10)
 """Longest delay of an attempt that SEF accepts. A wrong clock may have written a longer one."""
 
 _row = retirements.c
@@ -137,7 +137,9 @@ def running_retirements(connection: Connection, agent_id: str) -> Sequence[Retir
 
 def due_retirements(connection: Connection, agent_id: str, now: datetime) -> Sequence[Retirement]:
     """Return the retirements of an agent that SEF may try to terminate now."""
-    rows = connection.execute(_DUE, {"agent": agent_id, "now": now, "latest": now + LONGEST_DELAY})
+    rows = connection.execute(
+        _DUE, {"agent": agent_id, "now": now, "latest": now + LONGEST_POSTPONEMENT}
+    )
     return [_retirement(row) for row in rows]
 
 

@@ -248,18 +248,23 @@ def test_standby_is_launched_in_the_zone_of_the_volume(world: World) -> None:
 
 
 @ONCE
-def test_primary_named_by_an_operator_supersedes_the_cutover(world: World) -> None:
+def test_primary_named_by_an_operator_supersedes_the_cutover_and_gets_the_targets(
+    world: World,
+) -> None:
     sef, primary, belongings = owner(world, "target_groups", "elastic_ip")
     world.simulation.set_options(healthy_after_seconds=1000)
     fail_over(world, sef, primary)
     other = world.launch()
     sef.register_agent("a", {"instance_id": other})
-    assert cutover_of(sef)["status"] == "superseded"
+    statuses = sorted((row.epoch, row.status) for row in world.rows("cutovers"))
+    assert statuses == [(2, "superseded"), (3, "running")]
     [event] = world.events("cutover_superseded")
     assert "an operator named another primary" in event.message
-    world.settle(sef, 600)
-    assert belongings.held(other) == set()
-    assert "elastic_ip" in belongings.held(primary)
+    world.simulation.set_options(healthy_after_seconds=0)
+    world.settle(sef, 5)
+    assert belongings.held(other) == {"target_groups", "elastic_ip"}
+    assert belongings.registered() == [other]
+    assert cutover_of(sef)["status"] == "done"
 
 
 @ONCE

@@ -15,13 +15,13 @@ from sef.failover.cutover.plan import (
     RESERVE,
     SKIPPED_IN_HURRY,
     StepState,
-    is_wanted,
     next_due,
     next_step_of,
     plan_steps,
     skipped_steps,
     times_out_at,
     traffic_moved,
+    wanted_steps,
 )
 from sef.terms import StepKind, StepStatus
 from tests.failover.cutover.test_targets import ARN, WHOLE
@@ -114,7 +114,9 @@ def test_every_target_has_one_step_of_each_of_its_kinds(
         if kind.startswith("webhook-") and kind[8:] in targets.get("webhooks", {}):
             expected.add(kind)
     assert {step.kind for step in steps} == expected
-    assert all(is_wanted(step.kind, step.target, targets) for step in steps)
+    wanted = wanted_steps(targets)
+    assert all((step.kind, step.target) in wanted for step in steps)
+    assert len(wanted) == len(steps)
 
 
 @given(TARGETS, LEFT)
@@ -144,10 +146,11 @@ def test_order_depends_only_on_the_hurry(
 
 
 def test_step_of_a_removed_target_is_not_wanted() -> None:
-    assert is_wanted(StepKind.VOLUME, WHOLE["volumes"][0], WHOLE)
-    assert not is_wanted(StepKind.VOLUME, {**WHOLE["volumes"][0], "device": "/dev/sdg"}, WHOLE)
-    assert not is_wanted(StepKind.VOLUME, WHOLE["volumes"][0], {"elastic_ip": "eipalloc-0abc1234"})
-    assert not is_wanted(StepKind.RUNNING, None, None)
+    volume = WHOLE["volumes"][0]
+    assert (StepKind.VOLUME, volume) in wanted_steps(WHOLE)
+    assert (StepKind.VOLUME, {**volume, "device": "/dev/sdg"}) not in wanted_steps(WHOLE)
+    assert (StepKind.VOLUME, volume) not in wanted_steps({"elastic_ip": "eipalloc-0abc1234"})
+    assert wanted_steps(None) == []
 
 
 # Time-outs
@@ -207,12 +210,24 @@ def steps(left: timedelta | None, **statuses: str) -> list[StepState]:
     for position, step in enumerate(plan_steps(ONE_EACH, left)):
         is_behind |= step.kind in given
         status = given.get(step.kind, StepStatus.PENDING if is_behind else StepStatus.DONE)
-        states.append(StepState(position, step.stage, step.kind, status, NOW))
+        states.append(StepState(position, step.kind, status, NOW))
     return states
 
 
+def ending(states: list[StepState], left: timedelta | None, *kinds: str) -> list[StepState]:
+    """Return the states with an end of the holders: of all steps, or of those of `kinds`."""
+    if left is None:
+        return states
+    return [
+        replace(s, ends_at=NOW + left, is_hurried=left < HURRY_BELOW)
+        if not kinds or s.kind in kinds
+        else s
+        for s in states
+    ]
+
+
 def due(states: list[StepState], deadline: timedelta | None) -> str | None:
-    step = next_step_of(states, None if deadline is None else NOW + deadline, NOW)
+    step = next_step_of(ending(states, deadline), NOW)
     return None if step is None else str(step.kind)
 
 
@@ -232,7 +247,7 @@ def test_calm_steps_are_due_one_after_the_other() -> None:
 def test_pending_step_blocks_the_stages_after_it() -> None:
     states = not_due(steps(MINUTE, healthy="pending"), "healthy")
     assert due(states, MINUTE) is None
-    assert next_due(states, NOW + MINUTE) == NOW + timedelta(seconds=1)
+    assert next_due(ending(states, MINUTE), NOW) == NOW + timedelta(seconds=1)
 
 
 def test_failed_record_does_not_delay_the_elastic_ip() -> None:
@@ -286,7 +301,7 @@ def test_failed_before_webhook_is_over() -> None:
         s if s.kind is StepKind.WEBHOOK_BEFORE else replace(s, status=StepStatus.DONE)
         for s in states
     ]
-    assert next_due(over, None) is None
+    assert next_due(over, NOW) is None
     assert traffic_moved(over)
 
 
