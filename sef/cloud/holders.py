@@ -1,11 +1,11 @@
 """Look up the instances that hold addresses, network interfaces and volumes now."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sef.cloud.clients import Clients
-from sef.cloud.ec2 import ENDED
+from sef.cloud.ec2 import ENDED, FILTER_VALUES
 from sef.cloud.errors import translated
 
 if TYPE_CHECKING:
@@ -36,11 +36,6 @@ class HolderLookups:
     @translated()
     def shown(self, instance_ids: Collection[str]) -> dict[str, ShownInstance]:
         """Return those of the instances that EC2 shows, by id."""
-        if not instance_ids:
-            return {}
-        pages = self._ec2.get_paginator("describe_instances").paginate(
-            Filters=[{"Name": "instance-id", "Values": sorted(instance_ids)}]
-        )
         return {
             instance["InstanceId"]: ShownInstance(
                 instance["State"]["Name"],
@@ -50,9 +45,7 @@ class HolderLookups:
                     if instance.get(name) and instance["State"]["Name"] not in ENDED
                 ),
             )
-            for page in pages
-            for reservation in page["Reservations"]
-            for instance in reservation["Instances"]
+            for instance in self._instances(sorted(instance_ids))
         }
 
     @translated()
@@ -111,6 +104,17 @@ class HolderLookups:
     @property
     def _ec2(self) -> "EC2Client":
         return self._clients().ec2
+
+    def _instances(self, instance_ids: Sequence[str]) -> Iterator[Any]:
+        """Yield the instances that EC2 shows. A filter does not fail for an unknown id."""
+        for first in range(0, len(instance_ids), FILTER_VALUES):
+            ids = instance_ids[first : first + FILTER_VALUES]
+            pages = self._ec2.get_paginator("describe_instances").paginate(
+                Filters=[{"Name": "instance-id", "Values": ids}]
+            )
+            for page in pages:
+                for reservation in page["Reservations"]:
+                    yield from reservation["Instances"]
 
     def _interface(self, interface_id: str) -> Any:
         answer = self._ec2.describe_network_interfaces(NetworkInterfaceIds=[interface_id])

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from sef.agents import read_agent
+from sef.cloud.ec2 import ALIVE, GONE
 from sef.cloud.errors import CloudError
 from sef.context import Context
 from sef.failover.cutover.events import report_status
@@ -89,8 +90,12 @@ def _look(ctx: Context, situation: _Situation) -> _Seen:
     not_running = _from_column(cutover.not_running)
     ids = [former.instance_id for former in formers]
     try:
-        instances = ctx.ec2.instances(ids)
-        alive = {i.id: i.is_alive for i in instances.values() if i.is_alive or i.is_gone}
+        shown = ctx.attachments.shown(ids)
+        alive = {
+            instance_id: one.state in ALIVE
+            for instance_id, one in shown.items()
+            if one.state in ALIVE | GONE
+        }
         not_running = seen_not_running(formers, alive, not_running, now)
     except CloudError:
         alive = {}  # the rows have to do

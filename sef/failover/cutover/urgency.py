@@ -59,8 +59,9 @@ def seen_not_running(
     for former in formers:
         instance_id = former.instance_id
         is_alive = alive.get(instance_id)
-        if is_alive:
-            continue
+        has_ended = former.ends_at is not None and former.ends_at <= now
+        if is_alive or (is_alive is None and has_ended):
+            continue  # the rows know the end of an instance that EC2 no longer shows
         known = before.get(instance_id)
         since = known.since if known is not None and known.since <= now else now
         is_shown = is_alive is False or (known is not None and known.is_shown)
