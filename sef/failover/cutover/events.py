@@ -106,26 +106,24 @@ def _completed(connection: Connection, cutover: Cutover, now: datetime) -> Event
 
 
 def _operator_needed(connection: Connection, cutover: Cutover) -> Sequence[Event]:
-    """Return an event for each failed step; each names all of them.
+    """Return an event for each blocked target; each names all failed steps.
 
-    A step with another error in kind, as after an operator has removed only the first obstacle, is
-    another matter. The same error with another request id is the same one.
+    A target with another error in kind, as after an operator has removed only the first obstacle,
+    is another matter. The same error with another request id is the same one, and a later step of
+    the target fails only because the first one did.
     """
-    unfinished = [
+    failed = [
         step
         for step in steps_of(connection, cutover.id)
         if step.status is StepStatus.FAILED and step.state.is_unfinished
     ]
-    # An instance that cannot be registered is not healthy either: that is one matter.
-    unregistered = [step.target for step in unfinished if step.kind is StepKind.REGISTER]
-    failed = {
-        step_name(step): str(step.error)
-        for step in unfinished
-        if step.kind is not StepKind.HEALTHY or step.target not in unregistered
-    }
-    described = "; ".join(f"{name}: {error}" for name, error in failed.items())
-    matters = [(cutover.id, name, in_kind(error)) for name, error in failed.items()]
-    return [_blocked(cutover, described, matter) for matter in matters]
+    described = "; ".join(f"{step_name(step)}: {step.error}" for step in failed)
+    first_of = {str(step.target or step.kind): step for step in reversed(failed)}
+    causes = sorted(first_of.values(), key=lambda step: step.position)
+    return [
+        _blocked(cutover, described, (cutover.id, step_name(step), in_kind(str(step.error))))
+        for step in causes
+    ]
 
 
 def _blocked(cutover: Cutover, described: str, matter: tuple[object, ...]) -> Event:
