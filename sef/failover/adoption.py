@@ -88,7 +88,8 @@ def adopt(
 ) -> Adoption:
     """Record an instance as launched by SEF for the agent, in this role, and write the event.
 
-    An unknown agent is registered. A new primary starts a new epoch and a cutover to it.
+    A repeat changes nothing. An unknown agent is registered. A new primary starts a new epoch and a
+    cutover to it.
 
     Args:
         reason: the cause, as a clause.
@@ -104,14 +105,16 @@ def adopt(
         raise Conflict("primary_changed", f"{agent_id} has another primary by now. Look again.")
     known = replica_of_instance(connection, instance.id)
     _reject_taken(connection, agent, instance, known, role)
-    epoch = agent.epoch
-    if agent.instance_id != instance.id:
-        _write_replica(connection, agent, instance, known, role, reason, now)
-        if role is Role.PRIMARY:
-            epoch += 1
-            _make_primary(connection, agent, instance, now)
-    connection.execute(delete(kept_orphans).where(kept_orphans.c.instance_id == instance.id))
+    is_primary = agent.instance_id == instance.id
+    epoch = agent.epoch + (role is Role.PRIMARY and not is_primary)
     message = f"adopted {instance.id} for {agent_id}: {reason}; {_OUTCOME[role]}"
+    adoption = Adoption(agent_id, instance.id, role, agent.instance_id, epoch, message)
+    if is_primary and known is not None:
+        return adoption  # a repeat
+    _write_replica(connection, agent, instance, known, role, reason, now)
+    if epoch != agent.epoch:
+        _make_primary(connection, agent, instance, now)
+    connection.execute(delete(kept_orphans).where(kept_orphans.c.instance_id == instance.id))
     event = Event(
         "instance_adopted",
         message,
@@ -126,7 +129,7 @@ def adopt(
         notification=NotificationKind.ALERT,
     )
     write_events(connection, [event], now)
-    return Adoption(agent_id, instance.id, role, agent.instance_id, epoch, message)
+    return adoption
 
 
 def has_tags(instance: Instance, deployment: str, agent_id: str) -> bool:

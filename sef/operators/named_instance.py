@@ -8,6 +8,8 @@ import logging
 from sef.cloud.ec2 import Instance
 from sef.cloud.errors import CloudError
 from sef.context import Context
+from sef.db.leases import deployment_name
+from sef.failover.adoption import Role, adopt, has_tags
 from sef.failover.standbys.rows import Replica, replica_of_instance
 from sef.terms import ReplicaStatus
 
@@ -30,6 +32,8 @@ def instance_warnings(ctx: Context, agent_id: str, instance_id: str) -> list[str
             return []
         finding = f"{instance_id} is {replica.status} by SEF's rows, and EC2 did not answer"
     else:
+        if instance is not None and instance.is_alive and replica is None:
+            _adopt(ctx, agent_id, instance)
         found = _finding(instance_id, instance, replica)
         if found is None:
             return []
@@ -46,6 +50,16 @@ def instance_warnings(ctx: Context, agent_id: str, instance_id: str) -> list[str
         f"{finding}. {next_step}. If another instance serves {agent_id}, register that one: "
         f"PUT /api/agents/{agent_id} with its instance_id."
     ]
+
+
+def _adopt(ctx: Context, agent_id: str, instance: Instance) -> None:
+    """Record the launch of a named instance that has SEF's tags for the agent, but no row.
+
+    Else it would be an unknown launch once more when the agent gets another primary.
+    """
+    if has_tags(instance, ctx.database.write(deployment_name), agent_id):
+        reason = "an operator registered it"
+        ctx.database.write(adopt, agent_id, instance, Role.PRIMARY, reason, ctx.clock())
 
 
 def _finding(instance_id: str, instance: Instance | None, replica: Replica | None) -> str | None:

@@ -326,6 +326,19 @@ def test_an_adopted_primary_counts_as_launched_and_orphans_are_swept_again(
 
 
 @ONCE
+def test_registering_the_serving_instance_adopts_it(world: World, file: Path) -> None:
+    sef, _, new = failed_over(world, file, old_ends=False)
+    for _ in range(2):
+        sef.register_agent("a", {"instance_id": new, "pool_id": POOL})
+    assert (world.agent().instance_id, world.agent().epoch) == (new, 2)
+    assert len(world.events("instance_adopted")) == 1
+    world.signal(sef, TERMINATION, instance_id=new)
+    live_on(world, sef, world.agent().instance_id, rounds=3)
+    assert world.state(new) in ALIVE
+    assert events(world, "rows_outdated") == []
+
+
+@ONCE
 def test_what_may_not_be_adopted(world: World, file: Path) -> None:
     sef, old, new = failed_over(world, file, old_ends=False)
     cases = [
