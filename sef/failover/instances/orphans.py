@@ -228,7 +228,7 @@ def _known(connection: Connection, launched: Sequence[Instance], now: datetime) 
     attempt, replica = launch_attempts.c, replica_instances.c
     of_agents = {i.tags[AGENT_TAG]: i.id for i in launched if AGENT_TAG in i.tags}
     named = set(claimed)
-    for column in (replica.instance_id, attempt.instance_id, retirements.c.instance_id):
+    for column in (replica.instance_id, retirements.c.instance_id):
         named.update(connection.scalars(select(column).where(column.in_(ids))))
     heard = heard_at(
         connection,
