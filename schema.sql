@@ -125,6 +125,17 @@ CREATE INDEX system_events_incident ON system_events (incident_id, id);
 
 -- Internal: only SEF uses these tables.
 
+CREATE TABLE agent_instances (
+  agent_id VARCHAR(64) NOT NULL,
+  instance_id VARCHAR(64) NOT NULL COMMENT 'empty: reports that named no instance',
+  heard_at DATETIME(6) COMMENT 'latest time of its reports, at most 30 s behind',
+  primary_until DATETIME(6) COMMENT 'time when it ceased to be the agent''s primary',
+  gone_since DATETIME(6) COMMENT 'when EC2 first showed it gone while others reported',
+  PRIMARY KEY (agent_id, instance_id)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='One row for each instance that reported for an agent, or that was its primary.' COLLATE utf8mb4_bin;
+
+CREATE INDEX agent_instances_heard ON agent_instances (heard_at);
+
 CREATE TABLE price_series (
   agent_id VARCHAR(64) NOT NULL,
   pool_id VARCHAR(128) NOT NULL,
@@ -134,7 +145,6 @@ CREATE TABLE price_series (
   latest_price NUMERIC(13, 9) COMMENT 'price of the last point',
   latest_observed_at DATETIME(6) COMMENT 'time of the last observation in a point',
   widest_fill_ms BIGINT NOT NULL COMMENT 'width of the widest gap that was ever filled' DEFAULT 0,
-  primary_heard_at DATETIME(6) COMMENT 'arrival of the primary''s last report',
   replica_heard_at DATETIME(6) COMMENT 'arrival of the replica''s last report',
   received_at DATETIME(6) COMMENT 'arrival of the last report of either',
   waiting BIGINT NOT NULL COMMENT 'number of its rows in buffered_observations',
@@ -335,13 +345,6 @@ CREATE TABLE kept_orphans (
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Running instances of SEF that no row refers to and that SEF leaves running.' COLLATE utf8mb4_bin;
 
 CREATE INDEX kept_orphans_agent ON kept_orphans (agent_id);
-
-CREATE TABLE heard_instances (
-  agent_id VARCHAR(64) NOT NULL,
-  instance_id VARCHAR(64) NOT NULL,
-  heard_at DATETIME(6) NOT NULL COMMENT 'observation time of its last report',
-  PRIMARY KEY (agent_id, instance_id)
-) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Instances, other than the primary in the rows, that report as an agent''s.' COLLATE utf8mb4_bin;
 
 CREATE TABLE limit_episodes (
   name VARCHAR(64) NOT NULL COMMENT 'setting of the limit, and what it holds back if that is of several kinds',

@@ -207,8 +207,8 @@ class SmartEmergencyFallback:
     ) -> dict[str, Any]:
         now = self._clock()
         if signal_type is not None:
-            payload = {"timestamp": now.isoformat(), **payload, "signal_type": signal_type}
-        signal = parse_signal(payload, now)
+            payload = {**payload, "signal_type": signal_type}
+        signal = parse_signal(payload, now, needs_time=signal_type is None)
         is_dry_run = parse_dry_run(payload.get("dry_run")) or dry_run
         receive = dry_run_signal.dry_run_signal if is_dry_run else signals.receive_signal
         return receive(self._context, parse_agent_id(agent_id), signal)

@@ -181,5 +181,5 @@ SET s.version = {{1}},
     s.latest_observed_at =
         TIMESTAMP'1970-01-01 00:00:00' + INTERVAL {{2}} + {EVERY} * ({{1}} - 1) SECOND,
     s.latest_price = price,
-    s.primary_heard_at = :now, s.received_at = :now
+    s.received_at = :now
 """

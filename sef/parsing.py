@@ -36,8 +36,11 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9._:/@-]+")
 _PRINTABLE = re.compile(r"[ -~]+")
 
 
-def parse_signal(payload: object, now: datetime) -> Signal:
+def parse_signal(payload: object, now: datetime, *, needs_time: bool = True) -> Signal:
     """Parse an interruption signal.
+
+    Args:
+        needs_time: refuse a signal without `timestamp`. Otherwise it counts from its arrival.
 
     Raises:
         Refused: `unknown_signal_type`, or the reason of another field.
@@ -47,20 +50,24 @@ def parse_signal(payload: object, now: datetime) -> Signal:
     if not isinstance(signal_type, str) or signal_type not in ANNOUNCED:
         known = " or ".join(ANNOUNCED)
         raise Refused("unknown_signal_type", f"signal_type must be {known}.")
-    signalled_at = parse_instant(required_field(fields, "timestamp"), "timestamp")
+    is_dated = needs_time or "timestamp" in fields
+    signalled_at = now
+    if is_dated:
+        signalled_at = parse_instant(required_field(fields, "timestamp"), "timestamp")
     announced = fields.get("termination_time")
     terminates_at = None if announced is None else parse_instant(announced, "termination_time")
     # A time too far in the future comes from a sender with a wrong clock. SEF replaces the time: if
     # it rejected the signal, it would not protect the instance.
     if signalled_at > now + MAX_AHEAD:
-        signalled_at = now
+        signalled_at, is_dated = now, False
     if terminates_at is not None and terminates_at > now + MAX_AHEAD:
         terminates_at = None
     # Before 1970 too, and a database may not hold it. A repeat has to keep the time of the first.
     signalled_at = max(signalled_at, _EPOCH)
     if terminates_at is not None:
         terminates_at = max(terminates_at, _EPOCH)
-    return Signal(SignalType(signal_type), signalled_at, terminates_at, parse_instance_id(fields))
+    instance_id = parse_instance_id(fields)
+    return Signal(SignalType(signal_type), signalled_at, terminates_at, instance_id, is_dated)
 
 
 def parse_dry_run(value: object) -> bool:

@@ -86,6 +86,9 @@ class Interpolation(StrEnum):
 
 # Signals and incidents
 
+UNNAMED = ""
+"""Stands for the instance of reports that name none."""
+
 NOTICE = timedelta(seconds=120)
 """The time between a termination notice and the termination, by AWS's promise."""
 
@@ -107,7 +110,7 @@ class Signal:
     """A signal about one instance.
 
     Attributes:
-        signalled_at: the time of the signal by AWS's clock.
+        signalled_at: the time of the signal by AWS's clock, or its arrival if `is_dated` is False.
         terminates_at: the announced time of the termination.
         instance_id: the instance, or None if the signal names none.
     """
@@ -116,6 +119,8 @@ class Signal:
     signalled_at: datetime
     terminates_at: datetime | None = None
     instance_id: str | None = None
+    is_dated: bool = True
+    """False if the signal came without a usable time."""
 
 
 class IncidentKind(StrEnum):

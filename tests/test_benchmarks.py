@@ -231,7 +231,7 @@ def test_rows_of_a_fleet_equal_the_rows_that_sef_writes(
     fleet.fill(engine, names, points, START)
 
     for table in (pricing_reports, price_series):
-        left_out = {"agent_id", "received_at", "primary_heard_at"}
+        left_out = {"agent_id", "received_at"}
         columns = [column for column in table.columns if column.name not in left_out]
         with engine.connect() as connection:
             written, filled = (

@@ -68,7 +68,7 @@ def change(
 ) -> CursorResult[Any]:
     """Update the rows whose columns have the values of `key`."""
     statement = _update(table, tuple(key), tuple(values))
-    return connection.execute(statement, _prefixed("key", key) | _prefixed("new", values))
+    return connection.execute(statement, _prefixed("key", key) | _prefixed("set", values))
 
 
 def swap(
@@ -112,7 +112,7 @@ def _update(table: Table, key: tuple[str, ...], changed: tuple[str, ...]) -> Upd
     return (
         update(table)
         .where(*_conditions(table, key))
-        .values({name: _parameter("new", table.c[name]) for name in changed})
+        .values({name: _parameter("set", table.c[name]) for name in changed})
     )
 
 

@@ -1,26 +1,39 @@
 """Detect primaries that disappeared without a recommendation or a notice.
 
-A loss needs two pieces of evidence: EC2 reports the instance gone, and its agent is silent. EC2's
-answer may lag, or describe an instance that an operator has replaced; a silent agent may only have
-lost its network. An instance that EC2 does not show at all counts as gone only after several health
-checks (`sef.failover.standbys.watch`).
+A loss needs two pieces of evidence: EC2 reports the instance gone, and the instance is silent.
+EC2's answer may lag, or describe an instance that an operator has replaced; a silent instance may
+only have lost its network. An instance that EC2 does not show at all counts as gone only after
+several health checks (`sef.failover.standbys.watch`).
+
+An instance is heard, not a name: a report counts for the instance that it names, at the time of its
+observation. A report that names none counts for the primary while no other instance may have sent
+it (`sef.agents.others_may_report`). Otherwise it proves nothing, and the primary counts as silent
+once EC2 has shown it gone for the threshold of silence.
+
+A lost primary that EC2 shows running again, such as one that was stopped and started in the
+console, is not replaced: its incident is released.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, exists, func, literal, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, or_, select
 
-from sef.agents import Agent, read_agent, update_agent
+from sef.agents import Agent, others_may_report, read_agent, update_agent
 from sef.cloud.ec2 import Instance
+from sef.cloud.errors import CloudError
 from sef.context import Context
-from sef.db.tables import agents, incidents, price_series
+from sef.db.statements import change, rows_where, upsert
+from sef.db.tables import agent_instances, agents, incidents
 from sef.errors import AgentNotFound, Unavailable
 from sef.failover.incidents.rows import (
     Incident,
+    has_notice,
     open_incident,
     open_incident_of_primary,
+    open_incidents_of,
     record_signal,
     update_incident,
 )
@@ -30,30 +43,42 @@ from sef.failover.standbys.watch import MISSING_FOR, Observed, record_check
 from sef.failover.succession import adopt_successor
 from sef.notifications.events import Event, write_events
 from sef.notifications.failures import report_failure
-from sef.terms import Goal, IncidentKind, IncidentStatus, NotificationKind, Signal, SignalType
+from sef.terms import (
+    LOSING,
+    UNNAMED,
+    Goal,
+    IncidentKind,
+    IncidentStatus,
+    NotificationKind,
+    Signal,
+    SignalType,
+)
 
 INSTANCES_PER_CALL = 200
 """Maximum instances in the filter of one DescribeInstances."""
-
-AGENTS_PER_RUN = 2000
-"""Maximum silent agents that one run examines."""
 
 
 def detect_losses(ctx: Context) -> int:
     """Open an incident for each lost primary, and return the number of losses.
 
-    An agent's exception ends the search for this agent only.
+    Also release the incidents of lost primaries that run again. An agent's exception ends the
+    search for this agent only.
 
     Raises:
         CloudError: EC2 cannot be read. SEF concludes nothing from that.
     """
     now = ctx.clock()
-    silent = ctx.database.read(silent_agents, _silent_since(ctx, now), limit=AGENTS_PER_RUN)
-    losses = 0
-    for start in range(0, len(silent), INSTANCES_PER_CALL):
-        listed = silent[start : start + INSTANCES_PER_CALL]
-        losses += _examine(ctx, _read_each(ctx, listed), now)
-    return losses
+    _release_returned(ctx)
+    losses, after = 0, ""
+    while True:
+        page = ctx.database.read(
+            silent_agents, _silent_since(ctx, now), after=after, limit=INSTANCES_PER_CALL
+        )
+        if page:
+            losses += _examine(ctx, _read_each(ctx, page), now)
+        if len(page) < INSTANCES_PER_CALL:
+            return losses
+        after = page[-1]
 
 
 def _read_each(ctx: Context, agent_ids: Sequence[str]) -> Sequence[Agent]:
@@ -80,22 +105,30 @@ def _read_all(connection: Connection, agent_ids: Sequence[str]) -> Sequence[Agen
     return [Agent(**row._mapping) for row in rows]
 
 
-def silent_agents(connection: Connection, since: datetime, *, limit: int) -> Sequence[str]:
-    """Return agents whose primary has been silent since `since` and is not being replaced yet.
+def silent_agents(
+    connection: Connection, since: datetime, *, after: str = "", limit: int
+) -> Sequence[str]:
+    """Return the ids of agents whose primary was not heard since `since` and is not being replaced.
 
-    Only reports of the primary count, not those of the standby. An agent that got its primary after
-    `since` is not silent.
+    An agent that got its primary after `since` is not silent. A planned switchover replaces no lost
+    primary: it may wait for a standby for long.
+
+    Args:
+        after: return agents with larger ids only, in the order of the ids.
     """
     incident = incidents.c
     is_being_replaced = exists().where(
-        incident.open_agent_id == agents.c.id, incident.goal == Goal.SWITCH
+        incident.open_agent_id == agents.c.id,
+        incident.goal == Goal.SWITCH,
+        incident.kind.in_(LOSING),
     )
     return connection.scalars(
         select(agents.c.id)
         .where(
+            agents.c.id > after,
             agents.c.instance_id.is_not(None),
             func.coalesce(agents.c.primary_since, agents.c.created_at) <= since,
-            ~_has_reported(agents.c.id, since),
+            ~_is_heard(since),
             ~is_being_replaced,
         )
         .order_by(agents.c.id)
@@ -104,13 +137,27 @@ def silent_agents(connection: Connection, since: datetime, *, limit: int) -> Seq
 
 
 def heard_since(connection: Connection, agent_id: str, since: datetime) -> bool:
-    """Return True if the primary has reported since `since`."""
-    return bool(connection.scalar(select(_has_reported(literal(agent_id), since))))
+    """Return True if the primary was heard since `since`."""
+    statement = select(agents.c.id).where(agents.c.id == agent_id, _is_heard(since))
+    return connection.scalar(statement) is not None
 
 
-def _has_reported(agent_id: ColumnElement[str], since: datetime) -> ColumnElement[bool]:
-    series = price_series.c
-    return exists().where(series.agent_id == agent_id, series.primary_heard_at > since)
+def _is_heard(since: datetime) -> ColumnElement[bool]:
+    """Return the condition that the primary of an agent was heard since `since`."""
+    others = others_may_report(agents.c.id, agents.c.instance_id)
+    return or_(
+        _has_reported(agents.c.id, agents.c.instance_id, since),
+        and_(_has_reported(agents.c.id, literal(UNNAMED), since), ~others),
+    )
+
+
+def _has_reported(
+    agent_id: ColumnElement[str], instance_id: ColumnElement[Any], since: datetime
+) -> ColumnElement[bool]:
+    known = agent_instances.c
+    return exists().where(
+        known.agent_id == agent_id, known.instance_id == instance_id, known.heard_at > since
+    )
 
 
 def _silent_since(ctx: Context, now: datetime) -> datetime:
@@ -127,6 +174,8 @@ def _examine(ctx: Context, silent: Sequence[Agent], now: datetime) -> int:
         instance = instances.get(agent.instance_id or "")
         if instance is not None and instance.is_gone and adopt_successor(ctx, agent, now):
             continue  # another instance of the agent serves already
+        if instance is not None and instance.is_alive:
+            ctx.database.write(_forget_gone, agent)
         if instance is None or instance.is_gone:
             try:
                 losses += ctx.database.write(_record_loss, ctx, agent, instance, now)
@@ -157,13 +206,17 @@ def _record_loss(
         return False
     if instance is None and not _is_gone_for_good(connection, ctx, agent.instance_id, now):
         return False
+    if _someone_reports(connection, ctx, agent, now) and not _is_long_gone(
+        connection, ctx, agent, now
+    ):
+        return False
     incident = open_incident(connection, agent.id)
     if incident is not None and incident.is_emergency:
         return False
     threshold = ctx.settings.silence_threshold_seconds
     state = instance.ec2_state if instance else "not there"
     observed = f"{agent.instance_id} is {state}" if instance else f"{agent.instance_id} is missing"
-    reason = f"{observed} in EC2, and its agent has been silent for at least {threshold:.0f} s"
+    reason = f"{observed} in EC2, and it has been silent for at least {threshold:.0f} s"
     inputs = {"ec2_state": state, "silent_for": threshold}
     incident = _incident_of_loss(connection, agent, incident, reason, now)
     record_signal(connection, incident, Signal(SignalType.LOSS, now), now)
@@ -187,6 +240,97 @@ def _record_loss(
         details=inputs,
         incident_id=incident.id,
         notification=NotificationKind.DETECTION,
+    )
+    write_events(connection, [event], now)
+    return True
+
+
+def _someone_reports(connection: Connection, ctx: Context, agent: Agent, now: datetime) -> bool:
+    """Return True if reports without an instance arrive that may be the primary's.
+
+    They are not if the primary has named itself.
+    """
+    became_at = agent.primary_since or agent.created_at
+    statement = select(
+        _has_reported(literal(agent.id), literal(UNNAMED), _silent_since(ctx, now)),
+        _has_reported(literal(agent.id), literal(agent.instance_id), became_at),
+    )
+    someone, primary = connection.execute(statement).one()
+    return bool(someone) and not primary
+
+
+def _is_long_gone(connection: Connection, ctx: Context, agent: Agent, now: datetime) -> bool:
+    """Return True if EC2 has shown the primary gone for the threshold of silence.
+
+    The first time is recorded, and deleted when EC2 shows the primary running.
+    """
+    key = {"agent_id": agent.id, "instance_id": agent.instance_id}
+    known = rows_where(connection, agent_instances, key).one_or_none()
+    if known is None or known.gone_since is None or known.gone_since > now:
+        upsert(connection, agent_instances, [{**key, "gone_since": now}])
+        return False
+    return bool(known.gone_since <= _silent_since(ctx, now))
+
+
+def _forget_gone(connection: Connection, agent: Agent) -> None:
+    key = {"agent_id": agent.id, "instance_id": agent.instance_id}
+    known = rows_where(connection, agent_instances, key).one_or_none()
+    if known is not None and known.gone_since is not None:
+        change(connection, agent_instances, key, gone_since=None)
+
+
+def _release_returned(ctx: Context) -> None:
+    """Release the incidents of lost primaries that EC2 shows running again."""
+    lost = ctx.database.read(_open_losses)
+    for start in range(0, len(lost), INSTANCES_PER_CALL):
+        part = lost[start : start + INSTANCES_PER_CALL]
+        instances = ctx.ec2.instances([loss.instance_id for loss in part if loss.instance_id])
+        for loss in part:
+            instance = instances.get(loss.instance_id or "")
+            if instance is not None and instance.is_alive:
+                ctx.database.write(_release, ctx, loss)
+
+
+def release_if_returned(ctx: Context, incident: Incident | None) -> str | None:
+    """Release the incident of a loss if EC2 shows the lost primary running again.
+
+    Called before a promotion: the primary may have been started since the loss was detected. If EC2
+    does not answer, its last answer stands, and the promotion goes on.
+
+    Returns:
+        A sentence if the incident is released, else None.
+    """
+    if incident is None or incident.kind is not IncidentKind.LOSS or incident.instance_id is None:
+        return None
+    found = ctx.describe.submit(incident.instance_id)
+    if found is None or isinstance(found, CloudError) or not found.is_alive:
+        return None
+    if not ctx.database.write(_release, ctx, incident):
+        return None
+    return f"{incident.instance_id} runs again"
+
+
+def _open_losses(connection: Connection) -> Sequence[Incident]:
+    return [loss for loss in open_incidents_of(connection, IncidentKind.LOSS) if loss.instance_id]
+
+
+def _release(connection: Connection, ctx: Context, seen: Incident) -> bool:
+    """Release the incident of a loss; return False if it is closed, or AWS has given notice."""
+    read_agent(connection, seen.agent_id, lock=True)
+    incident = open_incident(connection, seen.agent_id)
+    if incident is None or incident.id != seen.id or has_notice(connection, incident):
+        return False
+    now = ctx.clock()
+    reason = f"EC2 shows that {incident.instance_id} runs again"
+    update_incident(
+        connection, incident, status=IncidentStatus.RELEASED, closed_at=now, reason=reason
+    )
+    event = Event(
+        "incident_closed",
+        f"{incident.kind} is {IncidentStatus.RELEASED}: {reason}",
+        agent_id=incident.agent_id,
+        incident_id=incident.id,
+        notification=NotificationKind.OUTCOME,
     )
     write_events(connection, [event], now)
     return True

@@ -28,6 +28,7 @@ from sef.context import Context
 from sef.failover.actions import act
 from sef.failover.incidents.rows import Incident, open_incident, update_incident
 from sef.failover.instances.limits import TerminationBudget
+from sef.failover.losses import release_if_returned
 from sef.failover.policy import CloseIncident, CreateStandby, Promote, PromoteSpare, Release, Rest
 from sef.failover.promotion import Promotion, Successor, promote, standby_as_successor
 from sef.failover.snapshot import Snapshot, read_snapshot
@@ -127,6 +128,10 @@ def _decide(ctx: Context, snapshot: Snapshot, *, is_first: bool) -> Done | None:
         return _decide(ctx, snapshot, is_first=is_first)
     if isinstance(step, Rest):
         return None
+    if isinstance(step, Promote):
+        released = release_if_returned(ctx, snapshot.incident)
+        if released is not None:
+            return Done(released)
     unchecked = None
     if isinstance(step, Promote) and snapshot.standby is not None and is_first:
         incident = snapshot.incident

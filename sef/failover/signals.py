@@ -17,12 +17,12 @@ the state of the incident again.
 """
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection
 
-from sef.agents import Agent, read_agent, update_agent
+from sef.agents import Agent, instance_role, learn_primary, read_agent, update_agent
 from sef.context import Context
 from sef.failover.cutover.rows import look_again
 from sef.failover.incidents.matching import (
@@ -36,7 +36,6 @@ from sef.failover.incidents.rows import (
     Incident,
     SignalUpdate,
     create_incident,
-    latest_incident,
     record_signal,
     update_incident,
 )
@@ -52,6 +51,7 @@ from sef.failover.standbys.rows import (
     move_replica,
 )
 from sef.failover.succession import learn_from_signal
+from sef.identity import Door, may_become_primary
 from sef.notifications.events import Event, write_events
 from sef.terms import (
     NOTICE,
@@ -103,8 +103,10 @@ def record(
     agent = _with_named_instance(connection, agent, signal, now)
     received = ReceivedSignal(signal, agent, now)
     subject = signal.instance_id or resolve_subject(connection, received)
-    if subject == agent.subject:
-        incident = incident_of_primary(connection, received)
+    is_of_primary = agent.is_subject(subject)
+    if is_of_primary:
+        memory = timedelta(seconds=ctx.settings.standby_ttl_seconds)
+        incident = incident_of_primary(connection, received, memory)
     else:
         standby = live_standby(connection, agent_id)
         if standby is not None and subject == standby.instance_id:
@@ -116,9 +118,7 @@ def record(
     return RecordedSignal(
         incident.id,
         may_have_work=updated.is_open or has_changed,
-        snapshot=_reusable_snapshot(connection, agent, updated)
-        if subject == agent.subject
-        else None,
+        snapshot=_reusable_snapshot(connection, agent, updated) if is_of_primary else None,
     )
 
 
@@ -130,17 +130,14 @@ def _with_named_instance(
 ) -> Agent:
     """Store the instance that the signal names as the primary of an agent without a known one.
 
-    An instance that already has an incident of this agent may be a former primary: it is not
-    stored.
+    Standbys and former primaries are not stored (`sef.identity`).
     """
-    if (
-        agent.instance_id is not None
-        or signal.instance_id is None
-        or latest_incident(connection, agent.id, signal.instance_id) is not None
-    ):
+    named = signal.instance_id
+    if agent.instance_id is not None or named is None:
         return agent
-    update_agent(connection, agent, now, instance_id=signal.instance_id)
-    return read_agent(connection, agent.id)
+    if not may_become_primary(Door.SIGNAL, instance_role(connection, agent.id, named)):
+        return agent
+    return learn_primary(connection, agent, named, None, now)
 
 
 # c. The incident of the standby

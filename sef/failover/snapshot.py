@@ -135,7 +135,7 @@ def _incident_state(incident: Incident, agent: Agent) -> IncidentState:
     return IncidentState(
         goal=incident.goal,
         rebalance_at=incident.rebalance_at,
-        concerns_primary=incident.subject == agent.subject,
+        concerns_primary=agent.is_subject(incident.subject),
         is_planned=incident.kind.is_planned,
         had_standby=incident.replica_id is not None,
         deadline=incident.deadline,

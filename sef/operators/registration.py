@@ -5,8 +5,17 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sef.agents import Agent, insert_agent, read_agent, update_agent
+from sef.agents import (
+    Agent,
+    insert_agent,
+    learn_primary,
+    name_pool,
+    read_agent,
+    set_pool,
+    update_agent,
+)
 from sef.clock import iso
+from sef.cloud.errors import CloudError
 from sef.context import Context
 from sef.errors import AgentNotFound
 from sef.failover.cutover.checks import target_warnings
@@ -29,9 +38,12 @@ NAMED = "an operator named another primary"
 def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
     """Register an agent or change its fields; `warnings` lists what the operator should check.
 
-    A new `instance_id` starts a new epoch, as a promotion does. SEF does not terminate the former
+    Another `instance_id` starts a new epoch, as a promotion does. SEF does not terminate the former
     primary, even if SEF launched it: an operator who sets the primary also decides when the former
-    primary is no longer needed.
+    primary is no longer needed. The first `instance_id` of an agent only names its primary: an open
+    incident goes on.
+
+    Without `pool_id`, another instance's pool is taken from SEF's rows or from EC2.
 
     Raises:
         Refused: a cutover target or the drill interval is malformed.
@@ -46,7 +58,9 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
     is_new, warnings = ctx.database.write(_write_agent, ctx, agent_id, changes)
     agent = ctx.database.read(read_agent, agent_id)
     if changes.get("instance_id") is not None:
+        warnings = [*warnings, *_complete_pool(ctx, agent)]
         warnings = [*warnings, *instance_warnings(ctx, agent_id, changes["instance_id"])]
+        agent = ctx.database.read(read_agent, agent_id)
     if has_new_targets:
         # After COMMIT, so that an error of AWS does not prevent the registration.
         warnings = [*warnings, *target_warnings(ctx, agent)]
@@ -63,28 +77,40 @@ def _write_agent(
 ) -> tuple[bool, list[str]]:
     """Insert or update the agent; return whether it is new, and the warnings."""
     now = ctx.clock()
+    named = changes.get("instance_id")
     try:
         agent = read_agent(connection, agent_id, lock=True)
     except AgentNotFound:
-        if changes.get("instance_id") is not None:
-            claim_instance(connection, agent_id, changes["instance_id"], now)
-            delete_retirement(connection, changes["instance_id"])
-        insert_agent(connection, agent_id, now, **changes)
+        if named is not None:
+            claim_instance(connection, agent_id, named, now)
+            delete_retirement(connection, named)
+        insert_agent(connection, agent_id, now, **_with_pool(connection, changes))
         event = Event("agent_registered", f"{agent_id} is registered", agent_id=agent_id)
         write_events(connection, [event], now)
         return True, []
     values = dict(changes)
     warnings = []
     targets = changes.get("cutover", agent.cutover)
-    if changes.get("instance_id", agent.instance_id) != agent.instance_id:
-        named = values.pop("instance_id")
+    if "instance_id" in changes and named != agent.instance_id:
+        del values["instance_id"]
         if named is not None:
             claim_instance(connection, agent_id, named, now)
-        following, pool = agent.with_targets(targets), changes.get("pool_id", agent.pool_id)
-        follow_named_primary(connection, following, named, pool, now)
-        warnings = _warn_of_former_primary(connection, ctx, agent)
-        change_primary(connection, agent, named, NAMED, now, terminate_after=None, **values)
+        if agent.instance_id is None:
+            delete_retirement(connection, str(named))
+            pool_id = _with_pool(connection, changes).get("pool_id")
+            agent = learn_primary(connection, agent, str(named), pool_id, now)
+            follow_changed_targets(connection, agent, targets, now)
+            update_agent(connection, agent, now, **values)
+        else:
+            values = {"pool_id": None, **_with_pool(connection, changes)}
+            del values["instance_id"]
+            following = agent.with_targets(targets)
+            follow_named_primary(connection, following, named, values["pool_id"], now)
+            warnings = _warn_of_former_primary(connection, ctx, agent)
+            change_primary(connection, agent, named, NAMED, now, terminate_after=None, **values)
     else:
+        if changes.get("pool_id") is not None:
+            name_pool(connection, agent, changes["pool_id"])
         if targets != agent.cutover:
             follow_changed_targets(connection, agent, targets, now)
         update_agent(connection, agent, now, **values)
@@ -92,6 +118,37 @@ def _write_agent(
     event = Event("agent_changed", message, agent_id=agent_id, details=dict(changes))
     write_events(connection, [event], now)
     return False, warnings
+
+
+def _with_pool(connection: Connection, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes with the pool of the named instance, if SEF launched the instance."""
+    named = changes.get("instance_id")
+    replica = replica_of_instance(connection, named) if named is not None else None
+    if replica is None or "pool_id" in changes:
+        return dict(changes)
+    return {**changes, "pool_id": replica.pool_id}
+
+
+def _complete_pool(ctx: Context, agent: Agent) -> list[str]:
+    """Take an unknown pool of the primary from EC2; return a warning if EC2 does not answer.
+
+    Called after COMMIT, so that an error of AWS does not prevent the registration.
+    """
+    if agent.pool_id is not None:
+        return []
+    instance_id = str(agent.instance_id)
+    found = ctx.describe.submit(instance_id)
+    if isinstance(found, CloudError):
+        return [f"EC2 did not answer, so the pool of {instance_id} is unknown: {found}"]
+    if found is not None and found.pool is not None:
+        ctx.database.write(_set_unknown_pool, ctx, agent, str(found.pool))
+    return []
+
+
+def _set_unknown_pool(connection: Connection, ctx: Context, named: Agent, pool_id: str) -> None:
+    agent = read_agent(connection, named.id, lock=True)
+    if agent.instance_id == named.instance_id and agent.pool_id is None:
+        set_pool(connection, agent, pool_id, ctx.clock())
 
 
 def _warn_of_former_primary(connection: Connection, ctx: Context, agent: Agent) -> list[str]:

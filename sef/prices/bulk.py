@@ -40,6 +40,18 @@ def upsert_rows(
         _execute(connection, sql, rows[start : start + MAX_ROWS])
 
 
+def upsert_latest(
+    connection: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[Values]
+) -> None:
+    """Insert rows. If a row with the same key exists, keep the later time in its other columns.
+
+    All columns outside the primary key are times. A row is not read before.
+    """
+    sql = _upsert(table, columns, is_sqlite(connection), keep_latest=True)
+    for start in range(0, len(rows), MAX_ROWS):
+        _execute(connection, sql, rows[start : start + MAX_ROWS])
+
+
 def delete_rows(connection: Connection, table: Table, keys: Sequence[Values]) -> None:
     """Delete the rows with these primary keys."""
     sql = _delete(table, is_sqlite(connection))
@@ -188,10 +200,21 @@ def _select(
 
 
 @cache
-def _upsert(table: Table, columns: tuple[str, ...], sqlite: bool) -> str:
+def _upsert(
+    table: Table, columns: tuple[str, ...], sqlite: bool, *, keep_latest: bool = False
+) -> str:
     keys = [column.name for column in table.primary_key]
     given = "excluded" if sqlite else "given"
-    changes = ", ".join(f"{name} = {given}.{name}" for name in columns if name not in keys)
+    value = "{given}.{name}"
+    if keep_latest:
+        # JSON_TABLE returns text: without CAST, the server would compare texts.
+        new = "{given}.{name}" if sqlite else "CAST({given}.{name} AS DATETIME(6))"
+        value = ("MAX" if sqlite else "GREATEST") + f"(COALESCE({{table}}.{{name}}, {new}), {new})"
+    changes = ", ".join(
+        f"{name} = {value.format(table=table.name, given=given, name=name)}"
+        for name in columns
+        if name not in keys
+    )
     # Without WHERE, SQLite would parse ON as a part of a join.
     on_conflict = (
         f"WHERE true ON CONFLICT ({', '.join(keys)}) DO UPDATE SET"

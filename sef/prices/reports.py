@@ -17,6 +17,7 @@ from sef.db.database import Database
 from sef.db.tables import PROCESSED_BY, price_series, pricing_reports
 from sef.errors import Refused, SefError
 from sef.parsing import parse_bound, parse_count
+from sef.prices.heard import Heard, forget_instances
 from sef.prices.ingest import ReportResult
 from sef.prices.parse import Line, Report, parse_report
 from sef.prices.series import CleaningRules
@@ -90,6 +91,7 @@ class Reports:
         self._database = database
         self._window = timedelta(seconds=settings.data_retention_window)
         self._clock = clock
+        self._heard = Heard()
         self._batcher = Batcher(self._write_each, limit=settings.max_queued_reports)
 
     def change_settings(self, **changes: Any) -> None:
@@ -136,10 +138,13 @@ class Reports:
     def release_overdue(self) -> int:
         """Store the observations that have waited long enough for the other half of their pair.
 
+        Also forget instances that stopped reporting long ago and were never a primary.
+
         Returns:
             The number of series with such observations.
         """
         released = 0
+        self._database.write(forget_instances, self._clock())
         while True:
             count = self._database.write(
                 release_buffered,
@@ -174,12 +179,22 @@ class Reports:
     def _write_each(self, reports: Sequence[Report]) -> Sequence[tuple[ReportResult, int]]:
         write = self._database.write_shared if len(reports) > 1 else self._database.write
         return write(
-            write_one_by_one, reports, now=self._clock(), rules=self.rules, window=self._window
+            write_one_by_one,
+            reports,
+            now=self._clock(),
+            rules=self.rules,
+            window=self._window,
+            heard=self._heard,
         )
 
     def _write(self, reports: Sequence[Report]) -> WriteResult:
         return self._database.write(
-            write_reports, reports, now=self._clock(), rules=self.rules, window=self._window
+            write_reports,
+            reports,
+            now=self._clock(),
+            rules=self.rules,
+            window=self._window,
+            heard=self._heard,
         )
 
 

@@ -34,7 +34,7 @@ from sef.prices.bulk import (
 from sef.prices.ingest import BufferedObservation
 from sef.prices.merge import MergeWindow, SeriesBounds
 from sef.prices.series import Observation, Point, SeriesKey
-from sef.terms import Flag, ReplicaStatus, Source
+from sef.terms import Flag, Source
 
 MAX_WINDOWS = 1000
 """Maximum number of windows in one SELECT."""
@@ -48,7 +48,6 @@ _SERIES = (
     *_SERIES_KEY,
     _series.version,
     _series.waiting,
-    _series.primary_heard_at,
     _series.replica_heard_at,
     _series.received_at,
     _series.first_at,
@@ -79,11 +78,19 @@ _BUFFERED = (
     _waiting.received_at,
 )
 _BUFFERED_NAMES = tuple(column.name for column in _BUFFERED)
-_REPORTER = (agents.c.instance_id, agents.c.pool_id, replica_instances.c.ready_at)
+_standby, _launched = replica_instances.alias("standby").c, replica_instances.alias("launched").c
+_REPORTER = (
+    agents.c.instance_id,
+    agents.c.pool_id,
+    agents.c.primary_since,
+    _launched.instance_id,
+    _standby.instance_id,
+    _standby.ready_at,
+)
 _WITH_REPORTER = (
     " {join} agents ON agents.id = present.agent_id "
-    "LEFT JOIN replica_instances ON replica_instances.live_agent_id = agents.id "
-    f"AND replica_instances.status = '{ReplicaStatus.READY}'"
+    "LEFT JOIN replica_instances AS standby ON standby.live_agent_id = agents.id "
+    "LEFT JOIN replica_instances AS launched ON launched.instance_id = agents.instance_id"
 )
 
 
@@ -95,7 +102,6 @@ class Series:
     bounds: SeriesBounds | None
     waiting: int
     """The number of observations in the buffer."""
-    primary_heard_at: datetime | None
     replica_heard_at: datetime | None
     received_at: datetime | None
 
@@ -103,11 +109,15 @@ class Series:
 class Reporter(NamedTuple):
     """The columns of an agent that its reports need.
 
-    `ready_at` is the time at which the agent's standby became ready; None without a ready standby.
+    `launched_id` is `instance_id` if SEF launched the primary, else None. `ready_at` is the time at
+    which the agent's standby became ready; None without a ready standby.
     """
 
     instance_id: str | None
     pool_id: str | None
+    primary_since: datetime | None
+    launched_id: str | None
+    standby_id: str | None
     ready_at: datetime | None
 
 
@@ -127,14 +137,14 @@ def read_series(
     for row in select_rows(
         connection, (*_SERIES, *_REPORTER), _SERIES_KEY, ordered, also=_WITH_REPORTER
     ):
-        agent_id, pool_id, version, waiting, primary, replica, received, first_at, *rest = row
+        agent_id, pool_id, version, waiting, replica, received, first_at, *rest = row
         latest_at, latest_price, latest_observed_at, widest_fill_ms, *reporter = rest
         bounds = None
         if first_at is not None:
             widest = timedelta(milliseconds=widest_fill_ms)
             bounds = SeriesBounds(first_at, latest_at, latest_price, latest_observed_at, widest)
         result[agent_id, pool_id] = (
-            Series(version, bounds, waiting, primary, replica, received),
+            Series(version, bounds, waiting, replica, received),
             Reporter(*reporter),
         )
     return result
@@ -155,7 +165,6 @@ def save_series(
             *key,
             read[key][0].version,
             series.waiting,
-            instant(series.primary_heard_at),
             instant(series.replica_heard_at),
             instant(series.received_at),
             *_bounds_values(connection, series.bounds),

@@ -7,16 +7,18 @@ concurrent writers.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, select
 
+from sef.agents import learn_from_report
 from sef.clock import iso
 from sef.db.statements import insert_missing
 from sef.db.tables import agents, buffered_observations, price_series
-from sef.heard import Reporting, record_heard
+from sef.identity import source_of
 from sef.notifications.events import Event, write_events
+from sef.prices.heard import Heard
 from sef.prices.ingest import (
     ReportResult,
     SeriesUpdate,
@@ -57,26 +59,43 @@ def write_reports(
     now: datetime,
     rules: CleaningRules,
     window: timedelta,
+    heard: Heard,
 ) -> WriteResult:
     """Store reports and register new agents and series."""
     if not reports:
         return WriteResult([], {})
+    written, reports = _write_reports(connection, reports, now=now, rules=rules, window=window)
+    heard.record(connection, reports, now)
+    return written
+
+
+def _write_reports(
+    connection: Connection,
+    reports: Sequence[Report],
+    *,
+    now: datetime,
+    rules: CleaningRules,
+    window: timedelta,
+) -> tuple[WriteResult, list[Report]]:
+    """Store reports; return the results, and the reports with the source that SEF found."""
     arrivals: defaultdict[SeriesKey, list[Observation]] = defaultdict(list)
     positions = []
+    keys = {report.series for report in reports}
+    stored = read_series(connection, keys)
+    if len(stored) < len(keys):
+        _register(connection, [key for key in keys if key not in stored], now)
+        stored = read_series(connection, keys)
+    reports = [_with_source(report, stored[report.series][1]) for report in reports]
     for report in reports:
         positions.append((report.series, len(arrivals[report.series])))
         arrivals[report.series].append(report.observation)
-    stored = read_series(connection, arrivals)
-    if len(stored) < len(arrivals):
-        _register(connection, [key for key in arrivals if key not in stored], now)
-        stored = read_series(connection, arrivals)
     _fill_in_agent(connection, stored, reports, now)
-    record_heard(connection, _others_heard(stored, reports, now))
     plans = _write(connection, stored, arrivals, now=now, rules=rules, window=window)
-    return WriteResult(
+    result = WriteResult(
         outcomes=[plans[key].outcomes[index] for key, index in positions],
         interpolated={key: plan.interpolated for key, plan in plans.items()},
     )
+    return result, reports
 
 
 def write_one_by_one(
@@ -86,6 +105,7 @@ def write_one_by_one(
     now: datetime,
     rules: CleaningRules,
     window: timedelta,
+    heard: Heard,
 ) -> list[tuple[ReportResult, int]]:
     """Store reports as if each had arrived alone.
 
@@ -99,11 +119,14 @@ def write_one_by_one(
         rounds[count[report.series]].append(index)
         count[report.series] += 1
     results = {}
+    sourced: list[Report] = []
     for indexes in rounds.values():
         batch = [reports[index] for index in indexes]
-        written = write_reports(connection, batch, now=now, rules=rules, window=window)
+        written, batch = _write_reports(connection, batch, now=now, rules=rules, window=window)
+        sourced += batch
         for index, report, outcome in zip(indexes, batch, written.outcomes, strict=True):
             results[index] = (outcome, written.interpolated[report.series])
+    heard.record(connection, sourced, now)
     return [results[index] for index in range(len(reports))]
 
 
@@ -155,6 +178,23 @@ def _register(connection: Connection, keys: Sequence[SeriesKey], now: datetime) 
     )
 
 
+def _with_source(report: Report, reporter: Reporter) -> Report:
+    """Return the report as the primary's or a replica's, by the instance that it names."""
+    observation = report.observation
+    source = source_of(
+        observation.source,
+        report.instance_id,
+        observation.at,
+        primary=reporter.instance_id,
+        primary_since=reporter.primary_since,
+        is_launched=reporter.launched_id is not None,
+        standby=reporter.standby_id,
+    )
+    if source is observation.source:
+        return report
+    return replace(report, observation=replace(observation, source=source))
+
+
 def _fill_in_agent(
     connection: Connection,
     stored: Mapping[SeriesKey, tuple[Series, Reporter]],
@@ -165,41 +205,18 @@ def _fill_in_agent(
 
     Known values stay: a late report of a former primary must not undo a promotion.
     """
-    filled_in = set()
+    learned = set()
     for report in reports:
-        if report.observation.source is not Source.PRIMARY:
-            continue
         _, reporter = stored[report.series]
-        for column, known, value in (
-            (agents.c.instance_id, reporter.instance_id, report.instance_id),
-            (agents.c.pool_id, reporter.pool_id, report.pool_id),
+        is_new = reporter.instance_id is None and report.instance_id is not None
+        claim = (report.agent_id, report.instance_id)
+        if (
+            report.observation.source is Source.PRIMARY
+            and (is_new or reporter.pool_id is None)
+            and claim not in learned
         ):
-            cell = (report.agent_id, column.name)
-            if known is None and value is not None and cell not in filled_in:
-                filled_in.add(cell)
-                connection.execute(
-                    update(agents)
-                    .where(agents.c.id == report.agent_id, column.is_(None))
-                    .values({column: value, "version": agents.c.version + 1, "updated_at": now})
-                )
-
-
-def _others_heard(
-    stored: Mapping[SeriesKey, tuple[Series, Reporter]], reports: Iterable[Report], now: datetime
-) -> dict[Reporting, datetime]:
-    """Return the instances, other than the primary in the rows, that the reports name.
-
-    A report speaks for the time of its observation, not for the time of its arrival.
-    """
-    heard: dict[Reporting, datetime] = {}
-    for report in reports:
-        _, reporter = stored[report.series]
-        if report.instance_id is None or report.instance_id == reporter.instance_id:
-            continue
-        key = Reporting(report.agent_id, report.instance_id)
-        at = min(report.observation.at, now)
-        heard[key] = max(at, heard.get(key, at))
-    return heard
+            learned.add(claim)
+            learn_from_report(connection, *claim, report.pool_id, now)
 
 
 def _write(
@@ -243,7 +260,6 @@ def _write(
             version=series.version + 1,
             bounds=plans[key].bounds,
             waiting=plans[key].waiting_count,
-            primary_heard_at=now if Source.PRIMARY in sources else series.primary_heard_at,
             replica_heard_at=replica_heard_at,
             received_at=now if sources else series.received_at,
         )

@@ -57,7 +57,6 @@ ROW_OF: dict[str, Callable[[int, str, datetime], dict[str, Any]]] = {
         "latest_at": at,
         "latest_price": 1,
         "latest_observed_at": at,
-        "primary_heard_at": NOW,
         "received_at": NOW,
     },
     "pricing_reports": lambda n, agent, at: {

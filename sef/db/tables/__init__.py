@@ -12,8 +12,8 @@ from sef.db.tables.incidents import (
     spot_interruption_events,
 )
 from sef.db.tables.instances import (
+    agent_instances,
     agents,
-    heard_instances,
     kept_orphans,
     launch_attempts,
     launch_calls,
@@ -51,6 +51,7 @@ PUBLIC = (
 )
 
 INTERNAL = (
+    agent_instances,
     price_series,
     buffered_observations,
     pricing_hourly,
@@ -64,7 +65,6 @@ INTERNAL = (
     retirements,
     orphan_terminations,
     kept_orphans,
-    heard_instances,
     limit_episodes,
     step_failures,
     cutovers,
@@ -80,12 +80,12 @@ __all__ = [
     "INTERNAL",
     "PROCESSED_BY",
     "PUBLIC",
+    "agent_instances",
     "agents",
     "buffered_observations",
     "cutover_steps",
     "cutovers",
     "deployment",
-    "heard_instances",
     "idempotency_keys",
     "incidents",
     "kept_orphans",

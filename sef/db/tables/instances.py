@@ -74,6 +74,26 @@ agents = Table(
 )
 
 
+# Reports update `heard_at` without reading the row first, and keep the later time.
+agent_instances = Table(
+    "agent_instances",
+    metadata,
+    agent_id(primary_key=True),
+    Column(
+        "instance_id",
+        String(INSTANCE_ID_LENGTH),
+        primary_key=True,
+        comment="empty: reports that named no instance",
+    ),
+    Column("heard_at", Instant, comment="latest time of its reports, at most 30 s behind"),
+    Column("primary_until", Instant, comment="time when it ceased to be the agent's primary"),
+    Column("gone_since", Instant, comment="when EC2 first showed it gone while others reported"),
+    Index("agent_instances_heard", "heard_at"),
+    comment="One row for each instance that reported for an agent, or that was its primary.",
+    **MYSQL_OPTIONS,
+)
+
+
 replica_instances = Table(
     "replica_instances",
     metadata,
@@ -256,17 +276,6 @@ kept_orphans = Table(
     Column("told_at", Instant, comment="last event about it; NULL: none yet"),
     Index("kept_orphans_agent", "agent_id"),
     comment="Running instances of SEF that no row refers to and that SEF leaves running.",
-    **MYSQL_OPTIONS,
-)
-
-
-heard_instances = Table(
-    "heard_instances",
-    metadata,
-    agent_id(primary_key=True),
-    Column("instance_id", String(INSTANCE_ID_LENGTH), primary_key=True),
-    Column("heard_at", Instant, nullable=False, comment="observation time of its last report"),
-    comment="Instances, other than the primary in the rows, that report as an agent's.",
     **MYSQL_OPTIONS,
 )
 

@@ -88,7 +88,6 @@ price_series = Table(
         server_default=text("0"),
         comment="width of the widest gap that was ever filled",
     ),
-    Column("primary_heard_at", Instant, comment="arrival of the primary's last report"),
     Column("replica_heard_at", Instant, comment="arrival of the replica's last report"),
     Column("received_at", Instant, comment="arrival of the last report of either"),
     Column(

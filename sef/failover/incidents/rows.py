@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -22,7 +22,7 @@ _OF_SUBJECT = (
     select(incidents)
     .where(
         incidents.c.agent_id == bindparam("agent"),
-        incidents.c.subject == bindparam("lost"),
+        incidents.c.subject.in_([bindparam("lost"), bindparam("alias")]),
         incidents.c.kind.not_in(PLANNED),
     )
     .order_by(incidents.c.opened_at.desc())
@@ -80,6 +80,13 @@ class Incident:
         return SignalType.TERMINATION if self.goal is Goal.SWITCH else SignalType.REBALANCE
 
 
+RENEWED_AFTER = timedelta(minutes=15)
+"""Time by which a recommendation must be later than the last known one to be a new one.
+
+An agent that polls and sends its own time would renew its recommendation with each poll.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class SignalUpdate:
     """The change that a signal made to the signals of its incident."""
@@ -87,7 +94,7 @@ class SignalUpdate:
     is_first: bool
     """True if the incident had no signal of this type before."""
     is_news: bool
-    """True if all earlier signals of this type were announced earlier, by AWS's time."""
+    """True if it announces something; False for a repeat of an earlier signal of this type."""
 
 
 def open_incident(connection: Connection, agent_id: str) -> Incident | None:
@@ -95,9 +102,23 @@ def open_incident(connection: Connection, agent_id: str) -> Incident | None:
     return _only(rows_where(connection, incidents, {"open_agent_id": agent_id}))
 
 
-def latest_incident(connection: Connection, agent_id: str, subject: str) -> Incident | None:
-    """Return the last incident of an instance; planned switchovers do not count."""
-    return _only(connection.execute(_OF_SUBJECT, {"agent": agent_id, "lost": subject}))
+def open_incidents_of(connection: Connection, kind: IncidentKind) -> Sequence[Incident]:
+    """Return the open incidents of a kind, of all agents."""
+    columns = incidents.c
+    statement = select(incidents).where(columns.open_agent_id.is_not(None), columns.kind == kind)
+    return [_incident(row) for row in connection.execute(statement)]
+
+
+def latest_incident(
+    connection: Connection, agent_id: str, subject: str, alias: str | None = None
+) -> Incident | None:
+    """Return the last incident of an instance; planned switchovers do not count.
+
+    Args:
+        alias: another subject under which the instance may have an incident.
+    """
+    names = {"agent": agent_id, "lost": subject, "alias": alias or subject}
+    return _only(connection.execute(_OF_SUBJECT, names))
 
 
 def read_incident(connection: Connection, incident_id: str) -> Incident:
@@ -233,20 +254,49 @@ def record_signal(
     )
     if changed.rowcount != 1:
         raise VersionConflict
-    return SignalUpdate(is_first=False, is_news=known.signalled_at < signal.signalled_at)
+    is_news = signal.is_dated and not _repeats(signal, known.signalled_at)
+    return SignalUpdate(is_first=False, is_news=is_news)
 
 
-def signal_was_received(connection: Connection, incident: Incident, signal: Signal) -> bool:
-    """Return True if the incident has this signal, or one of its type announced later."""
+def signal_was_received(
+    connection: Connection, incident: Incident, signal: Signal, now: datetime, memory: timedelta
+) -> bool:
+    """Return True if a signal repeats one of this incident.
+
+    Args:
+        memory: time after the last repeat during which a recommendation without a time is another
+            repeat. After it, AWS is taken to have recommended anew.
+    """
     columns = spot_interruption_events.c
-    known = connection.scalar(
-        select(columns.id).where(
-            columns.incident_id == incident.id,
-            columns.signal_type == signal.type,
-            columns.signalled_at >= signal.signalled_at,
+    known = connection.execute(
+        select(columns.signalled_at, columns.last_received_at).where(
+            columns.incident_id == incident.id, columns.signal_type == signal.type
         )
-    )
-    return known is not None
+    ).one_or_none()
+    if known is None:
+        return False
+    if not signal.is_dated and signal.type is SignalType.REBALANCE:
+        return bool(now - known.last_received_at < memory)
+    return _repeats(signal, known.signalled_at)
+
+
+def _repeats(signal: Signal, latest: datetime) -> bool:
+    """Return True if a signal with a time repeats one of its type, whose latest time is given."""
+    renewed_after = RENEWED_AFTER if signal.type is SignalType.REBALANCE else timedelta(0)
+    return signal.signalled_at <= latest or signal.signalled_at - latest < renewed_after
+
+
+def has_notice(connection: Connection, incident: Incident) -> bool:
+    """Return True if AWS has announced the termination of the incident's instance."""
+    key = {"incident_id": incident.id, "signal_type": SignalType.TERMINATION}
+    return rows_where(connection, spot_interruption_events, key).first() is not None
+
+
+def announced_end(connection: Connection, incident: Incident) -> datetime | None:
+    """Return the end that a termination notice of the incident has announced, if any."""
+    key = {"incident_id": incident.id, "signal_type": SignalType.TERMINATION}
+    notice = rows_where(connection, spot_interruption_events, key).one_or_none()
+    return None if notice is None else notice.termination_time
 
 
 def incident_of_signal(connection: Connection, agent_id: str, signal: Signal) -> Incident | None:

@@ -54,7 +54,7 @@ from sef.failover.instances.orphan_terminations import (
 from sef.failover.standbys.rows import claimed_instances
 from sef.failover.standbys.watch import FORGOTTEN_AFTER
 from sef.failover.succession import adopt_successor
-from sef.heard import Reporting, forget_heard, heard_at
+from sef.heard import Reporting, heard_at
 from sef.notifications.failures import report_failure_at
 from sef.terms import plural
 
@@ -104,7 +104,6 @@ def sweep_orphans(ctx: Context, now: datetime) -> int:
         kept = kept_of_survey(view, ctx.settings, now)
         if database.read(needs_update, kept, now):
             database.write(store_kept, kept, now)
-    database.write(forget_heard, now)
     return reported
 
 
