@@ -159,7 +159,10 @@ def instance_role(connection: Connection, agent_id: str, instance_id: str) -> Ro
                 known.instance_id == instance_id,
                 known.primary_until.is_not(None),
             ),
-            exists().where(incident.agent_id == agent_id, incident.subject == instance_id),
+            exists().where(
+                incident.agent_id == agent_id,
+                or_(incident.subject == instance_id, incident.instance_id == instance_id),
+            ),
         )
     ).one()
     status, was_primary, has_incident = row

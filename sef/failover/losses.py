@@ -250,10 +250,10 @@ def _someone_reports(connection: Connection, ctx: Context, agent: Agent, now: da
 
     They are not if the primary has named itself.
     """
-    became_at = agent.primary_since or agent.created_at
+    before = (agent.primary_since or agent.created_at) - timedelta(microseconds=1)
     statement = select(
         _has_reported(literal(agent.id), literal(UNNAMED), _silent_since(ctx, now)),
-        _has_reported(literal(agent.id), literal(agent.instance_id), became_at),
+        _has_reported(literal(agent.id), literal(agent.instance_id), before),
     )
     someone, primary = connection.execute(statement).one()
     return bool(someone) and not primary

@@ -11,9 +11,11 @@ from sqlalchemy import Connection
 
 from sef.agents import Agent, former_primary, name_incident
 from sef.failover.incidents.rows import (
+    SAME_END,
     Incident,
     announced_end,
     create_incident,
+    incident_of_instance,
     incident_of_signal,
     latest_failover,
     latest_incident,
@@ -28,10 +30,6 @@ from sef.terms import IncidentStatus, NotificationKind, Signal
 
 REPEAT_WINDOW = timedelta(seconds=60)
 """Time after the announced end of an instance during which it may still repeat its notice."""
-
-
-SAME_END = timedelta(seconds=5)
-"""Maximum difference of two announced ends of one instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +136,7 @@ def incident_of_other_instance(
 ) -> Incident:
     """Return the incident of a former primary, or of an instance that the agent never had."""
     agent = received.agent
-    known = latest_incident(connection, agent.id, subject)
+    known = incident_of_instance(connection, agent.id, subject)
     if known is not None:
         return known
     known = incident_of_signal(connection, agent.id, received.signal)

@@ -80,6 +80,9 @@ class Incident:
         return SignalType.TERMINATION if self.goal is Goal.SWITCH else SignalType.REBALANCE
 
 
+SAME_END = timedelta(seconds=5)
+"""Maximum difference of two announced ends of one instance."""
+
 RENEWED_AFTER = timedelta(minutes=15)
 """Time by which a recommendation must be later than the last known one to be a new one.
 
@@ -119,6 +122,22 @@ def latest_incident(
     """
     names = {"agent": agent_id, "lost": subject, "alias": alias or subject}
     return _only(connection.execute(_OF_SUBJECT, names))
+
+
+def incident_of_instance(
+    connection: Connection, agent_id: str, instance_id: str
+) -> Incident | None:
+    """Return the last incident of an instance, also one from before the instance was known."""
+    incident = latest_incident(connection, agent_id, instance_id)
+    if incident is not None:
+        return incident
+    columns = incidents.c
+    return _newest(
+        connection,
+        columns.agent_id == agent_id,
+        columns.instance_id == instance_id,
+        columns.kind.not_in(PLANNED),
+    )
 
 
 def read_incident(connection: Connection, incident_id: str) -> Incident:
@@ -300,13 +319,20 @@ def announced_end(connection: Connection, incident: Incident) -> datetime | None
 
 
 def incident_of_signal(connection: Connection, agent_id: str, signal: Signal) -> Incident | None:
-    """Return the incident that has a signal of the same type and the same time by AWS."""
+    """Return the incident that has a signal of the same type and the same time by AWS.
+
+    A signal that announces another end is another signal.
+    """
     columns = spot_interruption_events.c
     recorded = select(columns.incident_id).where(
         columns.agent_id == agent_id,
         columns.signal_type == signal.type,
         columns.signalled_at == signal.signalled_at,
     )
+    end = signal.terminates_at
+    if end is not None:
+        is_same = columns.termination_time.between(end - SAME_END, end + SAME_END)
+        recorded = recorded.where(or_(columns.termination_time.is_(None), is_same))
     return _newest(connection, incidents.c.id.in_(recorded))
 
 
