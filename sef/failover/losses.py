@@ -30,13 +30,12 @@ from sef.db.tables import agent_instances, agents, incidents
 from sef.errors import AgentNotFound, Unavailable
 from sef.failover.incidents.rows import (
     Incident,
-    has_notice,
     open_incident,
     open_incident_of_primary,
     open_incidents_of,
-    record_signal,
     update_incident,
 )
+from sef.failover.incidents.signal_rows import has_notice, record_signal
 from sef.failover.standbys.backoff import cool_down_interrupted_pool
 from sef.failover.standbys.rows import Replica, missing_replicas, replica_of_instance
 from sef.failover.standbys.watch import MISSING_FOR, Observed, record_check

@@ -10,7 +10,8 @@ from sef.clock import Clock, iso
 from sef.config import Settings
 from sef.failover.cutover.begin import begin_cutover
 from sef.failover.incidents import pool_history, risk
-from sef.failover.incidents.rows import Incident, complete_failover, update_incident
+from sef.failover.incidents.rows import Incident, update_incident
+from sef.failover.incidents.signal_rows import complete_failover
 from sef.failover.incidents.summary import IncidentSummary, seconds, summary
 from sef.failover.primaries import change_primary
 from sef.failover.standbys import backoff

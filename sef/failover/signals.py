@@ -34,11 +34,10 @@ from sef.failover.incidents.matching import (
 from sef.failover.incidents.pool_history import assess_primary
 from sef.failover.incidents.rows import (
     Incident,
-    SignalUpdate,
     create_incident,
-    record_signal,
     update_incident,
 )
+from sef.failover.incidents.signal_rows import SignalUpdate, record_signal
 from sef.failover.policy import goal_for, higher_goal
 from sef.failover.reconcile import reconcile_agent
 from sef.failover.signal_answers import answer

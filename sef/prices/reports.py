@@ -178,24 +178,18 @@ class Reports:
 
     def _write_each(self, reports: Sequence[Report]) -> Sequence[tuple[ReportResult, int]]:
         write = self._database.write_shared if len(reports) > 1 else self._database.write
-        return write(
-            write_one_by_one,
-            reports,
-            now=self._clock(),
-            rules=self.rules,
-            window=self._window,
-            heard=self._heard,
-        )
+        return write(write_one_by_one, reports, **self._how())
 
     def _write(self, reports: Sequence[Report]) -> WriteResult:
-        return self._database.write(
-            write_reports,
-            reports,
-            now=self._clock(),
-            rules=self.rules,
-            window=self._window,
-            heard=self._heard,
-        )
+        return self._database.write(write_reports, reports, **self._how())
+
+    def _how(self) -> dict[str, Any]:
+        return {
+            "now": self._clock(),
+            "rules": self.rules,
+            "window": self._window,
+            "heard": self._heard,
+        }
 
 
 def rules_of(settings: Settings) -> CleaningRules:

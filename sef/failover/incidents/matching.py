@@ -11,19 +11,21 @@ from sqlalchemy import Connection
 
 from sef.agents import Agent, former_primary, name_incident
 from sef.failover.incidents.rows import (
-    SAME_END,
     Incident,
-    announced_end,
     create_incident,
     incident_of_instance,
-    incident_of_signal,
     latest_failover,
     latest_incident,
     open_incident,
     open_incident_of_primary,
     read_incident,
-    signal_was_received,
     update_incident,
+)
+from sef.failover.incidents.signal_rows import (
+    SAME_END,
+    announced_end,
+    incident_of_signal,
+    signal_was_received,
 )
 from sef.notifications.events import Event, write_events
 from sef.terms import IncidentStatus, NotificationKind, Signal
