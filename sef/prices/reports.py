@@ -184,12 +184,8 @@ class Reports:
         return self._database.write(write_reports, reports, **self._how())
 
     def _how(self) -> dict[str, Any]:
-        return {
-            "now": self._clock(),
-            "rules": self.rules,
-            "window": self._window,
-            "heard": self._heard,
-        }
+        how = {"now": self._clock(), "rules": self.rules, "window": self._window}
+        return how | {"heard": self._heard}
 
 
 def rules_of(settings: Settings) -> CleaningRules:
