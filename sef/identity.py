@@ -56,10 +56,11 @@ def may_become_primary(door: Door, role: Role) -> bool:
 
     A report or a signal may only name an instance that SEF knows nothing about: the late report of
     a former primary must not undo a promotion. An operator may name every instance but a standby,
-    which SEF would terminate as soon as no incident or mode needs it.
+    which SEF would terminate as soon as no incident or mode needs it. The termination of a standby
+    that is being released is cancelled, if EC2 was not called yet (`sef.failover.primaries`).
     """
     if door is Door.OPERATOR:
-        return role not in (Role.STANDBY, Role.RELEASING)
+        return role is not Role.STANDBY
     return role is Role.UNKNOWN
 
 

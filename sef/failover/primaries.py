@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sef.agents import Agent, update_agent
+from sef.agents import Agent, instance_role, update_agent
 from sef.errors import Conflict
 from sef.failover.standbys.retirements import (
     delete_retirement,
@@ -23,7 +23,8 @@ from sef.failover.standbys.rows import (
     move_replica,
     replica_of_instance,
 )
-from sef.terms import LIVE, ReplicaStatus
+from sef.identity import Door, may_become_primary
+from sef.terms import ReplicaStatus
 
 
 def change_primary(
@@ -77,10 +78,11 @@ def claim_instance(connection: Connection, agent_id: str, instance_id: str, now:
         Conflict: the instance is a standby, or SEF has committed to terminate it.
     """
     replica = replica_of_instance(connection, instance_id)
-    if replica is not None and replica.status in LIVE:
+    if not may_become_primary(Door.OPERATOR, instance_role(connection, agent_id, instance_id)):
+        owner = replica.agent_id if replica else agent_id
         raise Conflict(
             "instance_is_standby",
-            f"{instance_id} is the standby of {replica.agent_id}. Use manual-switch to promote it.",
+            f"{instance_id} is the standby of {owner}. Use manual-switch to promote it.",
         )
     retirement = read_retirement(connection, instance_id, lock=True)
     is_ending = retirement is not None and retirement.call_at is not None

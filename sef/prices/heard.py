@@ -32,7 +32,7 @@ InstanceKey = tuple[str, str]
 
 
 class Heard:
-    """Who was heard, as far as this process has stored it.
+    """Store the instances that were heard, and remember what this process has stored.
 
     The stored times save statements only: a process that does not know them writes them again, and
     the row keeps the later time.

@@ -409,7 +409,7 @@ def test_a_warning_says_that_the_named_instance_cannot_serve(
     if change == "away":
         world.simulation.add_fault("DescribeInstances", error_code="ServiceUnavailable")
     for _ in range(2):
-        warnings = sef.register_agent("a", {"instance_id": named})["warnings"]
+        warnings = sef.register_agent("a", {"instance_id": named, "pool_id": POOL})["warnings"]
         assert len(warnings) == (expected is not None)
         assert expected is None or expected in warnings[0]
     assert world.agent().instance_id == named

@@ -132,7 +132,8 @@ def test_a_registered_instance_is_not_replaced_by_a_report(client: FlaskClient) 
     body = {"spot_price": 0.05, "pool_id": "p", "timestamp": 1637500000, "instance_id": "i-2"}
     assert client.post("/api/agents/a/pricing", json=body).status_code == 200
     (agent,) = listed(client)["agents"]
-    assert (agent["instance_id"], agent["pool_id"]) == ("i-1", "p")
+    # The pool of another instance is not taken for that of the primary.
+    assert (agent["instance_id"], agent["pool_id"]) == ("i-1", None)
 
 
 @pytest.mark.parametrize(
