@@ -14,7 +14,7 @@ P, R = Source.PRIMARY, Source.REPLICA
 @pytest.mark.parametrize("door", Door)
 @pytest.mark.parametrize("role", Role)
 def test_the_instances_that_may_become_the_known_primary(door: Door, role: Role) -> None:
-    by_operator = {Role.UNKNOWN, Role.ENDED, Role.PROMOTED, Role.FORMER, Role.SIGNALLED}
+    by_operator = set(Role) - {Role.STANDBY}
     allowed = by_operator if door is Door.OPERATOR else {Role.UNKNOWN}
     assert may_become_primary(door, role) is (role in allowed)
 
