@@ -141,6 +141,8 @@ def promote(
             now,
             events=[event],
             notifications=notifications,
+            # A launch that was given up as too slow may run by now.
+            ready_at=replica.ready_at or now,
         )
     return promotion
 

@@ -271,13 +271,18 @@ class Story:
     def _report(self, seconds_ago: float) -> Mapping[str, Any]:
         return {"spot_price": 0.05, "pool_id": POOL, "timestamp": self._began - seconds_ago}
 
-    def launch_orphans(self, count: int) -> list[str]:
+    def adopt(self, instance_id: str, role: str) -> None:
+        """Adopt an instance; a repeat after a crash changes nothing."""
+        body = {"instance_id": instance_id, "role": role}
+        self._ask("POST", "/adopt", lambda: False, json=body)
+
+    def launch_orphans(self, count: int, attempt: str = "orphan-1") -> list[str]:
         """Launch instances with SEF's tags that no row refers to, and make them look old."""
         [deployment] = self.world.rows("deployment", None)
         orphans = [self.world.launch() for _ in range(count)]
         for instance_id in orphans:
             self.world.simulation.age(instance_id, 600)
-        values = {MANAGED_TAG: deployment.name, AGENT_TAG: self.agent_id, ATTEMPT_TAG: "orphan-1"}
+        values = {MANAGED_TAG: deployment.name, AGENT_TAG: self.agent_id, ATTEMPT_TAG: attempt}
         tags: Any = [{"Key": key, "Value": value} for key, value in values.items()]
         # In one call, so that a pass of sef_orphans finds all of them or none.
         self.world.client.create_tags(Resources=orphans, Tags=tags)

@@ -620,3 +620,98 @@ def notifications(story: Story) -> None:
     sent = len(story.world.rows(deliveries.name, None))
     assert len(set(received)) == sent > 1, "every message arrived"
     assert len(received) <= sent + story.stage.crashes
+
+
+@scenario(SEF_ORPHAN_CHECK_INTERVAL_SECONDS=OFTEN)
+def instance_that_the_database_lost(story: Story) -> None:
+    """EC2 has a launch of this agent that no row knows, as after a restore."""
+    story.primary()
+    story.until(lambda: story.world.rows("deployment", None))
+    story.arm()
+    [lost] = story.launch_orphans(1, attempt="replica-0123456789abcdef-1")
+    story.until(lambda: story.rows("kept_orphans"))
+    story.signal(REBALANCE, lost)
+    story.adopt(lost, "surplus")
+    story.until(lambda: story.world.state(lost) == "terminated")
+    story.settled(epoch=1)
+
+
+@scenario(SEF_LOSS_CHECK_INTERVAL_SECONDS=OFTEN)
+def primary_that_is_stopped_and_started_again(story: Story) -> None:
+    primary = story.primary()
+    story.world.simulation.add_fault("RunInstances", error_code="InsufficientInstanceCapacity")
+    story.world.client.stop_instances(InstanceIds=[primary])
+    story.arm()
+    story.later("agents", created_at=HOUR, primary_since=HOUR)
+    story.until(lambda: story.rows("incidents"))
+    story.world.client.start_instances(InstanceIds=[primary])
+    story.until(lambda: {i.status for i in story.rows("incidents")} == {"released"})
+    story.world.simulation.clear_faults()
+    story.settled(epoch=1)
+
+
+@scenario()
+def primary_that_is_named_without_its_pool(story: Story) -> None:
+    named = story.world.launch()
+    story.arm()
+    story.put(instance_id=named)
+    story.settled(epoch=1)
+
+
+@scenario(SEF_CLOUD="simulated", SEF_SIMULATOR_PENDING_SECONDS="0")
+def target_that_is_corrected_while_the_new_primary_is_unhealthy(story: Story) -> None:
+    primary = story.primary()
+    belongings = Belongings(story.world, primary)
+    broken = {"dns": {"name": "web.example.com"}}
+    group = {"target_groups": belongings.targets["target_groups"]}
+    story.put(cutover=group)
+    story.operate("manual-replica/enable", lambda: story.agent.manual_replica_enabled)
+    story.until(lambda: story.standby_is("ready"))
+    story.world.simulation.set_options(healthy_after_seconds=10**6)
+    story.arm()
+    story.operate("manual-switch", lambda: story.epoch == 2)
+    story.until(lambda: any(cutover.looked_at for cutover in story.rows("cutovers")))
+    story.world.write(update(tables.agents).values(cutover=group | broken))
+    story.until(lambda: story.world.events("internal_error", story.agent_id))
+    story.world.write(update(tables.agents).values(cutover=group))
+    story.world.simulation.set_options(healthy_after_seconds=0)
+    story.until(lambda: {c.status for c in story.rows("cutovers")} == {"done"})
+    story.settled(epoch=2, standbys=1)
+
+
+@scenario(
+    SEF_NOTIFICATION_URLS=f"json://127.0.0.1:{PORT}",
+    SEF_NOTIFICATION_MIN_SEVERITY="info",
+    SEF_NOTIFICATION_INTERVAL_SECONDS=OFTEN,
+    SEF_ALLOWED_PRIVATE_NETWORKS="127.0.0.0/8",
+)
+def more_messages_than_a_channel_gets_one_by_one(story: Story) -> None:
+    rows = [
+        {
+            "thread": f"{story.agent_id}-{number}",
+            "matter": f"{story.agent_id}-{number}",
+            "kind": "alert",
+            "severity": "error",
+            "title": f"message {number}",
+            "body": "a message",
+            "created_at": utc_now(),
+        }
+        for number in range(40)
+    ]
+    deliveries = tables.notification_deliveries
+
+    def now() -> bool:
+        values = {"next_at": utc_now(), "claimed_until": None}
+        story.world.write(update(deliveries).where(deliveries.c.status == "pending").values(values))
+        return True
+
+    with receiver():
+        story.arm()
+        story.world.write(tables.notifications.insert(), rows)
+        story.until(
+            lambda: (
+                now()
+                and all(n.dispatched_at for n in story.world.rows("notifications", None))
+                and {d.status for d in story.world.rows(deliveries.name, None)} == {"sent"}
+            )
+        )
