@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
+from uuid import uuid4
 
 from sqlalchemy import delete, update
 
@@ -659,23 +660,24 @@ def primary_that_is_named_without_its_pool(story: Story) -> None:
 
 
 @scenario(SEF_CLOUD="simulated", SEF_SIMULATOR_PENDING_SECONDS="0")
-def target_that_is_corrected_while_the_new_primary_is_unhealthy(story: Story) -> None:
+def target_that_another_worker_adds_during_a_cutover(story: Story) -> None:
     primary = story.primary()
     belongings = Belongings(story.world, primary)
-    broken = {"dns": {"name": "web.example.com"}}
-    group = {"target_groups": belongings.targets["target_groups"]}
-    story.put(cutover=group)
+    both = {name: belongings.targets[name] for name in ("target_groups", "elastic_ip")}
+    story.put(cutover={"target_groups": both["target_groups"]})
     story.operate("manual-replica/enable", lambda: story.agent.manual_replica_enabled)
     story.until(lambda: story.standby_is("ready"))
     story.world.simulation.set_options(healthy_after_seconds=10**6)
     story.arm()
     story.operate("manual-switch", lambda: story.epoch == 2)
-    story.until(lambda: any(cutover.looked_at for cutover in story.rows("cutovers")))
-    story.world.write(update(tables.agents).values(cutover=group | broken))
-    story.until(lambda: story.world.events("internal_error", story.agent_id))
-    story.world.write(update(tables.agents).values(cutover=group))
+    story.world.write(update(tables.agents).values(cutover=both))
+    story.later("agents", not_before=None)
+    story.until(
+        lambda: "elastic-ip" in {step.kind for step in story.world.rows("cutover_steps", None)}
+    )
     story.world.simulation.set_options(healthy_after_seconds=0)
     story.until(lambda: {c.status for c in story.rows("cutovers")} == {"done"})
+    assert "elastic_ip" in belongings.held(str(story.agent.instance_id))
     story.settled(epoch=2, standbys=1)
 
 
@@ -685,11 +687,11 @@ def target_that_is_corrected_while_the_new_primary_is_unhealthy(story: Story) ->
     SEF_NOTIFICATION_INTERVAL_SECONDS=OFTEN,
     SEF_ALLOWED_PRIVATE_NETWORKS="127.0.0.0/8",
 )
-def more_messages_than_a_channel_gets_one_by_one(story: Story) -> None:
+def more_messages_than_a_channel_takes(story: Story) -> None:
     rows = [
         {
             "thread": f"{story.agent_id}-{number}",
-            "matter": f"{story.agent_id}-{number}",
+            "matter": uuid4().hex,
             "kind": "alert",
             "severity": "error",
             "title": f"message {number}",
@@ -705,6 +707,7 @@ def more_messages_than_a_channel_gets_one_by_one(story: Story) -> None:
         story.world.write(update(deliveries).where(deliveries.c.status == "pending").values(values))
         return True
 
+    story.primary()
     with receiver():
         story.arm()
         story.world.write(tables.notifications.insert(), rows)
