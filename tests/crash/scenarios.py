@@ -156,6 +156,7 @@ def former_primary_that_is_kept_for_a_moment(story: Story) -> None:
     story.arm()
     story.operate("manual-switch", lambda: story.epoch == 2)
     story.world.client.stop_instances(InstanceIds=[standby])
+    story.later("agents", not_before=None)
     story.world.simulation.clear_faults()
     story.until(lambda: story.rows("retirements")[0].kept_because)
     story.world.client.start_instances(InstanceIds=[standby])
@@ -171,6 +172,7 @@ def former_primary_that_may_not_be_tagged_at_first(story: Story) -> None:
     story.world.simulation.add_fault("CreateTags", error_code="UnauthorizedOperation")
     story.arm()
     story.operate("manual-switch", lambda: story.epoch == 2)
+    story.later("agents", not_before=None)
     story.until(lambda: story.rows("retirements")[0].kept_because)
     story.world.simulation.clear_faults()
     story.later("retirements", not_before=HOUR)
@@ -186,6 +188,7 @@ def standby_whose_termination_is_throttled(story: Story) -> None:
     story.world.simulation.throttle("TerminateInstances", count=2)
     story.arm()
     story.operate("manual-replica/disable", lambda: not story.agent.manual_replica_enabled)
+    story.later("agents", not_before=None)
     story.settled(epoch=1)
 
 
@@ -633,6 +636,7 @@ def instance_that_the_database_lost(story: Story) -> None:
     story.until(lambda: story.rows("kept_orphans"))
     story.signal(REBALANCE, lost)
     story.adopt(lost, "surplus")
+    story.later("agents", not_before=None)
     story.until(lambda: story.world.state(lost) == "terminated")
     story.settled(epoch=1)
 
