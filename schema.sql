@@ -225,6 +225,8 @@ CREATE INDEX incidents_agent ON incidents (agent_id, opened_at);
 
 CREATE INDEX incidents_closed ON incidents (closed_at);
 
+CREATE INDEX incidents_instance ON incidents (instance_id, opened_at);
+
 CREATE INDEX incidents_pool ON incidents (pool_id, rebalance_at);
 
 CREATE INDEX incidents_subject ON incidents (agent_id, subject, opened_at);

@@ -23,19 +23,19 @@ from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, o
 
 from sef.agents import Agent, others_may_report, read_agent, update_agent
 from sef.cloud.ec2 import Instance
-from sef.cloud.errors import CloudError
 from sef.context import Context
 from sef.db.statements import change, rows_where, upsert
 from sef.db.tables import agent_instances, agents, incidents
 from sef.errors import AgentNotFound, Unavailable
+from sef.failover.incidents.closing import close_incident
 from sef.failover.incidents.rows import (
     Incident,
     open_incident,
     open_incident_of_primary,
-    open_incidents_of,
     update_incident,
 )
-from sef.failover.incidents.signal_rows import has_notice, record_signal
+from sef.failover.incidents.signal_rows import record_signal
+from sef.failover.returned import INSTANCES_PER_CALL, release_returned
 from sef.failover.standbys.backoff import cool_down_interrupted_pool
 from sef.failover.standbys.rows import Replica, missing_replicas, replica_of_instance
 from sef.failover.standbys.watch import MISSING_FOR, Observed, record_check
@@ -53,9 +53,6 @@ from sef.terms import (
     SignalType,
 )
 
-INSTANCES_PER_CALL = 200
-"""Maximum instances in the filter of one DescribeInstances."""
-
 
 def detect_losses(ctx: Context) -> int:
     """Open an incident for each lost primary, and return the number of losses.
@@ -67,7 +64,7 @@ def detect_losses(ctx: Context) -> int:
         CloudError: EC2 cannot be read. SEF concludes nothing from that.
     """
     now = ctx.clock()
-    _release_returned(ctx)
+    release_returned(ctx)
     losses, after = 0, ""
     while True:
         page = ctx.database.read(
@@ -278,63 +275,6 @@ def _forget_gone(connection: Connection, agent: Agent) -> None:
         change(connection, agent_instances, key, gone_since=None)
 
 
-def _release_returned(ctx: Context) -> None:
-    """Release the incidents of lost primaries that EC2 shows running again."""
-    lost = ctx.database.read(_open_losses)
-    for start in range(0, len(lost), INSTANCES_PER_CALL):
-        part = lost[start : start + INSTANCES_PER_CALL]
-        instances = ctx.ec2.instances([loss.instance_id for loss in part if loss.instance_id])
-        for loss in part:
-            instance = instances.get(loss.instance_id or "")
-            if instance is not None and instance.is_alive:
-                ctx.database.write(_release, ctx, loss)
-
-
-def release_if_returned(ctx: Context, incident: Incident | None) -> str | None:
-    """Release the incident of a loss if EC2 shows the lost primary running again.
-
-    Called before a promotion: the primary may have been started since the loss was detected. If EC2
-    does not answer, its last answer stands, and the promotion goes on.
-
-    Returns:
-        A sentence if the incident is released, else None.
-    """
-    if incident is None or incident.kind is not IncidentKind.LOSS or incident.instance_id is None:
-        return None
-    found = ctx.describe.submit(incident.instance_id)
-    if found is None or isinstance(found, CloudError) or not found.is_alive:
-        return None
-    if not ctx.database.write(_release, ctx, incident):
-        return None
-    return f"{incident.instance_id} runs again"
-
-
-def _open_losses(connection: Connection) -> Sequence[Incident]:
-    return [loss for loss in open_incidents_of(connection, IncidentKind.LOSS) if loss.instance_id]
-
-
-def _release(connection: Connection, ctx: Context, seen: Incident) -> bool:
-    """Release the incident of a loss; return False if it is closed, or AWS has given notice."""
-    read_agent(connection, seen.agent_id, lock=True)
-    incident = open_incident(connection, seen.agent_id)
-    if incident is None or incident.id != seen.id or has_notice(connection, incident):
-        return False
-    now = ctx.clock()
-    reason = f"EC2 shows that {incident.instance_id} runs again"
-    update_incident(
-        connection, incident, status=IncidentStatus.RELEASED, closed_at=now, reason=reason
-    )
-    event = Event(
-        "incident_closed",
-        f"{incident.kind} is {IncidentStatus.RELEASED}: {reason}",
-        agent_id=incident.agent_id,
-        incident_id=incident.id,
-        notification=NotificationKind.OUTCOME,
-    )
-    write_events(connection, [event], now)
-    return True
-
-
 def _incident_of_loss(
     connection: Connection, agent: Agent, current: Incident | None, reason: str, now: datetime
 ) -> Incident:
@@ -346,9 +286,7 @@ def _incident_of_loss(
     if current is not None and not current.kind.is_planned:
         return current
     if current is not None:
-        update_incident(
-            connection, current, status=IncidentStatus.RELEASED, closed_at=now, reason=reason
-        )
+        close_incident(connection, current, IncidentStatus.RELEASED, reason, now)
     return open_incident_of_primary(connection, agent, now)
 
 

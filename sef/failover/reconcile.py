@@ -26,11 +26,13 @@ from sef.cloud.errors import CloudError, Remedy
 from sef.config import Settings
 from sef.context import Context
 from sef.failover.actions import act
+from sef.failover.incidents.announced import open_announced
+from sef.failover.incidents.closing import close_incident
 from sef.failover.incidents.rows import Incident, open_incident, update_incident
 from sef.failover.instances.limits import TerminationBudget
-from sef.failover.losses import release_if_returned
 from sef.failover.policy import CloseIncident, CreateStandby, Promote, PromoteSpare, Release, Rest
 from sef.failover.promotion import Promotion, Successor, promote, standby_as_successor
+from sef.failover.returned import release_if_returned
 from sef.failover.snapshot import Snapshot, read_snapshot
 from sef.failover.standbys import watch
 from sef.failover.standbys.backoff import escalate
@@ -44,7 +46,7 @@ from sef.failover.standbys.rows import (
     replica_of_instance,
 )
 from sef.notifications.events import Event, Severity, write_events
-from sef.terms import IncidentStatus, NotificationKind, ReplicaStatus
+from sef.terms import IncidentStatus, ReplicaStatus
 
 log = logging.getLogger("sef")
 
@@ -190,7 +192,11 @@ def apply_step(
             spare = _spare_as_successor(connection, instance_id)
             if spare is None:
                 return None
-            return _promote(connection, ctx, snapshot, spare, reason, unchecked)
+            done = _promote(connection, ctx, snapshot, spare, reason, unchecked)
+            # A spare with a recommendation needs a standby of its own.
+            agent = read_agent(connection, agent_id)
+            is_announced = open_announced(connection, agent, now, standby_ttl(ctx))
+            return replace(done, is_last=done.is_last and not is_announced)
         case Release(reason) if standby is not None:
             move_replica(connection, standby, ReplicaStatus.RELEASING, reason, now)
         case CloseIncident(outcome, reason) if incident is not None:
@@ -246,17 +252,9 @@ def _spare_as_successor(connection: Connection, instance_id: str) -> Successor |
 def _close(
     connection: Connection, incident: Incident, outcome: IncidentStatus, reason: str, now: datetime
 ) -> None:
-    update_incident(connection, incident, status=outcome, closed_at=now, reason=reason)
     is_failure = incident.kind.is_planned and outcome is IncidentStatus.RELEASED
-    event = Event(
-        "incident_closed",
-        f"{incident.kind} is {outcome}: {reason}",
-        agent_id=incident.agent_id,
-        severity="error" if is_failure else "info",
-        incident_id=incident.id,
-        notification=NotificationKind.OUTCOME,
-    )
-    write_events(connection, [event], now)
+    severity: Severity = "error" if is_failure else "info"
+    close_incident(connection, incident, outcome, reason, now, severity)
 
 
 def _verify_standby(ctx: Context, standby: Replica, *, is_emergency: bool) -> str | None:

@@ -10,8 +10,8 @@ MATTER_LENGTH = 40
 _LONGEST_WORD = 40
 """Length from which a word without spaces is an opaque token, such as an encoded message."""
 
-# What differs between two reports of one obstacle. The ids of what operators have configured, such
-# as sg-, ami- and eipalloc-, stay: another one of them is another obstacle.
+# These parts differ between two reports of one obstacle, so `in_kind` removes them. Ids that an
+# operator configures, such as sg-, ami- and eipalloc-, stay: another id is another obstacle.
 _DETAILS = re.compile(
     r"""
       (?<=no\ pool\ has\ capacity)\ \([^)]*\)            # which pools were tried this time

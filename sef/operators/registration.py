@@ -21,7 +21,9 @@ from sef.errors import AgentNotFound
 from sef.failover.cutover.checks import target_warnings
 from sef.failover.cutover.targets import parse_targets
 from sef.failover.cutover.wish import follow_changed_targets, follow_named_primary
+from sef.failover.incidents.announced import open_announced
 from sef.failover.primaries import change_primary, claim_instance
+from sef.failover.reconcile import standby_ttl
 from sef.failover.standbys.retirements import delete_retirement
 from sef.failover.standbys.rows import replica_of_instance
 from sef.notifications.events import Event, write_events
@@ -85,6 +87,7 @@ def _write_agent(
             claim_instance(connection, agent_id, named, now)
             delete_retirement(connection, named)
         insert_agent(connection, agent_id, now, **_with_pool(connection, changes))
+        open_announced(connection, read_agent(connection, agent_id), now, standby_ttl(ctx))
         event = Event("agent_registered", f"{agent_id} is registered", agent_id=agent_id)
         write_events(connection, [event], now)
         return True, []
@@ -108,6 +111,7 @@ def _write_agent(
             follow_named_primary(connection, following, named, values["pool_id"], now)
             warnings = _warn_of_former_primary(connection, ctx, agent)
             change_primary(connection, agent, named, NAMED, now, terminate_after=None, **values)
+        open_announced(connection, read_agent(connection, agent_id), now, standby_ttl(ctx))
     else:
         if changes.get("pool_id") is not None:
             name_pool(connection, agent, changes["pool_id"])

@@ -58,7 +58,7 @@ def test_the_number_of_statements_does_not_grow_with_the_reports(
     for number, minute in [(3, minutes[0]), (150, minutes[0] + 1)]:
         with statements(sef) as sent[number]:
             sef.process_batch(batch(number, minute, **fields))
-    # Who was heard is stored now and then, with one statement for all reports.
+    # A transaction stores the times of reports at most every 30 s, with one statement for all.
     heard = [sum("agent_instances" in one for one in sent[number]) for number in (3, 150)]
     assert max(heard) <= 1
     assert len(sent[150]) - heard[1] <= len(sent[3]) - heard[0] <= 7, sent[3]

@@ -104,7 +104,7 @@ def test_two_storms_at_once_are_both_told(world: World) -> None:
     assert len(told(world, "alert", "pool interrupted")) == 2
 
 
-# What an agent's operator is told
+# Messages about one agent
 
 
 @ONCE

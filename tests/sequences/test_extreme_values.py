@@ -87,17 +87,17 @@ def report(world: World, sef: SmartEmergencyFallback, **fields: Any) -> dict[str
     return sef.process_incoming_data("a", "pricing", payload | fields)
 
 
-def accepted_or_refused(call: Callable[[], Any]) -> None:
+def accepted_or_refused(call: Callable[..., Any], *arguments: Any, **named: Any) -> None:
     """Make a call that must return, or reject its input with a reason and a sentence."""
-    error = refusal(call)
+    error = refusal(call, *arguments, **named)
     if error is not None:
         assert error.reason.startswith(("invalid_", "unknown_", "missing_"))
         assert len(error.message.splitlines()) == 1
 
 
-def refusal(call: Callable[[], Any]) -> Refused | SefError | None:
+def refusal(call: Callable[..., Any], *arguments: Any, **named: Any) -> Refused | SefError | None:
     try:
-        call()
+        call(*arguments, **named)
     except (Refused, SefError) as error:
         return error
     return None
@@ -134,11 +134,7 @@ def test_a_signal(world: World, sef: SmartEmergencyFallback, signal_type: str) -
             for names in ({}, {"instance_id": primary}):
                 signal = {"signal_type": signal_type} | fields | names
                 for dry_run in (True, False):
-                    accepted_or_refused(
-                        lambda signal=signal, dry_run=dry_run: sef.handle_interruption(  # type: ignore[misc]
-                            "a", signal, dry_run=dry_run
-                        )
-                    )
+                    accepted_or_refused(sef.handle_interruption, "a", signal, dry_run=dry_run)
     works_on(world, sef)
 
 
@@ -156,8 +152,8 @@ def test_a_report(world: World, sef: SmartEmergencyFallback) -> None:
 
 def test_the_ends_of_a_series(world: World, sef: SmartEmergencyFallback) -> None:
     for value in DATETIMES:
-        accepted_or_refused(lambda value=value: sef.price_series("a", start=value))  # type: ignore[misc]
-        accepted_or_refused(lambda value=value: sef.price_series("a", end=value))  # type: ignore[misc]
+        accepted_or_refused(sef.price_series, "a", start=value)
+        accepted_or_refused(sef.price_series, "a", end=value)
     assert len(sef.price_series("a", start=FIRST, end=LAST)) == 1
     assert len(sef.price_series("a", start=datetime(1200, 1, 1, tzinfo=UTC))) == 1
     assert sef.price_series("a", end=FIRST) == sef.price_series("a", start=LAST) == []
@@ -180,11 +176,7 @@ def test_the_size_of_a_page(world: World, sef: SmartEmergencyFallback) -> None:
 def test_a_drill_interval(world: World, sef: SmartEmergencyFallback) -> None:
     for value in [*NUMBERS, "600", Decimal(600)]:
         for agent_id in ("a", "new"):
-            accepted_or_refused(
-                lambda value=value, agent_id=agent_id: sef.register_agent(  # type: ignore[misc]
-                    agent_id, {"drill_interval": value}
-                )
-            )
+            accepted_or_refused(sef.register_agent, agent_id, {"drill_interval": value})
     assert world.agent().drill_interval == 31_536_000
     works_on(world, sef)
 
@@ -197,9 +189,7 @@ def test_a_number_of_a_cutover_target(world: World, sef: SmartEmergencyFallback)
             {"dns": [dns | {"ttl": value}]},
             {"target_groups": [{"arn": arn, "port": value}]},
         ):
-            accepted_or_refused(
-                lambda cutover=cutover: sef.register_agent("b", {"cutover": cutover})  # type: ignore[misc]
-            )
+            accepted_or_refused(sef.register_agent, "b", {"cutover": cutover})
     sef.register_agent("b", {"cutover": None})
 
 

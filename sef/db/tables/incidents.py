@@ -107,6 +107,7 @@ incidents = Table(
     CheckConstraint(one_of("kind", IncidentKind), name="incidents_kind"),
     Index("incidents_subject", "agent_id", "subject", "opened_at"),
     Index("incidents_agent", "agent_id", "opened_at"),
+    Index("incidents_instance", "instance_id", "opened_at"),
     Index("incidents_pool", "pool_id", "rebalance_at"),
     Index("incidents_closed", "closed_at"),
     Index("incidents_termination", "termination_at"),

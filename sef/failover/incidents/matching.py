@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from sef.agents import Agent, former_primary, name_incident
+from sef.failover.incidents.closing import close_incident
 from sef.failover.incidents.rows import (
     Incident,
     create_incident,
@@ -19,7 +20,6 @@ from sef.failover.incidents.rows import (
     open_incident,
     open_incident_of_primary,
     read_incident,
-    update_incident,
 )
 from sef.failover.incidents.signal_rows import (
     SAME_END,
@@ -27,8 +27,7 @@ from sef.failover.incidents.signal_rows import (
     incident_of_signal,
     signal_was_received,
 )
-from sef.notifications.events import Event, write_events
-from sef.terms import IncidentStatus, NotificationKind, Signal
+from sef.terms import IncidentStatus, Signal
 
 REPEAT_WINDOW = timedelta(seconds=60)
 """Time after the announced end of an instance during which it may still repeat its notice."""
@@ -121,15 +120,7 @@ def incident_of_primary(
             outcome, reason = IncidentStatus.RELEASED, f"superseded by a {signal.type}"
         else:
             outcome, reason = IncidentStatus.DONE, "the agent already has another primary"
-        update_incident(connection, other, status=outcome, closed_at=now, reason=reason)
-        closed = Event(
-            "incident_closed",
-            f"{other.kind} is {outcome}: {reason}",
-            agent_id=agent.id,
-            incident_id=other.id,
-            notification=NotificationKind.OUTCOME,
-        )
-        write_events(connection, [closed], now)
+        close_incident(connection, other, outcome, reason, now)
     return open_incident_of_primary(connection, agent, now)
 
 
