@@ -160,6 +160,7 @@ def former_primary_that_is_kept_for_a_moment(story: Story) -> None:
     story.world.simulation.clear_faults()
     story.until(lambda: story.rows("retirements")[0].kept_because)
     story.world.client.start_instances(InstanceIds=[standby])
+    story.later("retirements", not_before=HOUR)
     story.until(lambda: story.world.state(primary) == "terminated")
     story.settled(epoch=2, standbys=1)
 
