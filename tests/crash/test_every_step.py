@@ -60,12 +60,6 @@ def test_the_points_of_the_short_form_exist() -> None:
     assert {point.rpartition(" ")[0] for point in SHORT} <= all_failpoints()
 
 
-@pytest.mark.crash
-@pytest.mark.parametrize("point", SHORT)
-def test_it_recovers_from_the_crashes_of_the_short_form(stage: Stage, point: str) -> None:
-    play(stage, NAMES["rebalance_then_termination"], point)
-
-
 @pytest.mark.deep
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_it_recovers_from_a_crash_at_every_occurrence_of_a_failpoint(
@@ -135,3 +129,9 @@ def test_it_recovers_from_a_crash_at_every_failpoint(
     expected = {name for name in all_failpoints() if part_of(name) == part}
     missing = {name.partition(":")[0] for name in expected - crashed}
     assert not missing, f"no scenario reaches {', '.join(sorted(missing))}"
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("point", SHORT)
+def test_it_recovers_from_the_crashes_of_the_short_form(stage: Stage, point: str) -> None:
+    play(stage, NAMES["rebalance_then_termination"], point)
