@@ -26,6 +26,9 @@ def print_unknown(unknown: Sequence[Mapping[str, Any]]) -> None:
 def adopt_undisputed(unknown: Sequence[Mapping[str, Any]], adopt: Adopt) -> int:
     """Adopt the only unknown instance of each agent whose primary does not run.
 
+    An agent with a standby in the rows is left to the operator: after a switch, the former standby
+    serves, and the unknown instance may be the next standby.
+
     Print each outcome. Return the number of instances that need a decision by name.
     """
     count = Counter(entry["agent_id"] for entry in unknown)
@@ -33,7 +36,7 @@ def adopt_undisputed(unknown: Sequence[Mapping[str, Any]], adopt: Adopt) -> int:
     for entry in unknown:
         agent_id = entry["agent_id"]
         primary_runs = entry["primary_state"] in ("pending", "running")
-        if agent_id is None or count[agent_id] > 1 or primary_runs:
+        if agent_id is None or count[agent_id] > 1 or primary_runs or entry["has_standby"]:
             undecided.append(entry)
             continue
         try:

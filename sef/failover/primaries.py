@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from sef.agents import Agent, instance_role, update_agent
 from sef.errors import Conflict
 from sef.failover.standbys.retirements import (
+    agent_with_primary,
     delete_retirement,
     plan_retirement,
     read_retirement,
@@ -82,7 +83,8 @@ def claim_instance(connection: Connection, agent_id: str, instance_id: str, now:
         owner = replica.agent_id if replica else agent_id
         raise Conflict(
             "instance_is_standby",
-            f"{instance_id} is the standby of {owner}. Use manual-switch to promote it.",
+            f"{instance_id} is the standby of {owner}. "
+            + ("Use manual-switch to promote it." if owner == agent_id else "Name another one."),
         )
     retirement = read_retirement(connection, instance_id, lock=True)
     is_ending = retirement is not None and retirement.call_at is not None
@@ -93,7 +95,9 @@ def claim_instance(connection: Connection, agent_id: str, instance_id: str, now:
             "instance_is_ending",
             f"SEF is terminating {instance_id}. Name another instance as the primary.",
         )
-    if replica is not None:
+    # The row of another agent's primary stays with that agent.
+    is_primary = agent_with_primary(connection, instance_id, other_than=agent_id) is not None
+    if replica is not None and not is_primary:
         _transfer(connection, replica, agent_id, now)
 
 

@@ -195,7 +195,7 @@ def apply_step(
             done = _promote(connection, ctx, snapshot, spare, reason, unchecked)
             # A spare with a recommendation needs a standby of its own.
             agent = read_agent(connection, agent_id)
-            is_announced = open_announced(connection, agent, now, standby_ttl(ctx))
+            is_announced = open_announced(connection, agent, now, standby_ttl=standby_ttl(ctx))
             return replace(done, is_last=done.is_last and not is_announced)
         case Release(reason) if standby is not None:
             move_replica(connection, standby, ReplicaStatus.RELEASING, reason, now)

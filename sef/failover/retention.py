@@ -50,6 +50,11 @@ class CloudFacts:
     unseen: Sequence[str]
 
 
+LEFT = "it is left to AWS or its operator"
+DRAINS = "its connections drain"
+"""Reasons that need nothing but the row of the retired instance."""
+
+
 def kept_by_rows(facts: RowFacts, now: datetime) -> str | None:
     """Return the reason why SEF must not terminate an instance now; None without a reason."""
     if facts.primary_of is not None:
@@ -57,9 +62,9 @@ def kept_by_rows(facts: RowFacts, now: datetime) -> str | None:
     if facts.standby_of is not None:
         return f"it is the standby of {facts.standby_of}"
     if facts.terminate_after is None:
-        return "it is left to AWS or its operator"
+        return LEFT
     if now < facts.terminate_after:
-        return "its connections drain"
+        return DRAINS
     if facts.has_emergency:
         return "the primary is being lost, and this instance may be needed"
     if facts.is_cutover_open:

@@ -1,6 +1,7 @@
 """Adopt instances that SEF launched and no row knows, as an operator says."""
 
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 from sef.agents import Agent, read_agent
@@ -12,12 +13,16 @@ from sef.errors import AgentNotFound, CloudUnavailable, Conflict, Refused
 from sef.failover.adoption import Role, adopt
 from sef.failover.instances.orphans import kept_of_survey, survey
 from sef.failover.reconcile import reconcile_agent
+from sef.failover.standbys.rows import live_standby
 from sef.operators.idempotency import Answer
 from sef.parsing import parse_instance_id
 
 
 def unknown_instances(ctx: Context) -> list[dict[str, Any]]:
     """Return the running instances of this SEF that no row refers to and that no sweep terminates.
+
+    Instances that are too young for a sweep are among them: after a restore, an operator must see
+    them at once.
 
     Raises:
         CloudUnavailable: EC2 did not return a usable answer.
@@ -27,6 +32,9 @@ def unknown_instances(ctx: Context) -> list[dict[str, Any]]:
         view = survey(ctx, now)
     except CloudError as error:
         raise CloudUnavailable(str(error)) from error
+    kept = kept_of_survey(view, ctx.settings, now, min_age=timedelta(0))
+    agents = {orphan.agent_id for orphan in kept if orphan.agent_id is not None}
+    standbys = {agent_id: ctx.database.read(live_standby, agent_id) for agent_id in agents}
     return [
         {
             "instance_id": orphan.instance_id,
@@ -36,8 +44,9 @@ def unknown_instances(ctx: Context) -> list[dict[str, Any]]:
             "advice": orphan.advice,
             "primary": view.primaries.get(orphan.agent_id or ""),
             "primary_state": view.primary_state(orphan.agent_id),
+            "has_standby": standbys.get(orphan.agent_id or "") is not None,
         }
-        for orphan in kept_of_survey(view, ctx.settings, now)
+        for orphan in kept
     ]
 
 

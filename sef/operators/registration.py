@@ -23,8 +23,7 @@ from sef.failover.cutover.targets import parse_targets
 from sef.failover.cutover.wish import follow_changed_targets, follow_named_primary
 from sef.failover.incidents.announced import open_announced
 from sef.failover.primaries import change_primary, claim_instance
-from sef.failover.reconcile import standby_ttl
-from sef.failover.standbys.retirements import delete_retirement
+from sef.failover.standbys.retirements import agent_with_primary, delete_retirement
 from sef.failover.standbys.rows import replica_of_instance
 from sef.notifications.events import Event, write_events
 from sef.operators.idempotency import Answer
@@ -87,10 +86,10 @@ def _write_agent(
             claim_instance(connection, agent_id, named, now)
             delete_retirement(connection, named)
         insert_agent(connection, agent_id, now, **_with_pool(connection, changes))
-        open_announced(connection, read_agent(connection, agent_id), now, standby_ttl(ctx))
+        open_announced(connection, read_agent(connection, agent_id), now)
         event = Event("agent_registered", f"{agent_id} is registered", agent_id=agent_id)
         write_events(connection, [event], now)
-        return True, []
+        return True, _warn_of_other_agent(connection, agent_id, named)
     values = dict(changes)
     warnings = []
     targets = changes.get("cutover", agent.cutover)
@@ -111,7 +110,7 @@ def _write_agent(
             follow_named_primary(connection, following, named, values["pool_id"], now)
             warnings = _warn_of_former_primary(connection, ctx, agent)
             change_primary(connection, agent, named, NAMED, now, terminate_after=None, **values)
-        open_announced(connection, read_agent(connection, agent_id), now, standby_ttl(ctx))
+        open_announced(connection, read_agent(connection, agent_id), now)
     else:
         if changes.get("pool_id") is not None:
             name_pool(connection, agent, changes["pool_id"])
@@ -121,7 +120,22 @@ def _write_agent(
     message = f"{agent_id} is changed: {', '.join(sorted(changes)) or 'nothing'}"
     event = Event("agent_changed", message, agent_id=agent_id, details=dict(changes))
     write_events(connection, [event], now)
-    return False, warnings
+    return False, [*warnings, *_warn_of_other_agent(connection, agent_id, named)]
+
+
+def _warn_of_other_agent(
+    connection: Connection, agent_id: str, instance_id: str | None
+) -> list[str]:
+    """Return a warning if the named instance is the primary of another agent."""
+    if instance_id is None:
+        return []
+    other = agent_with_primary(connection, instance_id, other_than=agent_id)
+    if other is None:
+        return []
+    return [
+        f"{instance_id} is the primary of {other} too. Each of the two agents moves its targets to "
+        f"it and replaces it. Name another instance for one of them."
+    ]
 
 
 def _with_pool(connection: Connection, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,6 +175,8 @@ def _warn_of_former_primary(connection: Connection, ctx: Context, agent: Agent) 
     launched = replica_of_instance(connection, instance_id) if instance_id else None
     if launched is None or launched.status is not ReplicaStatus.PROMOTED:
         return []
+    if agent_with_primary(connection, str(instance_id), other_than=agent.id) is not None:
+        return []  # it serves another agent
     message = (
         f"{instance_id}, launched by SEF, is no longer the primary and keeps running until you "
         f"terminate it: aws ec2 terminate-instances --instance-ids {instance_id}"

@@ -12,6 +12,7 @@ from sef.failover.cutover.rows import Cutover, latest_cutover, steps_of
 from sef.failover.incidents.rows import Incident
 from sef.failover.instances.kept_orphans import kept_of
 from sef.failover.policy import CreateStandby, NextStep
+from sef.failover.retention import DRAINS, LEFT
 from sef.failover.snapshot import Snapshot, read_snapshot
 from sef.failover.standbys.retirements import running_retirements
 from sef.failover.standbys.rows import Replica
@@ -200,7 +201,8 @@ def _former_primaries(connection: Connection, snapshot: Snapshot) -> list[dict[s
             "pool_id": retirement.pool_id,
             "promoted_at": iso(promoted_at.get(retirement.instance_id)),
             "terminated_at": iso(retirement.terminate_after),
-            "reason": retirement.kept_because or retirement.reason,
+            "reason": retirement.kept_because
+            or (LEFT if retirement.terminate_after is None else DRAINS),
         }
         for retirement in running_retirements(connection, snapshot.agent.id)
     ]

@@ -53,3 +53,18 @@ def test_the_standby_cannot_be_named_as_the_primary(world: World) -> None:
     assert "manual-switch" in caught.value.message
     assert world.agent().instance_id == primary
     assert world.agent().epoch == 1
+
+
+@ONCE
+def test_the_primary_of_another_agent_is_named_with_a_warning(world: World) -> None:
+    """The row of the instance stays with its agent, and no command ends the instance."""
+    sef = world.sef(probation_seconds=0)
+    announced = world.primary(sef, "b")
+    shared = world.signal(sef, TERMINATION, "b", instance_id=announced)["new_instance_id"]
+    own = world.primary(sef)
+    [warning] = sef.register_agent("a", {"instance_id": shared})["warnings"]
+    assert f"{shared} is the primary of b too" in warning
+    assert [r.instance_id for r in world.replicas("b", "promoted")] == [shared]
+    assert sef.register_agent("a", {"instance_id": own})["warnings"] == []
+    assert world.agent("b").instance_id == shared
+    assert world.state(shared) in ALIVE

@@ -25,17 +25,18 @@ def test_a_primary_that_is_put_back_after_its_notice_is_replaced(
 
 
 @ONCE
-def test_a_primary_that_is_put_back_after_a_recommendation_gets_a_standby(world: World) -> None:
+def test_an_operator_may_put_back_a_primary_with_a_recommendation(world: World) -> None:
     sef = world.sef(probation_seconds=0)
     first = world.primary(sef)
     sef.set_auto_mode("a", "auto-switch", enabled=True)
     world.signal(sef, REBALANCE, instance_id=first)
     world.settle(sef, 5)
     assert world.agent().instance_id != first
-    sef.set_auto_mode("a", "auto-switch", enabled=False)
     sef.register_agent("a", {"instance_id": first})
-    world.settle(sef, 10)
-    assert world.standby() is not None
+    for _ in range(3):
+        world.settle(sef, 60)
+    assert world.agent().instance_id == first
+    assert world.state(first) in ALIVE
 
 
 @ONCE

@@ -26,7 +26,7 @@ ENDS_WITHIN = timedelta(seconds=60)
 
 
 def open_announced(
-    connection: Connection, agent: Agent, now: datetime, standby_ttl: timedelta
+    connection: Connection, agent: Agent, now: datetime, *, standby_ttl: timedelta | None = None
 ) -> bool:
     """Open an incident if AWS has announced the end of the new primary, or recommended a rebalance.
 
@@ -34,7 +34,8 @@ def open_announced(
 
     Args:
         agent: the agent with its new primary, locked by this transaction.
-        standby_ttl: the time for which a recommendation counts.
+        standby_ttl: the time for which a recommendation counts. None: only a notice counts, since
+            an operator who names an instance wants it to serve.
 
     Returns:
         True if an incident was opened.
@@ -48,7 +49,12 @@ def open_announced(
         is_over = now > announced.deadline + ENDS_WITHIN
     else:
         since = announced.rebalance_at
-        is_over = since is None or now - since >= standby_ttl or announced.goal is Goal.MONITOR
+        is_over = (
+            since is None
+            or standby_ttl is None
+            or now - since >= standby_ttl
+            or announced.goal is Goal.MONITOR
+        )
     if is_over:
         return False
     other = open_incident(connection, agent.id)

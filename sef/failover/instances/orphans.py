@@ -15,7 +15,7 @@ A sweep has these steps:
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, select
 
@@ -163,16 +163,19 @@ def survey(ctx: Context, now: datetime) -> Survey:
     return Survey(alive, verdicts, current, known.primaries)
 
 
-def kept_of_survey(view: Survey, settings: Settings, now: datetime) -> list[KeptOrphan]:
+def kept_of_survey(
+    view: Survey, settings: Settings, now: datetime, *, min_age: timedelta = MIN_ORPHAN_AGE
+) -> list[KeptOrphan]:
     """Return the orphans that a sweep keeps, with the reason and the advice for each.
 
-    An unknown launch that is too young for an orphan is left out: the rows may be read from a
-    database node that lags.
+    Args:
+        min_age: an unknown launch that is younger is left out: the rows may be read from a database
+            node that lags.
     """
     kept = []
     for instance in view.with_verdict(*KEPT):
         launched_at = instance.launched_at
-        if launched_at is not None and now - launched_at <= MIN_ORPHAN_AGE:
+        if launched_at is not None and now - launched_at <= min_age:
             continue
         agent_id = instance.tags.get(AGENT_TAG)
         kept.append(

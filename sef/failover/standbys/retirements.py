@@ -152,10 +152,13 @@ def planned_retirements(connection: Connection, agent_id: str) -> dict[str, date
     }
 
 
-def agent_with_primary(connection: Connection, instance_id: str) -> str | None:
-    """Return the id of the agent whose primary is this instance, if there is one."""
-    found = select(agents.c.id).where(agents.c.instance_id == instance_id).limit(1)
-    return connection.scalar(found)
+def agent_with_primary(
+    connection: Connection, instance_id: str, *, other_than: str = ""
+) -> str | None:
+    """Return the id of an agent whose primary is this instance, if there is one."""
+    columns = agents.c
+    found = select(columns.id).where(columns.instance_id == instance_id, columns.id != other_than)
+    return connection.scalar(found.limit(1))
 
 
 def _retirement(row: Any) -> Retirement:
