@@ -332,7 +332,7 @@ def test_no_drill_begins_while_targets_are_still_moving(world: World, stuck: str
         world.simulation.add_fault("AssociateAddress", error_code="UnauthorizedOperation")
     else:
         world.simulation.set_options(healthy_after_seconds=100_000)
-    for _ in range(10):
+    for _ in range(4):
         world.clock.advance(DAY)
         sef.plan_switchovers()
         settle(world, sef, 10, 120)

@@ -128,7 +128,8 @@ def test_late_deregistration_of_the_primary_is_undone(world: World) -> None:
         other.register_agent("a", {"instance_id": primary})
 
     late = worker(world, hooked(world, "before-call.*.DeregisterTargets", restore))
-    fail_over(world, late, primary)
+    late.enable_manual_replica_mode("a")
+    late.execute_manual_switch("a")
     assert world.agent().instance_id == primary
     assert primary in belongings.registered()
     [event] = [e for e in world.events("cutover_step") if "Undid a late deregister" in e.message]
