@@ -45,7 +45,10 @@ CREATE TABLE replica_instances (
   status VARCHAR(12) NOT NULL COMMENT 'launching, ready, promoted, releasing, terminated or failed; see docs/glossary.md',
   reason TEXT NOT NULL COMMENT 'reason for the latest status',
   incident_id VARCHAR(40) COMMENT 'incident for which it was launched',
-  live_agent_id VARCHAR(64) COMMENT 'agent_id while launching or ready, else NULL; unique: one standby per agent',
+  live_agent_id VARCHAR(64) COMMENT 'agent_id while it is the agent''s standby, launching or ready, else NULL; unique: one standby per agent',
+  relief_agent_id VARCHAR(64) COMMENT 'agent_id while it launches beside a standby that is slow or has a recommendation; unique: one relief per agent',
+  relief_not_before DATETIME(6) COMMENT 'earliest launch of a relief; NULL: none was decided',
+  recommended_at DATETIME(6) COMMENT 'arrival of the latest recommendation for it',
   created_at DATETIME(6) NOT NULL,
   launched_at DATETIME(6),
   ready_at DATETIME(6) COMMENT 'time when EC2 reported the instance as running',
@@ -57,15 +60,19 @@ CREATE TABLE replica_instances (
   version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (id),
   CONSTRAINT replica_instances_one_live UNIQUE (live_agent_id),
+  CONSTRAINT replica_instances_one_relief UNIQUE (relief_agent_id),
   CONSTRAINT replica_instances_instance UNIQUE (instance_id),
   CONSTRAINT replica_instances_type CHECK (replica_type IN ('manual', 'automatic-rebalance', 'automatic-termination')),
   CONSTRAINT replica_instances_status CHECK (status IN ('launching', 'ready', 'promoted', 'releasing', 'terminated', 'failed')),
-  CONSTRAINT replica_instances_live CHECK ((live_agent_id IS NOT NULL) = (status IN ('launching', 'ready')))
+  CONSTRAINT replica_instances_live CHECK ((live_agent_id IS NOT NULL OR relief_agent_id IS NOT NULL) = (status IN ('launching', 'ready'))),
+  CONSTRAINT replica_instances_relief CHECK (relief_agent_id IS NULL OR (live_agent_id IS NULL AND status = 'launching'))
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Replicas: standbys, and former standbys with their result.' COLLATE utf8mb4_bin;
 
 CREATE INDEX replica_instances_agent ON replica_instances (agent_id, created_at);
 
 CREATE INDEX replica_instances_by_status ON replica_instances (status, checked_at);
+
+CREATE INDEX replica_instances_recommended ON replica_instances (recommended_at);
 
 CREATE TABLE pricing_reports (
   agent_id VARCHAR(64) NOT NULL,
@@ -256,6 +263,7 @@ CREATE TABLE launch_attempts (
   error_code VARCHAR(80) COMMENT 'error code of EC2 if refused',
   created_at DATETIME(6) NOT NULL,
   calls BIGINT NOT NULL COMMENT 'number of calls, counted before each; 0: nothing was launched' DEFAULT 0,
+  called_at DATETIME(6) COMMENT 'time of the first call; NULL: none was made',
   call_token VARCHAR(64) COMMENT 'row of launch_calls; NULL: a call for this attempt alone',
   answered_at DATETIME(6),
   tagged_at DATETIME(6) COMMENT 'in a shared call: time when the instance got the tags of its agent',

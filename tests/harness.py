@@ -250,7 +250,7 @@ class World:
         return [r for r in rows if not statuses or r.status in statuses]
 
     def standby(self, agent_id: str = "a") -> Row[Any] | None:
-        live = self.replicas(agent_id, "launching", "ready")
+        live = [r for r in self.replicas(agent_id, "launching", "ready") if r.live_agent_id]
         assert len(live) <= 1
         return live[0] if live else None
 

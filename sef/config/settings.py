@@ -161,7 +161,8 @@ class Settings(BaseSettings):
     launch_timeout_seconds: PositiveSpan = Field(
         600,
         description="Maximum time from the launch of an instance until it runs, in seconds. After "
-        "that SEF terminates it.",
+        "that SEF terminates it. After a notice or a loss SEF tries another pool beside it after "
+        "25 s.",
     )
     pool_cooldown_seconds: Span = Field(
         300,
@@ -193,12 +194,15 @@ class Settings(BaseSettings):
     )
     max_launches_per_hour: Count = Field(
         20,
-        description="Maximum number of instances launched for one agent in an hour. 0: no limit.",
+        description="Maximum number of instances launched for one agent in an hour. A quarter of "
+        "them, at least 2, is kept for notices and losses of its primary; 1 is for whichever comes "
+        "first. 0: no limit.",
     )
     max_instances: Count = Field(
         1000,
         description="Maximum number of running instances that SEF launched: standbys, and the "
-        "primaries of agents that were failed over. 0: no limit.",
+        "primaries of agents that were failed over. A quarter of them, at least 2, is kept for "
+        "notices and losses of primaries. 0: no limit.",
     )
     max_terminations_per_run: Count = Field(
         20,
@@ -244,7 +248,9 @@ class Settings(BaseSettings):
         2, description="Interval of the search for unfinished work, in seconds."
     )
     standby_check_interval_seconds: Interval = Field(
-        30, description="Interval of the health checks of a ready standby, in seconds."
+        30,
+        description="Interval of the health checks of a ready standby, in seconds. A standby that "
+        "EC2 does not show is checked every 30 s.",
     )
     notification_urls: str = Field(
         "",

@@ -16,6 +16,7 @@ from sef.failover.cutover.run import advance_cutover
 from sef.failover.instances import launch, retire, run_instances, terminate
 from sef.failover.instances.limits import TerminationBudget
 from sef.failover.instances.run_instances import UntaggedInstance
+from sef.failover.losses import check_missing_primary
 from sef.failover.snapshot import Snapshot
 from sef.failover.standbys import watch
 from sef.failover.standbys.retirements import Retirement, due_retirements, running_retirements
@@ -71,11 +72,10 @@ def _advance_cutover(ctx: Context, snapshot: Snapshot, budget: TerminationBudget
 
 
 def _launch_standby(ctx: Context, snapshot: Snapshot, budget: TerminationBudget) -> str | None:
-    agent, standby = snapshot.agent, snapshot.standby
-    is_launching = standby is not None and standby.status is ReplicaStatus.LAUNCHING
-    if standby is None or not is_launching or agent.is_postponed(ctx.clock()):
+    agent = snapshot.agent
+    if agent.is_postponed(ctx.clock()):
         return None
-    return launch.advance(ctx, agent, standby, snapshot.incident)
+    return launch.advance_all(ctx, agent, snapshot.standby, snapshot.relief, snapshot.incident)
 
 
 def _release_standbys(ctx: Context, snapshot: Snapshot, budget: TerminationBudget) -> str | None:
@@ -106,6 +106,17 @@ def _check_standby(ctx: Context, snapshot: Snapshot, budget: TerminationBudget) 
     return f"checked the standby: {watch.check_standby(ctx, standby)}"
 
 
+def _check_missing_primary(
+    ctx: Context, snapshot: Snapshot, budget: TerminationBudget
+) -> str | None:
+    """Check again a primary that EC2 did not show, before the next search for losses."""
+    for replica in snapshot.replicas:
+        is_primary = replica.instance_id == snapshot.agent.instance_id
+        if is_primary and replica.misses > 0 and watch.is_due(ctx, replica):
+            return check_missing_primary(ctx, snapshot.agent)
+    return None
+
+
 def _check_retired_and_tag(
     ctx: Context, snapshot: Snapshot, budget: TerminationBudget
 ) -> str | None:
@@ -124,6 +135,7 @@ _STEPS: Sequence[Step] = (
     _release_standbys,
     _terminate_retired,
     _check_standby,
+    _check_missing_primary,
     # Tags come last: no other step waits for them.
     _check_retired_and_tag,
 )

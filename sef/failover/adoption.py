@@ -162,7 +162,7 @@ def _reject_taken(
         raise Conflict(
             "instance_of_other_agent", f"{instance.id} belongs to the agent {known.agent_id}."
         )
-    if known is not None and known.live_agent_id is not None:
+    if known is not None and (known.live_agent_id or known.relief_agent_id):
         raise Conflict(
             "instance_is_standby",
             f"{instance.id} is the standby of {agent.id}. Use manual-switch to promote it.",

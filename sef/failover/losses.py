@@ -77,6 +77,22 @@ def detect_losses(ctx: Context) -> int:
         after = page[-1]
 
 
+def check_missing_primary(ctx: Context, agent: Agent) -> str:
+    """Check again a primary that EC2 did not show, between two searches for losses.
+
+    An agent that reports has its primary: the earlier checks no longer count.
+
+    Raises:
+        CloudError: EC2 cannot be read.
+    """
+    now = ctx.clock()
+    if ctx.database.read(heard_since, agent.id, _silent_since(ctx, now)):
+        ctx.database.write(_record_heard, ctx, agent, now)
+        return "the primary that EC2 did not show has reported"
+    losses = _examine(ctx, [agent], now)
+    return f"checked the primary that EC2 did not show: {'lost' if losses else 'not lost'}"
+
+
 def _read_each(ctx: Context, agent_ids: Sequence[str]) -> Sequence[Agent]:
     """Read the rows of agents; leave out one that cannot be read, and report it."""
     with suppress(ValueError, TypeError):  # one of the rows: read them one by one to find it
@@ -307,6 +323,12 @@ def _record_reappeared(
 ) -> None:
     """Reset the checks of replicas that EC2 did not show before and shows now."""
     for replica in missing_replicas(connection, instances):
+        _record_check(connection, ctx, replica, Observed.RUNNING, now)
+
+
+def _record_heard(connection: Connection, ctx: Context, agent: Agent, now: datetime) -> None:
+    replica = replica_of_instance(connection, str(agent.instance_id))
+    if replica is not None:
         _record_check(connection, ctx, replica, Observed.RUNNING, now)
 
 

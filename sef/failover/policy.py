@@ -82,6 +82,17 @@ class CreateStandby:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateRelief:
+    """Create a replica that launches beside the standby and takes its place when it runs.
+
+    When: AWS recommended a rebalance of the ready standby, which has no relief yet.
+    """
+
+    type: ReplicaType
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Promote:
     """Make the standby the primary.
 
@@ -132,7 +143,7 @@ class Rest:
     """
 
 
-NextStep = CreateStandby | Promote | PromoteSpare | Release | CloseIncident | Rest
+NextStep = CreateStandby | CreateRelief | Promote | PromoteSpare | Release | CloseIncident | Rest
 
 
 def goal_for(signal: SignalType, risk: Risk | None, threshold: float) -> Decision:
@@ -199,6 +210,31 @@ def next_step(
     if standby is not None:
         return Release("no standby is needed any more")
     return Rest()
+
+
+def step_beside_recommendation(
+    step: NextStep, incident: IncidentState | None, replica_type: ReplicaType, *, has_relief: bool
+) -> NextStep:
+    """Return the next step for an agent whose ready standby has a recommendation itself.
+
+    The standby stays until its relief runs. Meanwhile only an emergency promotes it: an instance
+    with a recommendation is better than none.
+
+    Args:
+        step: the next step if AWS had not recommended anything for the standby.
+        incident: the open incident. None: the agent has no open incident.
+        replica_type: the type of the standby.
+        has_relief: a relief is launching.
+    """
+    is_planned = incident is not None and incident.is_planned
+    is_emergency = incident is not None and incident.goal is Goal.SWITCH and not is_planned
+    if is_emergency or not isinstance(step, Promote | Rest):
+        return step
+    if has_relief:
+        return Rest()
+    if incident is not None and is_planned and incident.had_standby:
+        return CloseIncident(IncidentStatus.RELEASED, "no other standby could be launched")
+    return CreateRelief(replica_type, "a rebalance of the standby was recommended")
 
 
 def _needs_spare(

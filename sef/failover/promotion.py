@@ -10,7 +10,12 @@ from sef.clock import Clock, iso
 from sef.config import Settings
 from sef.failover.cutover.begin import begin_cutover
 from sef.failover.incidents import pool_history, risk
-from sef.failover.incidents.rows import Incident, update_incident
+from sef.failover.incidents.rows import (
+    Incident,
+    latest_incident,
+    open_incident,
+    update_incident,
+)
 from sef.failover.incidents.signal_rows import complete_failover
 from sef.failover.incidents.summary import IncidentSummary, seconds, summary
 from sef.failover.primaries import change_primary
@@ -18,7 +23,7 @@ from sef.failover.standbys import backoff
 from sef.failover.standbys.rows import Replica, move_replica
 from sef.notifications.events import Event, write_events
 from sef.notifications.outbox import Notification
-from sef.terms import IncidentStatus, Market, NotificationKind, ReplicaStatus
+from sef.terms import Goal, IncidentStatus, Market, NotificationKind, ReplicaStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ def promote(
     milliseconds = None
     if incident is not None:
         milliseconds = _close_incident(connection, incident, successor, now, ends_at=clock())
+    is_recommended = _reopen_recommendation(connection, agent.id, successor, now, settings)
     promotion = Promotion(
         old_instance_id=old,
         new_instance_id=new,
@@ -120,6 +126,7 @@ def promote(
         has_follow_up=agent.cutover is not None
         or (old is not None and retire_after is not None)
         or probation_until is not None
+        or is_recommended
         or agent.manual_replica_enabled,
     )
     event = _promotion_event(agent, incident, promotion, reason, now, unchecked=unchecked)
@@ -145,6 +152,33 @@ def promote(
             ready_at=replica.ready_at or now,
         )
     return promotion
+
+
+def _reopen_recommendation(
+    connection: Connection, agent_id: str, successor: Successor, now: datetime, settings: Settings
+) -> bool:
+    """Open the incident of a promoted standby again if its recommendation has not expired.
+
+    The new primary then gets a standby. A repeat of the recommendation belongs to this incident, so
+    it would open no other. Return True if the incident is open again.
+    """
+    expires_after = timedelta(seconds=settings.standby_ttl_seconds)
+    recommended_at = successor.replica.recommended_at if successor.replica else None
+    if recommended_at is None or now - recommended_at >= expires_after:
+        return False
+    incident = latest_incident(connection, agent_id, successor.instance_id)
+    if incident is None or incident.is_open or open_incident(connection, agent_id) is not None:
+        return False
+    reason = "AWS recommended a rebalance of the new primary while it was a standby"
+    update_incident(
+        connection,
+        incident,
+        status=IncidentStatus.OPEN,
+        goal=Goal.STANDBY,
+        closed_at=None,
+        reason=reason,
+    )
+    return True
 
 
 def _probation_end(

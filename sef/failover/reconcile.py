@@ -29,8 +29,17 @@ from sef.failover.actions import act
 from sef.failover.incidents.announced import open_announced
 from sef.failover.incidents.closing import close_incident
 from sef.failover.incidents.rows import Incident, open_incident, update_incident
+from sef.failover.instances import relief
 from sef.failover.instances.limits import TerminationBudget
-from sef.failover.policy import CloseIncident, CreateStandby, Promote, PromoteSpare, Release, Rest
+from sef.failover.policy import (
+    CloseIncident,
+    CreateRelief,
+    CreateStandby,
+    Promote,
+    PromoteSpare,
+    Release,
+    Rest,
+)
 from sef.failover.promotion import Promotion, Successor, promote, standby_as_successor
 from sef.failover.returned import release_if_returned
 from sef.failover.snapshot import Snapshot, read_snapshot
@@ -185,6 +194,11 @@ def apply_step(
             )
             if incident is not None:
                 update_incident(connection, incident, replica_id=replica_id)
+        case CreateRelief(replica_type, reason) if standby is not None:
+            sentence = relief.create_relief(
+                connection, ctx, standby, replica_type, reason, incident, now
+            )
+            return Done(sentence)
         case Promote(reason) if standby is not None:
             successor = standby_as_successor(standby)
             return _promote(connection, ctx, snapshot, successor, reason, unchecked)

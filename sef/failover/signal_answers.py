@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from sef.failover.incidents.rows import Incident, read_incident
-from sef.failover.standbys.rows import Replica, latest_failed_replica, live_standby
+from sef.failover.standbys.rows import Replica, latest_failed_replica, live_standby, relief_of
 from sef.terms import Goal, IncidentStatus, ReplicaStatus
 
 
@@ -29,12 +29,14 @@ def answer(connection: Connection, incident_id: str, *, about_standby: bool) -> 
     """Return the answer to a signal, from the state of its incident.
 
     Args:
-        about_standby: the signal was about the standby, which SEF released for it.
+        about_standby: the signal was about the standby, which SEF replaces.
     """
     incident = read_incident(connection, incident_id)
     standby, failed = None, None
     if incident.is_open or about_standby:
         standby = live_standby(connection, incident.agent_id)
+    if about_standby:
+        standby = relief_of(connection, incident.agent_id) or standby
     if incident.is_open and standby is None:
         failed = latest_failed_replica(connection, incident.agent_id)
     replica_id = incident.replica_id or (standby.id if standby and incident.is_open else None)

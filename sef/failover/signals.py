@@ -5,7 +5,7 @@
    a. If SEF does not know the agent's instance yet, take the instance that the signal names.
    b. Find the instance that the signal is about, called the subject of its incident.
    c. Find or open the incident. The subject is the primary, the standby, or another instance.
-      A signal about the standby ends here: SEF releases the standby.
+      A signal about the standby ends here: SEF replaces the standby.
    d. Store the signal under the incident.
    e. While the incident is open, let the signal raise its goal (`sef.failover.policy`).
 
@@ -35,6 +35,7 @@ from sef.failover.incidents.pool_history import assess_primary
 from sef.failover.incidents.rows import (
     Incident,
     create_incident,
+    latest_incident,
     update_incident,
 )
 from sef.failover.incidents.signal_rows import SignalUpdate, record_signal
@@ -45,9 +46,10 @@ from sef.failover.snapshot import Snapshot, with_spares
 from sef.failover.standbys.backoff import cool_down_interrupted_pool, cool_down_pool_of
 from sef.failover.standbys.rows import (
     Replica,
+    change_replica,
     current_replicas,
-    live_standby,
     move_replica,
+    standby_with_instance,
 )
 from sef.failover.succession import learn_from_signal
 from sef.identity import Door, may_become_primary
@@ -69,7 +71,7 @@ class RecordedSignal:
 
     Attributes:
         incident_id: the incident that the signal is stored under.
-        about_standby: the subject was the standby, and SEF has released it.
+        about_standby: the subject was the standby, and SEF replaces it.
         may_have_work: False if the incident is closed and the signal changed nothing in it.
         snapshot: the agent's rows as the transaction left them. None: they have to be read again.
     """
@@ -107,9 +109,9 @@ def record(
         memory = timedelta(seconds=ctx.settings.standby_ttl_seconds)
         incident = incident_of_primary(connection, received, memory)
     else:
-        standby = live_standby(connection, agent_id)
-        if standby is not None and subject == standby.instance_id:
-            incident = _release_standby(connection, ctx, received, standby)
+        standby = standby_with_instance(connection, agent_id, subject)
+        if standby is not None:
+            incident = _replace_standby(connection, ctx, received, standby)
             return RecordedSignal(incident.id, about_standby=True)
         incident = incident_of_other_instance(connection, received, subject)
     updated = _store_signal(connection, ctx, received, incident)
@@ -142,27 +144,51 @@ def _with_named_instance(
 # c. The incident of the standby
 
 
-def _release_standby(
+def _replace_standby(
     connection: Connection, ctx: Context, received: ReceivedSignal, standby: Replica
 ) -> Incident:
-    """Release a standby for which AWS sent a signal. It is never promoted; SEF launches another."""
+    """Record a signal of AWS for a standby, or for its relief; SEF launches another.
+
+    After a notice it is released at once, and never promoted. After a recommendation it stays until
+    another runs: it is better than none. A repeated recommendation changes nothing.
+    """
     agent, signal, now = received.agent, received.signal, received.now
+    incident = latest_incident(connection, agent.id, str(standby.instance_id))
+    if incident is None:
+        incident = create_incident(
+            connection,
+            agent,
+            str(standby.instance_id),
+            instance_id=standby.instance_id,
+            pool_id=standby.pool_id,
+            now=now,
+            status=IncidentStatus.DONE,
+        )
+    signals = record_signal(connection, incident, signal, now)
+    if not signals.is_news:
+        return incident
     reason = f"AWS sent a {signal.type} for the standby"
-    incident = create_incident(
-        connection,
-        agent,
-        str(standby.instance_id),
-        instance_id=standby.instance_id,
-        pool_id=standby.pool_id,
-        now=now,
-        status=IncidentStatus.DONE,
-        reason=reason,
+    columns = _signal_columns(incident, signal, now)
+    incident = update_incident(
+        connection, incident, status=IncidentStatus.DONE, reason=reason, **columns
     )
-    record_signal(connection, incident, signal, now)
-    update_incident(connection, incident, **_signal_columns(incident, signal, now))
-    cool_down_pool_of(connection, standby, signal.type, now, ctx.settings)
-    move_replica(connection, standby, ReplicaStatus.RELEASING, reason, now, severity="warning")
-    update_agent(connection, agent, now, not_before=None)
+    if signal.type is SignalType.TERMINATION:
+        move_replica(connection, standby, ReplicaStatus.RELEASING, reason, now, severity="warning")
+    else:
+        change_replica(connection, standby, recommended_at=now)
+    if signals.is_first:
+        cool_down_pool_of(connection, standby, signal.type, now, ctx.settings)
+        update_agent(connection, agent, now, not_before=None)
+    if signals.is_first and signal.type is SignalType.REBALANCE:
+        message = f"{reason} {standby.instance_id}; SEF keeps it until another runs"
+        recommended = Event(
+            "standby_recommended",
+            message,
+            agent_id=agent.id,
+            severity="warning",
+            incident_id=incident.id,
+        )
+        write_events(connection, [recommended], now)
     return incident
 
 

@@ -10,13 +10,16 @@ from sef.agents import Agent, read_agent
 from sef.failover.incidents.rows import Incident, latest_incident, open_incident
 from sef.failover.policy import (
     AgentState,
+    CreateRelief,
     CreateStandby,
     IncidentState,
     NextStep,
     Rest,
     Spare,
     next_step,
+    step_beside_recommendation,
 )
+from sef.failover.standbys.backoff import is_relief_postponed
 from sef.failover.standbys.retirements import running_retirements
 from sef.failover.standbys.rows import Replica, current_replicas
 from sef.terms import ReplicaStatus
@@ -43,6 +46,11 @@ class Snapshot:
         return next((replica for replica in self.replicas if replica.live_agent_id), None)
 
     @property
+    def relief(self) -> Replica | None:
+        """The replica that launches beside the standby, to take its place."""
+        return next((replica for replica in self.replicas if replica.relief_agent_id), None)
+
+    @property
     def releasing(self) -> Sequence[Replica]:
         return [replica for replica in self.replicas if replica.status is ReplicaStatus.RELEASING]
 
@@ -53,21 +61,34 @@ class Snapshot:
 
     def wanted_step(self, now: datetime, standby_ttl: timedelta) -> NextStep:
         """Decide the next step towards the agent's goal, as if no work was postponed."""
-        standby, incident = self.standby, self.incident
-        return next_step(
+        standby = self.standby
+        incident = _incident_state(self.incident, self.agent) if self.incident else None
+        step = next_step(
             _agent_state(self.agent, now),
             standby.status if standby else None,
-            _incident_state(incident, self.agent) if incident else None,
+            incident,
             standby_ttl=standby_ttl,
             now=now,
             spare=next(iter(self.spares), None),
             is_postponed=self.agent.is_postponed(now),
         )
+        if standby is None or not _is_recommended(standby, now, standby_ttl):
+            return step
+        return step_beside_recommendation(
+            step, incident, standby.replica_type, has_relief=self.relief is not None
+        )
 
     def next_step(self, now: datetime, standby_ttl: timedelta) -> NextStep:
         """Decide the step to take now. While work is postponed, the agent gets no new standby."""
         step = self.wanted_step(now, standby_ttl)
-        if isinstance(step, CreateStandby) and self.agent.is_postponed(now):
+        if isinstance(step, CreateStandby | CreateRelief) and self.agent.is_postponed(now):
+            return Rest()
+        standby = self.standby
+        if (
+            isinstance(step, CreateRelief)
+            and standby is not None
+            and is_relief_postponed(standby, now)
+        ):
             return Rest()
         return step
 
@@ -120,6 +141,15 @@ def with_spares(connection: Connection, snapshot: Snapshot) -> Snapshot:
         if signalled is None or signalled.termination_at is None
     ]
     return replace(snapshot, spares=sorted(spares, key=lambda spare: spare.is_recommended))
+
+
+def _is_recommended(standby: Replica, now: datetime, standby_ttl: timedelta) -> bool:
+    """Return True for a ready standby with a recommendation that has not expired."""
+    return (
+        standby.status is ReplicaStatus.READY
+        and standby.recommended_at is not None
+        and now - standby.recommended_at < standby_ttl
+    )
 
 
 def _agent_state(agent: Agent, now: datetime) -> AgentState:

@@ -18,7 +18,7 @@ from sef.db.leases import deployment_name
 from sef.errors import Conflict
 from sef.failover.adoption import Role, adopt, command, has_tags, heard_within
 from sef.failover.incidents.rows import latest_incident
-from sef.failover.standbys.rows import live_standby, replica_of_instance
+from sef.failover.standbys.rows import replica_of_instance, standby_with_instance
 from sef.heard import reporting_since
 from sef.notifications.events import Event, write_events
 from sef.terms import NotificationKind, ReplicaStatus, Signal
@@ -133,8 +133,7 @@ def _agent_to_teach(connection: Connection, agent_id: str, signalled: str) -> Ag
     agent = read_agent(connection, agent_id)
     if agent.instance_id in (None, signalled):
         return None
-    standby = live_standby(connection, agent_id)
-    if standby is not None and standby.instance_id == signalled:
+    if standby_with_instance(connection, agent_id, signalled) is not None:
         return None
     incident = latest_incident(connection, agent_id, signalled)
     was_replaced = incident is not None and incident.new_instance_id is not None

@@ -38,7 +38,7 @@ from sef.db.tables import agents, cutovers, incidents, replica_instances, retire
 from sef.failover.cutover.plan import LONGEST_DELAY
 from sef.failover.incidents import storms
 from sef.failover.instances.limits import LimitHit, TerminationBudget, report_limit
-from sef.failover.reconcile import reconcile_agent
+from sef.failover.reconcile import reconcile_agent, standby_ttl
 from sef.failover.standbys import watch
 from sef.failover.standbys.retirements import LONGEST_POSTPONEMENT
 from sef.notifications.failures import report_failure
@@ -87,7 +87,7 @@ def reconcile_all(ctx: Context) -> int:
 
 
 def agents_with_work(
-    connection: Connection, now: datetime, *, checked_before: datetime
+    connection: Connection, now: datetime, *, checked_before: datetime, recommended_after: datetime
 ) -> Sequence[WorkItem]:
     """Return the agents that have unfinished work, the most urgent first.
 
@@ -95,10 +95,12 @@ def agents_with_work(
 
     Args:
         checked_before: a standby or a former primary is due for a health check if its last check
-            was at or before this time. A last check too far in the future, which a worker with a
-            wrong clock has recorded, does not delay the next check.
+            was at or before this time; a missing one is due after `CHECK_MISSING_EVERY`. A last
+            check too far in the future, which a worker with a wrong clock has recorded, does not
+            delay the next check.
+        recommended_after: a ready standby with a later recommendation may need a relief.
     """
-    work = _unfinished_work(now, checked_before).subquery()
+    work = _unfinished_work(now, checked_before, recommended_after).subquery()
     urgency = func.min(work.c.urgency)
     deadline = func.min(work.c.deadline)
     rows = connection.execute(
@@ -132,7 +134,9 @@ def agents_with_work(
     return due
 
 
-def _unfinished_work(now: datetime, checked_before: datetime) -> CompoundSelect[Any]:
+def _unfinished_work(
+    now: datetime, checked_before: datetime, recommended_after: datetime
+) -> CompoundSelect[Any]:
     """Build the union of all kinds of work, as agent id, urgency (0 is highest) and deadline.
 
     Each part of the union is found by an index of its own.
@@ -142,6 +146,7 @@ def _unfinished_work(now: datetime, checked_before: datetime) -> CompoundSelect[
         replica.checked_at.is_(None),
         replica.checked_at <= checked_before,
         replica.checked_at > now + (now - checked_before),
+        and_(replica.misses > 0, replica.checked_at <= now - watch.CHECK_MISSING_EVERY),
     )
     no_deadline = literal(None, incident.deadline.type)
     # A drill has the goal `switch` too, but its primary is not being lost: it can wait.
@@ -171,7 +176,24 @@ def _unfinished_work(now: datetime, checked_before: datetime) -> CompoundSelect[
             retirement.checked_at.is_(None),
             retirement.checked_at <= checked_before,
             retirement.checked_at > now + (now - checked_before),
+            and_(
+                retirement.missed_checks > 0,
+                retirement.checked_at <= now - watch.CHECK_MISSING_EVERY,
+            ),
         ),
+    )
+    missing_primaries = (
+        select(replica.agent_id, literal(2), no_deadline)
+        .join(agents, agents.c.id == replica.agent_id)
+        .where(
+            replica.status == ReplicaStatus.PROMOTED,
+            replica.misses > 0,
+            is_check_due,
+            agents.c.instance_id == replica.instance_id,
+        )
+    )
+    recommended_standbys = select(replica.agent_id, literal(1), no_deadline).where(
+        replica.recommended_at > recommended_after, replica.status == ReplicaStatus.READY
     )
     due_retirements = select(retirement.agent_id, literal(2), no_deadline).where(
         retirement.terminated_at.is_(None),
@@ -197,6 +219,8 @@ def _unfinished_work(now: datetime, checked_before: datetime) -> CompoundSelect[
         moving_replicas,
         unchecked_standbys,
         unchecked_former_primaries,
+        recommended_standbys,
+        missing_primaries,
         due_retirements,
         due_cutovers,
         agents_without_standby.where(agents.c.manual_replica_enabled),
@@ -216,7 +240,12 @@ def _is_cutover_due(now: datetime) -> ColumnElement[bool]:
 def _due_work(ctx: Context) -> Sequence[WorkItem]:
     now = ctx.clock()
     checked_before = now - watch.check_interval(ctx)
-    return ctx.database.read(agents_with_work, now, checked_before=checked_before)
+    return ctx.database.read(
+        agents_with_work,
+        now,
+        checked_before=checked_before,
+        recommended_after=now - standby_ttl(ctx),
+    )
 
 
 def _work_in_lanes(

@@ -404,6 +404,21 @@ def test_a_valid_row_is_accepted(created: str, table: Table, rows: list[Any]) ->
         ),
         pytest.param(
             tables.replica_instances,
+            [standby("a", None, live_agent_id=None, relief_agent_id="a") for _ in range(2)],
+            id="two reliefs of one standby",
+        ),
+        pytest.param(
+            tables.replica_instances,
+            [standby("a", None, relief_agent_id="a")],
+            id="a standby that is its own relief",
+        ),
+        pytest.param(
+            tables.replica_instances,
+            [standby("a", NOW, live_agent_id=None, relief_agent_id="a")],
+            id="a relief that is ready",
+        ),
+        pytest.param(
+            tables.replica_instances,
             [standby("a", NOW, status="promoted")],
             id="promoted, with live_agent_id",
         ),

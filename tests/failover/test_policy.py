@@ -10,6 +10,7 @@ from sef.failover.incidents.risk import Risk
 from sef.failover.policy import (
     AgentState,
     CloseIncident,
+    CreateRelief,
     CreateStandby,
     IncidentState,
     Promote,
@@ -18,6 +19,7 @@ from sef.failover.policy import (
     goal_for,
     higher_goal,
     next_step,
+    step_beside_recommendation,
 )
 from sef.terms import (
     LIVE,
@@ -307,6 +309,26 @@ def test_every_agent_comes_to_rest():
         )
         if start.is_termination:
             assert incident is None
+
+
+# A standby that has a recommendation itself
+
+
+@pytest.mark.parametrize("has_relief", [True, False])
+def test_only_an_emergency_promotes_a_recommended_standby(has_relief):
+    for situation in situations_where(lambda s: s.standby is ReplicaStatus.READY):
+        step = situation.step
+        beside = step_beside_recommendation(
+            step, situation.incident, ReplicaType.MANUAL, has_relief=has_relief
+        )
+        if not isinstance(step, Promote | Rest) or situation.is_termination:
+            assert beside == step
+        elif has_relief:
+            assert isinstance(beside, Rest)
+        elif situation.is_planned and situation.incident.had_standby:
+            assert isinstance(beside, CloseIncident)
+        else:
+            assert isinstance(beside, CreateRelief)
 
 
 # Decisions

@@ -55,7 +55,9 @@ def write(
 
 
 def due(database: Database) -> list[tuple[str, Lane]]:
-    items = database.read(agents_with_work, NOW, checked_before=seconds(-30))
+    items = database.read(
+        agents_with_work, NOW, checked_before=seconds(-30), recommended_after=seconds(-7200)
+    )
     return [(item.agent_id, item.lane) for item in items]
 
 

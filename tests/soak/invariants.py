@@ -58,7 +58,7 @@ def check_always(stage: Stage, taken: Collection[str], epochs: dict[str, int]) -
     replicas = stage.rows("replica_instances", None)
     attempts = stage.rows("launch_attempts", None)
 
-    standbys = {r.agent_id: r for r in replicas if r.status in LIVE}
+    standbys = {r.agent_id: r for r in replicas if r.live_agent_id}
     for agent in agents:
         assert not (
             agent.manual_replica_enabled
@@ -74,7 +74,7 @@ def check_always(stage: Stage, taken: Collection[str], epochs: dict[str, int]) -
                 state = instances[instance_id].state
                 assert state in ALIVE, f"SEF terminated {instance_id}, which {agent.id} needs"
 
-    live = [r.agent_id for r in replicas if r.status in LIVE]
+    live = [r.live_agent_id for r in replicas if r.live_agent_id]
     assert len(live) == len(set(live)), "an agent has two live standbys"
     for cutover in stage.rows("cutovers", None):
         old = cutover.old_instance_id
@@ -172,7 +172,7 @@ def _check_primary(
     poisoned: Collection[str],
 ) -> None:
     serving = agent.instance_id in instances and instances[agent.instance_id].state == "running"
-    standbys = [r for r in replicas if r.agent_id == agent.id and r.status in LIVE]
+    standbys = [r for r in replicas if r.live_agent_id == agent.id]
     if agent.id in poisoned:
         escalated = [
             i for i in incidents if i.agent_id == agent.id and i.status == "needs_operator"

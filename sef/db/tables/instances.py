@@ -119,8 +119,19 @@ replica_instances = Table(
     Column(
         "live_agent_id",
         String(AGENT_ID_LENGTH),
-        comment="agent_id while launching or ready, else NULL; unique: one standby per agent",
+        comment="agent_id while it is the agent's standby, launching or ready, else NULL; unique: "
+        "one standby per agent",
     ),
+    Column(
+        "relief_agent_id",
+        String(AGENT_ID_LENGTH),
+        comment="agent_id while it launches beside a standby that is slow or has a recommendation;"
+        " unique: one relief per agent",
+    ),
+    Column(
+        "relief_not_before", Instant, comment="earliest launch of a relief; NULL: none was decided"
+    ),
+    Column("recommended_at", Instant, comment="arrival of the latest recommendation for it"),
     Column("created_at", Instant, nullable=False),
     Column("launched_at", Instant),
     Column("ready_at", Instant, comment="time when EC2 reported the instance as running"),
@@ -135,15 +146,22 @@ replica_instances = Table(
     Column("terminated_at", Instant),
     version(),
     UniqueConstraint("live_agent_id", name="replica_instances_one_live"),
+    UniqueConstraint("relief_agent_id", name="replica_instances_one_relief"),
     UniqueConstraint("instance_id", name="replica_instances_instance"),
     CheckConstraint(one_of("replica_type", ReplicaType), name="replica_instances_type"),
     CheckConstraint(one_of("status", ReplicaStatus), name="replica_instances_status"),
     CheckConstraint(
-        "(live_agent_id IS NOT NULL) = (status IN ('launching', 'ready'))",
+        "(live_agent_id IS NOT NULL OR relief_agent_id IS NOT NULL)"
+        " = (status IN ('launching', 'ready'))",
         name="replica_instances_live",
+    ),
+    CheckConstraint(
+        "relief_agent_id IS NULL OR (live_agent_id IS NULL AND status = 'launching')",
+        name="replica_instances_relief",
     ),
     Index("replica_instances_agent", "agent_id", "created_at"),
     Index("replica_instances_by_status", "status", "checked_at"),
+    Index("replica_instances_recommended", "recommended_at"),
     comment="Replicas: standbys, and former standbys with their result.",
     **MYSQL_OPTIONS,
 )
@@ -176,6 +194,7 @@ launch_attempts = Table(
     Column("error_code", String(80), comment="error code of EC2 if refused"),
     Column("created_at", Instant, nullable=False),
     counter("calls", comment="number of calls, counted before each; 0: nothing was launched"),
+    Column("called_at", Instant, comment="time of the first call; NULL: none was made"),
     Column(
         "call_token", String(64), comment="row of launch_calls; NULL: a call for this attempt alone"
     ),

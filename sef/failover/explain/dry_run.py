@@ -33,7 +33,7 @@ from sef.failover.explain.plan import (
     read_baseline,
 )
 from sef.failover.incidents.rows import Incident
-from sef.failover.instances import attempts, launch
+from sef.failover.instances import arrival, attempts, launch
 from sef.failover.instances.attempts import Attempt
 from sef.failover.instances.candidates import rank_candidates
 from sef.failover.policy import Rest
@@ -41,7 +41,7 @@ from sef.failover.promotion import Promotion
 from sef.failover.reconcile import STEPS, apply_step, standby_ttl
 from sef.failover.snapshot import read_snapshot
 from sef.failover.standbys import watch
-from sef.failover.standbys.rows import Replica, change_replica, live_standby, read_replica
+from sef.failover.standbys.rows import Replica, change_replica, read_replica
 from sef.terms import ReplicaStatus
 
 T = TypeVar("T")
@@ -117,16 +117,17 @@ def _execute(
             else:
                 plan += decided_steps(step, standby)
             continue
-        if standby is None or not _is_launching(connection, ctx, agent, standby):
+        launching = snapshot.relief or standby
+        if launching is None or not _is_launching(connection, ctx, agent, launching):
             ttl = ctx.settings.standby_ttl_seconds
             plan += final_steps(agent, standby, incident, ttl, now)
             break
-        plan.append(_launch_step(connection, ctx, agent, standby, incident, cloud))
+        plan.append(_launch_step(connection, ctx, agent, launching, incident, cloud))
         # The real call answers before the instance runs, but after a launch that is impossible.
         answer = answer or answer_of(connection, begun)
         if plan[-1].problem is not None:
             break
-        _take_as_running(connection, ctx, standby.id, now)
+        _take_as_running(connection, ctx, launching.id, now)
     return DryRunResult(
         answer or answer_of(connection, begun),
         _plan_fields(connection, agent_id, plan, deadline, cloud, now),
@@ -175,7 +176,7 @@ def _launch_step(
     sentence = launch.decide_launch(
         connection, ctx, standby, incident, launch_attempts, options.source, ranked
     )
-    decided = live_standby(connection, agent.id)
+    decided = read_replica(connection, standby.id)
     is_decided = len(attempts.attempts_of(connection, standby.id)) > len(launch_attempts)
     if decided is None or sentence is None or not is_decided:
         return replace(impossible, candidates=candidate_fields(ranked), problem=sentence)
@@ -220,7 +221,7 @@ def _take_as_running(connection: Connection, ctx: Context, replica_id: str, now:
         change_replica(connection, launched, instance_id=instance_id, launched_at=now)
         launched = read_replica(connection, replica_id)
         assert launched is not None
-    launch.mark_ready(connection, ctx, launched, str(launched.pool_id))
+    arrival.mark_ready(connection, ctx, launched, str(launched.pool_id))
 
 
 def _plan_fields(

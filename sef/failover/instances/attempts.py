@@ -34,6 +34,11 @@ from sef.terms import LOSING, Goal, Market
 IS_EMERGENCY = and_(incidents.c.goal == Goal.SWITCH, incidents.c.kind.in_(LOSING))
 """Condition that an instance is being lost, or is lost, and has to be replaced."""
 
+_WAITING_AGENT = func.coalesce(
+    replica_instances.c.live_agent_id, replica_instances.c.relief_agent_id
+)
+"""The agent that waits for the instance of a replica; NULL once it is not needed any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -44,6 +49,7 @@ class Attempt:
         status: open, launched or refused.
         launch_fingerprint: equal for attempts that one call can launch together.
         calls: number of RunInstances calls made for this attempt, including one about to be made.
+        called_at: time of the first of these calls.
         call_token: client token of the batched call that the attempt joined, if any.
         tagged_at: time at which an instance of a batched call received its agent's tags.
     """
@@ -60,6 +66,7 @@ class Attempt:
     error_code: str | None
     created_at: datetime
     calls: int
+    called_at: datetime | None
     call_token: str | None
     answered_at: datetime | None
     tagged_at: datetime | None
@@ -170,7 +177,7 @@ def emergencies_waiting(
         select(func.count(distinct(attempt.launch_fingerprint)))
         .select_from(launch_attempts)
         .join(replica_instances, replica_instances.c.id == attempt.replica_id)
-        .join(incidents, incidents.c.open_agent_id == replica_instances.c.live_agent_id)
+        .join(incidents, incidents.c.open_agent_id == _WAITING_AGENT)
         .where(
             attempt.status == "open",
             attempt.calls == 0,
@@ -231,9 +238,9 @@ def by_deadline(statement: Select[Any]) -> Select[Any]:
     return (
         statement.select_from(launch_attempts)
         .join(replica_instances, replica.id == launch_attempts.c.replica_id)
-        .outerjoin(incidents, incident.open_agent_id == replica.live_agent_id)
+        .outerjoin(incidents, incident.open_agent_id == _WAITING_AGENT)
         .order_by(
-            replica.live_agent_id.is_(None),
+            _WAITING_AGENT.is_(None),
             case((IS_EMERGENCY, 0), else_=1),
             deadline.is_(None),
             deadline,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from sef.db.database import VersionConflict
 from sef.db.tables import launch_attempts, launch_calls, replica_instances
@@ -69,7 +69,7 @@ def record_call(connection: Connection, call: LaunchCall, now: datetime) -> bool
                 columns.calls == call.calls,
                 columns.call_token.is_(None),
             )
-            .values(calls=call.calls + 1)
+            .values(calls=call.calls + 1, called_at=func.coalesce(columns.called_at, now))
         )
     else:
         recorded = connection.execute(
@@ -125,7 +125,7 @@ def join_call(
             columns.calls == 0,
             columns.call_token.is_(None),
         )
-        .values(calls=1, call_token=call_token)
+        .values(calls=1, call_token=call_token, called_at=now)
     )
     if joined.rowcount != len(tokens):
         raise VersionConflict

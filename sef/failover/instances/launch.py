@@ -6,7 +6,8 @@
 4. Make the RunInstances call and record EC2's answer (`run_instances`). If EC2 refuses, start
    again at step 1 with the next pool.
 5. Wait until EC2 reports the instance running, and mark the replica ready. If the instance ends,
-   stays missing or does not run in time, fail or release the replica.
+   stays missing or does not run in time, fail or release the replica. In an emergency a slow
+   launch gets a relief in another pool after some seconds (`relief`).
 
 After a crash or a timeout between two steps, any worker continues from the rows.
 """
@@ -17,16 +18,17 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from sef.agents import Agent, postpone_agent, read_agent
-from sef.clock import milliseconds
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, REPLICA_TAG, LaunchConfiguration
 from sef.cloud.errors import CloudError, Remedy
 from sef.cloud.launch_parameters import launch_fingerprint, launch_parameters
 from sef.context import Context
 from sef.db.leases import deployment_name
-from sef.failover.incidents.rows import Incident, latest_incident, open_incident, update_incident
-from sef.failover.instances import run_instances
+from sef.failover.incidents.rows import Incident
+from sef.failover.instances import relief, run_instances
+from sef.failover.instances.arrival import await_running
 from sef.failover.instances.attempts import Attempt, attempts_of, open_attempt
 from sef.failover.instances.candidates import (
+    LaunchOptions,
     NoLaunchConfiguration,
     is_batch_over_quota,
     launch_options,
@@ -38,17 +40,58 @@ from sef.failover.standbys.backoff import (
     RETRY,
     RETRY_EMERGENCY,
     RETRY_OPERATOR,
-    cool_down_pool_of,
     escalate,
     fail_launch,
 )
-from sef.failover.standbys.rows import Replica, change_replica, move_replica, read_replica
-from sef.failover.standbys.watch import MISSING_FOR, Observed, check_interval, record_check
+from sef.failover.standbys.rows import (
+    Replica,
+    change_replica,
+    live_standby,
+    move_replica,
+    read_replica,
+    relief_of,
+)
 from sef.notifications.events import Event, write_events
-from sef.terms import IncidentStatus, Market, ReplicaStatus
+from sef.terms import Market, ReplicaStatus
 
 MAX_CONSIDERED = 10
 """Maximum number of candidates in the details of a launch decision."""
+
+
+def advance_all(
+    ctx: Context,
+    agent: Agent,
+    standby: Replica | None,
+    relief_of_it: Replica | None,
+    incident: Incident | None,
+) -> str | None:
+    """Take the next step of the standby that is launching, or of its relief.
+
+    A call for one of them that EC2 does not answer delays the other by that call only.
+
+    Raises:
+        CloudError: EC2 did not return a usable answer for one, and the other can only wait.
+    """
+    launching = [
+        replica
+        for replica in (standby, relief_of_it)
+        if replica is not None and replica.status is ReplicaStatus.LAUNCHING
+    ]
+    # To ask EC2 for an instance takes less time than a call that it has left unanswered. Of two
+    # without an instance, the standby is the one whose call is unanswered.
+    launching.sort(key=lambda r: (r.instance_id is None, not (r.instance_id or r.relief_agent_id)))
+    failed: CloudError | None = None
+    for replica in launching:
+        try:
+            sentence = advance(ctx, agent, replica, incident)
+        except CloudError as error:
+            failed = error
+            continue
+        if sentence is not None:
+            return sentence
+    if failed is not None:
+        raise failed
+    return None
 
 
 def advance(ctx: Context, agent: Agent, replica: Replica, incident: Incident | None) -> str | None:
@@ -62,10 +105,23 @@ def advance(ctx: Context, agent: Agent, replica: Replica, incident: Incident | N
     attempts, current = ctx.database.read(_attempts_and_replica, replica.id)
     if current != replica:
         return "another worker has changed the replica"
+    is_launched = bool(attempts) and attempts[-1].status == "launched"
+    if is_launched:
+        sentence = await_running(ctx, replica)
+        if sentence is not None:
+            return sentence
+    if relief.is_slow(attempts, incident, ctx.clock(), ctx.settings):
+        sentence = ctx.database.write(relief.relieve, ctx, replica)
+        if sentence is not None:
+            return sentence
+    if is_launched:
+        return None
     if attempts and attempts[-1].status == "open":
         return run_instances.make_call(ctx, attempts[-1], incident)
-    if attempts and attempts[-1].status == "launched":
-        return _await_running(ctx, replica)
+    if replica.live_agent_id is not None and replica.relief_not_before is not None:
+        sentence = ctx.database.write(_leave_to_relief, replica, ctx.clock())
+        if sentence is not None:
+            return sentence
     return _plan_launch(ctx, agent, replica, incident, attempts)
 
 
@@ -130,31 +186,6 @@ def cannot_launch(
     return fail_launch(connection, replica, reason, RETRY_OPERATOR, ctx.clock())
 
 
-def mark_ready(connection: Connection, ctx: Context, replica: Replica, pool_id: str) -> str | None:
-    """Record that a launched instance runs; None if another worker has changed the replica.
-
-    If AWS has signalled the interruption of this instance meanwhile, release the replica.
-    """
-    if read_replica(connection, replica.id) != replica:
-        return None
-    now = ctx.clock()
-    # A signal can arrive before SEF knows which replica the instance belongs to.
-    if latest_incident(connection, replica.agent_id, str(replica.instance_id)) is not None:
-        reason = "AWS announced its interruption while it was launching"
-        cool_down_pool_of(connection, replica, "Signalled", now, ctx.settings)
-        move_replica(connection, replica, ReplicaStatus.RELEASING, reason, now, severity="warning")
-        return reason
-    seconds = milliseconds(replica.created_at, now) / 1000
-    reason = f"runs in {pool_id} after {seconds:.1f} s"
-    move_replica(
-        connection, replica, ReplicaStatus.READY, reason, now, pool_id=pool_id, checked_at=now
-    )
-    incident = open_incident(connection, replica.agent_id)
-    if incident is not None and incident.status is IncidentStatus.NEEDS_OPERATOR:
-        update_incident(connection, incident, status=IncidentStatus.OPEN)
-    return reason
-
-
 def _attempts_and_replica(
     connection: Connection, replica_id: str
 ) -> tuple[Sequence[Attempt], Replica | None]:
@@ -170,7 +201,10 @@ def _plan_launch(
     incident: Incident | None,
     attempts: Sequence[Attempt],
 ) -> str | None:
-    if ctx.database.read(launch_limit, agent.id, ctx.clock(), ctx.settings):
+    is_emergency = incident is not None and incident.is_emergency
+    if ctx.database.read(
+        launch_limit, agent.id, ctx.clock(), ctx.settings, is_emergency=is_emergency
+    ):
         # At a limit there is no need to ask EC2 for launch options.
         postponed = ctx.database.write(_defer_if_limited, ctx, replica, incident)
         if postponed is not None:
@@ -181,10 +215,44 @@ def _plan_launch(
         if isinstance(error, CloudError) and error.remedy is Remedy.WAIT:
             raise
         return ctx.database.write(cannot_launch, ctx, replica, incident, error)
-    candidates = ctx.database.read(rank_candidates, ctx, agent, incident, options, attempts)
+    candidates = ctx.database.read(_candidates, ctx, agent, replica, incident, options, attempts)
     return ctx.database.write(
         decide_launch, ctx, replica, incident, attempts, options.source, candidates
     )
+
+
+def _candidates(
+    connection: Connection,
+    ctx: Context,
+    agent: Agent,
+    replica: Replica,
+    incident: Incident | None,
+    options: LaunchOptions,
+    attempts: Sequence[Attempt],
+) -> Sequence[Candidate]:
+    """Rank the pools for a launch; that of a relief avoids the pool of its standby if it can."""
+    standby = live_standby(connection, agent.id) if replica.relief_agent_id else None
+    if standby is not None:
+        beside = (*attempts, *attempts_of(connection, standby.id)[-1:])
+        candidates = rank_candidates(connection, ctx, agent, incident, options, beside)
+        if candidates:
+            return candidates
+    return rank_candidates(connection, ctx, agent, incident, options, attempts)
+
+
+def _leave_to_relief(connection: Connection, replica: Replica, now: datetime) -> str | None:
+    """Fail a standby without a launch if its relief is launching: one launch is planned at a time.
+
+    None if it has no relief, or if another worker has changed the replica.
+    """
+    if (
+        read_replica(connection, replica.id) != replica
+        or relief_of(connection, replica.agent_id) is None
+    ):
+        return None
+    reason = "EC2 refused the launch, and another is under way"
+    move_replica(connection, replica, ReplicaStatus.FAILED, reason, now, severity="warning")
+    return reason
 
 
 def _open_attempt(
@@ -235,7 +303,10 @@ def _defer_if_limited(
     planned switchover is not postponed: its replica fails.
     """
     now = ctx.clock()
-    limit = launch_limit(connection, replica.agent_id, now, ctx.settings, is_decision=True)
+    is_emergency = incident is not None and incident.is_emergency
+    limit = launch_limit(
+        connection, replica.agent_id, now, ctx.settings, is_emergency=is_emergency, is_decision=True
+    )
     if limit is None or read_replica(connection, replica.id) != replica:
         return None
     report_limit(
@@ -256,67 +327,3 @@ def _defer_if_limited(
 def _retry_delay(incident: Incident | None) -> timedelta:
     is_emergency = incident is not None and incident.is_emergency
     return RETRY_EMERGENCY if is_emergency else RETRY
-
-
-def _await_running(ctx: Context, replica: Replica) -> str | None:
-    assert replica.instance_id is not None
-    assert replica.launched_at is not None
-    age = ctx.clock() - replica.launched_at
-    instance = ctx.ec2.instances([replica.instance_id]).get(replica.instance_id)
-    if instance is None:
-        return ctx.database.write(_record_missing, ctx, replica)
-    if instance.is_gone:
-        return ctx.database.write(
-            _fail_ended, ctx, replica, f"its instance is {instance.ec2_state}"
-        )
-    if instance.ec2_state == "running":
-        pool_id = str(instance.pool) if instance.pool else str(replica.pool_id)
-        return ctx.database.write(mark_ready, ctx, replica, pool_id)
-    if age >= timedelta(seconds=ctx.settings.launch_timeout_seconds):
-        reason = f"not running after {ctx.settings.launch_timeout_seconds:.0f} s"
-        return ctx.database.write(_release_late, ctx, replica, reason)
-    return None
-
-
-def _record_missing(connection: Connection, ctx: Context, replica: Replica) -> str | None:
-    """Record that an answer of EC2 lacks the instance; release the replica after `MISSING_FOR`.
-
-    The instance may run all the same. SEF terminates the instance of a released replica; it would
-    not terminate that of a failed replica.
-    """
-    current = read_replica(connection, replica.id)
-    if current != replica:
-        return None
-    observed = record_check(
-        connection,
-        current,
-        Observed.MISSING,
-        ctx.clock(),
-        every=check_interval(ctx),
-        patience=MISSING_FOR,
-    )
-    if observed is not Observed.GONE:
-        return None
-    # `record_check` has changed the row.
-    current = read_replica(connection, replica.id)
-    assert current is not None
-    return _release_late(connection, ctx, current, "EC2 still does not show it")
-
-
-def _release_late(
-    connection: Connection, ctx: Context, replica: Replica, reason: str
-) -> str | None:
-    """Release a replica that does not run in time; None if another worker has changed it."""
-    if read_replica(connection, replica.id) != replica:
-        return None
-    now = ctx.clock()
-    cool_down_pool_of(connection, replica, "TooSlow", now, ctx.settings)
-    move_replica(connection, replica, ReplicaStatus.RELEASING, reason, now, severity="warning")
-    escalate(connection, replica.agent_id, reason, now)
-    return reason
-
-
-def _fail_ended(connection: Connection, ctx: Context, replica: Replica, reason: str) -> str | None:
-    """Fail a launching replica whose instance has ended."""
-    cool_down_pool_of(connection, replica, "DiedWhileLaunching", ctx.clock(), ctx.settings)
-    return fail_launch(connection, replica, reason, RETRY_EMERGENCY, ctx.clock())

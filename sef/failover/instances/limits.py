@@ -1,5 +1,7 @@
 """Enforce SEF's own limits on launches and terminations.
 
+A part of each limit on launches is kept for emergencies (`reserve`).
+
 A defect, a wrong row or a loop in a client's script must not launch or terminate instances without
 end. SEF reports each limit once for an episode and retries the work that the limit holds back.
 """
@@ -45,6 +47,8 @@ class LimitHit:
         agent_id: the agent of a limit for one agent; None for a limit of the whole fleet.
         about: a word for what the limit holds back, if a setting limits several kinds of work.
         told_again_after: time after which an episode that goes on is told again; None: never.
+        kept: number of launches that are kept for emergencies and forbid this launch; 0 if the
+            limit itself is reached.
     """
 
     setting: str
@@ -52,11 +56,13 @@ class LimitHit:
     agent_id: str | None = None
     about: str = ""
     told_again_after: timedelta | None = None
+    kept: int = 0
 
     @property
     def reason(self) -> str:
         """Return the count and the environment variable of the limit, for messages."""
-        return f"{self.usage} (limit: {variable(self.setting)})"
+        kept = f", {self.kept} are kept for emergencies" if self.kept else ""
+        return f"{self.usage} (limit: {variable(self.setting)}{kept})"
 
 
 class TerminationBudget:
@@ -84,17 +90,28 @@ class TerminationBudget:
             return True
 
 
+def reserve(maximum: int) -> int:
+    """Return the part of a limit that is kept for emergencies: a quarter, at least 2.
+
+    At least one launch is left for other reasons.
+    """
+    return min(max(2, maximum // 4), maximum - 1)
+
+
 def launch_limit(
     connection: Connection,
     agent_id: str,
     now: datetime,
     settings: Settings,
     *,
+    is_emergency: bool,
     is_decision: bool = False,
 ) -> LimitHit | None:
     """Return the limit that forbids a launch for an agent now, or None.
 
     Args:
+        is_emergency: the agent is losing its primary, or has lost it. Other launches leave the
+            `reserve` of each limit.
         is_decision: the caller decides on a launch in this transaction, and changes the agent's
             replica in it. Two launches for one agent then conflict by the replica's version, and
             decisions under the limit of the whole fleet are serialized.
@@ -102,19 +119,34 @@ def launch_limit(
     maximum = settings.max_launches_per_hour
     if maximum:
         launched = _launches_between(connection, agent_id, now - HOUR, now + MAX_CLOCK_SKEW)
-        if launched >= maximum:
+        kept = _kept(launched, maximum, is_emergency=is_emergency)
+        if kept is not None:
             verb = "was" if launched == 1 else "were"
             usage = f"{plural(launched, 'instance')} {verb} launched for the agent within an hour"
-            return LimitHit("max_launches_per_hour", usage, agent_id)
+            return LimitHit("max_launches_per_hour", usage, agent_id, _about(kept), kept=kept)
     maximum = settings.max_instances
     if maximum:
         if is_decision:
             _serialize_on(connection, "max_instances")
         live = _live_instances(connection)
-        if live >= maximum:
+        kept = _kept(live, maximum, is_emergency=is_emergency)
+        if kept is not None:
             usage = f"the whole fleet has {plural(live, 'live instance')}"
-            return LimitHit("max_instances", usage)
+            return LimitHit("max_instances", usage, about=_about(kept), kept=kept)
     return None
+
+
+def _about(kept: int) -> str:
+    """Return the word by which the reserve is reported apart from the limit itself."""
+    return "kept" if kept else ""
+
+
+def _kept(used: int, maximum: int, *, is_emergency: bool) -> int | None:
+    """Return the reserve that forbids a launch, 0 if the limit does, or None if it is allowed."""
+    if used >= maximum:
+        return 0
+    kept = reserve(maximum)
+    return kept if not is_emergency and used >= maximum - kept else None
 
 
 def report_limit(

@@ -108,7 +108,7 @@ def terminate_retired(
             if error.remedy is not Remedy.OPERATOR:
                 raise
             return _leave_running(ctx, retirement, f"EC2 refused to end it: {error}", calls)
-    interval = watch.check_interval(ctx)
+    interval = watch.CHECK_MISSING_EVERY
     if not is_known and (retirement.missed_checks + 1) * interval < MISSING_FOR:
         ctx.database.write(_postpone, retirement, ctx.clock() + interval)
         return unknown_instance(instance_id)
@@ -131,7 +131,10 @@ def check_retired(ctx: Context, retirements: Sequence[Retirement]) -> str:
 def is_check_due(ctx: Context, retirement: Retirement) -> bool:
     """Return True if a retired instance is to be checked now."""
     checked_at = retirement.checked_at
-    return checked_at is None or abs(ctx.clock() - checked_at) >= watch.check_interval(ctx)
+    every = watch.check_interval(ctx)
+    if retirement.missed_checks:
+        every = min(every, watch.CHECK_MISSING_EVERY)
+    return checked_at is None or abs(ctx.clock() - checked_at) >= every
 
 
 def _kept_by_rows(
@@ -142,7 +145,7 @@ def _kept_by_rows(
     incident = open_incident(connection, agent.id)
     cutover = open_cutover(connection, agent.id)
     replica = replica_of_instance(connection, retirement.instance_id)
-    standby_of = replica.live_agent_id if replica else None
+    standby_of = replica.live_agent_id or replica.relief_agent_id if replica else None
     facts = RowFacts(
         terminate_after=retirement.terminate_after,
         primary_of=agent_with_primary(connection, retirement.instance_id),
@@ -301,7 +304,7 @@ def _record_check(
         _record_end(connection, ctx, current, f"{current.instance_id} is {instance.ec2_state}", [])
         return
     misses = 0 if instance is not None else current.missed_checks + 1
-    if misses * watch.check_interval(ctx) >= FORGOTTEN_AFTER:
+    if misses * watch.CHECK_MISSING_EVERY >= FORGOTTEN_AFTER:
         message = f"{current.instance_id} is gone: EC2 no longer shows it"
         _record_end(connection, ctx, current, message, [])
         return

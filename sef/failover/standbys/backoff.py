@@ -5,12 +5,19 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, bindparam, select
 
-from sef.agents import postpone_agent, read_agent
+from sef.agents import LONGEST_PAUSE, postpone_agent, read_agent
 from sef.config import Settings
 from sef.db.statements import rows_where, upsert
 from sef.db.tables import unavailable_pools
 from sef.failover.incidents.rows import open_incident, update_incident
-from sef.failover.standbys.rows import Replica, last_ready, move_replica, read_replica
+from sef.failover.standbys.rows import (
+    Replica,
+    change_replica,
+    last_ready,
+    live_standby,
+    move_replica,
+    read_replica,
+)
 from sef.notifications.events import Event, write_once
 from sef.notifications.matters import in_kind
 from sef.terms import IncidentStatus, Market, NotificationKind, ReplicaStatus
@@ -22,7 +29,10 @@ RETRY = timedelta(seconds=60)
 """Delay before the next launch without an emergency."""
 
 RETRY_OPERATOR = timedelta(minutes=5)
-"""Delay before the next launch if an operator most likely has to act first."""
+"""Delay before the next launch if an operator most likely has to act first.
+
+An emergency waits for as long only when its deadline has long passed (`emergency_pause`).
+"""
 
 MIN_EXTENSION = 0.1
 """Smallest extension of a cooldown that is written, as a part of the cooldown."""
@@ -32,22 +42,48 @@ _ON_COOLDOWN = select(unavailable_pools.c.pool_id, unavailable_pools.c.market).w
 )
 
 
+def emergency_pause(pause: timedelta, deadline: datetime | None, now: datetime) -> timedelta:
+    """Return the delay before the next launch of an emergency, at most `pause`.
+
+    Ten seconds until the deadline; after it the delay grows with the time that has passed since.
+    """
+    overdue = now - deadline if deadline is not None else timedelta()
+    return min(pause, max(RETRY_EMERGENCY, overdue / 2))
+
+
+def is_relief_postponed(standby: Replica, now: datetime) -> bool:
+    """Return True if the next relief of a standby waits; a wrong clock may have set the time."""
+    not_before = standby.relief_not_before
+    return not_before is not None and now < not_before <= now + LONGEST_PAUSE
+
+
 def fail_launch(
     connection: Connection, replica: Replica, reason: str, pause: timedelta, now: datetime
 ) -> str | None:
     """Fail a launching replica and postpone the agent's next launch.
 
+    A relief that fails postpones the next relief only. If a relief takes the place of the replica,
+    nothing is postponed.
+
     Return a sentence about it, or None if another worker has changed the replica.
 
     Args:
-        pause: delay before the next launch; `RETRY_OPERATOR` also escalates at once.
+        pause: delay before the next launch, at most; `RETRY_OPERATOR` also escalates at once.
     """
     if read_replica(connection, replica.id) != replica:
         return None
     move_replica(connection, replica, ReplicaStatus.FAILED, reason, now, severity="error")
     agent = read_agent(connection, replica.agent_id, lock=True)
-    postpone_agent(connection, agent, now, pause, reason)
-    escalate(connection, agent.id, reason, now, at_once=pause == RETRY_OPERATOR)
+    incident = open_incident(connection, agent.id)
+    at_once = pause == RETRY_OPERATOR
+    if incident is not None and incident.is_emergency:
+        pause = emergency_pause(pause, incident.deadline, now)
+    standby = live_standby(connection, agent.id)
+    if standby is None:
+        postpone_agent(connection, agent, now, pause, reason)
+    elif replica.relief_agent_id is not None:
+        change_replica(connection, standby, relief_not_before=now + pause)
+    escalate(connection, agent.id, reason, now, at_once=at_once)
     return f"launch failed, SEF retries in {pause.total_seconds():.0f} s: {reason}"
 
 

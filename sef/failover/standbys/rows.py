@@ -45,6 +45,11 @@ class Replica:
 
     Attributes:
         live_agent_id: the agent while the replica is its standby, launching or ready; else None.
+        relief_agent_id: the agent while the replica is the relief of its standby: it launches
+            beside it, and takes its place when it runs or when the standby ends.
+        relief_not_before: the earliest launch of a relief for this standby. None: SEF has not
+            decided on one.
+        recommended_at: arrival of the latest rebalance recommendation for this standby.
         checked_at: time of the latest health check.
         misses: number of consecutive checks in which the instance was missing.
         call_at: time at which SEF committed to terminate it; None: it did not.
@@ -60,6 +65,9 @@ class Replica:
     reason: str
     incident_id: str | None
     live_agent_id: str | None
+    relief_agent_id: str | None
+    relief_not_before: datetime | None
+    recommended_at: datetime | None
     created_at: datetime
     launched_at: datetime | None
     ready_at: datetime | None
@@ -74,6 +82,20 @@ class Replica:
 def live_standby(connection: Connection, agent_id: str) -> Replica | None:
     """Return the standby of an agent, launching or ready, if it has one."""
     return _one(connection, live_agent_id=agent_id)
+
+
+def relief_of(connection: Connection, agent_id: str) -> Replica | None:
+    """Return the relief of an agent's standby, if there is one."""
+    return _one(connection, relief_agent_id=agent_id)
+
+
+def standby_with_instance(
+    connection: Connection, agent_id: str, instance_id: str
+) -> Replica | None:
+    """Return the standby of an agent, or its relief, if the instance is that replica's."""
+    replica = replica_of_instance(connection, instance_id)
+    waiting = (replica.live_agent_id, replica.relief_agent_id) if replica else ()
+    return replica if agent_id in waiting else None
 
 
 def read_replica(connection: Connection, replica_id: str) -> Replica | None:
@@ -121,10 +143,13 @@ def create_replica(
     reason: str,
     incident_id: str | None,
     now: datetime,
+    *,
+    is_relief: bool = False,
 ) -> str:
     """Create a launching replica and return its id.
 
-    The UNIQUE key on `live_agent_id` rejects a second standby of the agent.
+    The UNIQUE keys on `live_agent_id` and `relief_agent_id` reject a second standby of the agent,
+    and a second relief of its standby.
     """
     replica_id = f"replica-{uuid4().hex[:16]}"
     row = {
@@ -134,11 +159,11 @@ def create_replica(
         "status": ReplicaStatus.LAUNCHING,
         "reason": reason,
         "incident_id": incident_id,
-        "live_agent_id": agent_id,
+        "relief_agent_id" if is_relief else "live_agent_id": agent_id,
         "created_at": now,
     }
     insert_rows(connection, replica_instances, row)
-    message = f"launching a standby: {reason}"
+    message = f"launching {'another' if is_relief else 'a'} standby: {reason}"
     event = _event(agent_id, replica_id, incident_id, ReplicaStatus.LAUNCHING, message)
     write_events(connection, [event], now)
     return replica_id
@@ -159,6 +184,8 @@ def move_replica(
 ) -> None:
     """Move a replica to another status of the transition table, and write the event.
 
+    When a standby ends, its relief becomes the agent's standby in the same transaction.
+
     Args:
         calls: the calls to EC2 that the move took, as `sef.cloud.ec2.timed` records them.
         events: further events to write after the replica's own.
@@ -178,9 +205,12 @@ def move_replica(
         connection,
         replica,
         status=status,
-        live_agent_id=replica.agent_id if status in LIVE else None,
+        live_agent_id=replica.live_agent_id if status in LIVE else None,
+        relief_agent_id=replica.relief_agent_id if status in LIVE else None,
         **values,
     )
+    if status not in LIVE and replica.live_agent_id and replica.relief_not_before is not None:
+        _make_relief_the_standby(connection, replica.agent_id)
     instance_id = values.get("instance_id") or replica.instance_id
     standby = f"standby {instance_id}" if instance_id else "standby without an instance"
     summary = _MESSAGES[status].format(standby=standby, instance=instance_id or standby)
@@ -208,6 +238,12 @@ def last_ready(connection: Connection, agent_id: str) -> str | None:
         .limit(1)
     )
     return connection.scalar(newest)
+
+
+def _make_relief_the_standby(connection: Connection, agent_id: str) -> None:
+    relief = relief_of(connection, agent_id)
+    if relief is not None:
+        change_replica(connection, relief, live_agent_id=agent_id, relief_agent_id=None)
 
 
 def change_replica(connection: Connection, replica: Replica, **values: Any) -> None:

@@ -22,7 +22,17 @@ from sef.notifications.events import Severity
 from sef.terms import ReplicaStatus
 
 MISSING_FOR = timedelta(minutes=5)
-"""Time until a missing standby, ready or launching, counts as lost."""
+"""Time until a missing instance, which EC2 has shown before, counts as lost."""
+
+NEW_MISSING_FOR = timedelta(minutes=10)
+"""The same time for an instance that is launching: EC2 shows a new instance late."""
+
+CHECK_MISSING_EVERY = timedelta(seconds=30)
+"""Time between two checks of a missing instance, whatever the interval of the other checks.
+
+A missing instance counts as lost after as many such checks as its patience has: ten in five
+minutes. With the ordinary interval, a long one would make one answer a proof.
+"""
 
 FORGOTTEN_AFTER = timedelta(hours=1)
 """Time until a missing former primary counts as lost: EC2 shows an ended one for as long."""
@@ -61,8 +71,9 @@ def record_check(
     up an instance.
 
     Args:
-        every: interval of the checks. Checks that follow each other faster count as one.
-        patience: time until a missing instance is GONE, counted in checks at that interval.
+        every: interval at which a check that finds the instance is recorded.
+        patience: time until a missing instance is GONE, counted in checks that are
+            `CHECK_MISSING_EVERY` apart. Checks that follow each other faster count as one.
 
     Raises:
         VersionConflict: the replica has changed since it was read.
@@ -74,10 +85,10 @@ def record_check(
             change_replica(connection, replica, checked_at=now, misses=0)
         return observed
     misses = replica.misses
-    if not misses or is_check_due(replica, now, every):
+    if not misses or is_check_due(replica, now, CHECK_MISSING_EVERY):
         misses += 1
         change_replica(connection, replica, checked_at=now, misses=misses)
-    return Observed.GONE if misses * every >= patience else Observed.MISSING
+    return Observed.GONE if misses * CHECK_MISSING_EVERY >= patience else Observed.MISSING
 
 
 def is_check_due(replica: Replica, now: datetime, every: timedelta) -> bool:
@@ -94,8 +105,9 @@ def check_interval(ctx: Context) -> timedelta:
 
 
 def is_due(ctx: Context, replica: Replica) -> bool:
-    """Return True if a replica is to be checked now."""
-    return is_check_due(replica, ctx.clock(), check_interval(ctx))
+    """Return True if a replica is to be checked now; a missing one may be due earlier."""
+    every = CHECK_MISSING_EVERY if replica.misses else check_interval(ctx)
+    return is_check_due(replica, ctx.clock(), every)
 
 
 def require_running(ctx: Context, standby: Replica) -> None:

@@ -165,7 +165,7 @@ def test_summary_obstacle_and_status_name_the_limit(world: World) -> None:
 
 @ONCE
 def test_the_fleet_does_not_exceed_its_instance_limit(world: World) -> None:
-    sef = world.sef(max_instances=2)
+    sef = world.sef(max_instances=4)  # of which 2 are kept for emergencies
     agents = [f"agent-{number}" for number in range(4)]
     for agent_id in agents:
         world.primary(sef, agent_id)
