@@ -20,6 +20,7 @@ from sef.failover.losses import check_missing_primary
 from sef.failover.snapshot import Snapshot
 from sef.failover.standbys import watch
 from sef.failover.standbys.retirements import Retirement, due_retirements, running_retirements
+from sef.failover.standbys.rows import Replica
 from sef.notifications.failures import report_failure
 from sef.terms import ReplicaStatus
 
@@ -79,14 +80,26 @@ def _launch_standby(ctx: Context, snapshot: Snapshot, budget: TerminationBudget)
 
 
 def _release_standbys(ctx: Context, snapshot: Snapshot, budget: TerminationBudget) -> str | None:
-    if snapshot.incident is not None and snapshot.incident.is_emergency:
-        return None  # a released standby that runs may be the only instance to promote
     for replica in snapshot.releasing:
+        if _may_be_needed(snapshot, replica):
+            continue
         if not replica.misses or watch.is_due(ctx, replica):
             sentence = terminate.release_standby(ctx, replica, budget)
             if sentence is not None:
                 return sentence
     return None
+
+
+def _may_be_needed(snapshot: Snapshot, replica: Replica) -> bool:
+    """Return True in an emergency if a released standby may be the only instance to promote.
+
+    A launch that never ran is not needed while another launch is under way. Without this, launches
+    that all hang would add up.
+    """
+    if snapshot.incident is None or not snapshot.incident.is_emergency:
+        return False
+    has_run = replica.ready_at is not None
+    return has_run or replica.instance_id is None or snapshot.standby is None
 
 
 def _terminate_retired(ctx: Context, snapshot: Snapshot, budget: TerminationBudget) -> str | None:
