@@ -196,6 +196,12 @@ class Story:
         standby = self.standby
         return standby if standby is not None and standby.status == status else None
 
+    @property
+    def relief(self) -> Any:
+        """Return the replica that launches beside the standby, else None."""
+        replicas = self.rows("replica_instances")
+        return next((replica for replica in replicas if replica.relief_agent_id), None)
+
     def launched(self) -> Any:
         """Return the standby if it has an instance, else None."""
         standby = self.standby
@@ -257,8 +263,9 @@ class Story:
                 assert answer.json()["reason"] == refused
             return
 
-    def report(self, seconds_ago: float) -> None:
-        self._ask("POST", "/pricing", lambda: False, json=self._report(seconds_ago))
+    def report(self, seconds_ago: float, instance_id: str | None = None) -> None:
+        payload = {**self._report(seconds_ago), "instance_id": instance_id}
+        self._ask("POST", "/pricing", lambda: False, json=payload)
 
     def report_in_a_batch(self, seconds_ago: float) -> None:
         batch = {"reports": [{"agent_id": self.agent_id, **self._report(seconds_ago)}]}
@@ -310,6 +317,15 @@ class Story:
             }
             self.world.write(update(source).where(key == self.agent_id).values(values))
         self.stage.free_jobs()
+
+    def calls_were_long_ago(self) -> None:
+        """Let the agent's calls of RunInstances look minutes old, so that its launch is slow."""
+        attempts = tables.launch_attempts
+        replicas = [replica.id for replica in self.rows("replica_instances")]
+        is_called = attempts.c.replica_id.in_(replicas) & attempts.c.called_at.is_not(None)
+        long_ago = utc_now() - timedelta(minutes=2)
+        self.world.write(update(attempts).where(is_called).values(called_at=long_ago))
+        self.later("agents", not_before=None)
 
     def until(self, holds: Callable[[], Any]) -> Any:
         """Wait until a condition holds, also across a crash, and return its result."""

@@ -231,21 +231,37 @@ def loss_without_a_notice(story: Story) -> None:
     story.settled(epoch=2)
 
 
-@scenario(SEF_LOSS_CHECK_INTERVAL_SECONDS=OFTEN)
-def primary_that_ec2_does_not_show_for_a_while(story: Story) -> None:
-    def is_missed() -> bool:
-        [promoted] = story.world.replicas(story.agent_id, "promoted")
-        return bool(promoted.misses)
+def is_missed(story: Story) -> bool:
+    [promoted] = story.world.replicas(story.agent_id, "promoted")
+    return bool(promoted.misses)
 
+
+def miss_the_primary(story: Story) -> None:
+    """Let EC2 show no instance until the check for losses has missed the new primary."""
     primary = story.primary()
     story.signal(TERMINATION, primary)
     story.until(lambda: story.epoch == 2)
     story.world.simulation.set_options(visible_after_seconds=10**6)
     story.arm()
     story.later("agents", created_at=HOUR, primary_since=HOUR)
-    story.until(is_missed)
+    story.until(lambda: is_missed(story))
+
+
+@scenario(SEF_LOSS_CHECK_INTERVAL_SECONDS=OFTEN)
+def primary_that_ec2_does_not_show_for_a_while(story: Story) -> None:
+    miss_the_primary(story)
     story.world.simulation.set_options(visible_after_seconds=0)
-    story.until(lambda: not is_missed())
+    story.until(lambda: not is_missed(story))
+    story.settled(epoch=2)
+
+
+@scenario(SEF_LOSS_CHECK_INTERVAL_SECONDS=OFTEN)
+def primary_that_reports_although_ec2_does_not_show_it(story: Story) -> None:
+    miss_the_primary(story)
+    story.report(0, story.agent.instance_id)
+    story.later("replica_instances", checked_at=HOUR)
+    story.until(lambda: not is_missed(story))
+    story.world.simulation.set_options(visible_after_seconds=0)
     story.settled(epoch=2)
 
 
@@ -313,6 +329,42 @@ def launch_whose_instance_terminates(story: Story) -> None:
     story.later("agents", not_before=None)
     story.until(lambda: story.world.replicas(story.agent_id, "failed"))
     story.later("agents", not_before=None)
+    story.settled(epoch=2)
+
+
+@scenario(SEF_PROBATION_SECONDS="0")
+def launch_that_hangs_and_its_relief(story: Story) -> None:
+    primary = story.primary()
+    story.world.simulation.set_options(pending_seconds=3600)
+    story.arm()
+    story.signal(TERMINATION, primary)
+    story.until(story.launched)
+    story.calls_were_long_ago()
+    story.until(lambda: story.relief and story.relief.instance_id)
+    story.world.simulation.set_options(pending_seconds=0)
+    story.settled(epoch=2)
+
+
+@scenario(SEF_PROBATION_SECONDS="0")
+def launch_that_ec2_refuses_while_its_relief_launches(story: Story) -> None:
+    primary = story.primary()
+    simulation = story.world.simulation
+    simulation.set_options(pending_seconds=3600)
+    simulation.add_fault("RunInstances", error_code="InternalError")
+    story.arm()
+    story.signal(TERMINATION, primary)
+    slow = story.until(lambda: story.standby)
+    story.until(lambda: story.standby.pool_id)
+    pool = {"pool": story.standby.pool_id, "market": story.standby.market}
+    simulation.clear_faults()
+    simulation.add_fault("RunInstances", **pool, error_code="InternalError")
+    story.calls_were_long_ago()
+    story.until(lambda: story.relief and story.relief.instance_id)
+    simulation.clear_faults()
+    simulation.add_fault("RunInstances", **pool, error_code="InsufficientInstanceCapacity")
+    story.later("agents", not_before=None)
+    story.until(lambda: story.has_another_than(slow))
+    simulation.set_options(pending_seconds=0)
     story.settled(epoch=2)
 
 
