@@ -79,10 +79,16 @@ def settled(world: World, sef: Any, rounds: int = 6) -> None:
 
 
 @ONCE
-@pytest.mark.parametrize("manual", [False, True], ids=["no mode", "manual mode"])
-@pytest.mark.parametrize("is_hidden", [False, True], ids=["pending", "invisible"])
-@pytest.mark.parametrize("step", [2, 10])
-@pytest.mark.parametrize(("count", "within"), [(1, 30), (2, 60), (3, 90)])
+@pytest.mark.parametrize(
+    ("count", "within", "step", "is_hidden", "manual"),
+    [
+        (1, 30, 2, False, False),
+        (1, 30, 10, True, True),
+        (2, 60, 10, True, False),
+        (3, 90, 10, False, True),
+        (3, 90, 10, True, False),
+    ],
+)
 def test_another_pool_is_tried_within_seconds(
     world: World, count: int, within: int, step: float, is_hidden: bool, manual: bool
 ) -> None:
@@ -95,14 +101,14 @@ def test_another_pool_is_tried_within_seconds(
     pools = [attempt.pool_id for attempt in world.attempts()[: count + 1]]
     markets = [attempt.market for attempt in world.attempts()[: count + 1]]
     assert len(set(zip(pools, markets, strict=True))) == count + 1
-    for _ in range(20):
+    for _ in range(6):
         world.settle(sef, 31)
     assert len(world.alive()) == (2 if manual else 1)
     assert len(world.promotions()) == 1
 
 
 @ONCE
-@pytest.mark.parametrize("seconds", [5, 15, 20, 24])
+@pytest.mark.parametrize("seconds", [5, 24])
 def test_a_launch_of_ordinary_length_is_alone(world: World, seconds: float) -> None:
     sef = world.sef(simulator_pending_seconds=100_000, **QUIET)
     primary = world.primary(sef)
@@ -116,7 +122,7 @@ def test_a_launch_of_ordinary_length_is_alone(world: World, seconds: float) -> N
 
 
 @ONCE
-@pytest.mark.parametrize("seconds", [30, 40, 48])
+@pytest.mark.parametrize("seconds", [30, 48])
 def test_the_slow_launch_is_used_if_it_runs_first(world: World, seconds: float) -> None:
     sef = world.sef(simulator_pending_seconds=100_000, **QUIET)
     primary = world.primary(sef)
@@ -193,8 +199,8 @@ def test_launches_that_all_hang_stay_within_the_limit(world: World) -> None:
     sef = world.sef(hanging(world, 1000), max_launches_per_hour=12, **QUIET)
     primary = world.primary(sef)
     world.signal(sef, TERMINATION, instance_id=primary)
-    for _ in range(700):
-        world.settle(sef, 5)
+    for _ in range(110):
+        world.settle(sef, 30)
         assert len(world.alive()) <= 2
     assert 6 <= len(world.attempts()) <= 12
 
@@ -207,8 +213,8 @@ def test_a_relief_without_capacity_leaves_the_slow_launch(world: World) -> None:
     first = world.standby().instance_id
     no_capacity(world)
     world.simulation.add_fault("RunInstances", error_code="InsufficientInstanceCapacity")
-    for _ in range(40):
-        world.settle(sef, 2)
+    for _ in range(10):
+        world.settle(sef, 8)
     world.simulation.set_options(pending_seconds=0)
     world.settle(sef, 2)
     assert world.agent().instance_id == first
@@ -233,7 +239,7 @@ def test_a_refusal_is_told_at_once_and_tried_again_within_seconds(world: World, 
 
 
 @ONCE
-@pytest.mark.parametrize(("limit", "ordinary"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 6), (20, 15)])
+@pytest.mark.parametrize(("limit", "ordinary"), [(1, 1), (3, 1), (8, 6)])
 def test_a_part_of_the_launches_of_an_hour_is_kept_for_emergencies(
     world: World, limit: int, ordinary: int
 ) -> None:
