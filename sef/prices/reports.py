@@ -19,9 +19,10 @@ from sef.errors import Refused, SefError
 from sef.parsing import parse_bound, parse_count
 from sef.prices.heard import Heard, forget_instances
 from sef.prices.ingest import ReportResult
+from sef.prices.overdue import release_overdue
 from sef.prices.parse import Line, Report, parse_report
 from sef.prices.series import CleaningRules
-from sef.prices.write import WriteResult, release_buffered, write_one_by_one, write_reports
+from sef.prices.write import WriteResult, write_one_by_one, write_reports
 from sef.terms import Flag
 
 Answer = dict[str, Any]
@@ -31,9 +32,6 @@ REPORTS_PER_TRANSACTION = 1000
 
 LINES_PER_CHUNK = 1000
 """Number of lines of NDJSON or CSV that are stored together."""
-
-SERIES_PER_RELEASE = 200
-"""Maximum number of series in one transaction that releases buffered observations."""
 
 MAX_SHOWN = 1000
 """Maximum number of rejected lines that are listed; the rest is only counted."""
@@ -143,19 +141,8 @@ class Reports:
         Returns:
             The number of series with such observations.
         """
-        released = 0
         self._database.write(forget_instances, self._clock())
-        while True:
-            count = self._database.write(
-                release_buffered,
-                now=self._clock(),
-                rules=self.rules,
-                window=self._window,
-                limit=SERIES_PER_RELEASE,
-            )
-            released += count
-            if count < SERIES_PER_RELEASE:
-                return released
+        return release_overdue(self._database, self._clock, self.rules, self._window)
 
     def series(
         self,

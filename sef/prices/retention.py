@@ -12,7 +12,9 @@ from sef.clock import iso
 from sef.db.database import Database
 from sef.db.statements import insert_missing, swap
 from sef.db.tables import price_series, pricing_daily, pricing_hourly, pricing_reports
+from sef.errors import Unavailable
 from sef.notifications.events import Event, write_events
+from sef.notifications.failures import report_failure_at
 from sef.prices.series import SeriesKey
 from sef.terms import STORED_STEP, Flag, plural
 
@@ -51,8 +53,8 @@ class PriceBucket:
 def delete_old_prices(database: Database, retention: timedelta, now: datetime) -> int:
     """Roll up and delete the prices older than `retention`.
 
-    A run stops after DAYS_PER_RUN; the next run continues. A day that is not settled yet, or a
-    series that is being written, does not delay other series.
+    A run stops after DAYS_PER_RUN; the next run continues. A day that is not settled yet, a series
+    that is being written, or a series that raises does not delay other series.
 
     Returns:
         The number of deleted days, each of one series.
@@ -62,12 +64,23 @@ def delete_old_prices(database: Database, retention: timedelta, now: datetime) -
     page = database.read(series_with_old_prices, ("", ""), before, PAGE)
     while page:
         for key in page:
-            while database.write(delete_oldest_day, key, before, now):
+            while deleted < DAYS_PER_RUN and _delete_day(database, key, before, now):
                 deleted += 1
-                if deleted == DAYS_PER_RUN:
-                    return deleted
+        if deleted == DAYS_PER_RUN:
+            return deleted
         page = database.read(series_with_old_prices, page[-1], before, PAGE)
     return deleted
+
+
+def _delete_day(database: Database, key: SeriesKey, before: datetime, now: datetime) -> bool:
+    """Delete the oldest day of a series; False if it has none, or if that fails."""
+    try:
+        return database.write(delete_oldest_day, key, before, now)
+    except Unavailable:
+        raise
+    except Exception as error:
+        report_failure_at(database, key[0], "deletion of prices", error, now)
+        return False
 
 
 def start_of(at: datetime, length: timedelta) -> datetime:

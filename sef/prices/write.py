@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 from sef.agents import learn_from_report
 from sef.clock import iso
 from sef.db.statements import insert_missing
-from sef.db.tables import agents, buffered_observations, price_series
+from sef.db.tables import agents, price_series
 from sef.identity import source_of
 from sef.notifications.events import Event, write_events
 from sef.prices.heard import Heard
@@ -131,27 +131,17 @@ def write_one_by_one(
 
 
 def release_buffered(
-    connection: Connection, *, now: datetime, rules: CleaningRules, window: timedelta, limit: int
-) -> int:
-    """Store the observations that have waited for `window`, in up to `limit` series.
-
-    Returns:
-        The number of series.
-    """
-    columns = buffered_observations.c
-    overdue = (
-        select(columns.agent_id, columns.pool_id)
-        .where(columns.received_at <= now - window)
-        .distinct()
-        .limit(limit)
-    )
-    keys = [(row.agent_id, row.pool_id) for row in connection.execute(overdue)]
-    if not keys:
-        return 0
+    connection: Connection,
+    keys: Sequence[SeriesKey],
+    *,
+    now: datetime,
+    rules: CleaningRules,
+    window: timedelta,
+) -> None:
+    """Store the observations of these series that have waited for `window`."""
     stored = read_series(connection, keys)
     no_arrivals: dict[SeriesKey, Sequence[Observation]] = dict.fromkeys(keys, ())
     _write(connection, stored, no_arrivals, now=now, rules=rules, window=window)
-    return len(keys)
 
 
 def _register(connection: Connection, keys: Sequence[SeriesKey], now: datetime) -> None:

@@ -5,7 +5,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from sef.db.tables import price_series
 from sef.prices.series import CleaningRules, Observation, clean_series
 from sef.terms import Flag, Source
 from smart_emergency_fallback import SmartEmergencyFallback
@@ -266,3 +268,23 @@ def test_waiting_observations_are_released_without_a_standby(
     assert report(guarded, at=T + timedelta(seconds=60))["status"] == "success"
     assert flags(database_url) == [Flag.NORMAL, Flag.NORMAL]
     assert waiting_sources(database_url, "a") == []
+
+
+@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+def test_a_series_that_raises_does_not_delay_the_others(
+    guarded: SmartEmergencyFallback, watch: Watch, database_url: str
+) -> None:
+    report(guarded)
+    add_ready_standby(database_url, "b", NOW)
+    body = {"spot_price": 0.0456, "pool_id": "p", "timestamp": T.isoformat()}
+    assert guarded.process_incoming_data("b", "pricing", body)["status"] == "buffered"
+    # The next version of the series does not fit into its column.
+    with transaction(database_url) as connection:
+        columns = price_series.c
+        connection.execute(
+            update(price_series).where(columns.agent_id == "a").values(version=2**63 - 1)
+        )
+    watch.forward(300)
+    assert guarded.cleanup_old_buffers() == 1
+    assert waiting_sources(database_url, "a") == ["primary"]
+    assert waiting_sources(database_url, "b") == []

@@ -5,9 +5,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import Row, select, text
+from sqlalchemy import Row, select, text, update
 
-from sef.db.tables import pricing_daily, pricing_hourly
+from sef.db.tables import price_series, pricing_daily, pricing_hourly
 from sef.prices.series import Point
 from sef.terms import Flag
 from smart_emergency_fallback import SmartEmergencyFallback
@@ -200,3 +200,19 @@ def test_series_survive_a_dropped_partition_of_a_month(stage: Stage) -> None:
     finally:
         with transaction(stage.url) as connection:
             connection.execute(text("ALTER TABLE pricing_reports REMOVE PARTITIONING"))
+
+
+@ON_MARIADB
+def test_a_series_that_raises_does_not_delay_the_others(stage: Stage) -> None:
+    stage.fill("a")
+    stage.fill("b")
+    # The next version of the series does not fit into its column.
+    with transaction(stage.url) as connection:
+        columns = price_series.c
+        connection.execute(
+            update(price_series).where(columns.agent_id == "a").values(version=2**63 - 1)
+        )
+    stage.now = LATER
+    assert stage.sef.delete_old_prices() == 3
+    assert len(stage.buckets(pricing_daily, "b")) == 3
+    assert stage.buckets(pricing_daily, "a") == []
