@@ -52,6 +52,7 @@ def agent_status(
         "agent": agent_fields(agent),
         "mode": agent.mode,
         "replica": replica_fields(standby) if standby else None,
+        "other_replicas": _other_replicas(snapshot),
         "former_primaries": _former_primaries(connection, snapshot),
         "orphans": kept_of(connection, agent_id),
         "no_standby": _no_standby(snapshot, now, standby_ttl),
@@ -186,6 +187,15 @@ def _no_standby(snapshot: Snapshot, now: datetime, standby_ttl: timedelta) -> di
     if no_standby is None:
         return None
     return {"reason": no_standby.reason, "next_try_at": iso(no_standby.next_try_at)}
+
+
+def _other_replicas(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Return the replicas that may run beside the standby, with the reason."""
+    relief = [snapshot.relief] if snapshot.relief else []
+    is_emergency = snapshot.incident is not None and snapshot.incident.is_emergency
+    why = "SEF keeps it until the primary is replaced" if is_emergency else "SEF terminates it"
+    released = [replica_fields(replica) | {"reason": why} for replica in snapshot.releasing]
+    return [*map(replica_fields, relief), *released]
 
 
 def _former_primaries(connection: Connection, snapshot: Snapshot) -> list[dict[str, Any]]:

@@ -362,12 +362,16 @@ def test_a_recommended_standby_ends_when_another_runs(
         world.settle(sef, 60)
         assert world.state(first.instance_id) == "running"
         assert world.standby().id == first.id
+        [relief] = sef.get_agent_status("a")["other_replicas"]
+        assert relief["status"] == "launching"
+        assert relief["reason"] == "a rebalance of the standby was recommended"
         world.check()
     assert len(world.attempts()) == launched + 1
     world.simulation.set_options(pending_seconds=0)
     world.settle(sef, 2)
     world.settle(sef, 2)
     assert world.state(first.instance_id) not in ALIVE
+    assert sef.get_agent_status("a")["other_replicas"] == []
     second = world.standby()
     assert (second.status, second.recommended_at) == ("ready", None)
     world.clock.advance(10)

@@ -47,6 +47,7 @@ def test_the_status_of_a_new_agent_has_every_field(client: FlaskClient) -> None:
         },
         "mode": "emergency_only",
         "replica": None,
+        "other_replicas": [],
         "former_primaries": [],
         "orphans": [],
         "no_standby": {"reason": "no mode or incident requires a standby", "next_try_at": None},
