@@ -1,0 +1,1 @@
+"""Search all short sequences of events in a model of the control loop."""

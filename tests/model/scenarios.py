@@ -1,0 +1,29 @@
+"""List the scenarios of the model: a first state, the events that follow, and how many of them."""
+
+from tests.model.events import KINDS, start
+from tests.model.search import Scenario
+from tests.model.world import Machine, State, Target
+
+AUTO = start(is_auto=True)
+MANUAL = start(is_manual=True)
+UNKNOWN = start(primary=None, machines=(Machine("A", is_known=False),))
+BARE: State = start(targets=())
+TWO = start(is_manual=True, targets=(Target("one", "A"), Target("two", "A", is_refused=True)))
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("auto-switch", AUTO, list(KINDS), 3),
+        Scenario("manual mode", MANUAL, list(KINDS), 3),
+        Scenario("a primary without a known id", UNKNOWN, list(KINDS), 3),
+        Scenario(
+            "losses",
+            start(is_auto=True, targets=()),
+            ["announcements", "deaths", "console", "launches", "times"],
+            5,
+        ),
+        Scenario("a bare agent", BARE, ["announcements", "learning", "names", "modes", "times"], 4),
+        Scenario("targets", MANUAL, ["announcements", "targets", "health", "switches", "times"], 4),
+        Scenario("a stuck target", TWO, ["deaths", "switches", "names", "targets", "pauses"], 3),
+    )
+}
