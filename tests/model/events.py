@@ -130,6 +130,8 @@ def modes(state: State, loop: Loop) -> Iterator[Event]:
 
 def names(state: State, loop: Loop) -> Iterator[Event]:
     """An operator, or a report, names the primary."""
+    if state.primary is None and state.serving is not None:
+        return  # SEF would take any id for that of the instance that serves: see `learning`
     retired = [r for r in state.retired if state.runs(r.machine)]
     if retired:
         name = retired[-1].machine

@@ -102,7 +102,9 @@ def each_matter_is_told_once(state: State, loop: Loop) -> str | None:
 def an_announced_end_is_answered(state: State, loop: Loop) -> str | None:
     """While AWS takes the primary, an emergency of the agent is open."""
     primary, incident = state.machine(state.primary), state.incident
-    if state.is_down or primary is None or primary.warned is not Warned.NOTICED:
+    if state.is_down or primary is None or not primary.is_alive:
+        return None
+    if primary.warned is not Warned.NOTICED:
         return None
     if incident is not None and incident.is_emergency and incident.subject == primary.name:
         return None

@@ -29,6 +29,9 @@ UNKNOWN = TRANSIENT | {
 MIN_MISSES = 10
 """Consecutive misses after which SEF gives a standby up (`sef.failover.standbys.watch`)."""
 
+TARGETS_FOLLOW_ALWAYS = False
+"""Targets also follow a primary that an operator names, and targets that are changed later."""
+
 FOLLOWING = {"elastic_ip", "target_groups", "dns"}
 PLANNED = ("drill", "return-to-spot")
 LIVE = ("launching", "ready")
@@ -49,7 +52,7 @@ def check_always(stage: Stage, taken: Collection[str], epochs: dict[str, int]) -
 
     Args:
         stage: the stage of the story.
-        taken: instances that the story terminated, as AWS does.
+        taken: instances that the story terminated or stopped.
         epochs: the last known epoch of each agent; this function updates them.
     """
     assert stage.logged_error is None, f"a job logged an exception:\n{stage.logged_error}"
@@ -108,16 +111,18 @@ def check_when_quiet(
     accepted: Collection[tuple[str, str]],
     observed: Mapping[tuple[str, str], Observed],
     belongings: Mapping[str, Belongings],
+    retargeted: Mapping[str, int],
 ) -> None:
     """Check the invariants that hold without faults, when SEF has finished all work.
 
     Args:
         stage: the stage of the story.
-        taken: instances that the story terminated, as AWS does.
+        taken: instances that the story terminated, as AWS does, or stopped, as an operator does.
         poisoned: agents whose launches always fail.
         accepted: incident and type of every signal that was answered with success.
         observed: every acknowledged observation, by agent and pool.
         belongings: the cutover targets of each agent.
+        retargeted: the epoch in which an operator last changed the targets of an agent.
     """
     instances = stage.instances()
     events = stage.rows("system_events", None)
@@ -132,7 +137,9 @@ def check_when_quiet(
     _check_terminations(instances, taken, replicas, retirements, events)
     _check_replica_events(replicas, events)
     _check_notifications(stage, incidents, events)
-    _check_cutovers(stage, belongings)
+    _check_told_once(stage)
+    _check_cutovers(stage, belongings, retargeted)
+    _check_status(stage, instances)
     rows = {(s.incident_id, s.signal_type) for s in stage.rows("spot_interruption_events", None)}
     assert set(accepted) <= rows, f"signals without a row: {set(accepted) - rows}"
     for (agent_id, pool), seen in observed.items():
@@ -173,6 +180,8 @@ def _check_primary(
 ) -> None:
     serving = agent.instance_id in instances and instances[agent.instance_id].state == "running"
     standbys = [r for r in replicas if r.live_agent_id == agent.id]
+    if agent.instance_id is None:
+        return  # an operator has taken the agent out of service
     if agent.id in poisoned:
         escalated = [
             i for i in incidents if i.agent_id == agent.id and i.status == "needs_operator"
@@ -200,7 +209,10 @@ def _check_running_instances(
             running[instance.tags[AGENT_TAG]].add(instance.id)
     claimed: dict[str, set[str]] = defaultdict(set)
     for replica in replicas:
-        if replica.status in CLAIMING and replica.instance_id:
+        stopped = replica.instance_id in instances and (
+            instances[replica.instance_id].state == "stopped"
+        )
+        if replica.status in CLAIMING and replica.instance_id and not stopped:
             claimed[replica.agent_id].add(replica.instance_id)
     assert running == claimed, "EC2 must run exactly the instances in the rows"
 
@@ -225,8 +237,9 @@ def _check_terminations(
     for replica in replicas:
         if replica.status == "failed" and replica.instance_id not in {None, *taken}:
             assert replica.misses >= MIN_MISSES, f"SEF gave up {replica.instance_id}, which ran"
-        if replica.instance_id in orphans:
-            # The row of a replica handles its instance; only an abandoned one becomes an orphan.
+        if replica.instance_id in orphans and replica.instance_id not in taken:
+            # The row of a replica handles its instance. Only an abandoned one becomes an orphan, or
+            # one that was stopped, so that its row failed, and that was started again.
             assert replica.misses >= MIN_MISSES, f"{replica.instance_id} became an orphan"
     for instance_id in retired:
         assert instances[instance_id].state not in ALIVE, f"{instance_id} still runs"
@@ -265,13 +278,30 @@ def _check_notifications(stage: Stage, incidents: list[Any], events: list[Any]) 
             )
 
 
-def _check_cutovers(stage: Stage, belongings: Mapping[str, Belongings]) -> None:
+def _check_told_once(stage: Stage) -> None:
+    """Check that no two messages about one incident say the same."""
+    notes = stage.rows("notifications", None)
+    texts = Counter((n.incident_id, n.kind, n.title, n.body) for n in notes if n.incident_id)
+    twice = [text for text, count in texts.items() if count > 1]
+    assert not twice, f"told twice: {twice}"
+
+
+def _check_cutovers(
+    stage: Stage, belongings: Mapping[str, Belongings], retargeted: Mapping[str, int]
+) -> None:
+    """Check that every target ends at the current primary."""
     for agent_id, things in belongings.items():
         agent = stage.agent(agent_id)
         newest = [c for c in stage.rows("cutovers", agent_id) if c.epoch == agent.epoch]
-        if not newest or newest[0].new_instance_id != agent.instance_id:
-            continue  # an operator has registered another primary since
-        assert newest[0].status == "done", f"the cutover of {agent_id} is {newest[0].status}"
+        is_named = not newest or newest[0].new_instance_id != agent.instance_id
+        is_changed = retargeted.get(agent_id) == agent.epoch
+        if not TARGETS_FOLLOW_ALWAYS and (is_named or is_changed):
+            continue
+        if agent.instance_id is None:
+            continue
+        assert not newest or newest[0].status == "done", (
+            f"the cutover of {agent_id} is {newest[0].status}"
+        )
         held = things.held(agent.instance_id)
         assert held >= FOLLOWING, f"{agent.instance_id} has only the targets {held} of {agent_id}"
         # A primary that an operator replaced belongs to the operator, and stays registered.
@@ -279,6 +309,19 @@ def _check_cutovers(stage: Stage, belongings: Mapping[str, Belongings]) -> None:
         left = {e.details["old_instance_id"] for e in stage.promotions(agent_id)}
         assert not registered & left, f"the former primaries {registered & left} still get traffic"
         stage.tally["cutovers seen to be complete"] += 1
+
+
+def _check_status(stage: Stage, instances: Mapping[str, SimulatedInstance]) -> None:
+    """Check that everything that runs is in the status, with a reason."""
+    running = [i for i in ours(stage, instances) if i.state in ALIVE]
+    for agent in stage.rows("agents", None):
+        status = stage.workers[0].get_agent_status(agent.id)
+        shown = {agent.instance_id, (status["replica"] or {}).get("instance_id")}
+        for former in status["former_primaries"]:
+            assert former["reason"], f"{former['instance_id']} runs without a reason"
+            shown.add(former["instance_id"])
+        hidden = {i.id for i in running if i.tags[AGENT_TAG] == agent.id} - shown
+        assert not hidden, f"{agent.id} has instances that its status does not show: {hidden}"
 
 
 def _check_replica_events(replicas: list[Any], events: list[Any]) -> None:

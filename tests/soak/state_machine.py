@@ -6,7 +6,7 @@ and the others after each quiet period, which has no faults.
 
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from sef.db.tables import metadata
 from sef.terms import Source
@@ -25,8 +25,8 @@ from tests.failover.cutover.cutover_targets import Belongings
 from tests.failover.test_races import together
 from tests.harness import OTHERS, POOL, REBALANCE, TERMINATION
 from tests.soak import invariants
-from tests.soak.harness import DELAY_SECONDS, Ground, Stage
-from tests.soak.invariants import Observed
+from tests.soak.harness import DELAY_SECONDS, Stage
+from tests.soak.ordinary import OrdinaryEvents
 
 POISON = "poison"
 AGENTS = ["a", "b", POISON]
@@ -123,11 +123,8 @@ class Keyed:
     answer: Any = None
 
 
-class Story(RuleBasedStateMachine):
+class Story(OrdinaryEvents):
     """A random story: each rule is a step."""
-
-    ground: Ground
-    tally: Counter[str]
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,14 +132,8 @@ class Story(RuleBasedStateMachine):
         self.stage: Stage | None = None
         self.steps = 0
         self.may_kill = False
-        self.taken: set[str] = set()
-        self.epochs: dict[str, int] = {}
         self.signals: list[tuple[str, dict[str, Any]]] = []
-        self.accepted: set[tuple[str, str]] = set()
-        self.observed: dict[tuple[str, str], Observed] = defaultdict(dict)
-        self.owed: list[tuple[str, dict[str, Any]]] = []
-        self.keys: list[Keyed] = []
-        self.belongings: dict[str, Belongings] = {}
+        self.told.observed = defaultdict(dict)
         self.clocks_agree = True
 
     def on_begin(self) -> None:
@@ -199,7 +190,7 @@ class Story(RuleBasedStateMachine):
     def _instance(self, agent_id: str, whom: str) -> str | None:
         agent = self.world.agent(agent_id)
         if whom == "primary":
-            return str(agent.instance_id)
+            return None if agent.instance_id is None else str(agent.instance_id)
         if whom == "standby":
             standby = self.world.standby(agent_id)
             return standby.instance_id if standby else None
@@ -249,12 +240,12 @@ class Story(RuleBasedStateMachine):
             worker, lambda sef: sef.process_incoming_data(agent_id, "pricing", payload), fuse
         )
         if answer is None:
-            self.owed.append((agent_id, payload))
+            self.told.owed.append((agent_id, payload))
         elif answer["status"] != "rejected":
             source = Source.REPLICA if payload["is_replica"] else Source.PRIMARY
             at = self.world.clock().fromisoformat(payload["timestamp"])
             price = Decimal(str(payload["spot_price"]))
-            self.observed[agent_id, payload["pool_id"]][source, at] = price
+            self.told.observed[agent_id, payload["pool_id"]][source, at] = price
 
     @rule(
         worker=workers,
@@ -289,7 +280,7 @@ class Story(RuleBasedStateMachine):
 
     def _take(self, payload: dict[str, Any], answer: Any) -> None:
         if answer is not None:
-            self.accepted.add((answer["incident_id"], payload["signal_type"]))
+            self.told.accepted.add((answer["incident_id"], payload["signal_type"]))
 
     # AWS
 
@@ -350,6 +341,9 @@ class Story(RuleBasedStateMachine):
     def operate(self, worker: int, agent_id: str, mode: str, fuse: int | None) -> None:
         self._do(worker, lambda sef: MODES[mode](sef, agent_id), fuse)
 
+    def _set_mode(self, worker: int, agent_id: str, mode: str) -> None:
+        self._do(worker, lambda sef: MODES[mode](sef, agent_id), None)
+
     @rule(
         worker=workers,
         agent_id=agents,
@@ -362,12 +356,12 @@ class Story(RuleBasedStateMachine):
     ) -> None:
         """Make a call with a new key, or repeat the call of an earlier key."""
         now = self.world.clock()
-        used = [key for key in self.keys if now - key.at < KEY_RETENTION]
+        used = [key for key in self.told.keys if now - key.at < KEY_RETENTION]
         if which < len(used):
             key = used[which]
         else:
-            key = Keyed(f"key-{len(self.keys)}", agent_id, call, now)
-            self.keys.append(key)
+            key = Keyed(f"key-{len(self.told.keys)}", agent_id, call, now)
+            self.told.keys.append(key)
         known = key.answer or self._stored(key)
         before = self.world.agent(key.agent_id)
         answer = self._do(worker, lambda sef: KEYED[key.call](sef, key.agent_id, key.name), fuse)
@@ -498,7 +492,7 @@ class Story(RuleBasedStateMachine):
                 self._take(meanwhile, other)
             for _ in range(2):
                 self._do(1 - late, lambda sef: sef.reconcile(), None)
-                invariants.check_always(self.world, self.taken, self.epochs)
+                invariants.check_always(self.world, self.taken | self.down, self.told.epochs)
         if what in (REBALANCE, TERMINATION):
             self._take(payload, answer.result())
 
@@ -609,11 +603,12 @@ class Story(RuleBasedStateMachine):
         if world.limits:
             world.limit()
         self.ground.receiver.status = 200
-        for agent_id, payload in self.owed:
+        for agent_id, payload in self.told.owed:
             self._report(0, agent_id, payload, None)
-        self.owed.clear()
+        self.told.owed.clear()
         for agent_id in AGENTS:
             self._do(0, lambda sef, a=agent_id: MODES["drills off"](sef, a), None)
+        self.correct_targets()
         for jump in (0, 7300, 3700, 7300):
             world.clock.advance(jump)
             for job in ("detect_losses", "plan_switchovers", "sweep_orphans"):
@@ -628,14 +623,15 @@ class Story(RuleBasedStateMachine):
             world.workers[turn % 2].reconcile()
             world.workers[turn % 2].deliver_notifications()
             world.clock.advance(61)
-        invariants.check_always(world, self.taken, self.epochs)
+        invariants.check_always(world, self.taken | self.down, self.told.epochs)
         invariants.check_when_quiet(
             world,
-            taken=self.taken,
+            taken=self.taken | self.stopped,
             poisoned=[POISON],
-            accepted=self.accepted,
-            observed=self.observed,
+            accepted=self.told.accepted,
+            observed=self.told.observed,
             belongings=self.belongings,
+            retargeted=self.told.retargeted,
         )
         self.tally["quiet periods"] += 1
 
@@ -661,7 +657,7 @@ class Story(RuleBasedStateMachine):
         if self.stage is not None:
             self.steps += 1
             self.tally["steps"] += 1
-            invariants.check_always(self.stage, self.taken, self.epochs)
+            invariants.check_always(self.stage, self.taken | self.down, self.told.epochs)
             for limited in self.stage.limited:
                 limited.check(self.stage)
 
