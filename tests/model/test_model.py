@@ -1,6 +1,6 @@
 """Check the model's properties in every state, and that a missing rule breaks one of them.
 
-`SEF_MODEL_DEPTH` adds events: with 1, the search takes minutes.
+`MODEL_DEPTH` adds events: with 1, the search takes minutes.
 """
 
 import os
@@ -11,7 +11,7 @@ from tests.model.rules import RULES
 from tests.model.scenarios import SCENARIOS
 from tests.model.search import Counterexample, Search
 
-MORE = int(os.environ.get("SEF_MODEL_DEPTH", "0"))
+MORE = int(os.environ.get("MODEL_DEPTH", "0"))
 
 BITES = {
     "drain": ("auto-switch", 1),
