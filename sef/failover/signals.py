@@ -38,7 +38,7 @@ from sef.failover.incidents.rows import (
     latest_incident,
     update_incident,
 )
-from sef.failover.incidents.signal_rows import SignalUpdate, record_signal
+from sef.failover.incidents.signal_rows import SignalUpdate, end_after, record_signal
 from sef.failover.policy import goal_for, higher_goal
 from sef.failover.reconcile import reconcile_agent
 from sef.failover.signal_answers import answer
@@ -55,7 +55,6 @@ from sef.failover.succession import learn_from_signal
 from sef.identity import Door, may_become_primary
 from sef.notifications.events import Event, write_events
 from sef.terms import (
-    NOTICE,
     Goal,
     IncidentStatus,
     NotificationKind,
@@ -231,8 +230,7 @@ def _signal_columns(incident: Incident, signal: Signal, now: datetime) -> dict[s
     """
     if signal.type is SignalType.REBALANCE:
         return {} if incident.termination_at is not None else {"rebalance_at": now}
-    announced = signal.terminates_at
-    deadline = announced if announced is not None and announced > now else now + NOTICE
+    deadline = end_after(signal.terminates_at, now)
     if incident.deadline is not None:
         deadline = min(deadline, incident.deadline)
     return {"termination_at": incident.termination_at or now, "deadline": deadline}

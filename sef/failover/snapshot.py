@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from sef.agents import Agent, read_agent
 from sef.failover.incidents.rows import Incident, latest_incident, open_incident
+from sef.failover.incidents.signal_rows import end_of_notice
 from sef.failover.policy import (
     AgentState,
     CreateRelief,
@@ -138,7 +139,7 @@ def with_spares(connection: Connection, snapshot: Snapshot) -> Snapshot:
         )
         for instance_id in [*released, *former]
         for signalled in [latest_incident(connection, agent.id, instance_id)]
-        if signalled is None or signalled.termination_at is None
+        if signalled is None or end_of_notice(connection, signalled) is None
     ]
     return replace(snapshot, spares=sorted(spares, key=lambda spare: spare.is_recommended))
 

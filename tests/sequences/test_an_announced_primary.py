@@ -1,5 +1,7 @@
 """A primary of which AWS has announced the end before it was named is replaced in time."""
 
+from typing import Any
+
 import pytest
 
 from tests.harness import ALIVE, ONCE, REBALANCE, TERMINATION, World
@@ -22,6 +24,77 @@ def test_a_primary_that_is_put_back_after_its_notice_is_replaced(
         world.settle(sef, 10)
     assert world.agent().instance_id != first
     assert world.state(str(world.agent().instance_id)) in ALIVE
+
+
+def replace(world: World, sef: Any, how: str) -> str:
+    """Let another instance replace the primary without a notice; return the former primary."""
+    first = str(world.agent().instance_id)
+    sef.enable_manual_replica_mode("a")
+    world.settle(sef, 10)
+    if how == "switch":
+        sef.execute_manual_switch("a")
+    elif how == "drill":
+        sef.register_agent("a", {"drill_interval": 3600})
+        world.clock.advance(3601)
+        sef.plan_switchovers()
+        sef.register_agent("a", {"drill_interval": None})
+    else:
+        world.client.stop_instances(InstanceIds=[first])
+        world.clock.advance(1200)
+        sef.detect_losses()
+    world.settle(sef)
+    if how == "loss":
+        world.client.start_instances(InstanceIds=[first])
+    assert world.agent().instance_id != first
+    return first
+
+
+@ONCE
+@pytest.mark.parametrize("repeats", [True, False])
+@pytest.mark.parametrize("how", ["switch", "drill", "loss"])
+def test_a_former_primary_that_is_put_back_after_a_notice_is_replaced(
+    world: World, how: str, repeats: bool
+) -> None:
+    """AWS sends the notice while another instance is the primary."""
+    sef = world.sef(probation_seconds=0)
+    world.primary(sef)
+    first = replace(world, sef, how)
+    announced = world.clock()
+    world.signal(sef, TERMINATION, instance_id=first, at=announced)
+    world.clock.advance(20)
+    sef.register_agent("a", {"instance_id": first})
+    if repeats:
+        world.signal(sef, TERMINATION, instance_id=first, at=announced)
+    for _ in range(4):
+        world.settle(sef, 10)
+    assert world.agent().instance_id != first
+    assert world.state(str(world.agent().instance_id)) in ALIVE
+
+
+@ONCE
+def test_a_lost_primary_that_runs_again_is_promoted_rather_than_none(world: World) -> None:
+    sef = world.sef(probation_seconds=0)
+    world.primary(sef)
+    first = replace(world, sef, "loss")
+    sef.disable_manual_replica_mode("a")
+    world.settle(sef, 60)
+    world.simulation.add_fault("RunInstances", error_code="InsufficientInstanceCapacity")
+    world.signal(sef, TERMINATION, instance_id=world.agent().instance_id)
+    for _ in range(4):
+        world.settle(sef, 10)
+    assert world.agent().instance_id == first
+
+
+@ONCE
+def test_a_lost_primary_that_runs_again_is_not_promoted_after_a_notice(world: World) -> None:
+    sef = world.sef(probation_seconds=0)
+    world.primary(sef)
+    first = replace(world, sef, "loss")
+    world.signal(sef, TERMINATION, instance_id=first)
+    world.signal(sef, TERMINATION, instance_id=world.agent().instance_id)
+    for _ in range(4):
+        world.settle(sef, 10)
+    assert world.agent().instance_id != first
 
 
 @ONCE

@@ -1,15 +1,17 @@
 """Open the incident of a primary that AWS had announced before it became the primary.
 
-AWS's signal belongs to the incident that closed when the instance was replaced, or to another
-agent's incident. Its repeats change nothing there, so that the primary would end unreplaced.
+AWS's signal belongs to the incident that closed when the instance was replaced, to the incident of
+its loss, or to another agent's incident. Its repeats change nothing there, so that the primary
+would end unreplaced. A signal for a former primary belongs to an ignored incident of the agent, and
+may never be repeated.
 """
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, and_, exists, or_
 
 from sef.agents import Agent
-from sef.db.tables import incidents
+from sef.db.tables import incidents, spot_interruption_events
 from sef.failover.incidents.closing import close_incident
 from sef.failover.incidents.rows import (
     Incident,
@@ -18,6 +20,7 @@ from sef.failover.incidents.rows import (
     open_incident_of_primary,
     update_incident,
 )
+from sef.failover.incidents.signal_rows import end_of_notice
 from sef.notifications.events import Event, write_events
 from sef.terms import Goal, IncidentKind, IncidentStatus, NotificationKind, SignalType
 
@@ -44,9 +47,10 @@ def open_announced(
     if announced is None:
         return False
     signal_type, goal = SignalType.REBALANCE, Goal.STANDBY
-    if announced.deadline is not None:
+    deadline = end_of_notice(connection, announced)
+    if deadline is not None:
         signal_type, goal = SignalType.TERMINATION, Goal.SWITCH
-        is_over = now > announced.deadline + ENDS_WITHIN
+        is_over = now > deadline + ENDS_WITHIN
     else:
         since = announced.rebalance_at
         is_over = (
@@ -70,7 +74,7 @@ def open_announced(
         opened,
         rebalance_at=announced.rebalance_at,
         termination_at=announced.termination_at,
-        deadline=announced.deadline,
+        deadline=deadline,
         risk_score=announced.risk_score,
     )
     event = Event(
@@ -86,11 +90,21 @@ def open_announced(
 
 
 def _announced(connection: Connection, agent: Agent) -> Incident | None:
-    """Return the latest incident in which AWS sent a signal for the primary, of any agent."""
-    columns = incidents.c
+    """Return the latest incident in which AWS sent a signal for the primary, of any agent.
+
+    An incident that was ignored counts only if it is this agent's: another agent may name any
+    instance in a signal.
+    """
+    columns, signal = incidents.c, spot_interruption_events.c
+    has_notice = exists().where(
+        signal.incident_id == columns.id, signal.signal_type == SignalType.TERMINATION
+    )
     return newest_incident(
         connection,
         columns.instance_id == agent.instance_id,
-        columns.kind == IncidentKind.INTERRUPTION,
-        columns.status != IncidentStatus.IGNORED,
+        or_(
+            columns.kind == IncidentKind.INTERRUPTION,
+            and_(columns.kind == IncidentKind.LOSS, has_notice),
+        ),
+        or_(columns.status != IncidentStatus.IGNORED, columns.agent_id == agent.id),
     )

@@ -11,7 +11,7 @@ from sef.db.database import VersionConflict
 from sef.db.statements import change, insert_rows, rows_where
 from sef.db.tables import incidents, spot_interruption_events
 from sef.failover.incidents.rows import Incident, newest_incident
-from sef.terms import Signal, SignalType
+from sef.terms import NOTICE, IncidentKind, Signal, SignalType
 
 SAME_END = timedelta(seconds=5)
 """Maximum difference of two announced ends of one instance."""
@@ -113,6 +113,27 @@ def announced_end(connection: Connection, incident: Incident) -> datetime | None
     key = {"incident_id": incident.id, "signal_type": SignalType.TERMINATION}
     notice = rows_where(connection, spot_interruption_events, key).one_or_none()
     return None if notice is None else notice.termination_time
+
+
+def end_of_notice(connection: Connection, incident: Incident) -> datetime | None:
+    """Return the end of the incident's instance that AWS has announced; None without a notice.
+
+    The deadline of a loss is the time at which SEF found it, so the notice itself counts there.
+    """
+    if incident.kind is not IncidentKind.LOSS:
+        return incident.deadline
+    key = {"incident_id": incident.id, "signal_type": SignalType.TERMINATION}
+    notice = rows_where(connection, spot_interruption_events, key).one_or_none()
+    if notice is None:
+        return None
+    return end_after(notice.termination_time, notice.detected_at)
+
+
+def end_after(announced: datetime | None, arrived_at: datetime) -> datetime:
+    """Return the end that a notice announces: two minutes after it, if it names no later time."""
+    if announced is not None and announced > arrived_at:
+        return announced
+    return arrived_at + NOTICE
 
 
 def incident_of_signal(connection: Connection, agent_id: str, signal: Signal) -> Incident | None:
