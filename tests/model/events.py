@@ -1,8 +1,9 @@
 """Yield the events that can happen next in the model: of AWS, of operators, and of time."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 
+from sef.identity import Door, may_become_primary, role_of
+from sef.terms import ReplicaStatus
 from tests.model.loop import Loop
 from tests.model.world import (
     MINUTE,
@@ -15,11 +16,13 @@ from tests.model.world import (
     State,
     Target,
     Warned,
+    back_up,
     pass_time,
+    restore,
 )
 
 MONTH = 30 * 24 * 60 * MINUTE
-TIMES = {"a minute": MINUTE, "ten minutes": SILENCE, "two hours": TTL, "a month": MONTH}
+TIMES = {"a minute": MINUTE, "ten minutes": SILENCE, "two hours": TTL}
 
 Event = tuple[str, State]
 """An event in words, and the state after it."""
@@ -44,7 +47,7 @@ def announcements(state: State, loop: Loop) -> Iterator[Event]:
         if not machine.runs or machine.warned is Warned.NOTICED:
             continue
         if machine.warned is Warned.NO:
-            warned = state.with_machine(machine.name, warned=Warned.RECOMMENDED)
+            warned = state.with_machine(machine.name, warned=Warned.RECOMMENDED, recommended_for=0)
             after = loop.signal(warned, machine.name, Warned.RECOMMENDED)
             yield f"AWS recommends a rebalance for {role}", after
         warned = state.with_machine(machine.name, warned=Warned.NOTICED, ends_in=NOTICE)
@@ -65,7 +68,7 @@ def console(state: State, loop: Loop) -> Iterator[Event]:
             started = state.with_machine(machine.name, power=Power.RUNNING, down_for=0)
             retired = state.retirement(machine.name)
             if retired is not None:
-                started = started.with_retirement(replace(retired, by_operator=True))
+                started = started.with_retirement(retired._replace(by_operator=True))
             yield f"an operator starts {role} in the console", started
         elif machine.runs:
             stopped = state.with_machine(machine.name, power=Power.STOPPED, down_for=0)
@@ -76,7 +79,7 @@ def launches(state: State, loop: Loop) -> Iterator[Event]:
     """The answers of EC2 to launches."""
     for answer in Launches:
         if answer is not state.launches:
-            yield f"from now on, launches {answer}", replace(state, launches=answer)
+            yield f"from now on, launches {answer}", state._replace(launches=answer)
 
 
 def targets(state: State, loop: Loop) -> Iterator[Event]:
@@ -92,9 +95,9 @@ def targets(state: State, loop: Loop) -> Iterator[Event]:
     if len(state.targets) < 2:
         name = "one" if all(t.name != "one" for t in state.targets) else "two"
         added = Target(name, state.serving, is_frozen=True)
-        yield f"an operator adds target {name}", replace(state, targets=(*state.targets, added))
+        yield f"an operator adds target {name}", state._replace(targets=(*state.targets, added))
     if state.targets:
-        less = replace(state, targets=state.targets[1:])
+        less = state._replace(targets=state.targets[1:])
         yield f"an operator removes target {state.targets[0].name}", less
 
 
@@ -114,7 +117,7 @@ def switches(state: State, loop: Loop) -> Iterator[Event]:
         after = loop.promote(state, str(name), 0)
         yield f"an operator switches to {name}", after
     if not state.is_drill_due:
-        yield "a drill falls due", replace(state, is_drill_due=True)
+        yield "a drill falls due", state._replace(is_drill_due=True)
 
 
 def modes(state: State, loop: Loop) -> Iterator[Event]:
@@ -125,33 +128,39 @@ def modes(state: State, loop: Loop) -> Iterator[Event]:
         ("no mode", False, False),
     ):
         if (state.is_manual, state.is_auto) != (is_manual, is_auto):
-            yield f"an operator sets {words}", replace(state, is_manual=is_manual, is_auto=is_auto)
+            yield f"an operator sets {words}", state._replace(is_manual=is_manual, is_auto=is_auto)
 
 
 def names(state: State, loop: Loop) -> Iterator[Event]:
-    """An operator, or a report, names the primary."""
+    """An operator names the primary."""
     if state.primary is None and state.serving is not None:
         return  # SEF would take any id for that of the instance that serves: see `learning`
-    retired = [r for r in state.retired if state.runs(r.machine)]
-    if retired:
-        name = retired[-1].machine
-        yield f"an operator puts {name} back", _name(state, loop, name)
+    for words, machine in (
+        ("puts {} back", [r.machine for r in state.retired]),
+        ("names the released standby {}", [*state.releasing]),
+        ("names the standby {}", [state.standby_machine]),
+    ):
+        running = [name for name in machine if name is not None and state.runs(name)]
+        if running and _may_name(state, loop, running[-1]):
+            name = running[-1]
+            yield f"an operator {words.format(name)}", loop.name(state, name)
     if len(state.machines) < 4:
         handed, name = state.with_new_machine()
-        yield f"an operator names the new instance {name}", _name(handed, loop, name)
+        yield f"an operator names the new instance {name}", loop.name(handed, name)
     if state.primary is not None:
-        yield "an operator names no primary (null)", _name(state, loop, None)
-    standby = state.standby_machine
-    if standby is not None and "standby's id" in loop.off:
-        yield f"an operator names the standby {standby}", _name(state, loop, standby)
+        yield "an operator names no primary (null)", loop.name(state, None)
 
 
-def _name(state: State, loop: Loop, name: str | None) -> State:
-    old = state.primary
-    state = loop.change_primary(state, name, None, stays=True)
-    if old is not None and ("left", old) not in state.told:
-        state = state.tell(("left", old))
-    return state
+def _may_name(state: State, loop: Loop, name: str) -> bool:
+    """Return True if SEF lets an operator name the instance, by SEF's own rule."""
+    status = None
+    if name == state.standby_machine:
+        status = ReplicaStatus.READY
+    elif name in state.releasing:
+        status = ReplicaStatus.RELEASING
+    was_primary = state.retirement(name) is not None
+    role = role_of(status, was_primary=was_primary, has_incident=False)
+    return may_become_primary(Door.OPERATOR, role) or "standby's id" in loop.off
 
 
 def learning(state: State, loop: Loop) -> Iterator[Event]:
@@ -159,17 +168,65 @@ def learning(state: State, loop: Loop) -> Iterator[Event]:
     if state.primary is None and state.serving is not None:
         incident = state.incident
         if incident is not None and "learn" not in loop.off:
-            incident = replace(incident, subject=state.serving)
+            incident = incident._replace(subject=state.serving)
         known = state.with_machine(state.serving, is_known=True)
-        after = replace(known, primary=state.serving, incident=incident)
+        after = known._replace(primary=state.serving, incident=incident)
         yield f"a report names the primary {state.serving}", after
+
+
+def restores(state: State, loop: Loop) -> Iterator[Event]:
+    """The database is backed up, and restored; an operator adopts what serves, or nothing."""
+    if state.backup is None:
+        yield "the database is backed up", back_up(state)
+        return
+    old = restore(state)
+    serving = old.machine(old.serving)
+    if serving is None or not serving.runs or serving.name == old.primary:
+        old = old._replace(serving=old.primary)
+        yield "the database is restored", _repeated(old, loop)
+        return
+    adopted = _repeated(_adopted(old, loop), loop)
+    yield f"the database is restored, and {serving.name} adopted", adopted
+    if serving.is_unrecorded:
+        yield "the database is restored", _repeated(old, loop)
+
+
+def _repeated(state: State, loop: Loop) -> State:
+    """The standby and the primary repeat AWS's announcements: the rows may not know them."""
+    for name in (state.standby_machine, state.primary):
+        machine, incident = state.machine(name), state.incident
+        if machine is None or not machine.runs or machine.warned is Warned.NO:
+            continue
+        is_open = incident is not None and incident.subject == name and not incident.is_planned
+        is_emergency = incident is not None and incident.is_emergency
+        if not is_open or (machine.warned is Warned.NOTICED and not is_emergency):
+            state = loop.signal(state, machine.name, machine.warned)
+    return state
+
+
+def _adopted(state: State, loop: Loop) -> State:
+    """An operator makes the instance that serves the primary, and the other unknown ones surplus.
+
+    Naming it is the same as adopting it if the rows know it.
+    """
+    name = str(state.serving)
+    if name == state.standby_machine:
+        state = loop.promote(state, name, None)
+    else:
+        state = loop.name(state.with_machine(name, is_unrecorded=False), name)
+    surplus = [m.name for m in state.machines if m.is_unrecorded and m.is_alive]
+    for other in surplus:
+        state = state.with_machine(other, is_unrecorded=False)
+        if other not in state.rowed:
+            state = state._replace(releasing=(*state.releasing, other))
+    return state
 
 
 def pauses(state: State, loop: Loop) -> Iterator[Event]:
     """SEF stops and starts."""
     yield (
         ("SEF starts" if state.is_down else "SEF stops"),
-        replace(state, is_down=not state.is_down),
+        state._replace(is_down=not state.is_down),
     )
 
 
@@ -184,7 +241,7 @@ KINDS: Mapping[str, Kind] = {
     kind.__name__: kind
     for kind in (
         announcements, deaths, console, launches, targets, health, switches, modes, names,
-        learning, pauses, times,
+        learning, restores, pauses, times,
     )
 }  # fmt: skip
 

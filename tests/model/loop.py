@@ -5,11 +5,8 @@ follows `sef.failover.reconcile` and the modules that it calls, without rows and
 rule of `RULES` can be switched off; the search must then find a counterexample.
 """
 
-from collections.abc import Collection, Iterator
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-from sef.failover import retention
 from sef.failover.policy import (
     AgentState,
     CloseIncident,
@@ -23,35 +20,26 @@ from sef.failover.policy import (
     next_step,
 )
 from sef.terms import Goal, ReplicaStatus
-from tests.model.rules import RULES, Ended, Run
+from tests.model.aws import NOW, Calls
+from tests.model.rules import Run
 from tests.model.world import (
     DRAIN,
     SILENCE,
     TTL,
     Incident,
-    Launches,
     Matter,
-    Power,
     Retired,
     Standby,
     State,
-    Target,
     Warned,
 )
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-"""The time at which every decision is made: a state knows distances only."""
 
 STEPS = 60
 """More steps than the loop needs between two events; with more, it would never come to rest."""
 
 
-class Loop:
+class Loop(Calls):
     """The control loop, without the rules in `off`."""
-
-    def __init__(self, off: Collection[str] = ()) -> None:
-        assert set(off) <= set(RULES)
-        self.off = frozenset(off)
 
     def run(self, state: State) -> Run:
         """Take steps until nothing changes."""
@@ -70,6 +58,8 @@ class Loop:
             if following != before:
                 if following.incident is None and following.primary == before.primary:
                     run.closed += [before] if before.incident is not None else []
+                if following.primary != before.primary:
+                    run.promoted.append((before, following))
                 return following
         return self._end(run)
 
@@ -81,27 +71,25 @@ class Loop:
         if primary is not None and not primary.is_alive and not is_emergency:
             if primary.down_for < SILENCE:
                 return state
+            if self._is_successor(state, state.serving):
+                return self.adopt(state, str(state.serving))
             told = self._told_of(state, primary.name, "loss")
             loss = Incident(Goal.SWITCH, primary.name, deadline=0, is_loss=True)
-            return replace(told, incident=loss)
+            return told._replace(incident=loss)
         if primary is None:
             return state
         if incident is not None:
             runs_again = incident.is_loss and incident.subject == primary.name and primary.runs
             is_over = runs_again and "runs again" not in self.off
-            return replace(state, incident=None) if is_over else state
-        if primary.warned is Warned.NOTICED and "named anew" not in self.off:
-            # AWS announced the end of this instance before an operator named it.
-            named = Incident(Goal.SWITCH, primary.name, deadline=primary.ends_in)
-            return replace(state, incident=named)
+            return state._replace(incident=None) if is_over else state
         is_moving = state.is_moving and "no drill" not in self.off
         if state.is_drill_due and not is_moving:
             drill = Incident(Goal.SWITCH, primary.name, is_planned=True)
-            return replace(state, incident=drill, is_drill_due=False)
+            return state._replace(incident=drill, is_drill_due=False)
         return state
 
     def _told_of(self, state: State, subject: str, cause: str) -> State:
-        owed = replace(state, owed=state.owed | {("lost", subject, cause)})
+        owed = state._replace(owed=state.owed | {("lost", subject, cause)})
         matter: Matter = ("lost", subject, cause)
         length = 3 if "cause" not in self.off else 2
         is_told = any(other[:length] == matter[:length] for other in owed.told)
@@ -111,25 +99,61 @@ class Loop:
         """Store a recommendation or a notice of AWS for an instance of the agent."""
         if name == state.standby_machine:
             return self._signal_standby(state, name, warned)
+        primary = state.machine(state.primary)
+        if primary is not None and not primary.is_alive and self._is_successor(state, name):
+            state = self.adopt(state, name)
         is_unknown = state.primary is None and name == state.serving
-        if name != state.primary and not is_unknown:
-            return state
+        is_open = state.incident is not None and state.incident.subject == name
+        if name != state.primary and not is_unknown and not is_open:
+            return state.with_machine(name, was_ignored=True)
         state = self._told_of(state, name, warned)
         machine, incident = state.machine(name), state.incident
         assert machine is not None
-        if incident is None or incident.is_planned:
+        if incident is None or incident.is_planned or incident.subject not in (state.primary, name):
             incident = Incident(Goal.STANDBY, state.primary)
         if warned is Warned.NOTICED:
-            incident = replace(incident, goal=Goal.SWITCH, deadline=machine.ends_in, is_loss=False)
+            incident = incident._replace(goal=Goal.SWITCH, deadline=machine.ends_in, is_loss=False)
         elif incident.deadline is None:
-            incident = replace(incident, recommended_for=0)
-        return replace(state, incident=incident)
+            incident = incident._replace(recommended_for=0)
+        return state._replace(incident=incident)
 
     def _signal_standby(self, state: State, name: str, warned: Warned) -> State:
-        state = replace(state, standby=None, is_postponed=False)
-        if warned is Warned.NOTICED or "recommended standby" in self.off:
-            return replace(state, releasing=(*state.releasing, name))
-        return state.with_retirement(Retired(name, 0, was_primary=False))
+        state = state._replace(standby=None, is_postponed=False)
+        return state._replace(releasing=(*state.releasing, name))
+
+    def _is_successor(self, state: State, name: str | None) -> bool:
+        """Return True if SEF may adopt an instance by itself; the primary is gone."""
+        machine = state.machine(name)
+        return (
+            machine is not None
+            and machine.runs
+            and machine.is_unrecorded
+            and name not in state.rowed
+            and (state.reports or machine.warned is not Warned.NO)
+            and "successor" not in self.off
+        )
+
+    def adopt(self, state: State, name: str) -> State:
+        """Adopt an instance as the primary; the former one stays."""
+        state = state.with_machine(name, is_unrecorded=False)
+        return self.change_primary(state, name, None, stays=True)
+
+    def name(self, state: State, name: str | None) -> State:
+        """Let an operator name the primary, or none."""
+        old = state.primary
+        state = self.change_primary(state, name, None, stays=True)
+        machine, incident = state.machine(name), state.incident
+        if old is not None and ("left", old) not in state.told:
+            state = state.tell(("left", old))
+        if machine is None or not machine.runs or machine.warned is not Warned.NOTICED:
+            return state
+        if "named anew" in self.off or (machine.was_ignored and "ignored notice" in self.off):
+            return state
+        if incident is not None and incident.subject == name:
+            return state
+        # AWS announced the end of this instance before an operator named it.
+        announced = Incident(Goal.SWITCH, name, deadline=machine.ends_in)
+        return self._told_of(state, machine.name, Warned.NOTICED)._replace(incident=announced)
 
     # Decisions
 
@@ -139,23 +163,33 @@ class Loop:
         match step:
             case CreateStandby() if not state.is_postponed:
                 incident = state.incident
-                had = replace(incident, had_standby=True) if incident else None
-                return replace(state, standby=Standby(), incident=had)
+                had = incident._replace(had_standby=True) if incident else None
+                return state._replace(standby=Standby(), incident=had)
             case Promote():
                 name = state.standby_machine
                 if name is None or not state.runs(name):
-                    return replace(state, standby=None)
+                    return state._replace(standby=None)
                 return self.promote(state, name, self._drain_after(state))
             case PromoteSpare(instance_id, _):
-                return self.promote(state, instance_id, self._drain_after(state))
+                return self._promote_spare(state, instance_id)
             case Release() if state.standby_machine:
                 releasing = (*state.releasing, state.standby_machine)
-                return replace(state, standby=None, releasing=releasing)
+                return state._replace(standby=None, releasing=releasing)
             case Release():
-                return replace(state, standby=None)
+                return state._replace(standby=None)
             case CloseIncident():
-                return replace(state, incident=None)
+                return state._replace(incident=None)
         return state
+
+    def _promote_spare(self, state: State, name: str) -> State:
+        state = self.promote(state, name, self._drain_after(state))
+        machine = state.machine(name)
+        if machine is None or machine.recommended_for is None or machine.recommended_for >= TTL:
+            return state
+        if "recommended spare" in self.off:
+            return state
+        recommended = Incident(Goal.STANDBY, name, recommended_for=machine.recommended_for)
+        return state._replace(incident=recommended)
 
     def _next_step(self, state: State, spares: list[Spare]) -> NextStep:
         status = None
@@ -186,12 +220,17 @@ class Loop:
     def _spares(self, state: State) -> list[Spare]:
         incident, standby = state.incident, state.standby
         is_ready = standby is not None and standby.is_ready
-        if incident is None or not incident.is_emergency or is_ready or "former" in self.off:
+        if incident is None or not incident.is_emergency or is_ready:
             return []
+        released = [] if "released spare" in self.off else [*state.releasing]
+        former = [
+            retired.machine
+            for retired in state.retired
+            if "former" not in self.off and not (retired.was_lost and "lost spare" in self.off)
+        ]
         spares = [
             Spare(machine.name, is_recommended=machine.warned is Warned.RECOMMENDED)
-            for retired in state.retired
-            for machine in [state.machine(retired.machine)]
+            for machine in (state.machine(name) for name in [*released, *former])
             if machine is not None and machine.runs and machine.warned is not Warned.NOTICED
         ]
         return sorted(spares, key=lambda spare: spare.is_recommended)
@@ -208,7 +247,7 @@ class Loop:
         is_standby = name == state.standby_machine
         stays = drain is None and not (state.incident and state.incident.is_emergency)
         state = self.change_primary(state, name, drain, stays=stays)
-        return replace(state, standby=None if is_standby else state.standby, incident=None)
+        return state._replace(standby=None if is_standby else state.standby, incident=None)
 
     def change_primary(
         self, state: State, name: str | None, drain: int | None, *, stays: bool
@@ -218,128 +257,16 @@ class Loop:
         if name is not None and "put back" not in self.off:
             state = state.without_retirement(name)
         if old is not None:
-            state = state.with_retirement(Retired(old, drain, by_operator=stays))
-        return replace(
-            state,
+            was_lost = state.incident is not None and state.incident.is_loss
+            retired = Retired(old, drain, by_operator=stays, was_lost=was_lost)
+            state = state.with_retirement(retired)
+        return state._replace(
             primary=name,
             serving=name,
-            moving_from=old if state.targets else None,
-            targets=tuple(replace(t, is_frozen=False) for t in state.targets),
-            releasing=tuple(other for other in state.releasing if other != name),
+            moving_from=old if state.targets and name is not None else None,
+            targets=tuple(t._replace(is_frozen=False, is_settled=False) for t in state.targets),
+            releasing=tuple(
+                other for other in state.releasing if other != name or "claimed" in self.off
+            ),
             is_postponed=False,
         )
-
-    # Calls to AWS
-
-    def _move_targets(self, state: State) -> State:
-        if state.primary is None:
-            return state
-        for target in state.targets:
-            if target.holder == state.primary or (target.is_frozen and "wish" in self.off):
-                continue
-            obstacle = self._obstacle(state, target)
-            if obstacle is None:
-                return state.with_target(target.name, holder=state.primary)
-            matter = ("target", target.name, state.primary, obstacle)
-            if obstacle != "it waits" and matter not in state.told:
-                return state.tell(matter)
-        left = [t for t in state.targets if t.holder != state.primary]
-        if "wish" in self.off:
-            left = [t for t in left if not t.is_frozen]
-        return state if left else replace(state, moving_from=None)
-
-    def _obstacle(self, state: State, target: Target) -> str | None:
-        """Return the reason why a target cannot move now. The cutover's own order is abstract."""
-        primary, holder = state.machine(state.primary), state.machine(target.holder)
-        if not target.is_right:
-            return "its id is wrong"
-        if primary is None or not primary.runs:
-            return "it waits"
-        if target.is_refused:
-            return "AWS refuses"
-        is_urgent = holder is None or not holder.runs or holder.warned is Warned.NOTICED
-        if not primary.is_healthy and ("holder" in self.off or not is_urgent):
-            return "the primary is unhealthy"
-        return None
-
-    def _launch(self, state: State) -> State:
-        standby = state.standby
-        if standby is None:
-            return state
-        machine = state.machine(standby.machine)
-        if standby.machine is None:
-            return state if state.is_postponed else self._call_launch(state)
-        if machine is None or not machine.is_alive:
-            return replace(state, standby=None)
-        if standby.is_ready:
-            return state
-        if machine.runs:
-            return replace(state, standby=replace(standby, is_ready=True))
-        if state.launches is Launches.OK:
-            return state.with_machine(machine.name, power=Power.RUNNING, down_for=0)
-        if machine.down_for >= SILENCE:
-            return replace(state, standby=None, releasing=(*state.releasing, machine.name))
-        return state
-
-    @staticmethod
-    def _call_launch(state: State) -> State:
-        if state.launches is Launches.REFUSED:
-            return replace(state, is_postponed=True)
-        power = Power.RUNNING if state.launches is Launches.OK else Power.PENDING
-        state, name = state.with_new_machine(power=power, is_ours=True)
-        return replace(state, standby=Standby(name))
-
-    def _end(self, run: Run) -> State:
-        state = run.state
-        for name in state.releasing:
-            run.ended.append(Ended(name, state, was_primary=False))
-            left = tuple(other for other in state.releasing if other != name)
-            return replace(state.with_machine(name, power=Power.GONE), releasing=left)
-        for retired in state.retired:
-            machine = state.machine(retired.machine)
-            if machine is None or machine.power is Power.GONE:
-                return state.without_retirement(retired.machine)
-            if self.kept(state, retired) is None:
-                run.ended.append(Ended(machine.name, state, retired.was_primary, retired.drain))
-                state = state.without_retirement(machine.name)
-                return state.with_machine(machine.name, power=Power.GONE)
-        for name in self._orphans(state):
-            run.ended.append(Ended(name, state, was_primary=False))
-            return state.with_machine(name, power=Power.GONE)
-        return state
-
-    @staticmethod
-    def _orphans(state: State) -> Iterator[str]:
-        if state.runs(state.primary):
-            known = state.rowed
-            yield from (
-                m.name for m in state.machines if m.is_ours and m.is_alive and m.name not in known
-            )
-
-    def kept(self, state: State, retired: Retired) -> str | None:
-        """Return the reason to keep a retired instance, by SEF's own rules."""
-        name, incident, off = retired.machine, state.incident, self.off
-        drain = retired.drain if retired.drain is None or "drain" not in off else 0
-        rows = retention.RowFacts(
-            terminate_after=None if drain is None else NOW + timedelta(seconds=drain),
-            primary_of="a" if state.primary == name and "put back" not in off else None,
-            standby_of="a" if state.standby_machine == name else None,
-            primary=state.primary,
-            has_emergency=incident is not None and incident.is_emergency and "emergency" not in off,
-            is_cutover_open=state.moving_from == name and "held targets" not in off,
-        )
-        reason = retention.kept_by_rows(rows, NOW)
-        if reason is not None:
-            return reason
-        is_ready = state.standby is not None and state.standby.is_ready
-        is_wanted = state.is_manual or incident is not None
-        if not retired.was_primary and is_wanted and not is_ready:
-            return "its successor is not ready"
-        held = [t.name for t in state.targets if t.holder == name and "held targets" not in off]
-        cloud = retention.CloudFacts(
-            primary=str(state.primary),
-            is_primary_running=state.runs(state.primary) or "primary runs" in off,
-            held=held,
-            unseen=(),
-        )
-        return retention.kept_by_cloud(cloud)

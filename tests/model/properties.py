@@ -6,9 +6,10 @@ hold when time has passed and the loop has nothing left to do.
 
 from collections.abc import Callable, Iterator
 
+from sef.failover.instances.orphan_rules import KEPT
 from tests.model.loop import Loop
-from tests.model.rules import Ended
-from tests.model.world import Machine, State, Warned
+from tests.model.rules import Ended, Was
+from tests.model.world import TTL, Machine, State, Warned
 
 # The terminations of SEF
 
@@ -18,34 +19,69 @@ def nothing_that_serves_is_ended(ended: Ended) -> str | None:
     state, name = ended.before, ended.machine
     if name in (state.primary, state.serving):
         return f"SEF ended {name}, which serves"
-    machine = state.machine(name)
+    if ended.was is not Was.PRIMARY:
+        return None
+    machine, primary = state.machine(name), state.machine(state.primary)
     held = [target.name for target in state.targets if target.holder == name]
-    if machine is not None and machine.runs and held and ended.was_primary:
+    if machine is not None and machine.runs and held:
         return f"SEF ended {name}, which still has target {held[0]}"
-    if ended.was_primary and not state.runs(state.primary):
+    if not state.runs(state.primary):
         return f"SEF ended {name}, while the primary {state.primary} does not run"
-    primary = state.machine(state.primary)
-    if ended.was_primary and primary is not None and primary.warned is Warned.NOTICED:
+    if primary is not None and primary.warned is Warned.NOTICED:
         return f"SEF ended {name}, while AWS takes the primary {state.primary}"
     return None
 
 
+def nothing_that_may_serve_is_ended_in_an_emergency(ended: Ended) -> str | None:
+    """A released standby or a former primary that runs may be the only instance to promote."""
+    state, machine = ended.before, ended.before.machine(ended.machine)
+    if state.incident is None or not state.incident.is_emergency or ended.was is Was.ORPHAN:
+        return None
+    if state.incident.subject != state.primary or machine is None or not machine.runs:
+        return None
+    if machine.warned is Warned.NOTICED:
+        return None
+    return f"SEF ended {ended.machine}, while {state.primary} is being lost"
+
+
 def connections_drain(ended: Ended) -> str | None:
     """A former primary runs until its connections have drained."""
-    if ended.was_primary and ended.drain is not None and ended.drain > 0:
+    if ended.drain is not None and ended.drain > 0:
         return f"SEF ended {ended.machine} {ended.drain} s before the end of its drain"
     return None
 
 
-def a_standby_stays_until_its_successor_is_ready(ended: Ended) -> str | None:
-    """A standby that AWS merely recommends to replace is better than none."""
-    state, machine = ended.before, ended.before.machine(ended.machine)
-    is_needed = state.is_manual or (state.incident is not None and state.incident.is_emergency)
-    is_ready = state.standby is not None and state.standby.is_ready
-    recommended = machine is not None and machine.runs and machine.warned is Warned.RECOMMENDED
-    if not ended.was_primary and recommended and is_needed and not is_ready:
-        return f"SEF ended the standby {ended.machine} before another one was ready"
-    return None
+# The promotions of SEF
+
+
+def no_instance_that_serves_is_taken_for_lost(before: State, after: State) -> str | None:
+    """Without an announcement, SEF replaces no instance that runs and serves.
+
+    An instance that the restored rows do not know, and that does not report, is told of instead.
+    """
+    incident, serving = before.incident, before.machine(before.serving)
+    if incident is None or not incident.is_loss or serving is None or not serving.runs:
+        return None
+    if serving.is_unrecorded and not before.reports:
+        return None
+    if after.serving == serving.name:
+        return None
+    return f"{after.primary} replaces {before.primary} as lost, while {serving.name} serves"
+
+
+def a_promoted_spare_with_a_recommendation_is_replaced(before: State, after: State) -> str | None:
+    """AWS recommended to replace the new primary: SEF launches a standby for it."""
+    primary = after.machine(after.primary)
+    is_spare = after.primary != before.standby_machine and before.incident is not None
+    if primary is None or not is_spare or primary.warned is not Warned.RECOMMENDED:
+        return None
+    is_fresh = primary.recommended_for is not None and primary.recommended_for < TTL
+    if not is_fresh or after.incident is not None:
+        return None
+    return f"{after.primary} was promoted in spite of a recommendation, and gets no standby"
+
+
+# The incidents that SEF closes
 
 
 def no_incident_ends_before_its_matter(closed: State) -> str | None:
@@ -67,12 +103,18 @@ def no_incident_ends_before_its_matter(closed: State) -> str | None:
 
 def everything_that_runs_is_in_the_status(state: State, loop: Loop) -> str | None:
     """All that SEF launched or was handed has a row; a retired one has a reason to run."""
-    rowed = state.rowed | {state.serving}
-    for machine in state.machines:
-        if machine.is_known and machine.runs and machine.name not in rowed and not state.is_down:
-            return f"{machine.name} runs and is in no list"
+    if state.is_down:
+        return None
+    rowed = state.rowed
+    hidden = [m.name for m in state.machines if m.is_known and m.runs and m.name not in rowed]
+    if hidden and state.primary is None and hidden == [state.serving]:
+        hidden = []  # SEF does not know the id of the primary
+    verdicts = loop.verdicts(state) if hidden else {}
+    for name in hidden:
+        if verdicts.get(name) not in KEPT:
+            return f"{name} runs and is in no list"
     for retired in state.retired:
-        if not state.is_down and state.runs(retired.machine) and not loop.kept(state, retired):
+        if state.runs(retired.machine) and not loop.kept(state, retired):
             return f"{retired.machine} runs without a reason"
     return None
 
@@ -116,7 +158,7 @@ def no_target_waits_for_the_dead(state: State, loop: Loop) -> str | None:
     if state.is_down or not state.runs(state.primary):
         return None
     for target in state.targets:
-        may_move = target.is_right and not target.is_refused
+        may_move = target.is_right and not target.is_refused and not target.is_settled
         if may_move and target.holder != state.primary and not state.runs(target.holder):
             return f"target {target.name} stays with {target.holder}, which does not run"
     return None
@@ -126,7 +168,7 @@ def no_target_waits_for_the_dead(state: State, loop: Loop) -> str | None:
 
 
 def _may_serve(state: State) -> Iterator[Machine]:
-    names = [r.machine for r in state.retired]
+    names = [*state.releasing, *(r.machine for r in state.retired)]
     standby = state.standby
     if standby is not None and standby.is_ready and standby.machine is not None:
         names.append(standby.machine)
@@ -155,6 +197,8 @@ def whoever_served_is_replaced(state: State, loop: Loop) -> str | None:
 def every_target_follows_or_is_told(state: State, loop: Loop) -> str | None:
     """A target that is not with the running primary is a matter that a person was told of."""
     if state.primary is None or not state.runs(state.primary):
+        return None
+    if any(matter[0] == "outdated" for matter in state.told):
         return None
     for target in state.targets:
         is_told = any(m[:3] == ("target", target.name, state.primary) for m in state.told)
@@ -188,6 +232,8 @@ def the_primary_runs(state: State, loop: Loop) -> str | None:
 def every_target_is_with_the_primary(state: State, loop: Loop) -> str | None:
     """All targets end at the current primary."""
     for target in state.targets:
+        if target.is_settled:
+            continue
         if state.primary is not None and target.holder != state.primary:
             return f"target {target.name} is with {target.holder} instead of {state.primary}"
     return None
@@ -212,7 +258,11 @@ Check = Callable[[State, Loop], str | None]
 OF_WHAT_SEF_ENDED = (
     nothing_that_serves_is_ended,
     connections_drain,
-    a_standby_stays_until_its_successor_is_ready,
+    nothing_that_may_serve_is_ended_in_an_emergency,
+)
+OF_A_PROMOTION = (
+    no_instance_that_serves_is_taken_for_lost,
+    a_promoted_spare_with_a_recommendation_is_replaced,
 )
 ALWAYS = (
     everything_that_runs_is_in_the_status,

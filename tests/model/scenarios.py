@@ -2,12 +2,20 @@
 
 from tests.model.events import KINDS, start
 from tests.model.search import Scenario
-from tests.model.world import Machine, State, Target
+from tests.model.world import Machine, Standby, State, Target
 
 AUTO = start(is_auto=True)
 MANUAL = start(is_manual=True)
 UNKNOWN = start(primary=None, machines=(Machine("A", is_known=False),))
 BARE: State = start(targets=())
+REPORTING = start(is_auto=True, targets=(), reports=True)
+DOWN = start(
+    is_manual=True,
+    is_down=True,
+    machines=(Machine("A"), Machine("B", is_ours=True)),
+    standby=Standby("B", is_ready=True),
+)
+RESTORES = ["announcements", "deaths", "switches", "restores", "times"]
 TWO = start(is_manual=True, targets=(Target("one", "A"), Target("two", "A", is_refused=True)))
 
 SCENARIOS = {
@@ -24,6 +32,9 @@ SCENARIOS = {
         ),
         Scenario("a bare agent", BARE, ["announcements", "learning", "names", "modes", "times"], 4),
         Scenario("targets", MANUAL, ["announcements", "targets", "health", "switches", "times"], 4),
+        Scenario("SEF is down", DOWN, ["announcements", "launches", "names", "pauses", "times"], 4),
+        Scenario("a restore", REPORTING, RESTORES, 4),
+        Scenario("a restore in manual mode", start(is_manual=True), RESTORES, 4),
         Scenario("a stuck target", TWO, ["deaths", "switches", "names", "targets", "pauses"], 3),
     )
 }

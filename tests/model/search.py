@@ -1,7 +1,7 @@
 """Search the states of the model breadth first for the shortest way to a broken property."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tests.model import properties
 from tests.model.events import KINDS, MONTH
@@ -58,6 +58,7 @@ class Search:
         self.loop = Loop(off)
         self.seen: dict[State, tuple[State, str] | None] = {}
         self._closed: set[State] = set()
+        self._settled: dict[State, State] = {}
 
     def run(self, depth: int | None = None) -> int:
         """Visit each state up to a depth; return their number.
@@ -101,9 +102,11 @@ class Search:
         """Let the loop run, and check what it did."""
         if state.is_down:
             return state
-        run = self.loop.run(state)
-        self._check_run(run)
-        return run.state
+        if state not in self._settled:
+            run = self.loop.run(state)
+            self._check_run(run)
+            self._settled[state] = run.state
+        return self._settled[state]
 
     def _check_run(self, run: Run) -> None:
         if not run.is_at_rest:
@@ -112,6 +115,10 @@ class Search:
             for check in properties.OF_WHAT_SEF_ENDED:
                 if (broken := check(ended)) is not None:
                     raise _Broken(f"{check.__name__}: {broken}")
+        for step in run.promoted:
+            for check_of in properties.OF_A_PROMOTION:
+                if (broken := check_of(*step)) is not None:
+                    raise _Broken(f"{check_of.__name__}: {broken}")
         for before in run.closed:
             if (broken := properties.no_incident_ends_before_its_matter(before)) is not None:
                 raise _Broken(f"no_incident_ends_before_its_matter: {broken}")
@@ -124,8 +131,8 @@ class Search:
 
     def _close(self, state: State) -> None:
         """Let time pass without another event, in the world as it is and in one that works."""
-        state = self._settle(replace(state, is_down=False))
-        for seconds in (MINUTE, SILENCE, SILENCE, SILENCE):
+        state = self._settle(state._replace(is_down=False))
+        for seconds in (MINUTE, SILENCE, SILENCE):
             state = self._settle(pass_time(state, seconds))
         if state in self._closed:
             return
@@ -133,20 +140,19 @@ class Search:
         self._check(state, properties.AT_REST)
         if state.is_moving:
             self._drill(state)
-        state = replace(
-            state,
+        state = state._replace(
             launches=Launches.OK,
             is_drill_due=False,
-            targets=tuple(replace(t, is_refused=False, is_right=True) for t in state.targets),
-            machines=tuple(replace(m, is_healthy=True) for m in state.machines),
+            targets=tuple(t._replace(is_refused=False, is_right=True) for t in state.targets),
+            machines=tuple(m._replace(is_healthy=True) for m in state.machines),
         )
-        for seconds in (0, MINUTE, SILENCE, TTL, TTL, MONTH):
+        for seconds in (0, SILENCE, TTL, MONTH):
             state = self._settle(pass_time(state, seconds))
         self._check(state, properties.WHEN_ALL_WORKS)
 
     def _drill(self, state: State) -> None:
         later = state
         for _ in range(3):
-            later = self._settle(pass_time(replace(later, is_drill_due=True), SILENCE))
+            later = self._settle(pass_time(later._replace(is_drill_due=True), SILENCE))
         if (broken := properties.drills_add_nothing(state, later)) is not None:
             raise _Broken(f"drills_add_nothing: {broken}")
