@@ -2,12 +2,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG
 from sef.cloud.errors import TRANSIENT
+from sef.config import Settings
 from sef.notifications.messages import TRIES
 from sef.prices.series import Observation, clean_series
 from sef.simulator.client import SimulatedInstance
@@ -29,9 +30,6 @@ UNKNOWN = TRANSIENT | {
 MIN_MISSES = 10
 """Consecutive misses after which SEF gives a standby up (`sef.failover.standbys.watch`)."""
 
-TARGETS_FOLLOW_ALWAYS = False
-"""Targets also follow a primary that an operator names, and targets that are changed later."""
-
 FOLLOWING = {"elastic_ip", "target_groups", "dns"}
 PLANNED = ("drill", "return-to-spot")
 LIVE = ("launching", "ready")
@@ -47,13 +45,19 @@ def ours(stage: Stage, instances: Mapping[str, SimulatedInstance]) -> list[Simul
     ]
 
 
-def check_always(stage: Stage, taken: Collection[str], epochs: dict[str, int]) -> None:
+def check_always(
+    stage: Stage,
+    taken: Collection[str],
+    epochs: dict[str, int],
+    forgotten: Collection[str] = (),
+) -> None:
     """Check the invariants that hold after every step, also during faults.
 
     Args:
         stage: the stage of the story.
         taken: instances that the story terminated or stopped.
         epochs: the last known epoch of each agent; this function updates them.
+        forgotten: client tokens of launches that restored rows may not know.
     """
     assert stage.logged_error is None, f"a job logged an exception:\n{stage.logged_error}"
     instances = stage.instances()
@@ -95,7 +99,8 @@ def check_always(stage: Stage, taken: Collection[str], epochs: dict[str, int]) -
     assert not UNKNOWN & {*failed}, "an unknown result was recorded as a refusal"
 
     tokens = Counter(i.tags[ATTEMPT_TAG] for i in ours(stage, instances))
-    limits = {a.client_token: 1 for a in attempts}
+    limits = dict.fromkeys(forgotten, len(instances))
+    limits |= {a.client_token: 1 for a in attempts}
     limits |= {call.client_token: call.size for call in stage.rows("launch_calls", None)}
     assert tokens.keys() <= limits.keys(), "an instance has no launch attempt"
     assert not [t for t, n in tokens.items() if n > limits[t]], (
@@ -111,7 +116,6 @@ def check_when_quiet(
     accepted: Collection[tuple[str, str]],
     observed: Mapping[tuple[str, str], Observed],
     belongings: Mapping[str, Belongings],
-    retargeted: Mapping[str, int],
 ) -> None:
     """Check the invariants that hold without faults, when SEF has finished all work.
 
@@ -122,7 +126,6 @@ def check_when_quiet(
         accepted: incident and type of every signal that was answered with success.
         observed: every acknowledged observation, by agent and pool.
         belongings: the cutover targets of each agent.
-        retargeted: the epoch in which an operator last changed the targets of an agent.
     """
     instances = stage.instances()
     events = stage.rows("system_events", None)
@@ -138,7 +141,7 @@ def check_when_quiet(
     _check_replica_events(replicas, events)
     _check_notifications(stage, incidents, events)
     _check_told_once(stage)
-    _check_cutovers(stage, belongings, retargeted)
+    _check_cutovers(stage, belongings)
     _check_status(stage, instances)
     rows = {(s.incident_id, s.signal_type) for s in stage.rows("spot_interruption_events", None)}
     assert set(accepted) <= rows, f"signals without a row: {set(accepted) - rows}"
@@ -268,11 +271,14 @@ def _check_notifications(stage: Stage, incidents: list[Any], events: list[Any]) 
     assert notes.keys() == delivered, "a notification has no delivery"
     kinds = {(note.incident_id, note.kind) for note in notes.values()}
     planned = {i.id for i in incidents if i.kind in PLANNED}
+    since = stage.clock() - timedelta(days=Settings().notification_retention_days)
     for event in events:
-        if event.event_type == "failover_completed" and event.incident_id not in planned:
+        if event.event_type != "failover_completed" or event.created_at < since:
+            continue
+        if event.incident_id not in planned:
             assert (event.incident_id, "switch") in kinds, f"no notification: {event.message}"
     for incident in incidents:
-        if incident.status == "needs_operator":
+        if incident.status == "needs_operator" and incident.opened_at >= since:
             assert (incident.id, "operator") in kinds, (
                 f"no notification to operators: {incident.id}"
             )
@@ -286,19 +292,13 @@ def _check_told_once(stage: Stage) -> None:
     assert not twice, f"told twice: {twice}"
 
 
-def _check_cutovers(
-    stage: Stage, belongings: Mapping[str, Belongings], retargeted: Mapping[str, int]
-) -> None:
+def _check_cutovers(stage: Stage, belongings: Mapping[str, Belongings]) -> None:
     """Check that every target ends at the current primary."""
     for agent_id, things in belongings.items():
         agent = stage.agent(agent_id)
-        newest = [c for c in stage.rows("cutovers", agent_id) if c.epoch == agent.epoch]
-        is_named = not newest or newest[0].new_instance_id != agent.instance_id
-        is_changed = retargeted.get(agent_id) == agent.epoch
-        if not TARGETS_FOLLOW_ALWAYS and (is_named or is_changed):
-            continue
         if agent.instance_id is None:
             continue
+        newest = [c for c in stage.rows("cutovers", agent_id) if c.epoch == agent.epoch]
         assert not newest or newest[0].status == "done", (
             f"the cutover of {agent_id} is {newest[0].status}"
         )
@@ -317,6 +317,7 @@ def _check_status(stage: Stage, instances: Mapping[str, SimulatedInstance]) -> N
     for agent in stage.rows("agents", None):
         status = stage.workers[0].get_agent_status(agent.id)
         shown = {agent.instance_id, (status["replica"] or {}).get("instance_id")}
+        shown |= {orphan["instance_id"] for orphan in status["orphans"]}
         for former in status["former_primaries"]:
             assert former["reason"], f"{former['instance_id']} runs without a reason"
             shown.add(former["instance_id"])

@@ -18,13 +18,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from sef.cloud.ec2 import ATTEMPT_TAG
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.failover.cutover.cutover_targets import Belongings
-from tests.harness import ALIVE, REBALANCE, TERMINATION
+from tests.harness import ALIVE, POOL, REBALANCE, TERMINATION
 from tests.soak.harness import Ground, Stage
 
-LONGEST_STORY = timedelta(days=20)
-"""The longest time that a story skips. Below 2**31 ms, so that each duration fits in its column."""
+LONGEST_STORY = timedelta(days=400)
+"""The longest time that a story skips."""
 
 TARGETS = ("elastic_ip", "target_groups", "dns")
 NO_ADDRESS = "eipalloc-0123456789abcdef0"
@@ -43,7 +44,6 @@ class Told:
     observed: dict[Any, Any] = field(default_factory=dict)
     owed: list[Any] = field(default_factory=list)
     keys: list[Any] = field(default_factory=list)
-    retargeted: dict[str, int] = field(default_factory=dict)
 
 
 class OrdinaryEvents(RuleBasedStateMachine):
@@ -57,6 +57,8 @@ class OrdinaryEvents(RuleBasedStateMachine):
         super().__init__()
         self.told = Told()
         self.taken: set[str] = set()
+        self.forgotten: set[str] = set()
+        """The client tokens of launches that restored rows may not know."""
         self.stopped: set[str] = set()
         """The instances that were ever stopped in the console."""
         self.belongings: dict[str, Belongings] = {}
@@ -87,6 +89,11 @@ class OrdinaryEvents(RuleBasedStateMachine):
         states = self.world.instances()
         return {i for i in self.stopped if i in states and states[i].state not in ALIVE}
 
+    def _report(
+        self, worker: int, agent_id: str, payload: dict[str, Any], fuse: int | None
+    ) -> None:
+        raise NotImplementedError
+
     # The primary
 
     @rule(worker=workers, which=st.integers(0, 2), nth=st.integers(0, 2), fuse=fuses)
@@ -107,7 +114,7 @@ class OrdinaryEvents(RuleBasedStateMachine):
     @rule(
         worker=workers,
         which=st.integers(0, 1),
-        how=st.sampled_from(["put", REBALANCE, TERMINATION]),
+        how=st.sampled_from(["put", "report", REBALANCE, TERMINATION]),
         seconds=st.sampled_from([0, 7, 301]),
         fuse=fuses,
     )
@@ -126,12 +133,17 @@ class OrdinaryEvents(RuleBasedStateMachine):
         self._do(1 - worker, lambda sef: sef.reconcile(), None)
         named = {"instance_id": agent.instance_id}
         at = self.world.clock().isoformat()
+        if how == "report":
+            price = {"spot_price": 0.031, "pool_id": POOL, "timestamp": at, "is_replica": False}
+            self._report(1 - worker, agent_id, price | named, fuse)
         if how in (REBALANCE, TERMINATION):
             signal = named | {"signal_type": how, "timestamp": at}
             answer = self._do(1 - worker, lambda s: s.handle_interruption(agent_id, signal), fuse)
             if answer is not None:
                 self.told.accepted.add((answer["incident_id"], how))
-        if self.world.agent(agent_id).instance_id is None:
+        learned = self.world.agent(agent_id).instance_id
+        assert learned is None, f"{how} undid what an operator has said of {agent_id}"
+        if learned is None:
             self._register(worker, agent_id, named, None)
 
     # The console
@@ -186,7 +198,6 @@ class OrdinaryEvents(RuleBasedStateMachine):
             cutover["elastic_ip"] = NO_ADDRESS
         elif what in cutover:
             del cutover[what]
-        self.told.retargeted[agent_id] = self.world.agent(agent_id).epoch
         self._register(worker, agent_id, {"cutover": cutover}, fuse)
         self.tally["targets changed"] += 1
 
@@ -197,7 +208,6 @@ class OrdinaryEvents(RuleBasedStateMachine):
             # The row has more fields, which are defaults.
             names = {} if agent.cutover is None else agent.cutover
             if names.get("elastic_ip") != cutover["elastic_ip"] or not names.keys() >= {*TARGETS}:
-                self.told.retargeted[agent_id] = agent.epoch
                 self._register(0, agent_id, {"cutover": cutover}, None)
 
     def targets_of(self, agent_id: str) -> dict[str, Any]:
@@ -206,6 +216,7 @@ class OrdinaryEvents(RuleBasedStateMachine):
 
     # Drills on all agents, and long times
 
+    @precondition(lambda self: self.steps % 9 == 2)
     @rule(worker=workers, fuse=fuses)
     def drill_all(self, worker: int, fuse: int | None) -> None:
         """Let a drill of each agent fall due at once."""
@@ -216,7 +227,8 @@ class OrdinaryEvents(RuleBasedStateMachine):
         self._do(1 - worker, lambda sef: sef.reconcile(), None)
         self.tally["drills of all agents"] += 1
 
-    @rule(worker=workers, days=st.sampled_from([1, 1, 3, 7]), fuse=fuses)
+    @precondition(lambda self: self.steps % 9 == 4)
+    @rule(worker=workers, days=st.sampled_from([1, 1, 7, 31, 100]), fuse=fuses)
     def skip_days(self, worker: int, days: int, fuse: int | None) -> None:
         """Let days pass; then the loop's jobs run once."""
         long = timedelta(days=days)
@@ -230,36 +242,69 @@ class OrdinaryEvents(RuleBasedStateMachine):
 
     # Backups
 
-    @precondition(lambda self: self.ground.server is None)
+    @precondition(lambda self: self.ground.server is None and self.steps % 9 == 7)
     @rule(
         worker=workers,
         which=st.integers(0, 2),
-        mode=st.sampled_from(["manual on", "manual off", "auto-switch on", "auto-terminate on"]),
+        what=st.sampled_from(["manual on", "auto-switch on", "auto-terminate on", TERMINATION]),
         seconds=st.sampled_from([7, 61, 3601]),
     )
-    def lose_changes(self, worker: int, which: int, mode: str, seconds: float) -> None:
-        """Copy the SQLite database, work on, and put the copy back.
-
-        It is not put back if SEF has launched or promoted an instance meanwhile.
-        """
+    def restore(self, worker: int, which: int, what: str, seconds: float) -> None:
+        """Copy the SQLite database, work on, put the copy back, and adopt what has no row."""
         agent_id = self._agent_of(which)
         self._copy_database(self._file, self._copy)
-        before, told = self._launched_and_primaries(), deepcopy(self.told)
-        self._set_mode(worker, agent_id, mode)
+        told = deepcopy(self.told)
+        if what == TERMINATION:
+            signal = {"signal_type": what, "timestamp": self.world.clock().isoformat()}
+            self._do(worker, lambda sef: sef.handle_interruption(agent_id, signal), None)
+        else:
+            self._set_mode(worker, agent_id, what)
         self.world.clock.advance(seconds)
         self._do(1 - worker, lambda sef: sef.reconcile(), None)
-        if self._launched_and_primaries() != before:
-            return
+        primaries = {row.id: row.instance_id for row in self.world.rows("agents", None)}
+        self.world.clear()
         self._copy_database(self._copy, self._file)
         self.told = told
         # What ended since, for whatever reason, ended without the knowledge of the restored rows.
         instances = self.world.instances().values()
         self.taken |= {i.id for i in instances if i.state not in ALIVE | {"stopped"}}
+        self.forgotten |= {i.tags[ATTEMPT_TAG] for i in instances if ATTEMPT_TAG in i.tags}
         self.tally["backups restored"] += 1
+        for one, primary in primaries.items():
+            self._make_primary_again(one, primary)
+        self.adopt_surplus()
 
-    def _launched_and_primaries(self) -> tuple[set[str], dict[str, str | None]]:
-        primaries = {row.id: row.instance_id for row in self.world.rows("agents", None)}
-        return set(self.world.instances()), primaries
+    def _make_primary_again(self, agent_id: str, served: str | None) -> None:
+        """Make the instance that served before the restore the primary, as docs/restore.md says."""
+        sef, agent = self.world.workers[0], self.world.agent(agent_id)
+        if served is None or self.world.state(served) not in ALIVE:
+            served = agent.instance_id
+        standby = self.world.standby(agent_id)
+        if served == agent.instance_id:
+            self._name_targets_again(agent_id)
+        elif standby is not None and standby.instance_id == served:
+            sef.enable_manual_replica_mode(agent_id)
+            self._do(0, lambda sef: sef.execute_manual_switch(agent_id), None)
+        else:
+            sef.register_agent(agent_id, {"instance_id": served})
+            self.tally["primaries named after a restore"] += 1
+
+    def _name_targets_again(self, agent_id: str) -> None:
+        """Let the targets move again: the rows say that they are with the primary."""
+        cutover = self.world.agent(agent_id).cutover
+        if cutover is not None:
+            sef = self.world.workers[0]
+            sef.register_agent(agent_id, {"cutover": None})
+            names = {name: cutover[name] for name in TARGETS if cutover.get(name)}
+            sef.register_agent(agent_id, {"cutover": names})
+
+    def adopt_surplus(self) -> None:
+        """Adopt the instances that no row knows as surplus, so that SEF terminates them."""
+        sef = self.world.workers[0]
+        for unknown in sef.unknown_instances():
+            if "no row knows the launch" in unknown["reason"]:
+                sef.adopt_instance(unknown["agent_id"], unknown["instance_id"], "surplus")
+                self.tally["instances adopted"] += 1
 
     def _set_mode(self, worker: int, agent_id: str, mode: str) -> None:
         raise NotImplementedError

@@ -492,7 +492,7 @@ class Story(OrdinaryEvents):
                 self._take(meanwhile, other)
             for _ in range(2):
                 self._do(1 - late, lambda sef: sef.reconcile(), None)
-                invariants.check_always(self.world, self.taken | self.down, self.told.epochs)
+                self._check_always()
         if what in (REBALANCE, TERMINATION):
             self._take(payload, answer.result())
 
@@ -609,6 +609,7 @@ class Story(OrdinaryEvents):
         for agent_id in AGENTS:
             self._do(0, lambda sef, a=agent_id: MODES["drills off"](sef, a), None)
         self.correct_targets()
+        self.adopt_surplus()
         for jump in (0, 7300, 3700, 7300):
             world.clock.advance(jump)
             for job in ("detect_losses", "plan_switchovers", "sweep_orphans"):
@@ -623,7 +624,7 @@ class Story(OrdinaryEvents):
             world.workers[turn % 2].reconcile()
             world.workers[turn % 2].deliver_notifications()
             world.clock.advance(61)
-        invariants.check_always(world, self.taken | self.down, self.told.epochs)
+        self._check_always()
         invariants.check_when_quiet(
             world,
             taken=self.taken | self.stopped,
@@ -631,7 +632,6 @@ class Story(OrdinaryEvents):
             accepted=self.told.accepted,
             observed=self.told.observed,
             belongings=self.belongings,
-            retargeted=self.told.retargeted,
         )
         self.tally["quiet periods"] += 1
 
@@ -652,12 +652,16 @@ class Story(OrdinaryEvents):
         ]
         return bool({*open_ones, *moving, *following} - {POISON} or undispatched or unsent)
 
+    def _check_always(self) -> None:
+        taken = self.taken | self.down
+        invariants.check_always(self.world, taken, self.told.epochs, self.forgotten)
+
     @invariant()
     def always(self) -> None:
         if self.stage is not None:
             self.steps += 1
             self.tally["steps"] += 1
-            invariants.check_always(self.stage, self.taken | self.down, self.told.epochs)
+            self._check_always()
             for limited in self.stage.limited:
                 limited.check(self.stage)
 
