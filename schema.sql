@@ -425,6 +425,26 @@ CREATE TABLE cutover_steps (
   CONSTRAINT cutover_steps_status CHECK (status IN ('pending', 'done', 'failed', 'skipped'))
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='The steps of a cutover: what was done for each target, and what is left.' COLLATE utf8mb4_bin;
 
+CREATE TABLE target_claims (
+  target VARCHAR(320) NOT NULL COMMENT 'kind and name of the target; see sef.failover.cutover.claims',
+  agent_id VARCHAR(64) NOT NULL COMMENT 'the one agent that the target belongs to',
+  claimed_at DATETIME(6) NOT NULL,
+  PRIMARY KEY (target)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Cutover targets that belong to one agent; a target group may belong to several.' COLLATE utf8mb4_bin;
+
+CREATE INDEX target_claims_agent ON target_claims (agent_id);
+
+CREATE TABLE target_looks (
+  agent_id VARCHAR(64) NOT NULL,
+  due_at DATETIME(6) NOT NULL COMMENT 'time of the next look',
+  looked_at DATETIME(6) COMMENT 'time of the last complete look',
+  elsewhere JSON COMMENT 'targets that were not with the primary then, with their holders',
+  version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
+  PRIMARY KEY (agent_id)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='When SEF looks next where the targets of an agent are, and what it saw last.' COLLATE utf8mb4_bin;
+
+CREATE INDEX target_looks_due ON target_looks (due_at);
+
 CREATE TABLE notifications (
   id BIGINT NOT NULL AUTO_INCREMENT,
   thread VARCHAR(160) NOT NULL COMMENT 'incident id; without an incident, event type, agent and matter',

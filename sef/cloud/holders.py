@@ -74,6 +74,12 @@ class HolderLookups:
         return _attached(found["NetworkInterfaces"])
 
     @translated()
+    def vpc_of(self, instance_id: str) -> str | None:
+        """Return the VPC of an instance; None if EC2 does not show the instance or its VPC."""
+        found = list(self._instances([instance_id]))
+        return found[0].get("VpcId") if found else None
+
+    @translated()
     def holders_of_interface(self, interface_id: str) -> set[str]:
         """Return the instance that a network interface is attached to, if there is one."""
         return _attached([self._interface(interface_id)])

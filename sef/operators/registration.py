@@ -1,6 +1,8 @@
 """Register agents and change their fields."""
 
+import logging
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -19,6 +21,7 @@ from sef.cloud.errors import CloudError
 from sef.context import Context
 from sef.errors import AgentNotFound
 from sef.failover.cutover.checks import target_warnings
+from sef.failover.cutover.claims import claim_targets, claims_of, uncertain_claims
 from sef.failover.cutover.targets import parse_targets
 from sef.failover.cutover.wish import follow_changed_targets, follow_named_primary
 from sef.failover.incidents.announced import open_announced
@@ -31,6 +34,8 @@ from sef.operators.named_instance import instance_warnings
 from sef.operators.status import agent_fields
 from sef.parsing import parse_drill_interval
 from sef.terms import NotificationKind, ReplicaStatus
+
+log = logging.getLogger("sef")
 
 NAMED = "an operator named another primary"
 """Reason of a change of primary by an operator."""
@@ -48,7 +53,8 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
 
     Raises:
         Refused: a cutover target or the drill interval is malformed.
-        Conflict: the instance is a standby, or SEF is terminating it.
+        Conflict: the instance is a standby, or SEF is terminating it; or a target belongs to
+            another agent.
     """
     if changes.get("drill_interval") is not None:
         interval = parse_drill_interval(changes["drill_interval"])
@@ -56,7 +62,8 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
     has_new_targets = changes.get("cutover") is not None
     if has_new_targets:
         changes = {**changes, "cutover": parse_targets(changes["cutover"])}
-    is_new, warnings = ctx.database.write(_write_agent, ctx, agent_id, changes)
+    vpc_id = _vpc_of_private_ip(ctx, agent_id, changes)
+    is_new, warnings = ctx.database.write(_write_agent, ctx, agent_id, changes, vpc_id)
     agent = ctx.database.read(read_agent, agent_id)
     if changes.get("instance_id") is not None:
         warnings = [*warnings, *_complete_pool(ctx, agent)]
@@ -74,7 +81,11 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
 
 
 def _write_agent(
-    connection: Connection, ctx: Context, agent_id: str, changes: Mapping[str, Any]
+    connection: Connection,
+    ctx: Context,
+    agent_id: str,
+    changes: Mapping[str, Any],
+    vpc_id: str | None,
 ) -> tuple[bool, list[str]]:
     """Insert or update the agent; return whether it is new, and the warnings."""
     now = ctx.clock()
@@ -87,12 +98,14 @@ def _write_agent(
             delete_retirement(connection, named)
         insert_agent(connection, agent_id, now, **_with_pool(connection, changes))
         open_announced(connection, read_agent(connection, agent_id), now)
+        uncertain = _claim(connection, agent_id, changes.get("cutover"), vpc_id, now)
         event = Event("agent_registered", f"{agent_id} is registered", agent_id=agent_id)
         write_events(connection, [event], now)
-        return True, _warn_of_other_agent(connection, agent_id, named)
+        return True, [*uncertain, *_warn_of_other_agent(connection, agent_id, named)]
     values = dict(changes)
     warnings = []
     targets = changes.get("cutover", agent.cutover)
+    uncertain = _claim(connection, agent_id, targets, vpc_id, now)
     if "instance_id" in changes and named != agent.instance_id:
         del values["instance_id"]
         if named is not None:
@@ -120,7 +133,40 @@ def _write_agent(
     message = f"{agent_id} is changed: {', '.join(sorted(changes)) or 'nothing'}"
     event = Event("agent_changed", message, agent_id=agent_id, details=dict(changes))
     write_events(connection, [event], now)
-    return False, [*warnings, *_warn_of_other_agent(connection, agent_id, named)]
+    return False, [*warnings, *uncertain, *_warn_of_other_agent(connection, agent_id, named)]
+
+
+def _vpc_of_private_ip(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> str | None:
+    """Return the VPC in which the agent's private address is; None if EC2 does not show it.
+
+    Called before the transaction that claims the address, which makes no calls.
+    """
+    try:
+        known: Agent | None = ctx.database.read(read_agent, agent_id)
+    except AgentNotFound:
+        known = None
+    targets = changes.get("cutover", known.cutover if known else None)
+    instance_id = changes.get("instance_id", known.instance_id if known else None)
+    if instance_id is None or "private_ip" not in (targets or {}):
+        return None
+    try:
+        return ctx.attachments.vpc_of(instance_id)
+    except CloudError as error:
+        log.warning("SEF: the VPC of %s is unknown: %s", instance_id, error)
+        return None
+
+
+def _claim(
+    connection: Connection,
+    agent_id: str,
+    targets: Mapping[str, Any] | None,
+    vpc_id: str | None,
+    now: datetime,
+) -> list[str]:
+    """Claim the agent's targets; return the warnings about claims that may overlap."""
+    claims = claims_of(targets, vpc_id)
+    claim_targets(connection, agent_id, claims, now)
+    return uncertain_claims(connection, agent_id, claims)
 
 
 def _warn_of_other_agent(

@@ -41,6 +41,7 @@ from sef.db.tables.service import (
     step_failures,
     system_events,
 )
+from sef.db.tables.targets import target_claims, target_looks
 
 PUBLIC = (
     agents,
@@ -69,6 +70,8 @@ INTERNAL = (
     step_failures,
     cutovers,
     cutover_steps,
+    target_claims,
+    target_looks,
     notifications,
     notification_deliveries,
     idempotency_keys,
@@ -108,5 +111,7 @@ __all__ = [
     "spot_interruption_events",
     "step_failures",
     "system_events",
+    "target_claims",
+    "target_looks",
     "unavailable_pools",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sef.errors import Refused
+from sef.parsing import canonical_device
 
 Targets = Mapping[str, Any]
 """Cutover targets as they are stored: the result of `parse_targets`."""
@@ -49,6 +50,14 @@ def parse_targets(value: object) -> dict[str, Any]:
     targets = _object(value, "cutover", _TARGETS)
     if not targets:
         raise _refused("cutover", "must name a target; use null to remove all targets")
+    devices = [canonical_device(volume["device"]) for volume in targets.get("volumes", [])]
+    twice = sorted({device for device in devices if devices.count(device) > 1})
+    if twice:
+        raise _refused(
+            "cutover.volumes",
+            f"must not have the same device twice: {twice[0]} and "
+            f"{twice[0].replace('/dev/sd', '/dev/xvd')} are one device",
+        )
     dns = targets.get("dns")
     if dns is not None and dns["address"] == "public" and "elastic_ip" in targets:
         raise _refused(

@@ -96,6 +96,10 @@ VOLUME = {"id": "vol-0abc1234", "device": "/dev/sdf"}
         ({"volumes": [{"id": "vol-0abc1234"}]}, "cutover.volumes[0].device is required"),
         ({"volumes": [{**VOLUME, "device": "/dev/sda"}]}, "cutover.volumes[0].device must"),
         ({"volumes": [{**VOLUME, "device": "sdf"}]}, "cutover.volumes[0].device must"),
+        (
+            {"volumes": [VOLUME, {"id": "vol-0abc1235", "device": "/dev/xvdf"}]},
+            "cutover.volumes must not have the same device twice: /dev/sdf and /dev/xvdf are one",
+        ),
         ({"volumes": [VOLUME, {**VOLUME, "device": "/dev/sdg"}]}, "cutover.volumes must not"),
         ({"volumes": [VOLUME, {**VOLUME, "id": "vol-0abc1235"}]}, "cutover.volumes must not"),
         ({"webhooks": {}}, "cutover.webhooks must have before or after"),

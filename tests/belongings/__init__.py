@@ -1,0 +1,1 @@
+"""What belongs to the service, moved on the façade."""
