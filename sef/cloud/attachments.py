@@ -15,7 +15,7 @@ from typing import Any
 
 from sef.cloud.ec2 import GONE
 from sef.cloud.errors import translated
-from sef.cloud.holders import HolderLookups
+from sef.cloud.holders import OTHER_SERVICE, HolderLookups, attached_to
 
 RACED = frozenset(
     {
@@ -56,11 +56,13 @@ class PlannedChange:
         description: the change as a clause in the past tense, for messages.
         make: makes the change; raises CloudError, with a code in RACED if the state has changed.
         is_all: True if the change reaches the wanted state; False if the caller has to look again.
+        holders: the instances that lose the target by the change; None: not looked up.
     """
 
     description: str
     make: Callable[[], None]
     is_all: bool = True
+    holders: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ class Attachments(HolderLookups):
                 old_association=address.get("AssociationId"),
                 interface_id=place.interface_id,
             ),
+            holders=_holders_of(address),
         )
 
     @translated()
@@ -158,6 +161,7 @@ class Attachments(HolderLookups):
                 old_interface_id=holder["NetworkInterfaceId"] if holder is not None else None,
                 interface_id=place.interface_id,
             ),
+            holders=frozenset(attached_to(interfaces)),
         )
 
     @translated()
@@ -174,8 +178,9 @@ class Attachments(HolderLookups):
                 f"{interface_id} attached to {instance_id}",
                 partial(self._attach_interface, interface_id, device_index, instance_id),
                 is_all=False,
+                holders=frozenset(),
             )
-        holder = attachment.get("InstanceId", "another service")
+        holder = attachment.get("InstanceId", OTHER_SERVICE)
         if _is_attached_to(instance_id, interface_id, holder, attachment["Status"]):
             return None
         if attachment.get("DeviceIndex") == 0:
@@ -184,6 +189,7 @@ class Attachments(HolderLookups):
             f"{interface_id} detached from {holder}",
             partial(self._detach_interface, attachment["AttachmentId"]),
             is_all=False,
+            holders=frozenset({holder}),
         )
 
     @translated()
@@ -198,6 +204,7 @@ class Attachments(HolderLookups):
                 f"{volume_id} attached to {instance_id}",
                 partial(self._attach_volume, volume_id, device, instance_id),
                 is_all=False,
+                holders=frozenset(),
             )
         if len(attachments) > 1:
             raise Impossible(f"{volume_id} is attached to several instances")
@@ -208,6 +215,7 @@ class Attachments(HolderLookups):
             f"{volume_id} detached from {holder}",
             partial(self._detach_volume, volume_id, holder),
             is_all=False,
+            holders=frozenset({holder}),
         )
 
     @translated()
@@ -290,6 +298,13 @@ class Attachments(HolderLookups):
     def _detach_volume(self, volume_id: str, holder: str) -> None:
         # Without Force: a mounted volume stays until it is unmounted or its instance has ended.
         self._ec2.detach_volume(VolumeId=volume_id, InstanceId=holder)
+
+
+def _holders_of(address: Any) -> frozenset[str] | None:
+    """Return the holder of an Elastic IP; None if it is with an interface of no known instance."""
+    if address.get("InstanceId"):
+        return frozenset({address["InstanceId"]})
+    return None if address.get("NetworkInterfaceId") else frozenset()
 
 
 def _check_zone(resource_id: str, zone: str, place: NetworkPlacement) -> None:

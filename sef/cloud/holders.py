@@ -10,6 +10,7 @@ from sef.cloud.errors import translated
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
+    from mypy_boto3_ec2.type_defs import FilterTypeDef
 
 OTHER_SERVICE = "another service"
 """Holder of an interface that is attached to no instance, such as that of a NAT gateway."""
@@ -60,18 +61,22 @@ class HolderLookups:
         found = self._ec2.describe_network_interfaces(
             Filters=[{"Name": "network-interface-id", "Values": [interface_id]}]
         )
-        return _attached(found["NetworkInterfaces"])
+        return attached_to(found["NetworkInterfaces"])
 
     @translated()
-    def holders_of_private_ip(self, address: str) -> set[str]:
+    def holders_of_private_ip(self, address: str, vpc_id: str | None = None) -> set[str]:
         """Return the instances with an interface that has a private address.
 
-        There can be one in each VPC.
+        Args:
+            vpc_id: the VPC that is meant. None: any, and there can be one instance in each.
         """
-        found = self._ec2.describe_network_interfaces(
-            Filters=[{"Name": "addresses.private-ip-address", "Values": [address]}]
-        )
-        return _attached(found["NetworkInterfaces"])
+        filters: list[FilterTypeDef] = [
+            {"Name": "addresses.private-ip-address", "Values": [address]}
+        ]
+        if vpc_id is not None:
+            filters.append({"Name": "vpc-id", "Values": [vpc_id]})
+        found = self._ec2.describe_network_interfaces(Filters=filters)
+        return attached_to(found["NetworkInterfaces"])
 
     @translated()
     def vpc_of(self, instance_id: str) -> str | None:
@@ -82,7 +87,7 @@ class HolderLookups:
     @translated()
     def holders_of_interface(self, interface_id: str) -> set[str]:
         """Return the instance that a network interface is attached to, if there is one."""
-        return _attached([self._interface(interface_id)])
+        return attached_to([self._interface(interface_id)])
 
     @translated()
     def holders_of_volume(self, volume_id: str) -> set[str]:
@@ -90,15 +95,23 @@ class HolderLookups:
         return {a["InstanceId"] for a in self._volume(volume_id).get("Attachments", [])}
 
     @translated()
-    def instances_with_address(self, addresses: Collection[str]) -> set[str]:
-        """Return the instances that have one of the addresses, private or public."""
+    def instances_with_address(
+        self, addresses: Collection[str], vpc_id: str | None = None
+    ) -> set[str]:
+        """Return the instances that have one of the addresses, private or public.
+
+        Args:
+            vpc_id: the VPC that private addresses are meant in, since another VPC may have the same
+                ones. None: any VPC.
+        """
         found: set[str] = set()
         for name in ("private-ip-address", "ip-address"):
             if not addresses:
                 break
-            answer = self._ec2.describe_instances(
-                Filters=[{"Name": name, "Values": sorted(addresses)}]
-            )
+            filters: list[FilterTypeDef] = [{"Name": name, "Values": sorted(addresses)}]
+            if vpc_id is not None and name == "private-ip-address":
+                filters.append({"Name": "vpc-id", "Values": [vpc_id]})
+            answer = self._ec2.describe_instances(Filters=filters)
             found |= {
                 instance["InstanceId"]
                 for reservation in answer["Reservations"]
@@ -130,6 +143,7 @@ class HolderLookups:
         return self._ec2.describe_volumes(VolumeIds=[volume_id])["Volumes"][0]
 
 
-def _attached(interfaces: Collection[Any]) -> set[str]:
+def attached_to(interfaces: Collection[Any]) -> set[str]:
+    """Return the instances that interfaces are attached to, or `OTHER_SERVICE`."""
     attachments = [interface.get("Attachment") or {} for interface in interfaces]
     return {a.get("InstanceId") or OTHER_SERVICE for a in attachments if a}

@@ -10,8 +10,14 @@ from sqlalchemy import delete
 from sef.db import tables
 from sef.errors import Conflict
 from smart_emergency_fallback import SmartEmergencyFallback
-from tests.failover.cutover.cutover_targets import ALL, SAME_ZONE, Belongings, owner
-from tests.harness import ONCE, World
+from tests.failover.cutover.cutover_targets import (
+    ALL,
+    SAME_ZONE,
+    Belongings,
+    fail_over,
+    owner,
+)
+from tests.harness import ONCE, TERMINATION, World
 
 CLAIMED = sorted(ALL - {"target_groups"})
 
@@ -122,13 +128,14 @@ def test_two_agents_that_name_a_target_at_once_are_decided_by_the_key(world: Wor
 # The same private address in two networks
 
 
-def other_vpc(world: World, block: str) -> str:
+def other_vpc(world: World, block: str, address: str = "") -> str:
     """Launch an instance in another VPC that has the block of the default one."""
     vpc = world.client.create_vpc(CidrBlock=block)["Vpc"]["VpcId"]
     subnet = world.client.create_subnet(VpcId=vpc, CidrBlock=block, AvailabilityZone="us-east-1a")[
         "Subnet"
     ]["SubnetId"]
-    return world.launch(SubnetId=subnet, Placement={"AvailabilityZone": "us-east-1a"})
+    more = {"PrivateIpAddress": address} if address else {}
+    return world.launch(SubnetId=subnet, Placement={"AvailabilityZone": "us-east-1a"}, **more)
 
 
 @ONCE
@@ -155,3 +162,119 @@ def test_private_address_in_an_unknown_vpc_is_warned_of(world: World) -> None:
     put(sef, "a", **belongings.targets)
     keys = {row.target.split(" ")[1] for row in world.rows("target_claims")}
     assert "vpc-unknown" not in keys, "what was known stays known"
+
+
+# Nobody else is robbed
+
+
+def move(world: World, belongings: Belongings, name: str, to: str) -> None:
+    """Move a target to another instance by hand."""
+    ec2 = belongings.ec2
+    interface = belongings.interface(to)
+    if name == "elastic_ip":
+        ec2.associate_address(
+            AllocationId=belongings.allocation_id,
+            NetworkInterfaceId=interface["NetworkInterfaceId"],
+            AllowReassociation=True,
+        )
+    elif name == "private_ip":
+        old = belongings.interface(world.agent().instance_id)["NetworkInterfaceId"]
+        address = [belongings.private_ip]
+        ec2.unassign_private_ip_addresses(NetworkInterfaceId=old, PrivateIpAddresses=address)
+        ec2.assign_private_ip_addresses(
+            NetworkInterfaceId=interface["NetworkInterfaceId"], PrivateIpAddresses=address
+        )
+    elif name == "network_interface":
+        eni = ec2.describe_network_interfaces(NetworkInterfaceIds=[belongings.interface_id])
+        attachment = eni["NetworkInterfaces"][0]["Attachment"]["AttachmentId"]
+        ec2.detach_network_interface(AttachmentId=attachment)
+        ec2.attach_network_interface(
+            NetworkInterfaceId=belongings.interface_id, InstanceId=to, DeviceIndex=2
+        )
+    elif name == "volumes":
+        ec2.detach_volume(VolumeId=belongings.volume_id)
+        ec2.attach_volume(VolumeId=belongings.volume_id, InstanceId=to, Device="/dev/sdf")
+    else:
+        belongings.write_record(interface["PrivateIpAddress"])
+
+
+TAKEABLE = ["elastic_ip", "network_interface", "private_ip", "volumes"]
+
+
+@pytest.mark.parametrize("name", [*TAKEABLE, "dns"])
+@ONCE
+def test_switch_takes_no_target_from_an_unrelated_instance(world: World, name: str) -> None:
+    sef, _, belongings = owner(world, name, probation_seconds=0)
+    stranger = world.launch()
+    move(world, belongings, name, stranger)
+    sef.enable_manual_replica_mode("a")
+    new = sef.execute_manual_switch("a")["new_instance_id"]
+    world.settle(sef, 5)
+    assert belongings.held(stranger) == {name}
+    [event] = world.events("operator_needed")
+    assert f"is with {stranger}, which was never the primary" in event.message
+    assert f"move it to {new} by hand" in event.message
+
+
+@pytest.mark.parametrize("name", TAKEABLE)
+@ONCE
+def test_emergency_takes_no_target_from_the_primary_of_another_agent(
+    world: World, name: str
+) -> None:
+    sef, primary, belongings = owner(world, name)
+    other = world.primary(sef, "b")
+    move(world, belongings, name, other)
+    fail_over(world, sef, primary)
+    assert belongings.held(other) == {name}
+    [event] = world.events("operator_needed")
+    assert f"is with {other}, which serves b" in event.message
+
+
+@ONCE
+def test_emergency_sets_a_record_whose_address_aws_has_given_to_another_instance(
+    world: World,
+) -> None:
+    sef, primary, belongings = owner(world, "dns")
+    stranger = world.launch()
+    move(world, belongings, "dns", stranger)
+    new = fail_over(world, sef, primary)
+    assert belongings.held(new) == {"dns"}
+
+
+@ONCE
+def test_target_that_an_operator_has_put_to_the_standby_follows(world: World) -> None:
+    sef, primary, belongings = owner(world, "elastic_ip", "volumes", probation_seconds=0)
+    sef.enable_manual_replica_mode("a")
+    first = world.standby()
+    assert first is not None
+    move(world, belongings, "volumes", first.instance_id)
+    sef.disable_manual_replica_mode("a")
+    new = fail_over(world, sef, primary)
+    world.settle(sef, 5)
+    assert belongings.held(new) == {"elastic_ip", "volumes"}
+
+
+@pytest.mark.parametrize("name", TAKEABLE)
+@ONCE
+def test_targets_of_a_primary_whose_instance_was_never_known_follow(
+    world: World, name: str
+) -> None:
+    sef = world.sef(spot_pools=",".join(SAME_ZONE))
+    unknown = world.launch()
+    belongings = Belongings(world, unknown, name)
+    sef.register_agent("a", {"pool_id": SAME_ZONE[0], "cutover": belongings.targets})
+    new = str(world.signal(sef, TERMINATION)["new_instance_id"])
+    world.settle(sef, 5)
+    assert belongings.held(new) == {name}
+
+
+@ONCE
+def test_same_private_address_in_another_vpc_keeps_nothing(world: World) -> None:
+    sef, primary, belongings = owner(world, "dns", probation_seconds=0)
+    block = world.client.describe_subnets(SubnetIds=[belongings.interface(primary)["SubnetId"]])[
+        "Subnets"
+    ][0]["CidrBlock"]
+    other_vpc(world, block, belongings.interface(primary)["PrivateIpAddress"])
+    sef.enable_manual_replica_mode("a")
+    new = sef.execute_manual_switch("a")["new_instance_id"]
+    assert belongings.held(new) == {"dns"}

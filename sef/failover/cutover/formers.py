@@ -1,11 +1,11 @@
-"""Read the former primaries of an agent, with the ends that the rows know."""
+"""Read the former primaries of an agent, with their ends, and the instances unrelated to it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, select
 
-from sef.db.tables import cutovers, incidents, replica_instances, retirements
+from sef.db.tables import agents, cutovers, incidents, replica_instances, retirements
 from sef.failover.cutover.urgency import Former
 from sef.terms import IncidentKind, ReplicaStatus
 
@@ -23,6 +23,40 @@ def formers_of(connection: Connection, agent_id: str, primary: str | None) -> Se
             known = ends[instance_id]
             ends[instance_id] = end if known is None else min(end, known)
     return [Former(instance_id, end) for instance_id, end in sorted(ends.items())]
+
+
+def unrelated_to(
+    connection: Connection, agent_id: str, instance_ids: Collection[str]
+) -> Mapping[str, str | None]:
+    """Return those of the instances that never were the primary or a standby of an agent.
+
+    Each has the other agent whose primary or standby it is, or None.
+    """
+    agent, replica = agents.c, replica_instances.c
+    own = _served(connection, agent_id) | set(
+        connection.scalars(select(agent.instance_id).where(agent.id == agent_id))
+    )
+    unknown = set(instance_ids) - own
+    if not unknown:
+        return {}
+    rows = connection.execute(
+        select(replica.instance_id, replica.agent_id, replica.live_agent_id).where(
+            replica.instance_id.in_(sorted(unknown))
+        )
+    ).all()
+    unknown -= {row.instance_id for row in rows if row.agent_id == agent_id}
+    others: dict[str, str | None] = dict.fromkeys(sorted(unknown))
+    others |= {
+        row.instance_id: row.live_agent_id
+        for row in rows
+        if row.instance_id in unknown and row.live_agent_id is not None
+    }
+    primaries = connection.execute(
+        select(agent.instance_id, agent.id).where(
+            agent.instance_id.in_(sorted(unknown)), agent.id != agent_id
+        )
+    )
+    return others | {row.instance_id: row.id for row in primaries}
 
 
 def _served(connection: Connection, agent_id: str) -> set[str]:

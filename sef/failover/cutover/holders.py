@@ -79,10 +79,17 @@ def holders_of(ctx: Context, targets: Targets | None, instance_ids: Collection[s
     return Holders(by_target, {instance_id: one.state for instance_id, one in shown.items()})
 
 
-def holders_of_target(ctx: Context, kind: StepKind, target: Any) -> set[str]:
+def holders_of_target(
+    ctx: Context, kind: StepKind, target: Any, near: str | None = None
+) -> set[str]:
     """Return the instances that hold the target of a step, whichever they are.
 
-    A target group has no single holder: nobody loses it when an instance is registered.
+    A target group has no single holder: nobody loses it when an instance is registered. Of a record
+    with several values, none is the holder: each instance has its own value.
+
+    Args:
+        near: an instance in whose VPC a private address is meant, since another VPC may have the
+            same address. None: any VPC.
 
     Raises:
         Impossible: the record has an alias or a routing policy.
@@ -93,7 +100,7 @@ def holders_of_target(ctx: Context, kind: StepKind, target: Any) -> set[str]:
         case StepKind.ELASTIC_IP:
             return attachments.holders_of_address(target)
         case StepKind.PRIVATE_IP:
-            return attachments.holders_of_private_ip(target)
+            return attachments.holders_of_private_ip(target, _vpc(ctx, near))
         case StepKind.NETWORK_INTERFACE:
             return attachments.holders_of_interface(target["id"])
         case StepKind.VOLUME:
@@ -102,9 +109,15 @@ def holders_of_target(ctx: Context, kind: StepKind, target: Any) -> set[str]:
             values = ctx.traffic.addresses_of_record(
                 target["zone_id"], target["name"], target["type"]
             )
-            return attachments.instances_with_address(values)
+            if len(values) != 1:
+                return set()
+            return attachments.instances_with_address(values, _vpc(ctx, near))
         case _:
             return set()
+
+
+def _vpc(ctx: Context, near: str | None) -> str | None:
+    return None if near is None else ctx.attachments.vpc_of(near)
 
 
 def _look_ups(

@@ -1,15 +1,28 @@
 """Inspect the target of a cutover step and plan the change that moves it to the new primary."""
 
+from collections.abc import Collection
 from typing import Any
 
 from sef.clock import iso
 from sef.cloud.attachments import Impossible, PlannedChange
+from sef.cloud.errors import CloudError
+from sef.cloud.holders import OTHER_SERVICE
 from sef.context import Context
 from sef.failover.cutover.events import step_name
+from sef.failover.cutover.formers import unrelated_to
 from sef.failover.cutover.holders import holders_of_target
 from sef.failover.cutover.plan import PATIENCE
 from sef.failover.cutover.rows import Cutover, CutoverStep, steps_of
 from sef.terms import StepKind
+
+TAKEN = (
+    StepKind.ELASTIC_IP,
+    StepKind.PRIVATE_IP,
+    StepKind.NETWORK_INTERFACE,
+    StepKind.VOLUME,
+    StepKind.DNS,
+)
+"""Steps that take their target from its holder."""
 
 
 def inspect_target(
@@ -17,19 +30,30 @@ def inspect_target(
 ) -> PlannedChange | None:
     """Return the change that a step still needs; None if it needs none.
 
+    A target is taken from an instance of the agent or from nobody, in an emergency too: an instance
+    that is unrelated to the agent may serve with it.
+
     Args:
-        former: the former primaries: a `deregister` step takes them out of a target group, and a
-            guarded step takes its target from no other instance.
+        former: the former primaries, which a `deregister` step takes out of a target group.
 
     Raises:
         NotReady: the target is in transition; inspect it again later.
-        Impossible: the target cannot be moved in its present state.
+        Impossible: the target cannot be moved in its present state, or is with an unrelated
+            instance.
         CloudError: AWS refuses the call, or does not answer it.
     """
+    change = _plan_change(ctx, cutover, step, former)
+    if change is not None and step.kind in TAKEN:
+        _require_own_holder(ctx, cutover, step, change)
+    return change
+
+
+def _plan_change(
+    ctx: Context, cutover: Cutover, step: CutoverStep, former: set[str]
+) -> PlannedChange | None:
+    """Return the change that a step still needs, whoever holds its target."""
     new, target = cutover.new_instance_id, step.target
     attachments, traffic = ctx.attachments, ctx.traffic
-    if step.is_guarded:
-        _require_own_holder(ctx, cutover, step, former)
     match step.kind:
         case StepKind.RUNNING:
             attachments.running(new)
@@ -56,17 +80,51 @@ def inspect_target(
 
 
 def _require_own_holder(
-    ctx: Context, cutover: Cutover, step: CutoverStep, former: set[str]
+    ctx: Context, cutover: Cutover, step: CutoverStep, change: PlannedChange
 ) -> None:
-    """Raise Impossible if an instance holds the target that was never the agent's primary."""
-    holders = holders_of_target(ctx, step.kind, step.target)
-    strange = sorted(holders - former - {cutover.new_instance_id})
-    if strange:
+    """Raise Impossible if the change takes the target from an instance unrelated to the agent.
+
+    While the end of a holder presses, a record is set without a look: AWS gives the address of an
+    ended instance to another one, so an unrelated instance with that address proves nothing. If
+    AWS does not show the holders then, the target moves.
+    """
+    presses = step.ends_at is not None and not step.is_guarded
+    if step.kind is StepKind.DNS and presses:
+        return
+    holders: Collection[str] | None = change.holders
+    if holders is None:
+        try:
+            holders = holders_of_target(ctx, step.kind, step.target, cutover.new_instance_id)
+        except CloudError:
+            if presses:
+                return
+            raise
+    strange = set(holders) - {cutover.new_instance_id, cutover.old_instance_id}
+    if not strange:
+        return
+    unrelated = ctx.database.read(unrelated_to, cutover.agent_id, strange)
+    is_former_unknown = cutover.old_instance_id is None and not step.is_guarded
+    refused = [
+        describe_holder(instance_id, agent_id)
+        for instance_id, agent_id in sorted(unrelated.items())
+        # The old primary of an agent whose instance was never known is unrelated by the rows.
+        if agent_id is not None or instance_id == OTHER_SERVICE or not is_former_unknown
+    ]
+    if refused:
         raise Impossible(
-            f"{step_name(step)} is with {', '.join(strange)}, which was never the primary of "
-            f"{cutover.agent_id}; without a promotion SEF takes a target only from a former "
-            f"primary: move it to {cutover.new_instance_id} by hand, or remove the target"
+            f"{step_name(step)} is with {', '.join(refused)}; SEF takes a target only from a "
+            f"former primary or standby of {cutover.agent_id}: move it to "
+            f"{cutover.new_instance_id} by hand, or remove the target"
         )
+
+
+def describe_holder(instance_id: str, agent_id: str | None) -> str:
+    """Return an instance that is unrelated to an agent, with the agent that it serves, if any."""
+    if instance_id == OTHER_SERVICE:
+        return f"{OTHER_SERVICE} of AWS"
+    if agent_id is None:
+        return f"{instance_id}, which was never the primary of the agent"
+    return f"{instance_id}, which serves {agent_id}"
 
 
 def _inspect_record(ctx: Context, target: dict[str, Any], instance_id: str) -> PlannedChange | None:

@@ -81,7 +81,7 @@ class _DueStep:
     cutover: Cutover
     step: CutoverStep
     former: set[str]
-    """The former primaries of the agent."""
+    """The former primaries of the agent, if the step deregisters them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def _next_step(connection: Connection, ctx: Context, agent_id: str) -> "_DueStep
         return _Todo.LOOK
     step = next(step for step in steps if step.position == chosen.position)
     former: set[str] = set()
-    if step.is_guarded or step.kind is StepKind.DEREGISTER:
+    if step.kind is StepKind.DEREGISTER:
         formers = formers_of(connection, agent_id, cutover.new_instance_id)
         former = {one.instance_id for one in formers}
     return _DueStep(cutover, step, former)
