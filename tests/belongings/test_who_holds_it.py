@@ -134,8 +134,12 @@ def other_vpc(world: World, block: str, address: str = "") -> str:
     subnet = world.client.create_subnet(VpcId=vpc, CidrBlock=block, AvailabilityZone="us-east-1a")[
         "Subnet"
     ]["SubnetId"]
-    more = {"PrivateIpAddress": address} if address else {}
-    return world.launch(SubnetId=subnet, Placement={"AvailabilityZone": "us-east-1a"}, **more)
+    if not address:
+        return world.launch(SubnetId=subnet, Placement={"AvailabilityZone": "us-east-1a"})
+    interface = world.client.create_network_interface(SubnetId=subnet, PrivateIpAddress=address)
+    interface_id = interface["NetworkInterface"]["NetworkInterfaceId"]
+    return world.launch(NetworkInterfaces=[{"DeviceIndex": 0, "NetworkInterfaceId": interface_id}])
+
 
 
 @ONCE
