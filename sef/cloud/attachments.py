@@ -15,7 +15,8 @@ from typing import Any
 
 from sef.cloud.ec2 import GONE
 from sef.cloud.errors import translated
-from sef.cloud.holders import OTHER_SERVICE, HolderLookups, attached_to
+from sef.cloud.holders import OTHER_SERVICE, attached_to
+from sef.cloud.resources import Resources
 
 RACED = frozenset(
     {
@@ -77,7 +78,7 @@ class NetworkPlacement:
     public_ip: str | None
 
 
-class Attachments(HolderLookups):
+class Attachments(Resources):
     """Elastic IPs, private addresses, network interfaces and volumes.
 
     Each method that plans a change returns None if the wanted state is reached.
@@ -217,11 +218,6 @@ class Attachments(HolderLookups):
             is_all=False,
             holders=frozenset({holder}),
         )
-
-    @translated()
-    def check_address(self, allocation_id: str) -> None:
-        """Raise CloudError if the Elastic IP does not exist."""
-        self._ec2.describe_addresses(AllocationIds=[allocation_id])
 
     @translated()
     def zone_of_volume(self, volume_id: str) -> str:

@@ -105,6 +105,23 @@ class Outbound:
     def __init__(self, allowed_networks: Sequence[Network] = ()) -> None:
         self._networks = tuple(allowed_networks)
 
+    def problem_of(self, url: str, *, timeout: float = 2.0) -> str | None:
+        """Return the reason why a POST to a URL would be refused now; None if it may be sent.
+
+        Nothing is sent. The reason names the host, never the rest of the URL.
+
+        Args:
+            timeout: maximum time to resolve the name, in seconds.
+        """
+        try:
+            host = _host(url)
+            CheckedPolicy(self._networks, timeout).resolve(host, urlsplit(url).port or 80)
+        except PermanentHttpError as error:
+            return str(error)
+        except (OSError, UnicodeError):
+            return f"{host} cannot be resolved now"
+        return None
+
     def post_json(
         self,
         url: str,

@@ -27,7 +27,7 @@ from sef.failover.cutover.wish import follow_changed_targets, follow_named_prima
 from sef.failover.incidents.announced import open_announced
 from sef.failover.primaries import change_primary, claim_instance
 from sef.failover.standbys.retirements import agent_with_primary, delete_retirement
-from sef.failover.standbys.rows import replica_of_instance
+from sef.failover.standbys.rows import live_standby, replica_of_instance
 from sef.notifications.events import Event, write_events
 from sef.operators.idempotency import Answer
 from sef.operators.named_instance import instance_warnings
@@ -71,7 +71,11 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
         agent = ctx.database.read(read_agent, agent_id)
     if has_new_targets:
         # After COMMIT, so that an error of AWS does not prevent the registration.
-        warnings = [*warnings, *target_warnings(ctx, agent)]
+        standby = ctx.database.read(live_standby, agent_id)
+        standby_id = standby.instance_id if standby is not None else None
+        warnings = [*warnings, *target_warnings(ctx, agent, standby_id), *_hooks(ctx, agent)]
+    if changes.get("launch_template") is not None:
+        warnings = [*warnings, *_template_warnings(ctx, changes["launch_template"])]
     return {
         "status": "success",
         "message": "registered" if is_new else "changed",
@@ -134,6 +138,28 @@ def _write_agent(
     event = Event("agent_changed", message, agent_id=agent_id, details=dict(changes))
     write_events(connection, [event], now)
     return False, [*warnings, *uncertain, *_warn_of_other_agent(connection, agent_id, named)]
+
+
+def _hooks(ctx: Context, agent: Agent) -> list[str]:
+    """Return a warning for each webhook that SEF would not call."""
+    webhooks = (agent.cutover or {}).get("webhooks", {})
+    problems = {when: ctx.http.problem_of(url) for when, url in webhooks.items()}
+    return [f"cutover.webhooks.{when}: {text}" for when, text in problems.items() if text]
+
+
+def _template_warnings(ctx: Context, template: str) -> list[str]:
+    """Return a warning if standbys cannot be launched from a template."""
+    fallback = "SEF can launch no standby from it; create it, or name another one"
+    try:
+        configuration = ctx.ec2.like_template(template)
+    except CloudError as error:
+        return [f"launch_template: {error}. {fallback}."]
+    if configuration.instance_type is None and not ctx.settings.pool_list:
+        return [
+            f"launch_template: {template} has no instance type and SEF_SPOT_POOLS is empty, so SEF "
+            "knows no pool unless EC2 shows the primary; add a type, or set SEF_SPOT_POOLS."
+        ]
+    return []
 
 
 def _vpc_of_private_ip(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> str | None:

@@ -141,7 +141,6 @@ def other_vpc(world: World, block: str, address: str = "") -> str:
     return world.launch(NetworkInterfaces=[{"DeviceIndex": 0, "NetworkInterfaceId": interface_id}])
 
 
-
 @ONCE
 def test_private_address_belongs_to_one_agent_of_its_vpc(world: World) -> None:
     sef, primary, belongings = owner(world, "private_ip")

@@ -6,13 +6,13 @@ from typing import Any
 from sef.clock import iso
 from sef.cloud.attachments import Impossible, PlannedChange
 from sef.cloud.errors import CloudError
-from sef.cloud.holders import OTHER_SERVICE
 from sef.context import Context
 from sef.failover.cutover.events import step_name
 from sef.failover.cutover.formers import unrelated_to
 from sef.failover.cutover.holders import holders_of_target
 from sef.failover.cutover.plan import PATIENCE
 from sef.failover.cutover.rows import Cutover, CutoverStep, steps_of
+from sef.failover.cutover.where import OTHER_SERVICE, describe_holder
 from sef.terms import StepKind
 
 TAKEN = (
@@ -116,15 +116,6 @@ def _require_own_holder(
             f"former primary or standby of {cutover.agent_id}: move it to "
             f"{cutover.new_instance_id} by hand, or remove the target"
         )
-
-
-def describe_holder(instance_id: str, agent_id: str | None) -> str:
-    """Return an instance that is unrelated to an agent, with the agent that it serves, if any."""
-    if instance_id == OTHER_SERVICE:
-        return f"{OTHER_SERVICE} of AWS"
-    if agent_id is None:
-        return f"{instance_id}, which was never the primary of the agent"
-    return f"{instance_id}, which serves {agent_id}"
 
 
 def _inspect_record(ctx: Context, target: dict[str, Any], instance_id: str) -> PlannedChange | None:

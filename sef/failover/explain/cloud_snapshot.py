@@ -60,7 +60,8 @@ def read_cloud(ctx: Context, agent_id: str, *, must_run: bool) -> CloudSnapshot:
     """
     snapshot = ctx.database.read(read_snapshot, agent_id)
     lost = _lost_standby(ctx, snapshot.standby, must_run=must_run)
-    targets = check_targets(ctx, snapshot.agent)
+    standby_id = snapshot.standby.instance_id if snapshot.standby and not lost else None
+    targets = check_targets(ctx, snapshot.agent, standby_id)
     running = _running_spares(ctx, agent_id, snapshot.releasing)
     primary = snapshot.agent.instance_id
     try:

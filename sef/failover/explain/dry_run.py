@@ -41,7 +41,8 @@ from sef.failover.promotion import Promotion
 from sef.failover.reconcile import STEPS, apply_step, standby_ttl
 from sef.failover.snapshot import read_snapshot
 from sef.failover.standbys import watch
-from sef.failover.standbys.rows import Replica, change_replica, read_replica
+from sef.failover.standbys.retirements import agent_with_primary
+from sef.failover.standbys.rows import Replica, change_replica, live_standby, read_replica
 from sef.terms import ReplicaStatus
 
 T = TypeVar("T")
@@ -243,5 +244,31 @@ def _plan_fields(
             "expected_seconds": time.expected_seconds,
             "is_enough": time.is_enough,
         },
-        "warnings": cloud.targets.in_pool(pool_id),
+        "warnings": [
+            *cloud.targets.in_pool(pool_id),
+            *_kept(connection, agent_id, plan, cloud, pool_id),
+        ],
     }
+
+
+def _kept(
+    connection: Connection,
+    agent_id: str,
+    plan: Sequence[PlanStep],
+    cloud: CloudSnapshot,
+    pool_id: str | None,
+) -> list[str]:
+    """Return the reasons why SEF would not terminate the old primary that it plans to terminate."""
+    promoted = {step.instance_id for step in plan if step.step == "promote"}
+    old = cloud.primary
+    is_planned = any(step.step == "terminate" and step.instance_id == old for step in plan)
+    if old is None or not promoted or not is_planned:
+        return []
+    reasons = []
+    other = agent_with_primary(connection, old, other_than=agent_id)
+    if other is not None:
+        reasons.append(f"it is the primary of {other}")
+    left = cloud.targets.left_with(old, pool_id)
+    if left:
+        reasons.append(f"it still has {', '.join(left)}")
+    return [f"{old} keeps running after the switch: {reason}" for reason in reasons]

@@ -98,11 +98,17 @@ def test_target_that_cannot_follow_is_registered_with_a_warning(
     targets = targets_of(world, Belongings(world, primary, "dns"))
     answer = sef.register_agent("a", {"cutover": targets})
     assert (answer["status"], answer["agent"]["cutover"].keys()) == ("success", targets.keys())
-    [given] = answer["warnings"]
-    assert warning in given
+    given = answer["warnings"]
     planned = world.signal(sef, TERMINATION, instance_id=primary, dry_run=True)["warnings"]
-    # The new primary would be in the zone of the volume.
-    assert planned == ([] if targets_of is volume_elsewhere else [given])
+    if targets_of is volume_elsewhere:
+        # No instance has the volume, and the new primary would be in its zone.
+        at_nobody, misplaced = given
+        assert "is at no instance, not at your primary" in at_nobody
+        assert planned == [at_nobody]
+    else:
+        [misplaced] = given
+        assert planned == given
+    assert warning in misplaced
 
 
 @ONCE
@@ -135,11 +141,12 @@ def test_dry_run_checks_the_zone_of_the_planned_primary(world: World) -> None:
 @ONCE
 def test_dry_run_of_a_switch_has_the_warnings(world: World) -> None:
     sef = world.sef()
-    world.primary(sef)
+    primary = world.primary(sef)
     sef.register_agent("a", {"cutover": {"elastic_ip": "eipalloc-0123abcd"}})
     sef.enable_manual_replica_mode("a")
-    [warning] = sef.execute_manual_switch("a", dry_run=True)["warnings"]
+    warning, kept = sef.execute_manual_switch("a", dry_run=True)["warnings"]
     assert "InvalidAllocationID.NotFound" in warning
+    assert f"{primary} keeps running after the switch: it still has elastic-ip" in kept
 
 
 @ONCE
