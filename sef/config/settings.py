@@ -252,6 +252,16 @@ class Settings(BaseSettings):
         description="Interval of the health checks of a ready standby, in seconds. A standby that "
         "EC2 does not show is checked every 30 s.",
     )
+    target_check_interval_seconds: Span = Field(
+        3600,
+        description="Time between two looks at where the cutover targets of an agent are, in "
+        "seconds. 0: SEF does not look.",
+    )
+    restore_targets: bool = Field(
+        False,
+        description="Whether SEF moves a cutover target back to the primary that a look finds at a "
+        "former primary, or at no instance. Unset: SEF only reports it.",
+    )
     notification_urls: str = Field(
         "",
         description="Apprise URLs to notify, separated by white space or commas. Empty: none. See "

@@ -13,6 +13,7 @@ from sef.cloud.errors import CloudError
 from sef.context import Context
 from sef.errors import Unavailable
 from sef.failover.cutover.run import advance_cutover
+from sef.failover.cutover.upkeep import look_at_targets
 from sef.failover.instances import launch, retire, run_instances, terminate
 from sef.failover.instances.limits import TerminationBudget
 from sef.failover.instances.run_instances import UntaggedInstance
@@ -141,6 +142,13 @@ def _check_retired_and_tag(
     return None
 
 
+def _look_at_targets(ctx: Context, snapshot: Snapshot, budget: TerminationBudget) -> str | None:
+    agent, incident = snapshot.agent, snapshot.incident
+    if agent.cutover is None or (incident is not None and incident.is_emergency):
+        return None
+    return look_at_targets(ctx, agent.id)
+
+
 _STEPS: Sequence[Step] = (
     # The cutover comes first: the primary's traffic is more urgent than the next standby.
     _advance_cutover,
@@ -149,8 +157,9 @@ _STEPS: Sequence[Step] = (
     _terminate_retired,
     _check_standby,
     _check_missing_primary,
-    # Tags come last: no other step waits for them.
+    # No other step waits for tags, and none for a look at targets that nothing moves.
     _check_retired_and_tag,
+    _look_at_targets,
 )
 
 

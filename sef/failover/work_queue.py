@@ -34,8 +34,16 @@ from sqlalchemy import (
 
 from sef.agents import LONGEST_PAUSE
 from sef.context import Context
-from sef.db.tables import agents, cutovers, incidents, replica_instances, retirements
+from sef.db.tables import (
+    agents,
+    cutovers,
+    incidents,
+    replica_instances,
+    retirements,
+    target_looks,
+)
 from sef.failover.cutover.plan import LONGEST_DELAY
+from sef.failover.cutover.upkeep import LONGEST_WAIT
 from sef.failover.incidents import storms
 from sef.failover.instances.limits import LimitHit, TerminationBudget, report_limit
 from sef.failover.reconcile import reconcile_agent, standby_ttl
@@ -209,6 +217,9 @@ def _unfinished_work(
         case((cutovers.c.deadline.is_not(None), 0), else_=1),
         cutovers.c.deadline,
     ).where(_is_cutover_due(now))
+    due_looks = select(target_looks.c.agent_id, literal(2), no_deadline).where(
+        or_(target_looks.c.due_at <= now, target_looks.c.due_at > now + LONGEST_WAIT)
+    )
     agents_without_standby = (
         select(agents.c.id, literal(1), no_deadline)
         .outerjoin(replica_instances, replica.live_agent_id == agents.c.id)
@@ -223,6 +234,7 @@ def _unfinished_work(
         missing_primaries,
         due_retirements,
         due_cutovers,
+        due_looks,
         agents_without_standby.where(agents.c.manual_replica_enabled),
         agents_without_standby.where(agents.c.probation_until > now),
     )

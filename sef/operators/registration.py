@@ -23,6 +23,7 @@ from sef.errors import AgentNotFound
 from sef.failover.cutover.checks import target_warnings
 from sef.failover.cutover.claims import claim_targets, claims_of, uncertain_claims
 from sef.failover.cutover.targets import parse_targets
+from sef.failover.cutover.upkeep import plan_look
 from sef.failover.cutover.wish import follow_changed_targets, follow_named_primary
 from sef.failover.incidents.announced import open_announced
 from sef.failover.primaries import change_primary, claim_instance
@@ -189,9 +190,10 @@ def _claim(
     vpc_id: str | None,
     now: datetime,
 ) -> list[str]:
-    """Claim the agent's targets; return the warnings about claims that may overlap."""
+    """Claim the agent's targets and plan a look at them; return warnings of overlapping claims."""
     claims = claims_of(targets, vpc_id)
     claim_targets(connection, agent_id, claims, now)
+    plan_look(connection, agent_id, targets, now)
     return uncertain_claims(connection, agent_id, claims)
 
 

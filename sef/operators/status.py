@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from sef.agents import Agent
 from sef.clock import iso
 from sef.failover.cutover.rows import Cutover, latest_cutover, steps_of
+from sef.failover.cutover.upkeep import whereabouts
 from sef.failover.incidents.rows import Incident
 from sef.failover.instances.kept_orphans import kept_of
 from sef.failover.policy import CreateStandby, NextStep
@@ -59,6 +60,7 @@ def agent_status(
         "data_quality": data_quality(connection, agent_id),
         "incident": incident_fields(incident) if incident else None,
         "cutover": cutover_fields(connection, cutover) if cutover else None,
+        "targets": whereabouts(connection, agent_id),
     }
 
 

@@ -220,11 +220,10 @@ def test_what_the_switch_is_refused_for_is_said_before(
 
 
 def edited(world: World, operation: str, edit: Callable[[Any], None]) -> Clients:
-    """Return clients that see other answers of one operation of EC2."""
+    """Return clients that see other answers of one operation of EC2, or of each with ""."""
     clients = Clients("us-east-1", world.simulation.endpoint, simulated=True)
-    clients.ec2.meta.events.register(
-        f"after-call.ec2.{operation}", lambda parsed, **_: edit(parsed)
-    )
+    event = f"after-call.ec2.{operation}".removesuffix(".")
+    clients.ec2.meta.events.register(event, lambda parsed, **_: edit(parsed))
     return clients
 
 
@@ -238,7 +237,10 @@ def of_a_nat_gateway(answer: Any) -> None:
 
 
 def of_a_local_zone(answer: Any) -> None:
-    answer["Addresses"][0]["NetworkBorderGroup"] = "us-east-1-bos-1"
+    for address in answer.get("Addresses", []):
+        address["NetworkBorderGroup"] = "us-east-1-bos-1"
+    for zone in answer.get("AvailabilityZones", []):
+        zone["NetworkBorderGroup"] = "us-east-1"
 
 
 def of_its_owner(answer: Any) -> None:
@@ -255,7 +257,7 @@ def of_its_owner(answer: Any) -> None:
         ("network_interface", "DescribeNetworkInterfaces", of_a_nat_gateway, "nat_gateway"),
         ("private_ip", "DescribeNetworkInterfaces", of_a_nat_gateway, "a service of AWS manages"),
         ("elastic_ip", "DescribeAddresses", of_its_owner, None),
-        ("elastic_ip", "DescribeAddresses", of_a_local_zone, "border group is us-east-1-bos-1"),
+        ("elastic_ip", "", of_a_local_zone, "border group is us-east-1-bos-1"),
     ],
 )
 @ONCE

@@ -14,11 +14,14 @@ from datetime import datetime
 
 from sqlalchemy import Connection, delete, select
 
+from sef.agents import Agent
 from sef.db.database import VersionConflict
 from sef.db.statements import change, insert_rows
 from sef.db.tables import agents, target_claims
 from sef.errors import Conflict
 from sef.failover.cutover.targets import Targets
+from sef.notifications.events import Event, write_once
+from sef.terms import NotificationKind
 
 UNKNOWN_VPC = "vpc-unknown"
 """Stands for the VPC of a private address while SEF does not know it."""
@@ -107,6 +110,33 @@ def claim_targets(
     for key in sorted(wanted.keys() - own - holders.keys()):
         values = {"target": key, "agent_id": agent_id, "claimed_at": now}
         insert_rows(connection, target_claims, values)
+
+
+def complete_vpc(connection: Connection, agent: Agent, vpc_id: str | None, now: datetime) -> None:
+    """Claim the agent's private address in its VPC, once that is known.
+
+    If another agent has the address there, both keep it, and people are told once.
+    """
+    address = (agent.cutover or {}).get("private_ip")
+    unknown = {"target": private_ip_key(str(address), None), "agent_id": agent.id}
+    if address is None or vpc_id is None:
+        return
+    key = private_ip_key(address, vpc_id)
+    other = holders_of_claims(connection, [key], other_than=agent.id).get(key)
+    if other is None:
+        change(connection, target_claims, unknown, target=key)
+    elif unknown["target"] in _keys_of(connection, agent.id):
+        event = Event(
+            "target_shared",
+            f"{address} is a target of {agent.id} and of {other}, and their primaries are in one "
+            "VPC. At a promotion SEF takes it from no instance of the other agent: remove it from "
+            "one of the two",
+            agent.id,
+            severity="warning",
+            notification=NotificationKind.ALERT,
+            matter=(key, other),
+        )
+        write_once(connection, event, now)
 
 
 def holders_of_claims(

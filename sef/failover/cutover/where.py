@@ -19,27 +19,30 @@ def describe_place(
     """
     if primary in holders:
         return None
+    place = place_of(name, holders, primary, unrelated)
     if name.startswith("target-group "):
-        return (
-            f"your primary {primary} is not registered in {name}; SEF registers the new primary at "
-            "the next promotion"
-        )
+        return f"{place}; SEF registers the new primary at the next promotion"
     if not holders:
-        return (
-            f"{name} is at no instance, not at your primary {primary}; SEF gives it to the new "
-            "primary at the next promotion"
-        )
-    described = ", ".join(
-        describe_holder(holder, unrelated[holder]) if holder in unrelated else holder
-        for holder in sorted(holders)
-    )
-    place = f"{name} is at {described}, not at your primary {primary}"
+        return f"{place}; SEF gives it to the new primary at the next promotion"
     if unrelated:
         return (
             f"{place}; SEF leaves it there, also at a promotion: move it to {primary} by hand, or "
             "remove the target"
         )
     return f"{place}; SEF takes it from there at the next promotion"
+
+
+def place_of(
+    name: str, holders: Collection[str], primary: str, unrelated: Mapping[str, str | None]
+) -> str:
+    """Return where a target is that is not at the primary, as a clause."""
+    if name.startswith("target-group "):
+        return f"your primary {primary} is not registered in {name}"
+    described = ", ".join(
+        describe_holder(holder, unrelated[holder]) if holder in unrelated else holder
+        for holder in sorted(holders)
+    )
+    return f"{name} is at {described or 'no instance'}, not at your primary {primary}"
 
 
 def describe_holder(instance_id: str, agent_id: str | None) -> str:

@@ -6,7 +6,7 @@ step in the cutover of the present epoch. The steps of a target that is removed 
 cutover that was done is open again while such a step is left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from sef.agents import Agent
 from sef.failover.cutover.begin import begin_cutover, begin_epoch, supersede_cutover
 from sef.failover.cutover.events import TARGET_REMOVED, report_status, report_step, step_name
 from sef.failover.cutover.formers import formers_of
+from sef.failover.cutover.holders import holder_name
 from sef.failover.cutover.plan import wanted_steps
 from sef.failover.cutover.rows import (
     Cutover,
@@ -159,6 +160,49 @@ def follow_changed_targets(
             now,
             guarded=True,
         )
+
+
+def restore_targets(
+    connection: Connection, agent: Agent, names: Collection[str], now: datetime
+) -> None:
+    """Make the steps of targets again that have strayed from the primary; they are guarded.
+
+    Args:
+        agent: the agent, locked, without an open cutover.
+        names: the names of the targets (`holder_name`).
+    """
+    cutover = cutover_of_epoch(connection, agent.id, agent.epoch)
+    if cutover is not None and cutover.status is not CutoverStatus.SUPERSEDED:
+        before = _without(agent.cutover or {}, names)
+        follow_wish(connection, cutover, agent.cutover, now, before=before)
+    elif cutover is None:
+        new = agent.instance_id or ""
+        begin_epoch(
+            connection, agent, agent.epoch, None, new, agent.pool_id, None, None, now, guarded=True
+        )
+
+
+def _without(targets: Targets, names: Collection[str]) -> Targets:
+    """Return the targets without those of these names."""
+    kinds = {
+        "elastic_ip": StepKind.ELASTIC_IP,
+        "private_ip": StepKind.PRIVATE_IP,
+        "network_interface": StepKind.NETWORK_INTERFACE,
+        "volumes": StepKind.VOLUME,
+        "target_groups": StepKind.REGISTER,
+        "dns": StepKind.DNS,
+    }
+    left: dict[str, Any] = {}
+    for field, value in targets.items():
+        kind = kinds.get(field)
+        if kind is None:
+            left[field] = value
+        elif isinstance(value, list):
+            kept = [one for one in value if holder_name(kind, one) not in names]
+            left |= {field: kept} if kept else {}
+        elif holder_name(kind, value) not in names:
+            left[field] = value
+    return left
 
 
 def follow_wish(
