@@ -604,6 +604,28 @@ def registration_of_cutover_targets(story: Story) -> None:
     story.settled(epoch=1)
 
 
+@scenario(
+    SEF_CLOUD="simulated",
+    SEF_SIMULATOR_PENDING_SECONDS="0",
+    SEF_SPOT_POOLS=",".join(SAME_ZONE),
+    SEF_RESTORE_TARGETS="true",
+)
+def target_that_strays(story: Story) -> None:
+    def is_moved_back() -> bool:
+        story.later("target_looks", due_at=HOUR)
+        return "volumes" in belongings.held(primary)
+
+    primary = story.primary()
+    belongings = Belongings(story.world, primary, "volumes")
+    story.put(cutover=belongings.targets)
+    belongings.ec2.detach_volume(VolumeId=belongings.volume_id)
+    story.arm()
+    story.until(is_moved_back)
+    story.until(lambda: {c.status for c in story.rows("cutovers")} == {"done"})
+    assert story.world.events("target_strayed", story.agent_id)
+    story.settled(epoch=1)
+
+
 @scenario(SEF_CLOUD="simulated", SEF_SIMULATOR_PENDING_SECONDS="0")
 def late_change_of_a_target_group(story: Story) -> None:
     """Another instance is promoted while a call of the cutover is slow."""
