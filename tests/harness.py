@@ -77,6 +77,8 @@ class TrackedSimulation(Simulation):
             visible_after_seconds=0,
             refuse_token_of_terminated=True,
             healthy_after_seconds=0,
+            route53_per_second=0,
+            route53_change_seconds=0,
         )
         if "faults" in self._changed:
             self.clear_faults()

@@ -159,6 +159,8 @@ class Simulation:
         visible_after_seconds: float | None = None,
         refuse_token_of_terminated: bool | None = None,
         healthy_after_seconds: float | None = None,
+        route53_per_second: float | None = None,
+        route53_change_seconds: float | None = None,
     ) -> None:
         """Set fields of `sef.simulator.server.changes.Options`; None leaves a field unchanged."""
         options = {
@@ -166,6 +168,8 @@ class Simulation:
             "visible_after_seconds": visible_after_seconds,
             "refuse_token_of_terminated": refuse_token_of_terminated,
             "healthy_after_seconds": healthy_after_seconds,
+            "route53_per_second": route53_per_second,
+            "route53_change_seconds": route53_change_seconds,
         }
         self._ask("PUT", "options", {k: v for k, v in options.items() if v is not None})
 

@@ -1,34 +1,22 @@
 """Refuse the changes that AWS refuses and moto makes.
 
-SEF's cutovers rest on AWS's compare-and-swap. moto takes a volume, a network interface, a private
-address or a DNS record from another holder; the checks here refuse that, with AWS's error codes
-(https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html, and the errors of
-ChangeResourceRecordSets in the Route 53 API reference). moto also deletes a DNS record that had the
-given values at any earlier time.
+SEF's cutovers rest on AWS's compare-and-swap. moto takes a volume, a network interface or a private
+address from another holder; the checks here refuse that, with AWS's error codes
+(https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html). The rules of DNS
+records are in `dns_rules`, those of target groups in `target_groups`.
 
-Two more differences are removed: here a terminated instance releases its addresses and interfaces,
-and a new target of a target group is not healthy at once.
+One more difference is removed: here a terminated instance releases its addresses and interfaces.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
-from datetime import timedelta
+from collections.abc import Sequence
 from typing import Any
 
-from moto.core.utils import utcnow
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.models.instances import Instance
-from moto.elbv2.models import FakeHealthStatus, FakeTargetGroup
-from moto.route53.exceptions import Route53ClientError
-from moto.route53.models import ChangeList, Route53Backend
 
-
-class TargetHealth:
-    """The time in seconds that a new target is `initial` before it is healthy."""
-
-    def __init__(self) -> None:
-        self.initial_seconds = 0.0
+from sef.simulator.server.dns_rules import check_records
+from sef.simulator.server.target_groups import TargetHealth, check_target_groups
 
 
 def check_region(backend: Any) -> None:
@@ -42,8 +30,8 @@ def check_all_regions() -> TargetHealth:
     """Add AWS's checks to moto's classes, once in a process."""
     _find_secondary_addresses()
     _release_on_termination()
-    _compare_records()
-    return _delay_target_health()
+    check_records()
+    return check_target_groups()
 
 
 def _check_volumes(backend: Any) -> None:
@@ -170,76 +158,5 @@ def _release_on_termination() -> None:
     Instance.terminate = terminate_and_release  # type: ignore[method-assign]
 
 
-def _compare_records() -> None:
-    """Let Route 53 compare each change with the present records, before it makes any."""
-    change = Route53Backend.change_resource_record_sets
-
-    def checked_change(self: Any, zoneid: str, change_list: list[dict[str, Any]]) -> None:
-        zone = self.get_hosted_zone(zoneid)
-        records = {
-            (r.name.strip("."), r.type, r.set_identifier): (r.ttl, sorted(r.records or []))
-            for r in zone.rrsets
-        }
-        for entry in change_list:
-            record = entry["ResourceRecordSet"]
-            key = (record["Name"].strip("."), record["Type"], record.get("SetIdentifier"))
-            values = [r["Value"] for r in record.get("ResourceRecords") or []]
-            wanted = (record.get("TTL"), sorted(values))
-            name = f"resource record set [name='{key[0]}.', type='{key[1]}']"
-            if entry["Action"] == "CREATE" and key in records:
-                raise _invalid_batch(f"Tried to create {name} but it already exists")
-            if entry["Action"] == "DELETE":
-                if key not in records:
-                    raise _invalid_batch(f"Tried to delete {name} but it was not found")
-                if _comparable(records.pop(key)) != _comparable(wanted):
-                    raise _invalid_batch(
-                        f"Tried to delete {name} but the values provided do not match the "
-                        "current values"
-                    )
-            else:
-                records[key] = wanted
-        # moto's own checks compare with all earlier changes, so it gets only the present ones.
-        zone.rr_changes = ChangeList()
-        for entry in change_list:
-            if entry["Action"] == "DELETE":
-                zone.rr_changes.append({**deepcopy(entry), "Action": "UPSERT"})
-        change(self, zoneid, change_list)
-
-    Route53Backend.change_resource_record_sets = checked_change  # type: ignore[method-assign]
-
-
-def _delay_target_health() -> TargetHealth:
-    """Let a new target of a target group be `initial` for a time before it is healthy."""
-    health = TargetHealth()
-    register: Callable[..., None] = FakeTargetGroup.register
-    health_for = FakeTargetGroup.health_for
-
-    def register_and_note(self: Any, targets: list[dict[str, Any]]) -> None:
-        known = set(self.targets)
-        register(self, targets)
-        registered_at = self.__dict__.setdefault("registered_at", {})
-        registered_at |= {t["Id"]: utcnow() for t in targets if t["Id"] not in known}
-
-    def delayed_health(self: Any, target: Mapping[str, Any], *args: Any) -> FakeHealthStatus:
-        status = health_for(self, dict(target), *args)
-        at = self.__dict__.get("registered_at", {}).get(target["Id"])
-        is_new = at and utcnow() - at < timedelta(seconds=health.initial_seconds)
-        if status.status == "healthy" and is_new:
-            status.status, status.reason = "initial", "Elb.RegistrationInProgress"
-        return status
-
-    FakeTargetGroup.register = register_and_note  # type: ignore[method-assign]
-    FakeTargetGroup.health_for = delayed_health  # type: ignore[method-assign, assignment]
-    return health
-
-
 def _addresses(eni: Any) -> list[str]:
     return [address["PrivateIpAddress"] for address in eni.private_ip_addresses]
-
-
-def _comparable(record: tuple[Any, list[str]]) -> tuple[str, list[str]]:
-    return str(record[0]), record[1]
-
-
-def _invalid_batch(message: str) -> Route53ClientError:
-    return Route53ClientError("InvalidChangeBatch", message)

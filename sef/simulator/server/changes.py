@@ -13,6 +13,7 @@ from sef.simulator.server.launches import Launch, Tokens
 from sef.simulator.server.moto import Moto
 from sef.simulator.server.prices import Prices
 from sef.simulator.server.region import interrupt
+from sef.simulator.server.route53_limits import Route53Limits
 from sef.terms import LONGEST_SPAN, Pool, parse_pool
 
 
@@ -26,15 +27,25 @@ class Options:
         refuse_token_of_terminated: answer the token of a terminated instance with
             IdempotentInstanceTerminated, as EC2 documents, rather than with the instance.
         healthy_after_seconds: time that a target of a target group is `initial`.
+        route53_per_second: requests to Route 53 that are answered in a second; 0: no limit.
+        route53_change_seconds: time for which a hosted zone accepts no other change.
     """
 
     pending_seconds: float = 1.0
     visible_after_seconds: float = 0.0
     refuse_token_of_terminated: bool = True
     healthy_after_seconds: float = 0.0
+    route53_per_second: float = 0.0
+    route53_change_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        spans = (self.pending_seconds, self.visible_after_seconds, self.healthy_after_seconds)
+        spans = (
+            self.pending_seconds,
+            self.visible_after_seconds,
+            self.healthy_after_seconds,
+            self.route53_per_second,
+            self.route53_change_seconds,
+        )
         if not all(0 <= span <= LONGEST_SPAN for span in spans):
             raise ValueError(f"seconds must be from 0 to {LONGEST_SPAN}")
 
@@ -53,6 +64,7 @@ class State:
         self.prices = prices
         self.options = Options()
         self.faults = Faults()
+        self.route53 = Route53Limits()
         self.interrupted: dict[str, float | None] = {}
         self._moto = moto
         self._room: dict[Pool, int] = {}

@@ -76,7 +76,8 @@ class SimulatedEc2:
         with self._lock:
             now = time.time()
             self.state.advance(now)
-            answer = self._answer(call, now, effect)
+            limited = self.state.route53.refusal(call, now, self.state.options)
+            answer = limited or self._answer(call, now, effect)
         if effect.lose_reply:
             time.sleep(effect.delay_seconds)
             return None

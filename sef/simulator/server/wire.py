@@ -169,6 +169,8 @@ def _route53_action(method: str, path: str, body: str) -> str:
     """Return the action that Route 53 derives from method and path, or that a body names."""
     if method == "GET" and path.rstrip("/").endswith("/rrset"):
         return "ListResourceRecordSets"
+    if method == "GET" and re.fullmatch(r"/[^/]+/hostedzone/[^/]+/?", path):
+        return "GetHostedZone"
     request = re.search(r"<(\w+)Request[ >]", body)
     return request[1] if request else ""
 
