@@ -418,6 +418,7 @@ CREATE TABLE cutover_steps (
   ends_at DATETIME(6) COMMENT 'end of the holder of the target; NULL if none is known',
   is_hurried BOOL NOT NULL COMMENT 'less than 30 s were left when that end became known',
   is_guarded BOOL NOT NULL COMMENT 'no promotion asked for it: no target is taken from a strange instance',
+  is_waiting BOOL NOT NULL COMMENT 'AWS throttled the last attempt, or it waits on purpose: no time-out',
   error TEXT COMMENT 'result of the last attempt that did not finish the step',
   version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (cutover_id, position),
@@ -444,6 +445,16 @@ CREATE TABLE target_looks (
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='When SEF looks next where the targets of an agent are, and what it saw last.' COLLATE utf8mb4_bin;
 
 CREATE INDEX target_looks_due ON target_looks (due_at);
+
+CREATE TABLE traffic_bindings (
+  agent_id VARCHAR(64) NOT NULL,
+  target VARCHAR(320) NOT NULL COMMENT 'ARN of the group, or zone/name',
+  instance_id VARCHAR(64) NOT NULL COMMENT 'primary at which it was seen',
+  ports JSON NOT NULL COMMENT 'ports of the primary in the target group',
+  addresses JSON NOT NULL COMMENT 'addresses of the primary in the record',
+  seen_at DATETIME(6) NOT NULL,
+  PRIMARY KEY (agent_id, target)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='How traffic was bound at the last primary of an agent, known after its end.' COLLATE utf8mb4_bin;
 
 CREATE TABLE notifications (
   id BIGINT NOT NULL AUTO_INCREMENT,

@@ -8,9 +8,11 @@ call.
 
 import os
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -169,6 +171,35 @@ class Batcher(Generic[Item, Answer]):
             if entry.group[-1].wake_up.locked():
                 entry.group[-1].wake_up.release()
             entry.group.pop()
+
+
+class Leads:
+    """The work of which one thread takes the lead for all others, by a key.
+
+    Args:
+        seconds: time after which another thread may take the lead: a call of the first one hangs.
+    """
+
+    def __init__(self, seconds: float = 4.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._since: dict[object, float] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lead(self, key: object) -> Iterator[bool]:
+        """Yield True if this thread leads; False if another thread does."""
+        began = self._clock()
+        with self._lock:
+            since = self._since.get(key)
+            is_leader = since is None or began - since >= self._seconds
+            if is_leader:
+                self._since[key] = began
+        try:
+            yield is_leader
+        finally:
+            with self._lock:
+                if is_leader and self._since.get(key) == began:
+                    del self._since[key]
 
 
 _batchers: weakref.WeakSet[Batcher[object, object]] = weakref.WeakSet()

@@ -1,9 +1,10 @@
 """The context that the functions of the control loop take: database, AWS, settings and clock."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
+from sef.batching import Leads
 from sef.clock import Clock
 from sef.cloud.attachments import Attachments
 from sef.cloud.batched_describe import BatchedDescribe
@@ -22,6 +23,7 @@ class Context:
         describe: looks up single instances; concurrent look-ups share one call.
         http: sends webhooks.
         on_demand_prices: USD per hour, by instance type.
+        leads: the hosted zones and target groups that a thread of this process works on.
     """
 
     database: Database
@@ -33,3 +35,4 @@ class Context:
     settings: Settings
     clock: Clock
     on_demand_prices: Mapping[str, Decimal]
+    leads: Leads = field(default_factory=Leads)

@@ -11,6 +11,7 @@ from sef.cloud.batched_describe import batched_describe
 from sef.cloud.clients import Clients
 from sef.cloud.connect import connect
 from sef.cloud.ec2 import Ec2
+from sef.cloud.pace import PER_SECOND, Pace
 from sef.cloud.traffic import TrafficRouting
 from sef.config import Settings
 from sef.context import Context
@@ -49,14 +50,23 @@ def build_context(
     def aws_clients() -> Clients:
         return clients or connected()[1]
 
+    pace = Pace(_route53_rate(settings), clock=lambda: clock().timestamp())
     return Context(
         database=database,
         ec2=ec2,
         describe=batched_describe(ec2),
         attachments=Attachments(aws_clients),
-        traffic=TrafficRouting(aws_clients),
+        traffic=TrafficRouting(aws_clients, pace),
         http=Outbound(settings.webhook_network_list),
         settings=settings,
         clock=clock,
         on_demand_prices=on_demand_prices,
     )
+
+
+def _route53_rate(settings: Settings) -> float | None:
+    """Return the requests per second to Route 53; None if they are not limited."""
+    rate = settings.route53_requests_per_second
+    if rate is None:
+        rate = 0 if settings.cloud == "simulated" else PER_SECOND
+    return rate or None

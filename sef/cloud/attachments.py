@@ -25,24 +25,24 @@ RACED = frozenset(
         "InvalidAssociationID.NotFound",
         "InvalidAttachment.NotFound",
         "InvalidAttachmentID.NotFound",
-        "InvalidChangeBatch",
         "InvalidIPAddress.InUse",
         "InvalidNetworkInterface.InUse",
-        "InvalidTarget",
-        "PriorRequestNotComplete",
         "Resource.AlreadyAssociated",
         "VolumeInUse",
     }
 )
 """Codes of a change that failed because the state is no longer, or not yet, as the call requires.
 
-The caller looks again. Sources: EC2's list of error codes (see `sef.cloud.errors`), the error
-sections of Route 53's ChangeResourceRecordSets and of ELBv2's RegisterTargets.
+The caller looks again. Source: EC2's list of error codes (see `sef.cloud.errors`).
 """
 
 
 class NotReady(Exception):
     """The change has to wait; the caller looks again later. The message is the reason."""
+
+
+class Waits(NotReady):
+    """The change waits on purpose: what serves now has to go on serving."""
 
 
 class Impossible(Exception):

@@ -60,20 +60,23 @@ class Clients:
 
     @cached_property
     def route53(self) -> "Route53Client":
-        client: Route53Client = self._build("route53", self._endpoint_of_others)
+        # boto3 would repeat a throttled call at once, beyond SEF's own pace (`sef.cloud.pace`).
+        once = Config(retries={"mode": "standard", "total_max_attempts": 1})
+        client: Route53Client = self._build("route53", self._endpoint_of_others, once)
         return client
 
     @property
     def _endpoint_of_others(self) -> str:
         return self.ec2_endpoint if self.simulated else ""
 
-    def _build(self, service: str, endpoint: str) -> Any:
-        options: dict[str, Any] = {"config": _TIMEOUTS}
+    def _build(self, service: str, endpoint: str, config: Config | None = None) -> Any:
+        config = _TIMEOUTS if config is None else _TIMEOUTS.merge(config)
+        options: dict[str, Any] = {"config": config}
         if self.simulated:
             options = {
                 "aws_access_key_id": "simulated",
                 "aws_secret_access_key": "simulated",
-                "config": _TIMEOUTS.merge(Config(proxies={})),  # the simulator is on this machine
+                "config": config.merge(Config(proxies={})),  # the simulator is on this machine
             }
         try:
             with _building:

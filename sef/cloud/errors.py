@@ -56,11 +56,26 @@ SPENT_TOKEN = frozenset({"IdempotentParameterMismatch", "IdempotentInstanceTermi
 """The client token cannot launch anything any more."""
 
 THROTTLED = frozenset(
-    {"RequestLimitExceeded", "Throttling", "ThrottlingException", "EC2ThrottledException"}
+    {
+        "BandwidthLimitExceeded",
+        "EC2ThrottledException",
+        "PriorRequestNotComplete",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "TransactionInProgressException",
+    }
 )
-"""EC2 throttled the call; the same call may be repeated a little later.
+"""AWS throttled the call; the same call may be repeated a little later.
 
-All four are in botocore's list of throttling errors (`botocore.retries.standard`).
+All are in botocore's list of throttling errors (`botocore.retries.standard`), of which two are left
+out: `LimitExceededException` can be a quota, and `ProvisionedThroughputExceededException` is of
+DynamoDB. `PriorRequestNotComplete`: the hosted zone still processes another change.
 """
 
 TRANSIENT = THROTTLED | frozenset(
@@ -95,6 +110,10 @@ class CloudError(CloudUnavailable):
         self.remedy = remedy
         self.call: dict[str, Any] | None = None
         self._aws_message = message
+
+    @property
+    def is_throttled(self) -> bool:
+        return self.code in THROTTLED
 
     def __str__(self) -> str:
         return f"{self.code}: {self._aws_message}"
@@ -141,6 +160,6 @@ def _remedy(code: str, status: int) -> Remedy:
         return Remedy.ON_DEMAND
     if code in SPENT_TOKEN:
         return Remedy.NEW_TOKEN
-    if code in TRANSIENT or status >= 500:
+    if code in TRANSIENT or status >= 500 or status == 429:
         return Remedy.WAIT
     return Remedy.OPERATOR

@@ -18,10 +18,19 @@ OTHER_SERVICE = "another service"
 
 @dataclass(frozen=True, slots=True)
 class ShownInstance:
-    """The state of an instance that EC2 shows, and the addresses of its first interface."""
+    """The state of an instance that EC2 shows, and the addresses of its first interface.
+
+    An instance that has ended has no address any more.
+    """
 
     state: str
-    addresses: frozenset[str]
+    private_ip: str | None
+    public_ip: str | None
+    vpc_id: str | None = None
+
+    @property
+    def addresses(self) -> frozenset[str]:
+        return frozenset(one for one in (self.private_ip, self.public_ip) if one)
 
 
 class HolderLookups:
@@ -37,17 +46,17 @@ class HolderLookups:
     @translated()
     def shown(self, instance_ids: Collection[str]) -> dict[str, ShownInstance]:
         """Return those of the instances that EC2 shows, by id."""
-        return {
-            instance["InstanceId"]: ShownInstance(
-                instance["State"]["Name"],
-                frozenset(
-                    instance[name]
-                    for name in ("PrivateIpAddress", "PublicIpAddress")
-                    if instance.get(name) and instance["State"]["Name"] not in ENDED
-                ),
+        shown = {}
+        for instance in self._instances(sorted(instance_ids)):
+            state = instance["State"]["Name"]
+            own = {} if state in ENDED else instance
+            shown[instance["InstanceId"]] = ShownInstance(
+                state,
+                own.get("PrivateIpAddress") or None,
+                own.get("PublicIpAddress") or None,
+                instance.get("VpcId"),
             )
-            for instance in self._instances(sorted(instance_ids))
-        }
+        return shown
 
     @translated()
     def holders_of_address(self, allocation_id: str) -> set[str]:

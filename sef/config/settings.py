@@ -220,6 +220,14 @@ class Settings(BaseSettings):
         "reserved for emergencies. 0: calls are not limited. Unset: 2; not limited when"
         " simulated.",
     )
+    route53_requests_per_second: float | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="Requests to Route 53 per second and worker. A worker that Route 53 throttles "
+        "halves its own pace for a while. 0: requests are not limited. Unset: 5, the limit of an "
+        "account; not limited when simulated.",
+    )
     terminate_instances_burst: PositiveCount = Field(
         100, description="Size of EC2's TerminateInstances bucket for your account, in calls."
     )

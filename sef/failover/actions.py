@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from sef.cloud.errors import CloudError
 from sef.context import Context
 from sef.errors import Unavailable
-from sef.failover.cutover.run import advance_cutover
+from sef.failover.cutover.together import advance_cutover
 from sef.failover.cutover.upkeep import look_at_targets
 from sef.failover.instances import launch, retire, run_instances, terminate
 from sef.failover.instances.limits import TerminationBudget

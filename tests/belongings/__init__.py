@@ -1,1 +1,1 @@
-"""Move what belongs to the service, on the façade."""
+"""What belongs to the service, moved on the façade."""

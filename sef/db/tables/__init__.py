@@ -10,6 +10,7 @@ from sef.db.tables.incidents import (
     incidents,
     pool_storms,
     spot_interruption_events,
+    traffic_bindings,
 )
 from sef.db.tables.instances import (
     agent_instances,
@@ -72,6 +73,7 @@ INTERNAL = (
     cutover_steps,
     target_claims,
     target_looks,
+    traffic_bindings,
     notifications,
     notification_deliveries,
     idempotency_keys,
@@ -113,5 +115,6 @@ __all__ = [
     "system_events",
     "target_claims",
     "target_looks",
+    "traffic_bindings",
     "unavailable_pools",
 ]

@@ -191,11 +191,37 @@ cutover_steps = Table(
         default=False,
         comment="no promotion asked for it: no target is taken from a strange instance",
     ),
+    Column(
+        "is_waiting",
+        Boolean,
+        nullable=False,
+        default=False,
+        comment="AWS throttled the last attempt, or it waits on purpose: no time-out",
+    ),
     Column("error", Text, comment="result of the last attempt that did not finish the step"),
     version(),
     CheckConstraint(one_of("kind", StepKind), name="cutover_steps_kind"),
     CheckConstraint(one_of("status", StepStatus), name="cutover_steps_status"),
     comment="The steps of a cutover: what was done for each target, and what is left.",
+    **MYSQL_OPTIONS,
+)
+
+
+traffic_bindings = Table(
+    "traffic_bindings",
+    metadata,
+    agent_id(primary_key=True),
+    Column("target", String(320), primary_key=True, comment="ARN of the group, or zone/name"),
+    Column(
+        "instance_id",
+        String(INSTANCE_ID_LENGTH),
+        nullable=False,
+        comment="primary at which it was seen",
+    ),
+    Column("ports", JSON, nullable=False, comment="ports of the primary in the target group"),
+    Column("addresses", JSON, nullable=False, comment="addresses of the primary in the record"),
+    Column("seen_at", Instant, nullable=False),
+    comment="How traffic was bound at the last primary of an agent, known after its end.",
     **MYSQL_OPTIONS,
 )
 

@@ -29,6 +29,8 @@ from sef.failover.cutover.possible import (
 )
 from sef.failover.cutover.rows import open_cutover
 from sef.failover.cutover.targets import Targets
+from sef.failover.cutover.traffic_checks import check_group, check_record
+from sef.failover.cutover.traffic_memory import Binding, store
 from sef.failover.cutover.where import describe_place
 from sef.terms import StepKind, parse_pool
 
@@ -41,12 +43,14 @@ class TargetCheck:
         zones: zone of each volume and network interface; neither can leave its zone.
         holders: the instances that have each target, by the name of the target.
         stuck: the names of the targets that cannot follow, or whose holders are not known.
+        bindings: how the traffic is bound at the primary now.
     """
 
     warnings: tuple[str, ...] = ()
     zones: Mapping[str, str] = field(default_factory=dict)
     holders: Mapping[str, frozenset[str]] = field(default_factory=dict)
     stuck: frozenset[str] = frozenset()
+    bindings: tuple[Binding, ...] = ()
 
     def in_pool(self, pool_id: str | None) -> list[str]:
         """Return the warnings for a primary in a pool."""
@@ -79,6 +83,9 @@ class _Notes:
     places: Sequence[Place]
     zones: dict[str, str] = field(default_factory=dict)
     holders: dict[str, frozenset[str]] = field(default_factory=dict)
+    bindings: list[Binding] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    """Warnings that do not keep a target from following."""
     shared: list[tuple[str, str]] = field(default_factory=list)
     """Claims that overlap with a target, and the sentence about each."""
 
@@ -92,8 +99,13 @@ _Look = Callable[[], Sequence[str]]
 
 
 def target_warnings(ctx: Context, agent: Agent, standby_id: str | None = None) -> list[str]:
-    """Return the problems that keep targets from following a primary in the current pool."""
-    return check_targets(ctx, agent, standby_id).in_pool(agent.pool_id)
+    """Return the problems that keep targets from following a primary in the current pool.
+
+    Store how the traffic is bound at the primary (`sef.failover.cutover.traffic_memory`).
+    """
+    check = check_targets(ctx, agent, standby_id)
+    store(ctx, agent, check.bindings)
+    return check.in_pool(agent.pool_id)
 
 
 def check_targets(ctx: Context, agent: Agent, standby_id: str | None = None) -> TargetCheck:
@@ -114,7 +126,7 @@ def check_targets(ctx: Context, agent: Agent, standby_id: str | None = None) -> 
                 f"cutover.volumes: the root of {place.name} is on instance store: what is on it "
                 "ends with the instance"
             )
-    for field_name, name, look in _looks(ctx, agent.cutover, notes):
+    for field_name, name, look in _looks(ctx, agent, agent.cutover, notes):
         try:
             problems = look()
         except NotReady:
@@ -133,9 +145,12 @@ def check_targets(ctx: Context, agent: Agent, standby_id: str | None = None) -> 
             stuck.add(name)
         else:
             seen.append((field_name, name))
+    warnings += notes.remarks
     warnings += ctx.database.read(_where, agent, notes, seen)
     warnings += ctx.database.read(_shared, agent.id, notes)
-    return TargetCheck(tuple(warnings), notes.zones, notes.holders, frozenset(stuck))
+    return TargetCheck(
+        tuple(warnings), notes.zones, notes.holders, frozenset(stuck), tuple(notes.bindings)
+    )
 
 
 def _places(ctx: Context, primary: str | None, standby: str | None) -> Sequence[Place]:
@@ -149,7 +164,9 @@ def _places(ctx: Context, primary: str | None, standby: str | None) -> Sequence[
     return [Place(roles[i], facts[i]) for i in ids if i in facts]
 
 
-def _looks(ctx: Context, targets: Targets, notes: _Notes) -> Iterator[tuple[str, str, _Look]]:
+def _looks(
+    ctx: Context, agent: Agent, targets: Targets, notes: _Notes
+) -> Iterator[tuple[str, str, _Look]]:
     """Yield the field and the name of each target, and a look at it."""
     if "elastic_ip" in targets:
         address = targets["elastic_ip"]
@@ -168,11 +185,11 @@ def _looks(ctx: Context, targets: Targets, notes: _Notes) -> Iterator[tuple[str,
         yield "private_ip", name, partial(_look_at_private_ip, ctx, notes, name, address)
     for group in targets.get("target_groups", []):
         name = _name(StepKind.REGISTER, group)
-        yield "target_groups", name, partial(_look_at_group, ctx, notes, name, group["arn"])
+        yield "target_groups", name, partial(_look_at_group, ctx, agent, notes, name, group["arn"])
     if "dns" in targets:
         dns = targets["dns"]
         name = _name(StepKind.DNS, dns)
-        yield "dns", name, partial(_look_at_record, ctx, notes, name, dns)
+        yield "dns", name, partial(_look_at_record, ctx, agent, notes, name, dns)
 
 
 def _look_at_address(ctx: Context, notes: _Notes, name: str, allocation_id: str) -> Sequence[str]:
@@ -238,19 +255,23 @@ def _look_at_private_ip(ctx: Context, notes: _Notes, name: str, address: str) ->
     return list(private_ip_problems(address, interface, notes.places, blocks))
 
 
-def _look_at_group(ctx: Context, notes: _Notes, name: str, arn: str) -> Sequence[str]:
-    ctx.traffic.check_group(arn)
+def _look_at_group(ctx: Context, agent: Agent, notes: _Notes, name: str, arn: str) -> Sequence[str]:
+    check = check_group(ctx, agent, arn)
+    notes.bindings += check.bindings
+    notes.remarks += [f"cutover.target_groups: {warning}" for warning in check.warnings]
     notes.holders[name] = frozenset(ctx.traffic.holders_of_group(arn))
     return []
 
 
 def _look_at_record(
-    ctx: Context, notes: _Notes, name: str, dns: Mapping[str, Any]
+    ctx: Context, agent: Agent, notes: _Notes, name: str, dns: Mapping[str, Any]
 ) -> Sequence[str]:
-    ctx.traffic.check_record(dns["zone_id"], dns["name"], dns["type"])
+    check = check_record(ctx, agent, dns)
+    notes.bindings += check.bindings
+    notes.remarks += [f"cutover.dns: {warning}" for warning in check.warnings]
     values = ctx.traffic.addresses_of_record(dns["zone_id"], dns["name"], dns["type"])
     holders = {p.instance.id for p in notes.places if p.instance.addresses & values}
-    if not holders and values:
+    if not holders and len(values) == 1:
         holders = ctx.attachments.instances_with_address(values, notes.vpc_id)
     notes.holders[name] = frozenset(holders)
     return []

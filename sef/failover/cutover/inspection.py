@@ -1,7 +1,6 @@
 """Inspect the target of a cutover step and plan the change that moves it to the new primary."""
 
 from collections.abc import Collection
-from typing import Any
 
 from sef.clock import iso
 from sef.cloud.attachments import Impossible, PlannedChange
@@ -20,40 +19,33 @@ TAKEN = (
     StepKind.PRIVATE_IP,
     StepKind.NETWORK_INTERFACE,
     StepKind.VOLUME,
-    StepKind.DNS,
 )
 """Steps that take their target from its holder."""
 
 
-def inspect_target(
-    ctx: Context, cutover: Cutover, step: CutoverStep, former: set[str]
-) -> PlannedChange | None:
+def inspect_target(ctx: Context, cutover: Cutover, step: CutoverStep) -> PlannedChange | None:
     """Return the change that a step still needs; None if it needs none.
 
     A target is taken from an instance of the agent or from nobody, in an emergency too: an instance
     that is unrelated to the agent may serve with it.
 
     Args:
-        former: the former primaries, which a `deregister` step takes out of a target group.
-
     Raises:
         NotReady: the target is in transition; inspect it again later.
         Impossible: the target cannot be moved in its present state, or is with an unrelated
             instance.
         CloudError: AWS refuses the call, or does not answer it.
     """
-    change = _plan_change(ctx, cutover, step, former)
+    change = _plan_change(ctx, cutover, step)
     if change is not None and step.kind in TAKEN:
         _require_own_holder(ctx, cutover, step, change)
     return change
 
 
-def _plan_change(
-    ctx: Context, cutover: Cutover, step: CutoverStep, former: set[str]
-) -> PlannedChange | None:
+def _plan_change(ctx: Context, cutover: Cutover, step: CutoverStep) -> PlannedChange | None:
     """Return the change that a step still needs, whoever holds its target."""
     new, target = cutover.new_instance_id, step.target
-    attachments, traffic = ctx.attachments, ctx.traffic
+    attachments = ctx.attachments
     match step.kind:
         case StepKind.RUNNING:
             attachments.running(new)
@@ -66,17 +58,10 @@ def _plan_change(
             return attachments.network_interface(target["id"], target["device_index"], new)
         case StepKind.VOLUME:
             return attachments.volume(target["id"], target["device"], new)
-        case StepKind.REGISTER:
-            return traffic.registered(target["arn"], target.get("port"), new)
-        case StepKind.HEALTHY:
-            traffic.healthy(target["arn"], target.get("port"), new)
-            return None
-        case StepKind.DEREGISTER:
-            return traffic.deregistered(target["arn"], former)
-        case StepKind.DNS:
-            return _inspect_record(ctx, target, new)
         case StepKind.WEBHOOK_BEFORE | StepKind.WEBHOOK_AFTER:
             return _plan_webhook(ctx, cutover, step)
+        case _:
+            raise ValueError(f"a step {step.kind} is carried out by `together`")
 
 
 def _require_own_holder(
@@ -84,21 +69,28 @@ def _require_own_holder(
 ) -> None:
     """Raise Impossible if the change takes the target from an instance unrelated to the agent.
 
-    While the end of a holder presses, a record is set without a look: AWS gives the address of an
-    ended instance to another one, so an unrelated instance with that address proves nothing. If
-    AWS does not show the holders then, the target moves.
+    If AWS does not show the holders while the end of a holder presses, the target moves.
     """
-    presses = step.ends_at is not None and not step.is_guarded
-    if step.kind is StepKind.DNS and presses:
-        return
     holders: Collection[str] | None = change.holders
     if holders is None:
         try:
             holders = holders_of_target(ctx, step.kind, step.target, cutover.new_instance_id)
         except CloudError:
-            if presses:
+            if presses(step):
                 return
             raise
+    refuse_unrelated(ctx, cutover, step, holders)
+
+
+def presses(step: CutoverStep) -> bool:
+    """Return True if the end of the holder of a step's target is known, and a promotion asked."""
+    return step.ends_at is not None and not step.is_guarded
+
+
+def refuse_unrelated(
+    ctx: Context, cutover: Cutover, step: CutoverStep, holders: Collection[str]
+) -> None:
+    """Raise Impossible if one of the holders of a target is unrelated to the agent."""
     strange = set(holders) - {cutover.new_instance_id, cutover.old_instance_id}
     if not strange:
         return
@@ -116,16 +108,6 @@ def _require_own_holder(
             f"former primary or standby of {cutover.agent_id}: move it to "
             f"{cutover.new_instance_id} by hand, or remove the target"
         )
-
-
-def _inspect_record(ctx: Context, target: dict[str, Any], instance_id: str) -> PlannedChange | None:
-    place = ctx.attachments.place(instance_id)
-    address = place.public_ip if target["address"] == "public" else place.private_ip
-    if address is None:
-        raise Impossible(f"{instance_id} has no public IP address for record {target['name']}")
-    return ctx.traffic.record(
-        target["zone_id"], target["name"], target["type"], address, target.get("ttl")
-    )
 
 
 def _plan_webhook(ctx: Context, cutover: Cutover, step: CutoverStep) -> PlannedChange:

@@ -25,6 +25,9 @@ HURRIED_PATIENCE = timedelta(seconds=5)
 RESERVE = timedelta(seconds=15)
 """Time before the deadline that is kept for the steps that come after `WAITED_FOR`."""
 
+TOLD_WHEN_THROTTLED_FOR = timedelta(minutes=10)
+"""Time after which a step that AWS throttles counts as failed, if there is no deadline."""
+
 LONGEST_DELAY = timedelta(minutes=2)
 """Time that is longer than any delay between two attempts of a step."""
 
@@ -97,6 +100,8 @@ class StepState:
         not_before: earliest time of the next attempt.
         ends_at: end of the instance that holds the target; None: no end of it is known.
         is_hurried: seconds were left when the end became known.
+        is_waiting: AWS throttled the last attempt, or the step waits on purpose: it stays pending
+            beyond its time-out.
     """
 
     position: int
@@ -106,6 +111,7 @@ class StepState:
     started_at: datetime | None = None
     ends_at: datetime | None = None
     is_hurried: bool = False
+    is_waiting: bool = False
 
     @property
     def is_unfinished(self) -> bool:
@@ -176,16 +182,27 @@ def times_out_at(
     return max(started_at, min(normally, deadline - RESERVE))
 
 
+def throttled_until(started_at: datetime, deadline: datetime | None) -> datetime:
+    """Return the time from which a throttled step is failed instead of pending.
+
+    A throttled step is only slow. An operator is asked for help once the deadline is in danger.
+    """
+    if deadline is None:
+        return started_at + TOLD_WHEN_THROTTLED_FOR
+    return max(started_at + HURRIED_PATIENCE, deadline - RESERVE)
+
+
+def is_ready(steps: Sequence[StepState], step: StepState, now: datetime) -> bool:
+    """Return True if a step may be tried now, even if another one comes before it."""
+    return step.is_due(now) and not any(_blocks(other, step, now) for other in steps)
+
+
 def next_step_of(steps: Sequence[StepState], now: datetime) -> StepState | None:
     """Return the step to try now; None if no step is due.
 
     Pending steps come before failed ones, and steps with an end before those without.
     """
-    ready = [
-        step
-        for step in steps
-        if step.is_due(now) and not any(_blocks(other, step, now) for other in steps)
-    ]
+    ready = [step for step in steps if is_ready(steps, step, now)]
     return min(
         ready,
         key=lambda step: (
@@ -248,7 +265,7 @@ def _blocks(other: StepState, step: StepState, now: datetime) -> bool:
         return False
     # A step whose own holder lives has more patience than this step has time.
     times_out = times_out_at(other.kind, other.started_at or now, step.ends_at, hurried=hurried)
-    return now < times_out or other.ends_at == step.ends_at
+    return now < times_out or (other.ends_at == step.ends_at and not other.is_waiting)
 
 
 def _is_needed(other: StepState, step: StepState) -> bool:

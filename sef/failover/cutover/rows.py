@@ -78,6 +78,8 @@ class CutoverStep:
     """True: no promotion asked for the step, and it takes nothing from a strange instance."""
     error: str | None
     version: int
+    is_waiting: bool = False
+    """True: AWS throttled the last attempt, or the step waits on purpose; it does not time out."""
 
     @property
     def state(self) -> StepState:
@@ -89,6 +91,7 @@ class CutoverStep:
             self.started_at,
             self.ends_at,
             self.is_hurried,
+            self.is_waiting,
         )
 
 

@@ -1,5 +1,8 @@
 """Carry out a cutover: one step of it at a time.
 
+The steps of several agents in one hosted zone or target group are carried out together, with the
+same transactions (`sef.failover.cutover.together`).
+
 1. Select the due step (`plan.next_step_of`). If the steps are no longer those of the agent's
    targets, change them first (`wish`). If none is due, look at the former primaries (`look`).
 2. Inspect the target in AWS. If the new primary already has it, the step is done.
@@ -8,8 +11,6 @@
 4. Move the target. The call names the state that was inspected, so AWS refuses it if the target has
    changed since.
 5. Record the result in a transaction: done, skipped, or the time of the next attempt.
-6. If the agent got another primary between 3 and 5, undo a change to a target group: AWS has no
-   compare-and-swap for target groups.
 
 The order protects against a worker that freezes between two steps and continues after another
 promotion: either the claim fails, or AWS refuses the move. The reasons are in
@@ -24,7 +25,7 @@ from enum import Enum
 from sqlalchemy import Connection
 
 from sef.agents import read_agent
-from sef.cloud.attachments import RACED, Impossible, NotReady, PlannedChange
+from sef.cloud.attachments import RACED, Impossible, NotReady, PlannedChange, Waits
 from sef.cloud.errors import CloudError, Remedy
 from sef.context import Context
 from sef.failover.cutover.events import (
@@ -36,7 +37,7 @@ from sef.failover.cutover.events import (
 from sef.failover.cutover.formers import formers_of
 from sef.failover.cutover.inspection import inspect_target
 from sef.failover.cutover.look import look_at_formers
-from sef.failover.cutover.plan import next_step_of, times_out_at
+from sef.failover.cutover.plan import next_step_of, throttled_until, times_out_at
 from sef.failover.cutover.rows import (
     Cutover,
     CutoverStep,
@@ -46,8 +47,9 @@ from sef.failover.cutover.rows import (
     refresh_cutover_status,
     steps_of,
 )
+from sef.failover.cutover.traffic_memory import Binding, remember
 from sef.failover.cutover.wish import difference, follow_wish
-from sef.notifications.events import Event, Severity, write_events
+from sef.notifications.events import Severity
 from sef.notifications.outbound import PermanentHttpError, TransientHttpError
 from sef.terms import StepKind, StepStatus
 
@@ -60,14 +62,14 @@ RETRY_DELAY = timedelta(seconds=1)
 MAX_RETRY_DELAY = timedelta(seconds=60)
 """Maximum delay between two attempts of a failed step, without the jitter."""
 
-TRAFFIC_KINDS = (StepKind.REGISTER, StepKind.DEREGISTER)
-"""Steps that change a target group."""
+TRAFFIC_KINDS = (StepKind.REGISTER, StepKind.HEALTHY, StepKind.DEREGISTER, StepKind.DNS)
+"""Steps that the steps of other agents join (`sef.failover.cutover.together`)."""
 
 ATTEMPT_ERRORS = (NotReady, Impossible, CloudError, TransientHttpError, PermanentHttpError)
 """Errors that are recorded with the step."""
 
 
-class _Todo(Enum):
+class Todo(Enum):
     """Work on a cutover in which no step is tried."""
 
     FOLLOW = "change the steps to those of the agent's targets"
@@ -75,7 +77,7 @@ class _Todo(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class _DueStep:
+class DueStep:
     """The step of a cutover to try now."""
 
     cutover: Cutover
@@ -85,7 +87,7 @@ class _DueStep:
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class Result:
     """The result of an attempt of a step."""
 
     message: str
@@ -93,54 +95,63 @@ class _Result:
     """FAILED: AWS refuses the step, so waiting does not help. PENDING: retry it soon."""
     is_partial: bool = False
     """The first of two changes was made; the step is due again at once."""
+    is_throttled: bool = False
+    """AWS throttled the attempt: the step is only slow, until a deadline is near."""
+    is_waiting: bool = False
+    """The step waits on purpose, and does not time out."""
+    binding: "Binding | None" = None
+    """How the target is bound at the new primary, to be remembered."""
 
 
-def advance_cutover(ctx: Context, agent_id: str) -> str | None:
-    """Try the due step of an agent's cutover; return the result, or None when no step is due.
+def advance_alone(ctx: Context, agent_id: str, due: DueStep | Todo | None) -> str | None:
+    """Do the due work of an agent's cutover; return the result, or None when nothing is due.
 
     Errors of AWS are recorded with the step, which is retried; they are not raised.
     """
-    due = ctx.database.read(_next_step, ctx, agent_id)
-    if due is _Todo.FOLLOW:
+    if due is Todo.FOLLOW:
         followed = ctx.database.write(_follow, ctx, agent_id)
         return "the cutover follows the changed targets" if followed else None
-    if due is _Todo.LOOK:
+    if due is Todo.LOOK:
         return look_at_formers(ctx, agent_id)
-    if not isinstance(due, _DueStep):
+    if not isinstance(due, DueStep):
         return None
     claimed: CutoverStep | None = None
     outcome = _inspect(ctx, due)
     if isinstance(outcome, PlannedChange):
-        claimed = ctx.database.write(_claim, ctx, due.cutover, due.step)
+        claimed = ctx.database.write(claim_step, ctx, due.cutover, due.step)
         if claimed is None:
             return (
                 f"{step_name(due.step)} was not claimed: "
                 "the cutover is superseded, or another worker has the step"
             )
         outcome = _move(outcome)
-    is_current = ctx.database.write(_record_result, ctx, due.cutover, claimed or due.step, outcome)
-    if not is_current and claimed is not None and due.step.kind in TRAFFIC_KINDS:
-        _undo_late_change(ctx, due)
+    ctx.database.write(record_result, ctx, due.cutover, claimed or due.step, outcome)
     return outcome.message
 
 
-def _next_step(connection: Connection, ctx: Context, agent_id: str) -> "_DueStep | _Todo | None":
+def due_work(connection: Connection, ctx: Context, agent_id: str) -> DueStep | Todo | None:
+    """Return the due work of an agent's cutover; None if no cutover is open."""
     cutover = open_cutover(connection, agent_id)
     if cutover is None:
         return None
     steps = steps_of(connection, cutover.id)
     agent = read_agent(connection, agent_id)
     if agent.epoch == cutover.epoch and difference(steps, agent.cutover):
-        return _Todo.FOLLOW
+        return Todo.FOLLOW
     chosen = next_step_of([step.state for step in steps], ctx.clock())
     if chosen is None:
-        return _Todo.LOOK
+        return Todo.LOOK
     step = next(step for step in steps if step.position == chosen.position)
+    return due_step(connection, cutover, step)
+
+
+def due_step(connection: Connection, cutover: Cutover, step: CutoverStep) -> DueStep:
+    """Return a step with the former primaries, if its attempt needs them."""
     former: set[str] = set()
-    if step.kind is StepKind.DEREGISTER:
-        formers = formers_of(connection, agent_id, cutover.new_instance_id)
+    if step.kind in TRAFFIC_KINDS:
+        formers = formers_of(connection, cutover.agent_id, cutover.new_instance_id)
         former = {one.instance_id for one in formers}
-    return _DueStep(cutover, step, former)
+    return DueStep(cutover, step, former)
 
 
 def _follow(connection: Connection, ctx: Context, agent_id: str) -> bool:
@@ -152,35 +163,43 @@ def _follow(connection: Connection, ctx: Context, agent_id: str) -> bool:
     return follow_wish(connection, cutover, agent.cutover, ctx.clock())
 
 
-def _inspect(ctx: Context, due: _DueStep) -> PlannedChange | _Result:
+def _inspect(ctx: Context, due: DueStep) -> PlannedChange | Result:
     try:
-        change = inspect_target(ctx, due.cutover, due.step, due.former)
+        change = inspect_target(ctx, due.cutover, due.step)
     except ATTEMPT_ERRORS as error:
-        return _unsuccessful(error)
-    return change or _Result(describe_nothing_to_do(due.cutover, due.step), StepStatus.DONE)
+        return unsuccessful(error)
+    return change or Result(describe_nothing_to_do(due.cutover, due.step), StepStatus.DONE)
 
 
-def _move(change: PlannedChange) -> _Result:
+def _move(change: PlannedChange) -> Result:
     try:
         change.make()
     except ATTEMPT_ERRORS as error:
-        return _unsuccessful(error)
+        return unsuccessful(error)
     status = StepStatus.DONE if change.is_all else StepStatus.PENDING
-    return _Result(change.description, status, is_partial=not change.is_all)
+    return Result(change.description, status, is_partial=not change.is_all)
 
 
-def _unsuccessful(error: Exception) -> _Result:
+def unsuccessful(error: Exception) -> Result:
+    """Return the result of an attempt that ended with one of `ATTEMPT_ERRORS`."""
+    is_throttled = False
     match error:
         case NotReady() | TransientHttpError():
             is_final = False
         case CloudError():
+            is_throttled = error.is_throttled
             is_final = error.code not in RACED and error.remedy is Remedy.OPERATOR
         case _:
             is_final = True
-    return _Result(str(error), StepStatus.FAILED if is_final else StepStatus.PENDING)
+    return Result(
+        str(error),
+        StepStatus.FAILED if is_final else StepStatus.PENDING,
+        is_throttled=is_throttled,
+        is_waiting=isinstance(error, Waits),
+    )
 
 
-def _claim(
+def claim_step(
     connection: Connection, ctx: Context, cutover: Cutover, inspected: CutoverStep
 ) -> CutoverStep | None:
     """Claim a step; None if the cutover is no longer current, or if another worker has the step.
@@ -205,8 +224,8 @@ def _claim(
     return _read_again(connection, inspected)
 
 
-def _record_result(
-    connection: Connection, ctx: Context, cutover: Cutover, tried: CutoverStep, result: _Result
+def record_result(
+    connection: Connection, ctx: Context, cutover: Cutover, tried: CutoverStep, result: Result
 ) -> bool:
     """Record the result of an attempt; False if the cutover is no longer current."""
     now = ctx.clock()
@@ -214,6 +233,8 @@ def _record_result(
         return False
     current = open_cutover(connection, cutover.agent_id)
     step = _read_again(connection, tried)
+    if result.binding is not None:
+        remember(connection, cutover.agent_id, [result.binding], now)
     if current is None or step.status in (StepStatus.DONE, StepStatus.SKIPPED):
         return True
     # Another worker may have claimed the step since; a step that was begun anew is another matter.
@@ -228,7 +249,7 @@ def _record_result(
 
 
 def _finish_step(
-    connection: Connection, cutover: Cutover, step: CutoverStep, result: _Result, now: datetime
+    connection: Connection, cutover: Cutover, step: CutoverStep, result: Result, now: datetime
 ) -> None:
     started_at = _first_attempt(step, now)
     latency_ms = latency_of(started_at, now)
@@ -240,6 +261,7 @@ def _finish_step(
         started_at=started_at,
         finished_at=now,
         latency_ms=latency_ms,
+        is_waiting=False,
         error=None,
     )
     message = f"{step_name(step)}: {result.message}"
@@ -255,14 +277,20 @@ def _first_attempt(step: CutoverStep, now: datetime) -> datetime:
 
 
 def _retry_step(
-    connection: Connection, cutover: Cutover, step: CutoverStep, result: _Result, now: datetime
+    connection: Connection, cutover: Cutover, step: CutoverStep, result: Result, now: datetime
 ) -> None:
     started_at = _first_attempt(step, now)
     if result.is_partial:
         status, delay = step.status, timedelta(0)
     else:
+        times_out: datetime | None
         times_out = times_out_at(step.kind, started_at, step.ends_at, hurried=step.is_hurried)
-        has_failed = StepStatus.FAILED in (step.status, result.status) or now >= times_out
+        if result.is_throttled:
+            times_out = throttled_until(started_at, step.ends_at)
+        elif result.is_waiting:
+            times_out = None
+        is_late = times_out is not None and now >= times_out
+        has_failed = is_late or StepStatus.FAILED in (step.status, result.status)
         status = StepStatus.FAILED if has_failed else StepStatus.PENDING
         delay = _retry_delay(status, step.attempts)
     change_step(
@@ -272,40 +300,13 @@ def _retry_step(
         attempts=max(step.attempts, 1),
         started_at=started_at,
         not_before=now + delay,
+        is_waiting=result.is_throttled or result.is_waiting,
         error=result.message,
     )
     if status is StepStatus.FAILED and step.status is not StepStatus.FAILED:
         severity: Severity = "warning" if step.kind is StepKind.WEBHOOK_BEFORE else "error"
         message = f"{step_name(step)} failed: {result.message}"
         report_step(connection, cutover, step, message, now, severity)
-
-
-def _undo_late_change(ctx: Context, due: _DueStep) -> None:
-    """Undo a change to a target group that was made after the agent had got another primary."""
-    cutover, step, target = due.cutover, due.step, due.step.target
-    primary = ctx.database.read(read_agent, cutover.agent_id).instance_id
-    change: PlannedChange | None = None
-    severity: Severity = "warning"
-    try:
-        if step.kind is StepKind.REGISTER and primary != cutover.new_instance_id:
-            change = ctx.traffic.deregistered(target["arn"], {cutover.new_instance_id})
-        elif step.kind is StepKind.DEREGISTER and primary is not None and primary in due.former:
-            change = ctx.traffic.registered(target["arn"], target.get("port"), primary)
-        if change is None:
-            return
-        change.make()
-        message = f"Undid a late {step.kind}: {change.description}"
-    except CloudError as error:
-        severity = "error"
-        message = f"Cannot undo a late {step.kind} in {target['arn']}; check its targets: {error}"
-    event = Event(
-        "cutover_step",
-        message,
-        cutover.agent_id,
-        severity=severity,
-        details={"cutover_id": cutover.id, "kind": step.kind},
-    )
-    ctx.database.write(write_events, [event], ctx.clock())
 
 
 def _is_current(connection: Connection, cutover: Cutover) -> bool:

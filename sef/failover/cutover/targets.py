@@ -31,7 +31,7 @@ _VOLUME = re.compile(r"vol-[0-9a-f]{8,17}")
 _TARGET_GROUP = re.compile(
     r"arn:aws[a-z-]*:elasticloadbalancing:[a-z0-9-]+:\d{12}:targetgroup/[A-Za-z0-9-]+/[0-9a-f]+"
 )
-_ZONE = re.compile(r"[A-Z0-9]{1,32}")
+_ZONE = re.compile(r"(?:/?hostedzone/)?([A-Z0-9]{1,32})")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _DEVICE = re.compile(r"/dev/(?:sd|xvd)[b-z]{1,2}[0-9]{0,2}")
 
@@ -141,10 +141,20 @@ def _list(read_one: Reader, *distinct: str) -> Reader:
 
 def _domain_name(value: object, field: str) -> str:
     name = value.lower().removesuffix(".") if isinstance(value, str) else ""
-    labels = name.split(".")
-    if len(name) > 253 or len(labels) < 2 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise _refused(field, "must be a domain name, such as web.example.com")
+    # Route 53 shows the asterisk as its escape code. A private zone can have a name of one label.
+    name = name.replace("\\052", "*")
+    below = name.removeprefix("*.")
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in below.split(".")):
+        raise _refused(field, "must be a domain name, such as web.example.com or *.example.com")
     return name
+
+
+def _zone_id(value: object, field: str) -> str:
+    # Route 53 returns ids such as /hostedzone/Z0123456789ABCDEFGHIJ.
+    found = _ZONE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise _refused(field, "must look like Z0123456789ABCDEFGHIJ")
+    return found[1]
 
 
 def _address(value: object, field: str) -> str:
@@ -180,7 +190,7 @@ def _target_group(value: object, field: str) -> dict[str, Any]:
 
 def _dns(value: object, field: str) -> dict[str, Any]:
     readers: dict[str, Reader] = {
-        "zone_id": _matching(_ZONE, "Z0123456789ABCDEFGHIJ"),
+        "zone_id": _zone_id,
         "name": _domain_name,
         "type": _one_of("A"),
         "ttl": _whole_number(0, MAX_TTL),

@@ -240,6 +240,7 @@ def follow_wish(
             ends_at=None,
             is_hurried=False,
             is_guarded=True,
+            is_waiting=False,
             error=None,
         )
     first = max((step.position for step in steps), default=-1) + 1

@@ -42,7 +42,7 @@ from sef.failover.reconcile import STEPS, apply_step, standby_ttl
 from sef.failover.snapshot import read_snapshot
 from sef.failover.standbys import watch
 from sef.failover.standbys.retirements import agent_with_primary
-from sef.failover.standbys.rows import Replica, change_replica, live_standby, read_replica
+from sef.failover.standbys.rows import Replica, change_replica, read_replica
 from sef.terms import ReplicaStatus
 
 T = TypeVar("T")

@@ -89,7 +89,12 @@ class Belongings:
 
     def _create_record(self) -> Any:
         domain = f"web-{uuid4().hex[:8]}.example"
-        zone = self.route53.create_hosted_zone(Name=domain, CallerReference=domain)
+        zone = self.route53.create_hosted_zone(
+            Name=domain,
+            CallerReference=domain,
+            HostedZoneConfig={"PrivateZone": True},
+            VPC={"VPCRegion": "us-east-1", "VPCId": self._first_interface["VpcId"]},
+        )
         self.zone_id = zone["HostedZone"]["Id"].rpartition("/")[2]
         self.name = f"www.{domain}"
         self.write_record(self._first_interface["PrivateIpAddress"])

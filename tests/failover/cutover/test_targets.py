@@ -35,6 +35,23 @@ def test_missing_fields_get_their_defaults() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ({"zone_id": "/hostedzone/Z1"}, {"zone_id": "Z1"}),
+        ({"zone_id": "hostedzone/Z1"}, {"zone_id": "Z1"}),
+        ({"name": "*.Example.com."}, {"name": "*.example.com"}),
+        ({"name": "\\052.example.com"}, {"name": "*.example.com"}),
+        ({"name": "db"}, {"name": "db"}),
+        ({"name": "_db._tcp.example"}, {"name": "_db._tcp.example"}),
+    ],
+)
+def test_names_of_route_53_are_taken_in_each_of_their_forms(given: Any, stored: Any) -> None:
+    dns = parse_targets({"dns": {**DNS, **given}})["dns"]
+    assert dns == {**DNS, "type": "A", "address": "private", **stored}
+    assert parse_targets({"dns": dns})["dns"] == dns
+
+
 def test_null_fields_are_treated_as_missing() -> None:
     targets = parse_targets({"elastic_ip": "eipalloc-0abc1234", "dns": None, "volumes": None})
     assert targets == {"elastic_ip": "eipalloc-0abc1234"}
@@ -73,9 +90,13 @@ VOLUME = {"id": "vol-0abc1234", "device": "/dev/sdf"}
         ({"dns": "web.example.com"}, "cutover.dns must be an object"),
         ({"dns": {"name": "web.example.com"}}, "cutover.dns.zone_id is required"),
         ({"dns": {"zone_id": "Z1"}}, "cutover.dns.name is required"),
-        ({"dns": {**DNS, "zone_id": "/hostedzone/Z1"}}, "cutover.dns.zone_id must"),
-        ({"dns": {**DNS, "name": "web"}}, "cutover.dns.name must"),
-        ({"dns": {**DNS, "name": "*.example.com"}}, "cutover.dns.name must"),
+        ({"dns": {**DNS, "zone_id": "/hostedzone/"}}, "cutover.dns.zone_id must"),
+        ({"dns": {**DNS, "zone_id": "/zone/Z1"}}, "cutover.dns.zone_id must"),
+        ({"dns": {**DNS, "zone_id": "z1"}}, "cutover.dns.zone_id must"),
+        ({"dns": {**DNS, "name": ""}}, "cutover.dns.name must"),
+        ({"dns": {**DNS, "name": "*"}}, "cutover.dns.name must"),
+        ({"dns": {**DNS, "name": "a*.example.com"}}, "cutover.dns.name must"),
+        ({"dns": {**DNS, "name": "a.*.example.com"}}, "cutover.dns.name must"),
         ({"dns": {**DNS, "name": "a" * 64 + ".example.com"}}, "cutover.dns.name must"),
         ({"dns": {**DNS, "name": ("a" * 50 + ".") * 6 + "com"}}, "cutover.dns.name must"),
         ({"dns": {**DNS, "type": "CNAME"}}, "cutover.dns.type must be A"),
