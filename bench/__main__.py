@@ -39,6 +39,7 @@ PARTS = (
     "imports",
     "footprint",
     "failover",
+    "zone",
 )
 QUICK = ROOT / "var" / "bench"
 """Folder of quick and of profiled runs, whose figures say nothing about speed."""

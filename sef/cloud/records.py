@@ -318,9 +318,9 @@ def _named_in(message: str, batch: Mapping[int, RecordChange]) -> dict[int, str]
     """Return the reason for each change of a batch that the message of a refusal names."""
     by_name = {change.name: number for number, change in batch.items()}
     found = list(_NAMED.finditer(message))
-    ends = [one.start() for one in found[1:]] + [len(message)]
+    ends = [*(one.start() for one in found[1:]), len(message)]
     reasons: dict[int, str] = {}
-    for one, end in zip(found, ends, strict=True):
+    for one, end in zip(found, ends, strict=False):
         number = by_name.get(plain_name(one[1] or one[2]))
         if number is not None:
             reasons.setdefault(number, message[one.start() : end].strip(" ,[]"))

@@ -58,9 +58,9 @@ class Zone:
 class Group:
     """A target group of instances, with port 80."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, vpc: str = "") -> None:
         self.client = clients_of(world.simulation.endpoint).elbv2
-        vpc = world.client.describe_vpcs()["Vpcs"][0]["VpcId"]
+        vpc = vpc or world.client.describe_vpcs()["Vpcs"][0]["VpcId"]
         made = self.client.create_target_group(
             Name=f"g-{uuid4().hex[:8]}", Protocol="HTTP", Port=80, VpcId=vpc
         )
@@ -69,6 +69,25 @@ class Group:
     def register(self, instance_id: str, *ports: int) -> None:
         targets: Any = [{"Id": instance_id, "Port": port} for port in ports or (80,)]
         self.client.register_targets(TargetGroupArn=self.arn, Targets=targets)
+
+    def deregister(self, instance_id: str, *ports: int) -> None:
+        targets: Any = [{"Id": instance_id, "Port": port} for port in ports]
+        self.client.deregister_targets(TargetGroupArn=self.arn, Targets=targets)
+
+    def put_behind_load_balancer(self, world: World, *zones: str) -> None:
+        """Let a load balancer that is enabled in these Availability Zones use the group."""
+        zone_filter: Any = [{"Name": "availability-zone", "Values": list(zones)}]
+        subnets = world.client.describe_subnets(Filters=zone_filter)["Subnets"]
+        made = self.client.create_load_balancer(
+            Name=f"l-{uuid4().hex[:8]}",
+            Subnets=[subnet["SubnetId"] for subnet in subnets if subnet["DefaultForAz"]],
+        )
+        self.client.create_listener(
+            LoadBalancerArn=made["LoadBalancers"][0]["LoadBalancerArn"],
+            Protocol="HTTP",
+            Port=80,
+            DefaultActions=[{"Type": "forward", "TargetGroupArn": self.arn}],
+        )
 
     def targets(self) -> set[tuple[str, int]]:
         health = self.client.describe_target_health(TargetGroupArn=self.arn)

@@ -4,7 +4,9 @@ moto knows one port for an instance. ELBv2 registers an instance again under eac
 (https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_RegisterTargets.html),
 deregisters the port that is named, and answers the deregistration of an unknown target with success
 (https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_DeregisterTargets.html).
-Without a port, both mean the port of the group. Here a new target is also not healthy at once.
+Without a port, both mean the port of the group. Here a new target is also not healthy at once, and
+a target whose zone is not enabled for the load balancer is `unused` with `Target.NotInUse`
+(https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_TargetHealth.html).
 """
 
 from collections.abc import Mapping
@@ -13,7 +15,7 @@ from typing import Any
 
 from moto.core.utils import utcnow
 from moto.elbv2.exceptions import TargetNotRunning
-from moto.elbv2.models import FakeHealthStatus, FakeTargetGroup
+from moto.elbv2.models import FakeHealthStatus, FakeTargetGroup, elbv2_backends
 
 
 class TargetHealth:
@@ -63,6 +65,8 @@ def check_target_groups() -> TargetHealth:
         is_new = at and utcnow() - at < timedelta(seconds=health.initial_seconds)
         if status.status == "healthy" and is_new:
             status.status, status.reason = "initial", "Elb.RegistrationInProgress"
+        if status.status in ("healthy", "initial") and not _is_in_enabled_zone(self, target):
+            status.status, status.reason = "unused", "Target.NotInUse"
         return status
 
     replaced: dict[str, Any] = {
@@ -81,6 +85,15 @@ class _Seen:
 
     def __init__(self, group: Any, **targets: Any) -> None:
         vars(self).update(vars(group) | {"terminated_targets": {}} | targets)
+
+
+def _is_in_enabled_zone(group: Any, target: Mapping[str, Any]) -> bool:
+    """Return False if the target's zone is enabled for no load balancer that uses the group."""
+    balancers = elbv2_backends[group.account_id][group.region_name].load_balancers
+    using = [balancers[arn] for arn in group.load_balancer_arns if arn in balancers]
+    instance = group.ec2_backend.get_instance_by_id(target["Id"])
+    zones = {subnet.availability_zone for balancer in using for subnet in balancer.subnets}
+    return not using or instance is None or instance.placement.zone in zones
 
 
 def _key(group: Any, target: Mapping[str, Any]) -> str:
