@@ -1,4 +1,4 @@
-"""One hosted zone: a hundred primaries with a record in it are interrupted at the same moment.
+"""Records in a hosted zone: a hundred agents of the zone are interrupted at once.
 
 The simulated Route 53 answers five requests a second for the account, as AWS does, and takes no
 other change of a zone for half a second after one. Each agent has a ready standby, and its record

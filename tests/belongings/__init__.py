@@ -1,1 +1,1 @@
-"""What belongs to the service, moved on the façade."""
+"""Move what belongs to the service, on the façade."""

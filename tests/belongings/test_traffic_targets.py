@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from sef.agents import read_agent
+from sef.failover.cutover.traffic_memory import remember_traffic
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.belongings.traffic import Group, Zone, launch
 from tests.failover.cutover.cutover_targets import cutover_of, fail_over, steps_of
@@ -314,3 +316,27 @@ def test_group_of_another_network_is_named_beforehand(world: World) -> None:
     _, primary, [warning] = registered(world, {"target_groups": [{"arn": group.arn}]})
     assert warning.startswith(f"cutover.target_groups: {primary} is in vpc-")
     assert "it cannot be registered" in warning
+
+
+@ONCE
+def test_port_that_was_added_later_is_known_after_the_next_look(world: World) -> None:
+    group, zone, primary = Group(world), Zone(world), world.launch()
+    group.register(primary, 80)
+    zone.write("www", "10.9.0.1", "10.9.0.2")
+    targets = {"target_groups": [{"arn": group.arn}], **dns(zone, "www")}
+    sef, _, _ = registered(world, targets, primary)
+    group.register(primary, 9090)
+    zone.write("www", "10.9.0.1", private(world, primary))
+    ctx = sef._context
+    agent = ctx.database.read(read_agent, "a")
+    remember_traffic(ctx, agent)
+    # A look at which AWS shows nothing forgets nothing.
+    world.simulation.add_fault("DescribeTargetHealth", error_code="AccessDenied")
+    world.simulation.add_fault("ListResourceRecordSets", error_code="Throttling")
+    remember_traffic(ctx, agent)
+    world.simulation.clear_faults()
+    world.simulation.terminate(primary)
+    group.deregister(primary, 80, 9090)
+    new = fail_over(world, sef, primary)
+    assert group.targets() == {(new, 80), (new, 9090)}
+    assert zone.values("www") == ["10.9.0.1", private(world, new)]

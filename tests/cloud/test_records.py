@@ -1,4 +1,4 @@
-"""One listing for many names, and one change batch from which a bad record is left out."""
+"""A listing answers for many names, and one change batch from which a bad record is left out."""
 
 from collections.abc import Callable
 from typing import Any

@@ -100,7 +100,7 @@ class Result:
     is_waiting: bool = False
     """The step waits on purpose, and does not time out."""
     binding: "Binding | None" = None
-    """How the target is bound at the new primary, to be remembered."""
+    """Ports or addresses of the target at the new primary, to be remembered."""
 
 
 def advance_alone(ctx: Context, agent_id: str, due: DueStep | Todo | None) -> str | None:

@@ -17,6 +17,7 @@ from sef.agents import read_agent
 from sef.cloud.errors import CloudError
 from sef.context import Context
 from sef.db.tables import cutover_steps, cutovers
+from sef.errors import Unavailable
 from sef.failover.cutover.events import step_name
 from sef.failover.cutover.group_round import GroupRound
 from sef.failover.cutover.late_changes import undo_late_change
@@ -87,7 +88,7 @@ def _advance(ctx: Context, leader: DueStep) -> str:
         except ATTEMPT_ERRORS as error:
             result = unsuccessful(error)
         except Exception as error:
-            if due is leader:
+            if due is leader or isinstance(error, Unavailable):
                 raise
             report_failure(ctx, agent_id, "advance_cutover", error)
             continue
@@ -156,6 +157,8 @@ def _due_at(connection: Connection, ctx: Context, agent_id: str, position: int) 
 def _claim(ctx: Context, due: DueStep) -> CutoverStep | None:
     try:
         return ctx.database.write(claim_step, ctx, due.cutover, due.step)
+    except Unavailable:
+        raise
     except Exception as error:
         # The row of one agent must not stop the other agents.
         report_failure(ctx, due.cutover.agent_id, "advance_cutover", error)
@@ -168,6 +171,8 @@ def _record(ctx: Context, due: DueStep, tried: CutoverStep, result: Result) -> s
         is_current = ctx.database.write(record_result, ctx, due.cutover, tried, result)
         if not is_current and tried is not due.step:
             undo_late_change(ctx, due)
+    except Unavailable:
+        raise
     except Exception as error:
         report_failure(ctx, due.cutover.agent_id, "advance_cutover", error)
         return f"{step_name(due.step)}: {error}"

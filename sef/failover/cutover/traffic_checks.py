@@ -28,7 +28,7 @@ LONG_TTL = 300
 
 @dataclass(frozen=True, slots=True)
 class TrafficCheck:
-    """What keeps a target from following the primary, and how it is bound at the primary now."""
+    """The obstacles to a target that follows the primary, and its bindings at the primary now."""
 
     warnings: Sequence[str] = ()
     bindings: Sequence[Binding] = ()

@@ -23,7 +23,7 @@ from sef.db.tables import traffic_bindings
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """How a target group or a record is bound at an instance.
+    """The ports or the addresses at which a target is bound at an instance.
 
     Attributes:
         target: ARN of the group, or `record_key`.
