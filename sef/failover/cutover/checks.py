@@ -268,12 +268,14 @@ def _look_at_record(
 ) -> Sequence[str]:
     check = check_record(ctx, agent, dns)
     notes.bindings += check.bindings
-    notes.remarks += [f"cutover.dns: {warning}" for warning in check.warnings]
     values = ctx.traffic.addresses_of_record(dns["zone_id"], dns["name"], dns["type"])
     holders = {p.instance.id for p in notes.places if p.instance.addresses & values}
     if not holders and len(values) == 1:
         holders = ctx.attachments.instances_with_address(values, notes.vpc_id)
     notes.holders[name] = frozenset(holders)
+    if not holders and len(values) > 1:
+        return check.warnings  # the values are those of others: there is nothing to take
+    notes.remarks += [f"cutover.dns: {warning}" for warning in check.warnings]
     return []
 
 

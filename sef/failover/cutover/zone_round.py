@@ -58,20 +58,15 @@ class ZoneRound:
     def make(self, dues: Sequence[DueStep]) -> list[Result]:
         """Change the records of steps that were claimed; return the result of each step.
 
-        Steps of several agents can share a record: each changes a value of its own.
+        A record belongs to one agent, so that no two changes are of one record.
         """
-        seen: dict[tuple[str, str], Record | None] = {}
-        wanted: dict[tuple[str, str], Record] = {}
+        changes = []
         for due in dues:
-            key = _key(due)
-            seen.setdefault(key, self._current(due))
-            wanted[key] = self._wanted(due, wanted.get(key, seen[key]))
-        changes = {key: RecordChange(seen[key], record) for key, record in wanted.items()}
-        errors = self._ctx.traffic.change(self._zone_id, list(changes.values()))
-        by_key = dict(zip(changes, errors, strict=True))
+            current = self._current(due)
+            changes.append(RecordChange(current, self._wanted(due, current)))
+        errors = self._ctx.traffic.change(self._zone_id, changes)
         results = []
-        for due in dues:
-            error = by_key[_key(due)]
+        for due, error in zip(dues, errors, strict=True):
             message = f"{due.step.target['name']} set to {self._address(due)}"
             results.append(unsuccessful(error) if error else self._done(due, message))
         return results
