@@ -7,7 +7,8 @@ A pass repeats these steps until there is nothing left to do now:
    transaction that locks the agent, without a call to EC2, and start again.
 3. Otherwise act: make one call to AWS that the rows ask for, outside of any transaction, in this
    order: the next cutover step, the launch, releases, terminations of former primaries, health
-   checks, missing tags (`sef.failover.actions`). Record its outcome and start again.
+   checks, missing tags, a look at the targets (`sef.failover.actions`). Record its outcome and
+   start again.
 
 A pass relies on the rows alone. The ordinary steps therefore repair a throttled call, a crash and a
 lost answer too.

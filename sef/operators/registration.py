@@ -70,7 +70,7 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
         warnings = [*warnings, *_complete_pool(ctx, agent)]
         warnings = [*warnings, *instance_warnings(ctx, agent_id, changes["instance_id"])]
         agent = ctx.database.read(read_agent, agent_id)
-    if has_new_targets:
+    if has_new_targets or (changes.get("instance_id") is not None and agent.cutover):
         # After COMMIT, so that an error of AWS does not prevent the registration.
         standby = ctx.database.read(live_standby, agent_id)
         standby_id = standby.instance_id if standby is not None else None

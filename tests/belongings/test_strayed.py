@@ -140,7 +140,7 @@ def test_strayed_target_is_told_once(
     assert cutover_of(sef)["status"] == "done", "SEF moves nothing unless it is allowed to"
 
 
-@pytest.mark.parametrize(("name", "stray_by", "is_restorable"), WAYS)
+@pytest.mark.parametrize(("name", "stray_by", "is_restorable"), WAYS[1:3] + WAYS[4:])
 @ONCE
 def test_strayed_target_is_moved_back_where_that_is_allowed(
     world: World, name: str, stray_by: Straying, is_restorable: bool

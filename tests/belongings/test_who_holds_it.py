@@ -201,10 +201,7 @@ def move(world: World, belongings: Belongings, name: str, to: str) -> None:
         belongings.write_record(interface["PrivateIpAddress"])
 
 
-TAKEABLE = ["elastic_ip", "network_interface", "private_ip", "volumes"]
-
-
-@pytest.mark.parametrize("name", [*TAKEABLE, "dns"])
+@pytest.mark.parametrize("name", CLAIMED)
 @ONCE
 def test_switch_takes_no_target_from_an_unrelated_instance(world: World, name: str) -> None:
     sef, _, belongings = owner(world, name, probation_seconds=0)
@@ -219,7 +216,7 @@ def test_switch_takes_no_target_from_an_unrelated_instance(world: World, name: s
     assert f"move it to {new} by hand" in event.message
 
 
-@pytest.mark.parametrize("name", TAKEABLE)
+@pytest.mark.parametrize("name", ["elastic_ip", "volumes"])
 @ONCE
 def test_emergency_takes_no_target_from_the_primary_of_another_agent(
     world: World, name: str
@@ -257,7 +254,7 @@ def test_target_that_an_operator_has_put_to_the_standby_follows(world: World) ->
     assert belongings.held(new) == {"elastic_ip", "volumes"}
 
 
-@pytest.mark.parametrize("name", TAKEABLE)
+@pytest.mark.parametrize("name", ["elastic_ip", "private_ip"])
 @ONCE
 def test_targets_of_a_primary_whose_instance_was_never_known_follow(
     world: World, name: str
