@@ -63,6 +63,7 @@ def test_the_status_of_a_new_agent_has_every_field(client: FlaskClient) -> None:
         },
         "incident": None,
         "cutover": None,
+        "targets": None,
     }
 
 
