@@ -246,7 +246,7 @@ class OrdinaryEvents(RuleBasedStateMachine):
     @rule(
         worker=workers,
         which=st.integers(0, 2),
-        what=st.sampled_from(["manual on", "auto-switch on", "auto-terminate on", TERMINATION]),
+        what=st.sampled_from([TERMINATION, TERMINATION, "manual on", "auto-switch on"]),
         seconds=st.sampled_from([7, 61, 3601]),
     )
     def restore(self, worker: int, which: int, what: str, seconds: float) -> None:
