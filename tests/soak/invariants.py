@@ -317,7 +317,8 @@ def _check_status(stage: Stage, instances: Mapping[str, SimulatedInstance]) -> N
     for agent in stage.rows("agents", None):
         status = stage.workers[0].get_agent_status(agent.id)
         shown = {agent.instance_id, (status["replica"] or {}).get("instance_id")}
-        shown |= {orphan["instance_id"] for orphan in status["orphans"]}
+        others = [*status["orphans"], *status["other_replicas"]]
+        shown |= {other["instance_id"] for other in others}
         for former in status["former_primaries"]:
             assert former["reason"], f"{former['instance_id']} runs without a reason"
             shown.add(former["instance_id"])
