@@ -79,6 +79,8 @@ class TrackedSimulation(Simulation):
             healthy_after_seconds=0,
             route53_per_second=0,
             route53_change_seconds=0,
+            draining_seconds=0,  # the simulator's clock is the real one, not that of the story
+            spot_return_seconds=0,
         )
         if "faults" in self._changed:
             self.clear_faults()

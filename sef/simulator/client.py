@@ -161,6 +161,8 @@ class Simulation:
         healthy_after_seconds: float | None = None,
         route53_per_second: float | None = None,
         route53_change_seconds: float | None = None,
+        draining_seconds: float | None = None,
+        spot_return_seconds: float | None = None,
     ) -> None:
         """Set fields of `sef.simulator.server.changes.Options`; None leaves a field unchanged."""
         options = {
@@ -170,6 +172,8 @@ class Simulation:
             "healthy_after_seconds": healthy_after_seconds,
             "route53_per_second": route53_per_second,
             "route53_change_seconds": route53_change_seconds,
+            "draining_seconds": draining_seconds,
+            "spot_return_seconds": spot_return_seconds,
         }
         self._ask("PUT", "options", {k: v for k, v in options.items() if v is not None})
 

@@ -29,6 +29,10 @@ class Options:
         healthy_after_seconds: time that a target of a target group is `initial`.
         route53_per_second: requests to Route 53 that are answered in a second; 0: no limit.
         route53_change_seconds: time for which a hosted zone accepts no other change.
+        draining_seconds: time that a deregistered target is `draining`; None: the deregistration
+            delay of its group.
+        spot_return_seconds: time until a persistent spot request launches or starts an instance
+            again, if its pool has room.
     """
 
     pending_seconds: float = 1.0
@@ -37,6 +41,8 @@ class Options:
     healthy_after_seconds: float = 0.0
     route53_per_second: float = 0.0
     route53_change_seconds: float = 0.0
+    draining_seconds: float | None = None
+    spot_return_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         spans = (
@@ -45,6 +51,8 @@ class Options:
             self.healthy_after_seconds,
             self.route53_per_second,
             self.route53_change_seconds,
+            self.draining_seconds or 0.0,
+            self.spot_return_seconds,
         )
         if not all(0 <= span <= LONGEST_SPAN for span in spans):
             raise ValueError(f"seconds must be from 0 to {LONGEST_SPAN}")
@@ -68,6 +76,7 @@ class State:
         self.interrupted: dict[str, float | None] = {}
         self._moto = moto
         self._room: dict[Pool, int] = {}
+        self._room_since: dict[Pool, float] = {}
         self._tokens: dict[str, Tokens] = {}
 
     def tokens_of(self, region: str) -> Tokens:
@@ -104,13 +113,22 @@ class State:
     def advance(self, now: float) -> None:
         """Let pending instances run and interrupted instances end once they are due."""
         self._moto.target_health.initial_seconds = self.options.healthy_after_seconds
+        self._moto.draining.seconds = self.options.draining_seconds
         for region in self._moto.regions():
             region.advance(now, self.options.pending_seconds)
         due = [(at, i) for i, at in self.interrupted.items() if at is not None and at <= now]
         for at, instance_id in sorted(due):
             self.interrupted[instance_id] = None
             with self._moto.at(at, f"end of {instance_id}"):
-                self._end(instance_id, at)
+                if not self._stop(instance_id, at):
+                    self._end(instance_id, at)
+                self.sweep(at)
+        self._bring_back(now)
+
+    def sweep(self, at: float) -> None:
+        """Let spot requests follow their instances, after a change at a moment."""
+        for region in self._moto.regions():
+            region.spot_requests.sweep(at, self.options.spot_return_seconds)
 
     def check(self, change: str, details: Mapping[str, Any]) -> None:
         """Check a change before it is written to the journal.
@@ -161,6 +179,7 @@ class State:
                     self._forget()
                 case _:
                     raise ValueError(f"there is no change {change}")
+            self.sweep(at)
 
     def _set_pool(
         self,
@@ -178,8 +197,40 @@ class State:
             self._room[parsed] = 0
         if room is not None:
             self._room[parsed] = room
+        if capacity or room:
+            self._room_since[parsed] = at
         if price is not None:
             self.prices.set(parsed, Decimal(price), at)
+
+    def _stop(self, instance_id: str, at: float) -> bool:
+        """Stop an instance, if that is what an interruption does to it; return False if not."""
+        for region in self._moto.regions():
+            instance = region.instance(instance_id)
+            if instance is None or instance.state != "running":
+                continue
+            delay = self.options.spot_return_seconds
+            if region.spot_requests.stop_interrupted(instance, at, delay):
+                region.record_states([instance_id], at)
+                return True
+        return False
+
+    def _bring_back(self, now: float) -> None:
+        """Let open spot requests launch or start their instances where the pool has room."""
+        for region in self._moto.regions():
+            for due, request in region.spot_requests.due(now):
+                pool = parse_pool(request.pool)
+                room = None if pool is None else self._room.get(pool)
+                if room == 0:
+                    continue
+                at = due if pool is None else max(due, self._room_since.get(pool, due))
+                if at > now:
+                    continue
+                with self._moto.at(at, f"spot request {request.id} at {at}"):
+                    instance_id = region.spot_requests.fulfil(request)
+                region.take_launched()
+                region.record_states([instance_id], at)
+                if room is not None and pool is not None:
+                    self._room[pool] = room - 1
 
     def _end(self, instance_id: str, at: float) -> None:
         instance = self.find(instance_id)

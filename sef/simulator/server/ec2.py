@@ -179,6 +179,7 @@ class SimulatedEc2:
                 return self._launch(region, at, call)
             answer = self._moto.call(call)
             region.record_states(call.instance_ids, at)
+            self.state.sweep(at)
             return answer, []
 
     def _launch(self, region: Region, at: float, call: Call) -> tuple[Answer, list[str]]:
@@ -191,6 +192,8 @@ class SimulatedEc2:
         for instance in launched.instances:
             # moto generates a token if the call has none.
             instance.client_token = launch.token
+        if launch.market == "spot":
+            region.spot_requests.note(launched.instances, launch.form)
         self.state.take_room(launch, len(launched.instances))
         self.state.tokens_of(call.region).remember(launch, launched)
         ids = [i.id for i in launched.instances]

@@ -17,7 +17,9 @@ from moto.moto_api._internal import mock_random
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from sef.simulator.server.aws_checks import check_all_regions
+from sef.simulator.server.endings import let_things_end
 from sef.simulator.server.region import Region
+from sef.simulator.server.spot_requests import start_with_launch_time
 from sef.simulator.server.wire import DEFAULT_REGION, Answer, Call
 
 
@@ -36,6 +38,8 @@ class Moto:
         self._is_muted = False
         self._clock = _replace_clock()
         self.target_health = check_all_regions()
+        self.draining = let_things_end()
+        start_with_launch_time()
         # moto always answers RunInstances with "pending"; EC2 answers a repeated token with the
         # present state.
         transformed = EC2BaseResponse.RESPONSE_KEY_PATH_TO_TRANSFORMER

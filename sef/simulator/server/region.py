@@ -13,6 +13,7 @@ from moto.ec2.models.instances import Instance, InstanceState, Reservation, Stat
 from moto.ec2.utils import random_ami_id
 
 from sef.simulator.server.aws_checks import check_region
+from sef.simulator.server.spot_requests import SpotRequests
 
 TEMPLATE_NAME = "sef-default"
 TEMPLATE_INSTANCE_TYPE = "m5.large"
@@ -57,6 +58,7 @@ class Region:
             get_instance=self._get_instance,
         )
         check_region(self.backend)
+        self.spot_requests = SpotRequests(self.backend, self._run_instances)
         self._seed()
 
     def instances(self) -> list[Instance]:
@@ -131,6 +133,7 @@ class Region:
         self.backend.reservations.clear()
         self._past.clear()
         self.pending.clear()
+        self.spot_requests.forget()
 
     def advance(self, now: float, pending_seconds: float) -> None:
         """Let instances run that have been pending for long enough."""
