@@ -322,6 +322,8 @@ CREATE TABLE retirements (
   call_at DATETIME(6) COMMENT 'committed before TerminateInstances; from then on it cannot become a primary',
   terminated_at DATETIME(6) COMMENT 'time when it was known to have ended',
   incident_id VARCHAR(40),
+  stopped_at DATETIME(6) COMMENT 'time when AWS was first seen to have stopped it',
+  spot_request_id VARCHAR(40) COMMENT 'spot request that launched it; NULL: unknown',
   version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (instance_id)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Former primaries and surplus instances: kept for a reason, or terminated.' COLLATE utf8mb4_bin;
@@ -331,6 +333,26 @@ CREATE INDEX retirements_agent ON retirements (agent_id, terminated_at);
 CREATE INDEX retirements_checks ON retirements (terminated_at, checked_at);
 
 CREATE INDEX retirements_due ON retirements (terminated_at, terminate_after);
+
+CREATE TABLE ordered_ends (
+  instance_id VARCHAR(64) NOT NULL,
+  agent_id VARCHAR(64) NOT NULL,
+  ordered_at DATETIME(6) NOT NULL,
+  PRIMARY KEY (instance_id)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Instances that SEF is to terminate although they hold targets.' COLLATE utf8mb4_bin;
+
+CREATE TABLE named_devices (
+  resource_id VARCHAR(40) NOT NULL,
+  agent_id VARCHAR(64) NOT NULL,
+  named_at DATETIME(6) NOT NULL,
+  dropped_at DATETIME(6) COMMENT 'time when it was no longer a target; NULL: it is one',
+  due_at DATETIME(6) COMMENT 'next look at its DeleteOnTermination; NULL: none',
+  PRIMARY KEY (resource_id)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Volumes and network interfaces that are or were cutover targets.' COLLATE utf8mb4_bin;
+
+CREATE INDEX named_devices_agent ON named_devices (agent_id);
+
+CREATE INDEX named_devices_due ON named_devices (due_at);
 
 CREATE TABLE orphan_terminations (
   instance_id VARCHAR(64) NOT NULL,

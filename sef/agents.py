@@ -9,13 +9,25 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, exists, func, insert, literal, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    bindparam,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from sef.db.statements import change, rows_where, swap, upsert
 from sef.db.tables import (
     agent_instances,
     agents,
     incidents,
+    named_devices,
     replica_instances,
     spot_interruption_events,
 )
@@ -29,6 +41,13 @@ LONGEST_PAUSE = timedelta(minutes=10)
 A worker with a fast clock may write a longer pause. Without this limit, the agent's work would stop
 for all of it.
 """
+
+_LOOK_AT_DEVICES = (
+    update(named_devices)
+    .where(named_devices.c.agent_id == bindparam("agent"), named_devices.c.dropped_at.is_(None))
+    .values(due_at=bindparam("now"))
+)
+"""Another instance may be the holder of the targets: look if they are deleted with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +148,7 @@ def update_agent(connection: Connection, agent: Agent, now: datetime, **values: 
     """
     if values.get("instance_id", agent.instance_id) != agent.instance_id:
         values["primary_since"] = now
+        connection.execute(_LOOK_AT_DEVICES, {"agent": agent.id, "now": now})
         if agent.instance_id is not None:
             former = {"agent_id": agent.id, "instance_id": agent.instance_id, "primary_until": now}
             upsert(connection, agent_instances, [former])

@@ -9,6 +9,7 @@ from sef.clock import Clock
 from sef.cloud.attachments import Attachments
 from sef.cloud.batched_describe import BatchedDescribe
 from sef.cloud.ec2 import Ec2
+from sef.cloud.instance_ends import InstanceEnds
 from sef.cloud.traffic import TrafficRouting
 from sef.config import Settings
 from sef.db.database import Database
@@ -21,6 +22,7 @@ class Context:
 
     Attributes:
         describe: looks up single instances; concurrent look-ups share one call.
+        ends: looks up and changes what ends with an instance.
         http: sends webhooks.
         on_demand_prices: USD per hour, by instance type.
         leads: the hosted zones and target groups that a thread of this process works on.
@@ -31,6 +33,7 @@ class Context:
     describe: BatchedDescribe
     attachments: Attachments
     traffic: TrafficRouting
+    ends: InstanceEnds
     http: Outbound
     settings: Settings
     clock: Clock

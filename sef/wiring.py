@@ -11,6 +11,7 @@ from sef.cloud.batched_describe import batched_describe
 from sef.cloud.clients import Clients
 from sef.cloud.connect import connect
 from sef.cloud.ec2 import Ec2
+from sef.cloud.instance_ends import InstanceEnds
 from sef.cloud.pace import PER_SECOND, Pace
 from sef.cloud.traffic import TrafficRouting
 from sef.config import Settings
@@ -57,6 +58,7 @@ def build_context(
         describe=batched_describe(ec2),
         attachments=Attachments(aws_clients),
         traffic=TrafficRouting(aws_clients, pace),
+        ends=InstanceEnds(aws_clients),
         http=Outbound(settings.webhook_network_list),
         settings=settings,
         clock=clock,

@@ -2,7 +2,7 @@
 
 import time
 from base64 import b64decode
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -41,6 +41,18 @@ Calls = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """A volume or a network interface that is attached to an instance.
+
+    Attributes:
+        is_deleted: EC2 deletes it when the instance is terminated (DeleteOnTermination).
+    """
+
+    id: str
+    is_deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """An instance as EC2 describes it.
 
@@ -53,6 +65,8 @@ class Instance:
     launched_at: datetime | None
     tags: Mapping[str, str]
     market: Market | None = None
+    spot_request_id: str | None = None
+    devices: Sequence[Device] = ()
 
     @property
     def is_gone(self) -> bool:
@@ -280,6 +294,8 @@ class Ec2:
                 {tag["Key"]: tag["Value"] for tag in described.get("Tags", [])},
                 # EC2 leaves the field out for an on-demand instance.
                 Market.SPOT if described.get("InstanceLifecycle") == "spot" else Market.ON_DEMAND,
+                described.get("SpotInstanceRequestId"),
+                tuple(_devices(described)),
             )
 
     def _described(self, filters: "list[FilterTypeDef]") -> "Iterator[InstanceTypeDef]":
@@ -291,6 +307,19 @@ class Ec2:
             for described in reservation.get("Instances", []):
                 if "InstanceId" in described:
                     yield described
+
+
+def _devices(described: "InstanceTypeDef") -> Iterator[Device]:
+    for mapping in described.get("BlockDeviceMappings", []):
+        volume = mapping.get("Ebs", {})
+        if "VolumeId" in volume:
+            yield Device(volume["VolumeId"], bool(volume.get("DeleteOnTermination")))
+    for interface in described.get("NetworkInterfaces", []):
+        if "NetworkInterfaceId" in interface:
+            attachment = interface.get("Attachment", {})
+            yield Device(
+                interface["NetworkInterfaceId"], bool(attachment.get("DeleteOnTermination"))
+            )
 
 
 def timed(calls: Calls, operation: str, instance_id: str, call: Callable[[], T]) -> T:

@@ -6,15 +6,18 @@ check, and a launch must not wait for a broken cutover.
 """
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from sqlalchemy import Connection
 
 from sef.cloud.errors import CloudError
 from sef.context import Context
 from sef.errors import Unavailable
+from sef.failover.cutover.keep import look_at_devices
+from sef.failover.cutover.named_devices import due_devices
 from sef.failover.cutover.together import advance_cutover
 from sef.failover.cutover.upkeep import look_at_targets
-from sef.failover.instances import launch, retire, run_instances, terminate
+from sef.failover.instances import launch, retire, retired, run_instances, terminate
 from sef.failover.instances.limits import TerminationBudget
 from sef.failover.instances.run_instances import UntaggedInstance
 from sef.failover.losses import check_missing_primary
@@ -131,13 +134,18 @@ def _check_missing_primary(
     return None
 
 
-def _check_retired_and_tag(
+def _look_after_instances(
     ctx: Context, snapshot: Snapshot, budget: TerminationBudget
 ) -> str | None:
-    retirements, untagged = ctx.database.read(_retirements_and_untagged, snapshot.agent.id)
-    unchecked = [one for one in retirements if retire.is_check_due(ctx, one)]
+    agent = snapshot.agent
+    retirements, untagged, endangered = ctx.database.read(_last_work, agent.id, ctx.clock())
+    if endangered:
+        is_urgent = snapshot.incident is not None and snapshot.incident.is_emergency
+        look_at_devices(ctx, agent, is_urgent=is_urgent)
+        return "looked if the targets are deleted with their instance"
+    unchecked = [one for one in retirements if retired.is_check_due(ctx, one)]
     if unchecked:
-        return retire.check_retired(ctx, unchecked)
+        return retired.check_retired(ctx, unchecked)
     run_instances.tag_instances(ctx, untagged)
     return None
 
@@ -158,16 +166,17 @@ _STEPS: Sequence[Step] = (
     _check_standby,
     _check_missing_primary,
     # No other step waits for tags, and none for a look at targets that nothing moves.
-    _check_retired_and_tag,
+    _look_after_instances,
     _look_at_targets,
 )
 
 
-def _retirements_and_untagged(
-    connection: Connection, agent_id: str
-) -> tuple[Sequence[Retirement], Sequence[UntaggedInstance]]:
-    """Return the retired instances of an agent that may run, and its instances without tags."""
+def _last_work(
+    connection: Connection, agent_id: str, now: datetime
+) -> tuple[Sequence[Retirement], Sequence[UntaggedInstance], Sequence[str]]:
+    """Return retired instances that may run, instances without tags, and targets at risk."""
     return (
         running_retirements(connection, agent_id),
         run_instances.untagged_instances(connection, agent_id),
+        due_devices(connection, agent_id, now),
     )

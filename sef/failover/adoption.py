@@ -23,6 +23,7 @@ from sef.db.tables import kept_orphans, replica_instances
 from sef.errors import AgentNotFound, Conflict
 from sef.failover.cutover.begin import begin_cutover
 from sef.failover.primaries import change_primary
+from sef.failover.standbys.retirements import order_end
 from sef.failover.standbys.rows import (
     Replica,
     change_replica,
@@ -44,7 +45,7 @@ class Role(StrEnum):
 
     PRIMARY = "primary"  # it becomes the primary; SEF leaves the former one running
     STANDBY = "standby"  # it becomes the standby, if the agent has none
-    SURPLUS = "surplus"  # SEF terminates it
+    SURPLUS = "surplus"  # SEF terminates it, whatever it holds
 
 
 _STATUS = {
@@ -112,6 +113,8 @@ def adopt(
     if is_primary and known is not None:
         return adoption  # a repeat
     _write_replica(connection, agent, instance, known, role, reason, now)
+    if role is Role.SURPLUS:
+        order_end(connection, agent_id, instance.id, now)
     if epoch != agent.epoch:
         _make_primary(connection, agent, instance, now)
     connection.execute(delete(kept_orphans).where(kept_orphans.c.instance_id == instance.id))

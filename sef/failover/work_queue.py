@@ -38,10 +38,12 @@ from sef.db.tables import (
     agents,
     cutovers,
     incidents,
+    named_devices,
     replica_instances,
     retirements,
     target_looks,
 )
+from sef.failover.cutover.named_devices import LOOK_EVERY
 from sef.failover.cutover.plan import LONGEST_DELAY
 from sef.failover.cutover.upkeep import LONGEST_WAIT
 from sef.failover.incidents import storms
@@ -212,6 +214,9 @@ def _unfinished_work(
             retirement.not_before > now + LONGEST_POSTPONEMENT,
         ),
     )
+    endangered = select(named_devices.c.agent_id, literal(2), no_deadline).where(
+        or_(named_devices.c.due_at <= now, named_devices.c.due_at > now + LOOK_EVERY)
+    )
     due_cutovers = select(
         cutovers.c.open_agent_id,
         case((cutovers.c.deadline.is_not(None), 0), else_=1),
@@ -235,6 +240,7 @@ def _unfinished_work(
         due_retirements,
         due_cutovers,
         due_looks,
+        endangered,
         agents_without_standby.where(agents.c.manual_replica_enabled),
         agents_without_standby.where(agents.c.probation_until > now),
     )

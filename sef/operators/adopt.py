@@ -1,8 +1,10 @@
 """Adopt instances that SEF launched and no row knows, as an operator says."""
 
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
+
+from sqlalchemy import Connection
 
 from sef.agents import Agent, read_agent
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, Instance
@@ -10,10 +12,12 @@ from sef.cloud.errors import CloudError
 from sef.context import Context
 from sef.db.leases import deployment_name
 from sef.errors import AgentNotFound, CloudUnavailable, Conflict, Refused
-from sef.failover.adoption import Role, adopt
+from sef.failover.adoption import Adoption, Role, adopt
 from sef.failover.instances.orphans import kept_of_survey, survey
 from sef.failover.reconcile import reconcile_agent
+from sef.failover.standbys.retirements import change_retirement, order_end, read_retirement
 from sef.failover.standbys.rows import live_standby
+from sef.notifications.events import Event, write_events
 from sef.operators.idempotency import Answer
 from sef.parsing import parse_instance_id
 
@@ -55,7 +59,8 @@ def adopt_instance(ctx: Context, agent_id: str, instance_id: object, role: objec
 
     Args:
         role: primary, standby or surplus. None: primary, if EC2 does not show the primary of the
-            rows running.
+            rows running. As surplus, SEF also terminates a former primary or a released standby of
+            the agent that it keeps running, whatever it holds.
 
     Raises:
         Refused: the instance id or the role is malformed.
@@ -67,6 +72,11 @@ def adopt_instance(ctx: Context, agent_id: str, instance_id: object, role: objec
     if named is None:
         raise Refused("invalid_instance_id", "instance_id is required.")
     wanted = _parse_role(role)
+    if wanted is Role.SURPLUS:
+        adoption = ctx.database.write(_end_retired, agent_id, named, ctx.clock())
+        if adoption is not None:
+            reconcile_agent(ctx, agent_id)
+            return {"status": "success", **asdict(adoption)}
     agent = _find_agent(ctx, agent_id)
     primary = agent.instance_id if agent is not None else None
     try:
@@ -88,6 +98,38 @@ def adopt_instance(ctx: Context, agent_id: str, instance_id: object, role: objec
     )
     reconcile_agent(ctx, agent_id)
     return {"status": "success", **asdict(adoption)}
+
+
+def _end_retired(
+    connection: Connection, agent_id: str, instance_id: str, now: datetime
+) -> Adoption | None:
+    """Order the end of an instance that an agent no longer needs; None if it is no such instance.
+
+    The rules that keep an instance that serves still hold.
+    """
+    retirement = read_retirement(connection, instance_id, lock=True)
+    if (
+        retirement is None
+        or retirement.agent_id != agent_id
+        or retirement.terminated_at is not None
+    ):
+        return None
+    agent = read_agent(connection, agent_id)
+    order_end(connection, agent_id, instance_id, now)
+    change_retirement(
+        connection, retirement, terminate_after=now, not_before=None, kept_because=None
+    )
+    message = f"an operator named {instance_id} to be terminated, whatever it holds"
+    event = Event(
+        "end_ordered",
+        message,
+        agent_id=agent_id,
+        severity="warning",
+        details={"instance_id": instance_id},
+        incident_id=retirement.incident_id,
+    )
+    write_events(connection, [event], now)
+    return Adoption(agent_id, instance_id, Role.SURPLUS, agent.instance_id, agent.epoch, message)
 
 
 def _parse_role(role: object) -> Role | None:

@@ -10,6 +10,7 @@ from sef.cloud.errors import CloudError
 from sef.context import Context
 from sef.db.leases import deployment_name
 from sef.failover.adoption import Role, adopt, has_tags
+from sef.failover.instances.ending import owner_of
 from sef.failover.standbys.rows import Replica, replica_of_instance
 from sef.terms import ReplicaStatus
 
@@ -36,7 +37,7 @@ def instance_warnings(ctx: Context, agent_id: str, instance_id: str) -> list[str
             _adopt(ctx, agent_id, instance)
         found = _finding(instance_id, instance, replica)
         if found is None:
-            return []
+            return [] if instance is None else _brought_back(ctx, agent_id, instance)
         finding = found
     silence = ctx.settings.silence_threshold_seconds
     if silence:
@@ -49,6 +50,30 @@ def instance_warnings(ctx: Context, agent_id: str, instance_id: str) -> list[str
     return [
         f"{finding}. {next_step}. If another instance serves {agent_id}, register that one: "
         f"PUT /api/agents/{agent_id} with its instance_id."
+    ]
+
+
+def _brought_back(ctx: Context, agent_id: str, instance: Instance) -> list[str]:
+    """Warn of a group, fleet or spot request that launches another instance when this one ends."""
+    owner = owner_of(dict(instance.tags))
+    if owner is None and instance.spot_request_id is not None:
+        try:
+            request = ctx.ends.spot_request(instance.spot_request_id)
+        except CloudError as error:
+            log.warning("SEF: EC2 was not asked about %s: %s", instance.spot_request_id, error)
+            return []
+        if request is not None and request.brings_back:
+            return [
+                f"{instance.id} comes from the persistent spot request {request.id}. SEF cancels "
+                f"the request when another instance has replaced {instance.id}; otherwise EC2 "
+                "would launch or start one more."
+            ]
+    if owner is None:
+        return []
+    return [
+        f"{instance.id} belongs to {owner}. When it ends, AWS may launch another instance in its "
+        f"place, beside the new primary of {agent_id}; and SEF does not terminate it after a "
+        "switch. Detach it first."
     ]
 
 

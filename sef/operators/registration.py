@@ -22,6 +22,8 @@ from sef.context import Context
 from sef.errors import AgentNotFound
 from sef.failover.cutover.checks import target_warnings
 from sef.failover.cutover.claims import claim_targets, claims_of, uncertain_claims
+from sef.failover.cutover.keep import keep_on_termination
+from sef.failover.cutover.named_devices import name_devices
 from sef.failover.cutover.targets import parse_targets
 from sef.failover.cutover.upkeep import plan_look
 from sef.failover.cutover.wish import follow_changed_targets, follow_named_primary
@@ -77,6 +79,8 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
         warnings = [*warnings, *target_warnings(ctx, agent, standby_id), *_hooks(ctx, agent)]
     if changes.get("launch_template") is not None:
         warnings = [*warnings, *_template_warnings(ctx, changes["launch_template"])]
+    if has_new_targets or changes.get("instance_id") is not None:
+        warnings = [*warnings, *keep_on_termination(ctx, agent)]
     return {
         "status": "success",
         "message": "registered" if is_new else "changed",
@@ -95,6 +99,8 @@ def _write_agent(
     """Insert or update the agent; return whether it is new, and the warnings."""
     now = ctx.clock()
     named = changes.get("instance_id")
+    if "cutover" in changes:
+        name_devices(connection, agent_id, changes["cutover"], now)
     try:
         agent = read_agent(connection, agent_id, lock=True)
     except AgentNotFound:

@@ -258,11 +258,41 @@ retirements = Table(
     ),
     Column("terminated_at", Instant, comment="time when it was known to have ended"),
     Column("incident_id", String(40)),
+    Column("stopped_at", Instant, comment="time when AWS was first seen to have stopped it"),
+    Column("spot_request_id", String(40), comment="spot request that launched it; NULL: unknown"),
     version(),
     Index("retirements_due", "terminated_at", "terminate_after"),
     Index("retirements_checks", "terminated_at", "checked_at"),
     Index("retirements_agent", "agent_id", "terminated_at"),
     comment="Former primaries and surplus instances: kept for a reason, or terminated.",
+    **MYSQL_OPTIONS,
+)
+
+
+# An operator has named the instance. Deleted when it becomes a primary again.
+ordered_ends = Table(
+    "ordered_ends",
+    metadata,
+    Column("instance_id", String(INSTANCE_ID_LENGTH), primary_key=True),
+    agent_id(nullable=False),
+    Column("ordered_at", Instant, nullable=False),
+    comment="Instances that SEF is to terminate although they hold targets.",
+    **MYSQL_OPTIONS,
+)
+
+
+# A row outlives its target: the data of a target that was given up must not die with an instance.
+named_devices = Table(
+    "named_devices",
+    metadata,
+    Column("resource_id", String(40), primary_key=True),
+    agent_id(nullable=False),
+    Column("named_at", Instant, nullable=False),
+    Column("dropped_at", Instant, comment="time when it was no longer a target; NULL: it is one"),
+    Column("due_at", Instant, comment="next look at its DeleteOnTermination; NULL: none"),
+    Index("named_devices_due", "due_at"),
+    Index("named_devices_agent", "agent_id"),
+    comment="Volumes and network interfaces that are or were cutover targets.",
     **MYSQL_OPTIONS,
 )
 

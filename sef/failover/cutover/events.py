@@ -28,6 +28,23 @@ def describe_nothing_to_do(cutover: Cutover, step: CutoverStep) -> str:
             return f"{cutover.new_instance_id} already has it"
 
 
+def describe_cut(step: CutoverStep, now: datetime) -> str | None:
+    """Describe the connections that a deadline cuts off; None if the step drains in peace.
+
+    Without a deadline SEF keeps the former primary until its connections have drained
+    (`sef.failover.instances.draining`).
+    """
+    if step.kind is not StepKind.DEREGISTER or step.ends_at is None:
+        return None
+    left = (step.ends_at - now).total_seconds()
+    if left <= 0:
+        return "the instance has ended, and its open connections with it"
+    return (
+        f"the instance ends in {left:.0f} s, whatever the deregistration delay of the group is: "
+        "connections that last longer are cut off"
+    )
+
+
 def report_step(
     connection: Connection,
     cutover: Cutover,

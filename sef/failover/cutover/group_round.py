@@ -130,17 +130,17 @@ class GroupRound:
         ports = sorted(t.port for t in targets if t.port is not None)
         on_ports = f" on ports {', '.join(map(str, ports))}" if len(ports) > 1 else ""
         if self._kind is StepKind.REGISTER:
-            return self._done(due, f"{ids} registered in {name}{on_ports}")
-        return self._done(due, f"{ids} deregistered from {name}")
+            return self._done(due, f"{ids} registered in {name}{on_ports}", is_change=True)
+        return self._done(due, f"{ids} deregistered from {name}", is_change=True)
 
-    def _done(self, due: DueStep, message: str) -> Result:
+    def _done(self, due: DueStep, message: str, *, is_change: bool = False) -> Result:
         new = due.cutover.new_instance_id
         ports = {t.port for t in self._targets if t.instance_id == new and t.is_registered}
         if self._kind is StepKind.REGISTER:
             ports |= self._wanted(due)
         known = tuple(sorted(port for port in ports if port is not None))
         binding = Binding(self._arn, new, ports=known) if known else None
-        return Result(message, StepStatus.DONE, binding=binding)
+        return Result(message, StepStatus.DONE, is_change=is_change, binding=binding)
 
 
 def _judged(error: CloudError) -> CloudError | NotReady:

@@ -29,6 +29,7 @@ from sef.cloud.attachments import RACED, Impossible, NotReady, PlannedChange, Wa
 from sef.cloud.errors import CloudError, Remedy
 from sef.context import Context
 from sef.failover.cutover.events import (
+    describe_cut,
     describe_nothing_to_do,
     report_status,
     report_step,
@@ -101,6 +102,8 @@ class Result:
     """The step waits on purpose, and does not time out."""
     binding: "Binding | None" = None
     """Ports or addresses of the target at the new primary, to be remembered."""
+    is_change: bool = False
+    """A change was made; False: there was nothing to do, or it failed."""
 
 
 def advance_alone(ctx: Context, agent_id: str, due: DueStep | Todo | None) -> str | None:
@@ -177,7 +180,7 @@ def _move(change: PlannedChange) -> Result:
     except ATTEMPT_ERRORS as error:
         return unsuccessful(error)
     status = StepStatus.DONE if change.is_all else StepStatus.PENDING
-    return Result(change.description, status, is_partial=not change.is_all)
+    return Result(change.description, status, is_partial=not change.is_all, is_change=True)
 
 
 def unsuccessful(error: Exception) -> Result:
@@ -265,7 +268,10 @@ def _finish_step(
         error=None,
     )
     message = f"{step_name(step)}: {result.message}"
-    report_step(connection, cutover, step, message, now, latency_ms=latency_ms)
+    cut = describe_cut(step, now) if result.is_change else None
+    severity: Severity = "info" if cut is None else "warning"
+    message = message if cut is None else f"{message}; {cut}"
+    report_step(connection, cutover, step, message, now, severity, latency_ms=latency_ms)
 
 
 def _first_attempt(step: CutoverStep, now: datetime) -> datetime:

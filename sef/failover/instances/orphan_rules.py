@@ -34,6 +34,7 @@ class Verdict(StrEnum):
     HELD = "held"  # an orphan, kept while there are unknown launches
     HEARD = "heard"  # it has just reported as its agent's instance
     PRIMARY_DOWN = "primary-down"  # EC2 does not show the primary of its agent running
+    HOLDER = "holder"  # a target would be lost with it, or another launched in its place
     OVER_LIMIT = "over-limit"  # there are more orphans than one run may terminate
 
 

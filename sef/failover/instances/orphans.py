@@ -14,7 +14,8 @@ A sweep has these steps:
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, select
@@ -32,9 +33,10 @@ from sef.db.tables import (
     replica_instances,
     retirements,
 )
-from sef.errors import Unavailable
+from sef.errors import AgentNotFound, Unavailable
 from sef.failover.adoption import Role, command, heard_within
 from sef.failover.instances.attempts import call_sizes, open_tokens
+from sef.failover.instances.ending import obstacle_of_spare
 from sef.failover.instances.kept_orphans import KeptOrphan, needs_update, store_kept
 from sef.failover.instances.orphan_rules import (
     KEPT,
@@ -67,12 +69,14 @@ class Survey:
         launched: the instances that have not ended.
         instances: those of them that are orphans, and the primaries of their agents, by id.
         primaries: the primary of each agent, by agent id.
+        obstacles: what would be lost with an orphan, by its id.
     """
 
     launched: Sequence[Instance]
     verdicts: Mapping[str, Verdict]
     instances: Mapping[str, Instance]
     primaries: Mapping[str, str]
+    obstacles: Mapping[str, str] = field(default_factory=dict)
 
     def with_verdict(self, *verdicts: Verdict) -> list[Instance]:
         return [i for i in self.launched if self.verdicts[i.id] in verdicts]
@@ -160,7 +164,22 @@ def survey(ctx: Context, now: datetime) -> Survey:
     running = {i.id for i in current.values() if i.is_alive}
     verdicts = _judge(launched, replace(known, running=running), ctx.settings, now, ended)
     alive = [i for i in launched if i.id not in ended]
-    return Survey(alive, verdicts, current, known.primaries)
+    obstacles = _obstacles(ctx, [i for i in alive if verdicts[i.id] is Verdict.ORPHAN])
+    verdicts |= dict.fromkeys(obstacles, Verdict.HOLDER)
+    return Survey(alive, verdicts, current, known.primaries, obstacles)
+
+
+def _obstacles(ctx: Context, orphans: Sequence[Instance]) -> dict[str, str]:
+    """Return the reason to keep each orphan with which a target would be lost."""
+    found = {}
+    for orphan in orphans:
+        agent = None
+        with suppress(AgentNotFound):
+            agent = ctx.database.read(read_agent, orphan.tags.get(AGENT_TAG, ""))
+        kept = obstacle_of_spare(ctx, orphan.id, agent)
+        if kept is not None:
+            found[orphan.id] = kept
+    return found
 
 
 def kept_of_survey(
@@ -283,6 +302,8 @@ def _reason(view: Survey, instance: Instance, settings: Settings) -> str:
             return "no row refers to it, and the rows are older than other instances"
         case Verdict.HEARD:
             return "no row refers to it, and it reports as the agent's instance"
+        case Verdict.HOLDER:
+            return f"no row refers to it, and {view.obstacles[instance.id]}"
         case Verdict.PRIMARY_DOWN:
             return "no row refers to it, and EC2 does not show the primary of its agent running"
         case _:

@@ -1,7 +1,7 @@
 """Terminate the instances that an agent no longer needs: former primaries and surplus instances."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
@@ -14,7 +14,10 @@ from sef.db.leases import deployment_name
 from sef.failover.cutover.holders import holders_of
 from sef.failover.cutover.rows import open_cutover
 from sef.failover.incidents.rows import open_incident
+from sef.failover.instances.draining import deregistered_groups, remaining_traffic
+from sef.failover.instances.ending import cancel_request, obstacle, with_way
 from sef.failover.instances.limits import TerminationBudget
+from sef.failover.instances.retired import record_end, write_retired
 from sef.failover.instances.terminate import may_terminate, terminate, unknown_instance
 from sef.failover.retention import CloudFacts, RowFacts, kept_by_cloud, kept_by_rows
 from sef.failover.standbys import watch
@@ -22,15 +25,12 @@ from sef.failover.standbys.retirements import (
     Retirement,
     agent_with_primary,
     change_retirement,
+    is_end_ordered,
     read_retirement,
 )
-from sef.failover.standbys.rows import (
-    move_replica,
-    replica_of_instance,
-)
-from sef.failover.standbys.watch import FORGOTTEN_AFTER, MISSING_FOR
-from sef.notifications.events import Event, Severity, write_events
-from sef.terms import ReplicaStatus
+from sef.failover.standbys.rows import replica_of_instance
+from sef.failover.standbys.watch import MISSING_FOR
+from sef.terms import NotificationKind
 
 RECHECK = timedelta(seconds=10)
 """Time until SEF looks again at AWS for an instance that it keeps."""
@@ -46,10 +46,20 @@ class _Permission:
     Attributes:
         obstacle: the reason why the instance must stay running; None if SEF may terminate it.
         is_missing: the obstacle is that EC2's answer lacks the instance; a later one may have it.
+        is_told: people are told of the obstacle.
     """
 
     obstacle: str | None = None
     is_missing: bool = False
+    is_told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A reason in AWS to keep an instance, and the time until SEF looks again."""
+
+    reason: str
+    retry_after: timedelta = RECHECK
 
 
 _MAY_TERMINATE = _Permission()
@@ -62,11 +72,12 @@ def terminate_retired(
     """Terminate an instance that its agent no longer needs; return a sentence about it.
 
     1. Find the reasons to keep it, first in the rows, then in AWS (`sef.failover.retention`).
-    2. Check that SEF may terminate it, and give it SEF's tags.
+    2. Check that nothing would be lost with it or launched in its place
+       (`sef.failover.instances.ending`), that SEF may terminate it, and give it SEF's tags.
     3. Take a termination from the budget of this pass and a request token.
     4. Commit to the termination, unless a reason to keep it has appeared meanwhile.
-    5. Terminate it, and record that it has ended. If EC2 does not know it, retry until it was
-       missing for long enough.
+    5. Cancel its persistent spot request, terminate it, and record that it has ended. If EC2 does
+       not know it, retry until it was missing for long enough.
 
     None if it is kept, or if the termination waits for the budget or for a request token.
 
@@ -83,15 +94,15 @@ def terminate_retired(
     instance = instances.get(instance_id)
     if instance is not None and instance.has_ended:
         message = f"{instance_id} is {instance.ec2_state}"
-        ctx.database.write(_record_end, ctx, retirement, message, calls)
+        ctx.database.write(record_end, ctx, retirement, message, calls)
         return message
     kept = _kept_by_cloud(ctx, retirement, decision, instances.get(primary))
     if kept is not None:
-        _record_kept(ctx, retirement, kept, retry_after=RECHECK)
+        _record_kept(ctx, retirement, kept.reason, retry_after=kept.retry_after)
         return None
     permission = _check_permission(ctx, retirement, instance, calls)
     if permission.obstacle is not None and not permission.is_missing:
-        return _leave_running(ctx, retirement, permission.obstacle, calls)
+        return _leave_running(ctx, retirement, permission, calls)
     is_known = False
     if permission.obstacle is None:
         if not may_terminate(ctx, budget, instance_id):
@@ -100,41 +111,30 @@ def terminate_retired(
         if committed is None:
             return None
         retirement = committed
+        refusal = None
         try:
-            is_known = terminate(ctx, instance_id, calls)
+            refusal = cancel_request(ctx, retirement.agent_id, instance, calls)
+            if refusal is None:
+                is_known = terminate(ctx, instance_id, calls)
         except CloudError as error:
             if error.remedy is Remedy.OPERATOR or error.code in THROTTLED:
                 ctx.database.write(_withdraw, retirement)
             if error.remedy is not Remedy.OPERATOR:
                 raise
-            return _leave_running(ctx, retirement, f"EC2 refused to end it: {error}", calls)
+            refused = _Permission(f"EC2 refused to end it: {error}")
+            return _leave_running(ctx, retirement, refused, calls)
+        if refusal is not None:
+            ctx.database.write(_withdraw, retirement)
+            return _leave_running(ctx, retirement, _Permission(refusal, is_told=True), calls)
     interval = watch.CHECK_MISSING_EVERY
     if not is_known and (retirement.missed_checks + 1) * interval < MISSING_FOR:
         ctx.database.write(_postpone, retirement, ctx.clock() + interval)
         return unknown_instance(instance_id)
     if permission.obstacle is None:
         message = f"terminated the former primary {instance_id}"
-        ctx.database.write(_record_end, ctx, retirement, message, calls)
+        ctx.database.write(record_end, ctx, retirement, message, calls)
         return message
-    return _leave_running(ctx, retirement, permission.obstacle, calls)
-
-
-def check_retired(ctx: Context, retirements: Sequence[Retirement]) -> str:
-    """Check the retired instances of an agent in EC2, and record those that have ended."""
-    instances = ctx.ec2.instances([retirement.instance_id for retirement in retirements])
-    for retirement in retirements:
-        instance = instances.get(retirement.instance_id)
-        ctx.database.write(_record_check, ctx, retirement, instance)
-    return "checked the former primaries"
-
-
-def is_check_due(ctx: Context, retirement: Retirement) -> bool:
-    """Return True if a retired instance is to be checked now."""
-    checked_at = retirement.checked_at
-    every = watch.check_interval(ctx)
-    if retirement.missed_checks:
-        every = min(every, watch.CHECK_MISSING_EVERY)
-    return checked_at is None or abs(ctx.clock() - checked_at) >= every
+    return _leave_running(ctx, retirement, permission, calls)
 
 
 def _kept_by_rows(
@@ -155,27 +155,40 @@ def _kept_by_rows(
         is_cutover_open=cutover is not None
         and cutover.old_instance_id == retirement.instance_id
         and cutover.traffic_moved_at is None,
+        is_end_ordered=is_end_ordered(connection, retirement.instance_id),
     )
     return kept_by_rows(facts, ctx.clock()) or agent
 
 
 def _kept_by_cloud(
     ctx: Context, retirement: Retirement, agent: Agent, primary: Instance | None
-) -> str | None:
+) -> _Kept | None:
     """Return the reason in AWS to keep an instance; None without a reason."""
     instance_id = retirement.instance_id
     held: Sequence[str] = ()
     unseen: Sequence[str] = ()
-    if agent.cutover is not None:
+    is_ordered = ctx.database.read(is_end_ordered, instance_id)
+    if agent.cutover is not None and not is_ordered:
         holders = holders_of(ctx, agent.cutover, {instance_id})
-        held, unseen = holders.held_by(instance_id), holders.unknown()
+        left = ctx.database.read(deregistered_groups, agent) if holders.unknown() else set()
+        held = holders.held_by(instance_id)
+        unseen = [name for name in holders.unknown() if name not in left]
     facts = CloudFacts(
         primary=str(agent.instance_id),
         is_primary_running=primary is not None and primary.ec2_state == "running",
         held=held,
         unseen=unseen,
+        is_end_ordered=is_ordered,
     )
-    return kept_by_cloud(facts)
+    reason = kept_by_cloud(facts)
+    if reason is not None:
+        is_held = facts.is_primary_running
+        return _Kept(with_way(reason, agent.id, instance_id) if is_held else reason)
+    traffic = None if is_ordered else remaining_traffic(ctx, agent, instance_id)
+    if traffic is None:
+        return None
+    until = traffic.until
+    return _Kept(traffic.reason, RECHECK if until is None else until - ctx.clock())
 
 
 def _record_kept(
@@ -197,10 +210,12 @@ def _write_kept(
     change_retirement(connection, current, kept_because=reason, not_before=not_before)
 
 
-def _leave_running(ctx: Context, retirement: Retirement, obstacle: str, calls: Calls) -> str:
+def _leave_running(
+    ctx: Context, retirement: Retirement, permission: _Permission, calls: Calls
+) -> str:
     """Record that SEF cannot terminate an instance; SEF tries again later."""
-    message = f"{retirement.instance_id} is left running: {obstacle}"
-    ctx.database.write(_write_obstacle, ctx, retirement, obstacle, message, calls)
+    message = f"{retirement.instance_id} is left running: {permission.obstacle}"
+    ctx.database.write(_write_obstacle, ctx, retirement, permission, message, calls)
     return message
 
 
@@ -208,7 +223,7 @@ def _write_obstacle(
     connection: Connection,
     ctx: Context,
     retirement: Retirement,
-    obstacle: str,
+    permission: _Permission,
     message: str,
     calls: Calls,
 ) -> None:
@@ -216,16 +231,17 @@ def _write_obstacle(
     if current is None or current.terminated_at is not None:
         return
     now = ctx.clock()
-    is_told = current.kept_because == obstacle
+    is_told = current.kept_because == permission.obstacle
     change_retirement(
         connection,
         current,
-        kept_because=obstacle,
+        kept_because=permission.obstacle,
         not_before=now + RETRY_OBSTACLE,
         missed_checks=0,
     )
     if not is_told:
-        _write_event(connection, current, message, "warning", now, calls)
+        notification = NotificationKind.ALERT if permission.is_told else None
+        write_retired(connection, current, message, "warning", now, calls, notification)
 
 
 def _check_permission(
@@ -237,6 +253,9 @@ def _check_permission(
     registered instance receives them here, unless its tags name another SEF or another agent.
     """
     agent_id, instance_id = retirement.agent_id, retirement.instance_id
+    lost = None if instance is None else obstacle(ctx, instance)
+    if lost is not None:
+        return _Permission(with_way(lost, agent_id, instance_id), is_told=True)
     if ctx.database.read(replica_of_instance, instance_id) is not None:
         return _MAY_TERMINATE
     deployment = ctx.database.write(deployment_name)
@@ -290,59 +309,3 @@ def _postpone(connection: Connection, retirement: Retirement, until: datetime) -
         change_retirement(
             connection, current, not_before=until, missed_checks=current.missed_checks + 1
         )
-
-
-def _record_check(
-    connection: Connection, ctx: Context, retirement: Retirement, instance: Instance | None
-) -> None:
-    """Record a health check of a retired instance; a stopped instance still belongs to someone."""
-    current = read_retirement(connection, retirement.instance_id)
-    if current is None or current.version != retirement.version:
-        return
-    now = ctx.clock()
-    if instance is not None and instance.has_ended:
-        _record_end(connection, ctx, current, f"{current.instance_id} is {instance.ec2_state}", [])
-        return
-    misses = 0 if instance is not None else current.missed_checks + 1
-    if misses * watch.CHECK_MISSING_EVERY >= FORGOTTEN_AFTER:
-        message = f"{current.instance_id} is gone: EC2 no longer shows it"
-        _record_end(connection, ctx, current, message, [])
-        return
-    change_retirement(connection, current, checked_at=now, missed_checks=misses)
-
-
-def _record_end(
-    connection: Connection, ctx: Context, retirement: Retirement, message: str, calls: Calls
-) -> None:
-    """Record that a retired instance has ended."""
-    now = ctx.clock()
-    current = read_retirement(connection, retirement.instance_id)
-    if current is None or current.terminated_at is not None:
-        return
-    change_retirement(connection, current, terminated_at=now, kept_because=None)
-    _write_event(connection, current, message, "info", now, calls)
-    replica = replica_of_instance(connection, retirement.instance_id)
-    if replica is not None and replica.status is ReplicaStatus.PROMOTED:
-        # Attribute the end to the incident that caused it, not to the incident for which the
-        # instance was launched.
-        ended = replace(replica, incident_id=retirement.incident_id)
-        move_replica(connection, ended, ReplicaStatus.TERMINATED, retirement.reason, now)
-
-
-def _write_event(
-    connection: Connection,
-    retirement: Retirement,
-    message: str,
-    severity: Severity,
-    now: datetime,
-    calls: Calls,
-) -> None:
-    event = Event(
-        "primary_retired",
-        message,
-        agent_id=retirement.agent_id,
-        severity=severity,
-        details={"instance_id": retirement.instance_id, "calls": calls},
-        incident_id=retirement.incident_id,
-    )
-    write_events(connection, [event], now)

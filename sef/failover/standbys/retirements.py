@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, or_, select
 
 from sef.db.statements import rows_where, swap, upsert
-from sef.db.tables import agents, retirements
+from sef.db.tables import agents, ordered_ends, retirements
 from sef.terms import Market
 
 LONGEST_POSTPONEMENT = timedelta(minutes=10)
@@ -65,6 +65,9 @@ class Retirement:
     call_at: datetime | None
     terminated_at: datetime | None
     incident_id: str | None
+    stopped_at: datetime | None
+    """Time at which AWS was first seen to have stopped it; None: it did not."""
+    spot_request_id: str | None
     version: int
 
 
@@ -80,11 +83,13 @@ def plan_retirement(
     pool_id: str | None = None,
     market: Market | None = None,
     incident_id: str | None = None,
+    kept_because: str | None = None,
 ) -> None:
     """Record that an agent no longer needs an instance; replace an older record of the instance.
 
     Args:
         terminate_after: the end of its drain. None: AWS or the operator terminates it.
+        kept_because: the reason to keep it that was found; None: nothing was looked for yet.
     """
     row = {
         "instance_id": instance_id,
@@ -95,13 +100,15 @@ def plan_retirement(
         "reason": reason,
         "since": now,
         "terminate_after": terminate_after,
-        "kept_because": None,
+        "kept_because": kept_because,
         "not_before": None,
         "checked_at": None,
         "missed_checks": 0,
         "call_at": None,
         "terminated_at": None,
         "incident_id": incident_id,
+        "stopped_at": None,
+        "spot_request_id": None,
     }
     upsert(connection, retirements, [row])
 
@@ -115,8 +122,24 @@ def read_retirement(
 
 
 def delete_retirement(connection: Connection, instance_id: str) -> None:
-    """Delete the retirement of an instance, if there is one: an agent needs the instance again."""
+    """Delete the retirement of an instance, if there is one: an agent needs the instance again.
+
+    An order to terminate it goes too: it was given for an instance that nobody needed.
+    """
     connection.execute(delete(retirements).where(_row.instance_id == instance_id))
+    connection.execute(delete(ordered_ends).where(ordered_ends.c.instance_id == instance_id))
+
+
+def order_end(connection: Connection, agent_id: str, instance_id: str, now: datetime) -> None:
+    """Record that an operator has named an instance to be terminated, whatever it holds."""
+    row = {"instance_id": instance_id, "agent_id": agent_id, "ordered_at": now}
+    upsert(connection, ordered_ends, [row])
+
+
+def is_end_ordered(connection: Connection, instance_id: str) -> bool:
+    """Return True if an operator has named the instance to be terminated."""
+    ordered = ordered_ends.c.instance_id
+    return connection.scalar(select(ordered).where(ordered == instance_id)) is not None
 
 
 def change_retirement(connection: Connection, retirement: Retirement, **values: Any) -> None:
