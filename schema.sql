@@ -344,7 +344,6 @@ CREATE TABLE ordered_ends (
 CREATE TABLE named_devices (
   resource_id VARCHAR(40) NOT NULL,
   agent_id VARCHAR(64) NOT NULL,
-  named_at DATETIME(6) NOT NULL,
   dropped_at DATETIME(6) COMMENT 'time when it was no longer a target; NULL: it is one',
   due_at DATETIME(6) COMMENT 'next look at its DeleteOnTermination; NULL: none',
   PRIMARY KEY (resource_id)

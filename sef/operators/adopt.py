@@ -1,6 +1,6 @@
 """Adopt instances that SEF launched and no row knows, as an operator says."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -108,28 +108,33 @@ def _end_retired(
     The rules that keep an instance that serves still hold.
     """
     retirement = read_retirement(connection, instance_id, lock=True)
-    if (
-        retirement is None
-        or retirement.agent_id != agent_id
-        or retirement.terminated_at is not None
-    ):
+    if retirement is None or retirement.agent_id != agent_id:
         return None
     agent = read_agent(connection, agent_id)
+    adoption = Adoption(
+        agent_id,
+        instance_id,
+        Role.SURPLUS,
+        agent.instance_id,
+        agent.epoch,
+        f"an operator named {instance_id} to be terminated, whatever it holds",
+    )
+    if retirement.terminated_at is not None:
+        return replace(adoption, message=f"{instance_id} has ended")  # a repeat
     order_end(connection, agent_id, instance_id, now)
     change_retirement(
         connection, retirement, terminate_after=now, not_before=None, kept_because=None
     )
-    message = f"an operator named {instance_id} to be terminated, whatever it holds"
     event = Event(
         "end_ordered",
-        message,
+        adoption.message,
         agent_id=agent_id,
         severity="warning",
         details={"instance_id": instance_id},
         incident_id=retirement.incident_id,
     )
     write_events(connection, [event], now)
-    return Adoption(agent_id, instance_id, Role.SURPLUS, agent.instance_id, agent.epoch, message)
+    return adoption
 
 
 def _parse_role(role: object) -> Role | None:

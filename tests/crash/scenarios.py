@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import delete, update
@@ -800,3 +801,118 @@ def more_messages_than_a_channel_takes(story: Story) -> None:
                 and {d.status for d in story.world.rows(deliveries.name, None)} == {"sent"}
             )
         )
+
+
+def switch_by_hand(story: Story, **launch: Any) -> str:
+    """Switch away from a primary that is launched in a certain way; return it."""
+    primary = story.world.launch(**launch)
+    story.put(instance_id=primary, pool_id=POOL)
+    story.operate("manual-replica/enable", lambda: story.agent.manual_replica_enabled)
+    story.until(lambda: story.standby_is("ready"))
+    story.arm()
+    story.operate("manual-switch", lambda: story.epoch == 2)
+    story.later("agents", not_before=None)
+    return str(primary)
+
+
+@scenario(reads=True)
+def primary_from_a_persistent_spot_request(story: Story) -> None:
+    options = {"MarketType": "spot", "SpotOptions": {"SpotInstanceType": "persistent"}}
+    primary = switch_by_hand(story, InstanceMarketOptions=options)
+    story.until(lambda: story.world.state(primary) == "terminated")
+    story.settled(epoch=2, standbys=1)
+    launched = {i.id for i in story.world.tagged(story.agent_id)}
+    running = {i.id for i in story.world.simulation.instances() if i.state == "running"}
+    assert running <= launched, "the request has launched no other instance"
+
+
+def member_of_a_fleet(story: Story, key: str, fleet: str) -> None:
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": key, "Value": fleet}]}]
+    for action in ("DescribeFleets", "DescribeSpotFleetRequests", "DescribeSpotInstanceRequests"):
+        story.world.simulation.add_fault(action, error_code="UnauthorizedOperation")
+    primary = switch_by_hand(story, TagSpecifications=tags)
+    story.until(lambda: fleet in (story.rows("retirements")[0].kept_because or ""))
+    story.adopt(primary, "surplus")
+    story.until(lambda: story.world.state(primary) == "terminated")
+    story.settled(epoch=2, standbys=1)
+
+
+@scenario(reads=True)
+def member_of_a_fleet_that_an_operator_ends(story: Story) -> None:
+    member_of_a_fleet(story, "aws:ec2:fleet-id", "fleet-1")
+
+
+@scenario(reads=True)
+def member_of_a_spot_fleet_that_an_operator_ends(story: Story) -> None:
+    member_of_a_fleet(story, "aws:ec2spot:fleet-request-id", "sfr-1")
+
+
+@scenario(SEF_CLOUD="simulated", SEF_SIMULATOR_PENDING_SECONDS="0")
+def data_that_would_end_with_its_instance(story: Story) -> None:
+    def flags() -> list[bool]:
+        [volume] = ec2.describe_volumes(VolumeIds=[belongings.volume_id])["Volumes"]
+        return [volume["Attachments"][0]["DeleteOnTermination"], *interface_flags()]
+
+    def interface_flags() -> list[bool]:
+        found = ec2.describe_network_interfaces(NetworkInterfaceIds=[belongings.interface_id])
+        return [i["Attachment"]["DeleteOnTermination"] for i in found["NetworkInterfaces"]]
+
+    primary = story.primary()
+    belongings = Belongings(story.world, primary, "volumes", "network_interface")
+    ec2 = belongings.ec2
+    devices: Any = [{"DeviceName": "/dev/sdf", "Ebs": {"DeleteOnTermination": True}}]
+    ec2.modify_instance_attribute(InstanceId=primary, BlockDeviceMappings=devices)
+    found = ec2.describe_network_interfaces(NetworkInterfaceIds=[belongings.interface_id])
+    attachment = found["NetworkInterfaces"][0]["Attachment"]["AttachmentId"]
+    ec2.modify_network_interface_attribute(
+        NetworkInterfaceId=belongings.interface_id,
+        Attachment={"AttachmentId": attachment, "DeleteOnTermination": True},
+    )
+    assert flags() == [True, True]
+    story.arm()
+    story.put(cutover=belongings.targets)
+    story.until(lambda: flags() == [False, False])
+    story.settled(epoch=1)
+
+
+@scenario(SEF_CLOUD="simulated", SEF_SIMULATOR_PENDING_SECONDS="0")
+def released_standby_that_has_a_target(story: Story) -> None:
+    belongings = Belongings(story.world, story.primary(), "elastic_ip")
+    story.put(cutover=belongings.targets)
+    story.operate("manual-replica/enable", lambda: story.agent.manual_replica_enabled)
+    standby = story.until(lambda: story.standby_is("ready")).instance_id
+    belongings.ec2.associate_address(
+        AllocationId=belongings.allocation_id,
+        NetworkInterfaceId=belongings.interface(standby)["NetworkInterfaceId"],
+        AllowReassociation=True,
+    )
+    story.arm()
+    story.operate("manual-replica/disable", lambda: not story.agent.manual_replica_enabled)
+    story.later("agents", not_before=None)
+    story.until(lambda: story.rows("retirements"))
+    story.adopt(standby, "surplus")
+    story.until(lambda: story.world.state(standby) == "terminated")
+    story.settled(epoch=1)
+
+
+@scenario(reads=True, SEF_CLOUD="simulated", SEF_SIMULATOR_PENDING_SECONDS="0")
+def target_group_that_cannot_be_read_while_it_drains(story: Story) -> None:
+    primary = story.primary()
+    belongings = Belongings(story.world, primary, "target_groups")
+    story.put(cutover=belongings.targets)
+    story.operate("manual-replica/enable", lambda: story.agent.manual_replica_enabled)
+    story.until(lambda: story.standby_is("ready"))
+    simulation = story.world.simulation
+    simulation.set_options(draining_seconds=10**6)
+    story.arm()
+    story.operate("manual-switch", lambda: story.epoch == 2)
+    story.later("agents", not_before=None)
+    story.until(lambda: {c.status for c in story.rows("cutovers")} == {"done"})
+    simulation.add_fault("DescribeTargetHealth", error_code="AccessDenied")
+    story.later("retirements", not_before=None)
+    story.until(lambda: "may drain" in (story.rows("retirements")[0].kept_because or ""))
+    simulation.clear_faults()
+    simulation.set_options(draining_seconds=0)
+    story.later("retirements", not_before=None)
+    story.until(lambda: story.world.state(primary) == "terminated")
+    story.settled(epoch=2, standbys=1)

@@ -287,7 +287,6 @@ named_devices = Table(
     metadata,
     Column("resource_id", String(40), primary_key=True),
     agent_id(nullable=False),
-    Column("named_at", Instant, nullable=False),
     Column("dropped_at", Instant, comment="time when it was no longer a target; NULL: it is one"),
     Column("due_at", Instant, comment="next look at its DeleteOnTermination; NULL: none"),
     Index("named_devices_due", "due_at"),

@@ -16,7 +16,7 @@ from threading import Thread
 
 from sqlalchemy import Connection, select
 
-from sef.agents import Agent
+from sef.agents import Agent, read_agent
 from sef.cloud.errors import CloudError, Remedy
 from sef.cloud.instance_ends import Attachment
 from sef.context import Context
@@ -26,6 +26,7 @@ from sef.failover.cutover.formers import formers_of
 from sef.failover.cutover.named_devices import (
     LOOK_EVERY,
     interfaces_of,
+    name_devices,
     postpone_look,
     volumes_of,
 )
@@ -146,6 +147,7 @@ def _keep(found: _Found, attached: list[Attachment], change: Callable[[], None])
 def _record_look(connection: Connection, ctx: Context, agent: Agent, found: _Found) -> list[str]:
     now = ctx.clock()
     after = LOOK_EVERY if found.is_complete else LOOK_AGAIN_AFTER
+    name_devices(connection, agent.id, read_agent(connection, agent.id).cutover, now)
     postpone_look(connection, agent.id, now, after)
     if found.kept:
         write_events(connection, [_kept(agent, found.kept)], now)

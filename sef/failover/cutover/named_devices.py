@@ -61,7 +61,6 @@ def name_devices(
         {
             "resource_id": resource_id,
             "agent_id": agent_id,
-            "named_at": now,
             "dropped_at": None,
             "due_at": now,
         }

@@ -16,6 +16,7 @@ from sef.cloud.ec2 import Calls, Instance
 from sef.cloud.errors import CloudError, Remedy
 from sef.cloud.instance_ends import SpotRequest
 from sef.context import Context
+from sef.failover.cutover.rows import open_cutover
 from sef.failover.incidents.rows import Incident, find_incident
 from sef.failover.instances.ending import cancel
 from sef.failover.retention import Interrupted
@@ -137,8 +138,14 @@ def _look_after(ctx: Context, retirement: Retirement, instance: Instance | None)
 
 
 def _left_to_aws(connection: Connection, retirement: Retirement) -> tuple[Agent, Incident | None]:
-    """Return the agent, and the incident in which SEF left its former primary to AWS, if so."""
+    """Return the agent, and the incident in which SEF left its former primary to AWS, if so.
+
+    While a cutover has a deadline, nothing is looked after: its steps must not wait for the calls.
+    """
     agent = read_agent(connection, retirement.agent_id)
+    cutover = open_cutover(connection, agent.id)
+    if cutover is not None and cutover.deadline is not None:
+        return agent, None
     is_left = retirement.was_primary and retirement.terminate_after is None
     if not is_left or retirement.incident_id is None:
         return agent, None
