@@ -9,7 +9,7 @@ from sqlalchemy import update
 from sef.db import tables
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.belongings.test_data_that_ends import reason_of
-from tests.harness import ALIVE, ONCE, POOL, TERMINATION, World
+from tests.harness import ALIVE, ONCE, POOL, REBALANCE, TERMINATION, World
 
 REFUSED = "UnauthorizedOperation"
 
@@ -170,6 +170,22 @@ def test_request_of_a_primary_that_aws_ended_launches_no_other(world: World, is_
         world.signal(sef, TERMINATION, instance_id=primary)
         world.simulation.interrupt(primary, terminate_after_seconds=0)
     world.settle(sef, 60)
+    world.settle(sef, 60)
+    world.simulation.set_pool(POOL, capacity=True)
+    assert alive(world) == []
+    assert request_of(world, primary)["State"] == "cancelled"
+
+
+def test_request_of_a_primary_that_aws_ends_while_it_drains_is_cancelled(world: World) -> None:
+    sef = world.sef(drain_seconds=600)
+    primary = world.primary(sef, **persistent())
+    for mode in ("auto-switch", "auto-terminate"):
+        sef.set_auto_mode("a", mode, enabled=True)
+    world.signal(sef, REBALANCE, instance_id=primary)
+    world.settle(sef, 60)
+    assert reason_of(sef, primary) == "its connections drain"
+    world.simulation.set_pool(POOL, capacity=False)
+    world.simulation.terminate(primary)
     world.settle(sef, 60)
     world.simulation.set_pool(POOL, capacity=True)
     assert alive(world) == []

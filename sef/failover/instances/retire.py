@@ -17,7 +17,7 @@ from sef.failover.incidents.rows import open_incident
 from sef.failover.instances.draining import deregistered_groups, remaining_traffic
 from sef.failover.instances.ending import cancel_request, obstacle, with_way
 from sef.failover.instances.limits import TerminationBudget
-from sef.failover.instances.retired import record_end, write_retired
+from sef.failover.instances.retired import describe_end, record_end, write_retired
 from sef.failover.instances.terminate import may_terminate, terminate, unknown_instance
 from sef.failover.retention import CloudFacts, RowFacts, kept_by_cloud, kept_by_rows
 from sef.failover.standbys import watch
@@ -93,7 +93,7 @@ def terminate_retired(
     instances = ctx.ec2.instances([instance_id, primary])
     instance = instances.get(instance_id)
     if instance is not None and instance.has_ended:
-        message = f"{instance_id} is {instance.ec2_state}"
+        message = describe_end(ctx, retirement, instance, calls)
         ctx.database.write(record_end, ctx, retirement, message, calls)
         return message
     kept = _kept_by_cloud(ctx, retirement, decision, instances.get(primary))

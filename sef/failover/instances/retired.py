@@ -18,7 +18,7 @@ from sef.cloud.instance_ends import SpotRequest
 from sef.context import Context
 from sef.failover.cutover.rows import open_cutover
 from sef.failover.incidents.rows import Incident, find_incident
-from sef.failover.instances.ending import cancel
+from sef.failover.instances.ending import cancel, cancel_request
 from sef.failover.retention import Interrupted
 from sef.failover.standbys import watch
 from sef.failover.standbys.retirements import Retirement, change_retirement, read_retirement
@@ -41,12 +41,14 @@ class _Look:
         found: None for any other instance.
         is_cancelled: the spot request was cancelled now.
         problem: the reason why it could not be.
+        end: the end of an instance that AWS has ended before SEF did; None: another one.
     """
 
     found: Interrupted | None = None
     request: SpotRequest | None = None
     is_cancelled: bool = False
     problem: str | None = None
+    end: str | None = None
     calls: Calls = field(default_factory=list)
 
 
@@ -87,6 +89,17 @@ def record_end(
         move_replica(connection, ended, ReplicaStatus.TERMINATED, retirement.reason, now)
 
 
+def describe_end(ctx: Context, retirement: Retirement, instance: Instance, calls: Calls) -> str:
+    """Describe the end of an instance that SEF was to terminate; cancel its spot request first.
+
+    Raises:
+        CloudError: AWS did not return a usable answer.
+    """
+    message = f"{instance.id} is {instance.ec2_state}"
+    refusal = cancel_request(ctx, retirement.agent_id, instance, calls)
+    return message if refusal is None else f"{message}, and {refusal}"
+
+
 def write_retired(
     connection: Connection,
     retirement: Retirement,
@@ -113,9 +126,16 @@ def write_retired(
 def _look_after(ctx: Context, retirement: Retirement, instance: Instance | None) -> _Look:
     """Find out if AWS brings the instance back, and cancel its spot request if that is due.
 
-    Errors of AWS end the look: the next check repeats it.
+    Errors of AWS end the look at an instance that SEF left to AWS: the next check repeats it.
+
+    Raises:
+        CloudError: the spot request of an instance that AWS has ended was not looked at; its end is
+            not recorded yet.
     """
     look = _Look()
+    if instance is not None and instance.has_ended and retirement.terminate_after is not None:
+        look.end = describe_end(ctx, retirement, instance, look.calls)
+        return look
     agent, incident = ctx.database.read(_left_to_aws, retirement)
     if incident is None:
         return look
@@ -195,8 +215,8 @@ def _record_check(
     now = ctx.clock()
     _report_request(connection, current, look, now)
     if instance is not None and instance.has_ended:
-        message = f"{current.instance_id} is {instance.ec2_state}"
-        record_end(connection, ctx, current, message, [])
+        message = look.end or f"{current.instance_id} is {instance.ec2_state}"
+        record_end(connection, ctx, current, message, look.calls)
         return
     misses = 0 if instance is not None else current.missed_checks + 1
     if misses * watch.CHECK_MISSING_EVERY >= FORGOTTEN_AFTER:
