@@ -267,6 +267,8 @@ CREATE TABLE launch_attempts (
   call_token VARCHAR(64) COMMENT 'row of launch_calls; NULL: a call for this attempt alone',
   answered_at DATETIME(6),
   tagged_at DATETIME(6) COMMENT 'in a shared call: time when the instance got the tags of its agent',
+  attributes JSON COMMENT 'attributes that are set after the launch, such as SourceDestCheck',
+  attributes_set_at DATETIME(6) COMMENT 'time when EC2 accepted or refused them',
   PRIMARY KEY (client_token),
   CONSTRAINT launch_attempts_number UNIQUE (replica_id, attempt),
   CONSTRAINT launch_attempts_market CHECK (market IN ('spot', 'on-demand')),
@@ -334,6 +336,7 @@ CREATE INDEX retirements_checks ON retirements (terminated_at, checked_at);
 
 CREATE INDEX retirements_due ON retirements (terminated_at, terminate_after);
 
+<<<<<<< HEAD
 CREATE TABLE ordered_ends (
   instance_id VARCHAR(64) NOT NULL,
   agent_id VARCHAR(64) NOT NULL,
@@ -352,6 +355,16 @@ CREATE TABLE named_devices (
 CREATE INDEX named_devices_agent ON named_devices (agent_id);
 
 CREATE INDEX named_devices_due ON named_devices (due_at);
+=======
+CREATE TABLE primary_places (
+  agent_id VARCHAR(64) NOT NULL,
+  instance_id VARCHAR(64) NOT NULL,
+  configuration JSON NOT NULL COMMENT 'how to launch an instance like it',
+  bindings JSON NOT NULL COMMENT 'where each cutover target can follow',
+  seen_at DATETIME(6) NOT NULL COMMENT 'time of the look that changed the row',
+  PRIMARY KEY (agent_id)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Launch parameters and network of each primary, as last seen.' COLLATE utf8mb4_bin;
+>>>>>>> f846dc8 (Launch standbys only where every target can follow)
 
 CREATE TABLE orphan_terminations (
   instance_id VARCHAR(64) NOT NULL,

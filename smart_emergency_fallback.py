@@ -32,7 +32,7 @@ from sef.errors import Refused, SefError
 from sef.failover import losses, signals, work_queue
 from sef.failover.explain import dry_run_signal, timeline
 from sef.failover.incidents import pool_history, switchovers
-from sef.failover.instances import orphans, run_instances
+from sef.failover.instances import attributes, orphans, run_instances
 from sef.notifications import outbox
 from sef.notifications.channels import channels
 from sef.notifications.deliver import Notifier, delete_old_messages
@@ -304,6 +304,7 @@ class SmartEmergencyFallback:
         """Terminate orphans, instances of SEF that no row refers to; return their number."""
         ctx = self._context
         run_instances.tag_remaining(ctx)
+        attributes.set_remaining(ctx)
         return orphans.sweep_orphans(ctx, self._clock())
 
     def delete_old_prices(self) -> int:

@@ -10,6 +10,7 @@ from sef.cloud.attachments import Attachments
 from sef.cloud.batched_describe import BatchedDescribe
 from sef.cloud.ec2 import Ec2
 from sef.cloud.instance_ends import InstanceEnds
+from sef.cloud.places import PlaceLookups
 from sef.cloud.traffic import TrafficRouting
 from sef.config import Settings
 from sef.db.database import Database
@@ -32,6 +33,7 @@ class Context:
     ec2: Ec2
     describe: BatchedDescribe
     attachments: Attachments
+    places: PlaceLookups
     traffic: TrafficRouting
     ends: InstanceEnds
     http: Outbound

@@ -61,6 +61,14 @@ STORED_STEP = Decimal("0.000000001")
 """Precision of a stored price: one digit more, so that the mean of two prices is exact."""
 
 
+class LaunchAway(StrEnum):
+    """When SEF launches where a cutover target cannot follow: `SEF_LAUNCH_AWAY_FROM_TARGETS`."""
+
+    EMERGENCY = "emergency"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class Source(StrEnum):
     """The instance that reported a price."""
 

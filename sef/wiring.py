@@ -13,6 +13,7 @@ from sef.cloud.connect import connect
 from sef.cloud.ec2 import Ec2
 from sef.cloud.instance_ends import InstanceEnds
 from sef.cloud.pace import PER_SECOND, Pace
+from sef.cloud.places import PlaceLookups
 from sef.cloud.traffic import TrafficRouting
 from sef.config import Settings
 from sef.context import Context
@@ -57,6 +58,7 @@ def build_context(
         ec2=ec2,
         describe=batched_describe(ec2),
         attachments=Attachments(aws_clients),
+        places=PlaceLookups(aws_clients),
         traffic=TrafficRouting(aws_clients, pace),
         ends=InstanceEnds(aws_clients),
         http=Outbound(settings.webhook_network_list),

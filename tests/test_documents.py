@@ -336,7 +336,7 @@ def test_the_state_diagram_is_rendered_from_the_transitions() -> None:
 def test_the_readme_lists_exactly_the_permissions_of_the_calls() -> None:
     source = "".join(path.read_text() for path in (ROOT / "sef/cloud").glob("*.py"))
     called = {
-        "ec2": r"_(?:client|ec2)\.((?!meta|get_)\w+)\(",
+        "ec2": r"(?:client|_ec2)\.((?!meta|get_)\w+)\(",
         "elasticloadbalancing": r"\.elbv2\.(\w+)\(",
         "route53": r"\.route53\.(\w+)\(",
     }

@@ -65,6 +65,11 @@ class Clients:
         client: Route53Client = self._build("route53", self._endpoint_of_others, once)
         return client
 
+    @cached_property
+    def constants(self) -> dict[tuple[str, str], Any]:
+        """Answers of AWS that do not change, by subject: facts about types, zones and volumes."""
+        return {}
+
     @property
     def _endpoint_of_others(self) -> str:
         return self.ec2_endpoint if self.simulated else ""

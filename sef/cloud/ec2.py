@@ -3,13 +3,15 @@
 import time
 from base64 import b64decode
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sef.cloud.clients import Clients
 from sef.cloud.errors import NOT_FOUND, CloudError, translated
+from sef.cloud.launch_sources import like_instance, like_template
+from sef.cloud.likeness import LaunchConfiguration
 from sef.terms import Market, Pool
 
 if TYPE_CHECKING:
@@ -79,19 +81,6 @@ class Instance:
     @property
     def is_alive(self) -> bool:
         return self.ec2_state in ALIVE
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchConfiguration:
-    """A template for new instances: parameters of RunInstances without pool and market."""
-
-    described_as: str
-    parameters: Mapping[str, Any]
-    instance_type: str | None
-    subnets: Mapping[str, str] = field(default_factory=dict)
-    """Subnet id by zone; empty for the default VPC, where the zone is enough."""
-    primary_pool: Pool | None = None
-    """The pool in which the primary runs, according to EC2."""
 
 
 class Ec2:
@@ -178,41 +167,40 @@ class Ec2:
                 Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
             )
 
+    def set_attributes(self, instance_id: str, attributes: Mapping[str, Any]) -> None:
+        """Set attributes of an instance with one interface, such as SourceDestCheck.
+
+        https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ModifyInstanceAttribute.html
+        """
+        for name, value in attributes.items():
+            changes: dict[str, Any] = {name: {"Value": value}}  # one attribute in each call
+            with translated():
+                self._client.modify_instance_attribute(InstanceId=instance_id, **changes)
+
     def like_instance(self, instance_id: str) -> LaunchConfiguration | None:
-        """Return the configuration of an instance; None if EC2 does not show it."""
+        """Return the configuration of an instance; None if EC2 does not show it.
+
+        If EC2 refuses to show the user data or the subnets for lack of a right, the configuration
+        is made of what is known, and its `gaps` say so.
+        """
         instance = next(self._described([{"Name": "instance-id", "Values": [instance_id]}]), None)
         if instance is None:
             return None
         with translated():
-            user_data = self._client.describe_instance_attribute(
-                InstanceId=instance_id, Attribute="userData"
-            )
-            return self._configuration(instance, user_data["UserData"].get("Value"))
+            return like_instance(self._client, instance, is_alive=_is_alive(instance))
 
-    def like_template(self, template: str, vpc_of: str | None = None) -> LaunchConfiguration:
+    def like_template(
+        self, template: str, neighbour: LaunchConfiguration | None = None
+    ) -> LaunchConfiguration:
         """Return the configuration of a launch template.
 
         Args:
             template: id or name, optionally with a version: `lt-0abc`, `web` or `web:3`. Without a
                 version, the template's default version is meant.
-            vpc_of: id of the instance whose VPC is used; None: the default VPC.
+            neighbour: the instance whose VPC is used; None: the VPC of the template's subnet, or
+                else the default VPC.
         """
-        name, _, version = template.partition(":")
-        key = "LaunchTemplateId" if name.startswith("lt-") else "LaunchTemplateName"
-        reference: dict[str, Any] = {key: name}
-        with translated():
-            versions = self._client.describe_launch_template_versions(
-                **reference, Versions=[version or "$Default"]
-            )
-            data = versions["LaunchTemplateVersions"][0]["LaunchTemplateData"]
-        neighbour = None if vpc_of is None else self.like_instance(vpc_of)
-        return LaunchConfiguration(
-            f"launch template {template}",
-            {"LaunchTemplate": reference | {"Version": version or "$Default"}},
-            data.get("InstanceType") or (neighbour.instance_type if neighbour else None),
-            neighbour.subnets if neighbour else {},
-            neighbour.primary_pool if neighbour else None,
-        )
+        return like_template(self._client, template, neighbour)
 
     def zones(self) -> list[str]:
         """Return the names of the available zones, without local and wavelength zones."""
@@ -243,43 +231,6 @@ class Ec2:
                     change = (entry["Timestamp"], Decimal(entry["SpotPrice"]))
                     latest[pool] = max(latest.get(pool, change), change)
         return {pool: price for pool, (_, price) in latest.items()}
-
-    def _configuration(
-        self, instance: "InstanceTypeDef", user_data: str | None
-    ) -> LaunchConfiguration:
-        # An ending instance has no VPC and no security groups. If they are missing for a running
-        # instance, the answer is incomplete: its successor would be launched in another network.
-        for name in ("VpcId", "SecurityGroups") if instance["State"]["Name"] in ALIVE else ():
-            if name not in instance:
-                raise KeyError(name)
-        tags = [
-            {"Key": tag["Key"], "Value": tag["Value"]}
-            for tag in instance.get("Tags", [])
-            if not tag["Key"].startswith(("aws:", "sef:"))
-        ]
-        profile = instance.get("IamInstanceProfile", {}).get("Arn")
-        optional = {
-            "KeyName": instance.get("KeyName"),
-            "SecurityGroupIds": [g["GroupId"] for g in instance.get("SecurityGroups", [])],
-            "IamInstanceProfile": {"Arn": profile} if profile else None,
-            "UserData": user_data,
-            "EbsOptimized": instance.get("EbsOptimized") or None,
-            "TagSpecifications": [{"ResourceType": "instance", "Tags": tags}] if tags else None,
-        }
-        vpc = instance.get("VpcId")
-        return LaunchConfiguration(
-            f"instance {instance['InstanceId']}",
-            {"ImageId": instance["ImageId"]} | {k: v for k, v in optional.items() if v},
-            instance["InstanceType"],
-            self._subnets(vpc) if vpc else {},
-            Pool(instance["InstanceType"], instance["Placement"]["AvailabilityZone"]),
-        )
-
-    def _subnets(self, vpc: str) -> dict[str, str]:
-        """Return one subnet id per zone: the subnet with the most free addresses."""
-        answer = self._client.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])
-        by_room = sorted(answer["Subnets"], key=lambda subnet: subnet["AvailableIpAddressCount"])
-        return {subnet["AvailabilityZone"]: subnet["SubnetId"] for subnet in by_room}
 
     def _describe(self, filters: "list[FilterTypeDef]") -> Iterator[Instance]:
         for described in self._described(filters):
@@ -320,6 +271,10 @@ def _devices(described: "InstanceTypeDef") -> Iterator[Device]:
             yield Device(
                 interface["NetworkInterfaceId"], bool(attachment.get("DeleteOnTermination"))
             )
+
+
+def _is_alive(instance: "InstanceTypeDef") -> bool:
+    return instance["State"]["Name"] in ALIVE
 
 
 def timed(calls: Calls, operation: str, instance_id: str, call: Callable[[], T]) -> T:

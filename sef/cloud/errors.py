@@ -92,6 +92,13 @@ TRANSIENT = THROTTLED | frozenset(
 `RequestTimeout` is in botocore's list of transient errors (`botocore.retries.standard`).
 """
 
+DENIED = frozenset({"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"})
+"""The credentials lack the right to make the call.
+
+EC2 sends UnauthorizedOperation; other services send AccessDenied or AccessDeniedException (their
+lists of common errors).
+"""
+
 NOT_FOUND = frozenset({"InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"})
 """EC2 does not know the instance: it is too new, or ended long ago."""
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, REPLICA_TAG, LaunchConfiguration
+from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, REPLICA_TAG
+from sef.cloud.likeness import LaunchConfiguration, is_burstable
 from sef.terms import Pool
 
 
@@ -27,10 +28,15 @@ def launch_parameters(
         "InstanceType": pool.instance_type,
         "TagSpecifications": [{"ResourceType": "instance", "Tags": all_tags}],
     }
-    if pool.zone in source.subnets:
-        parameters["SubnetId"] = source.subnets[pool.zone]
-    else:
-        parameters["Placement"] = {"AvailabilityZone": pool.zone}
+    if not is_burstable(pool.instance_type):
+        parameters.pop("CreditSpecification", None)  # EC2 refuses it for another type
+    parameters |= _place(source, pool, parameters)
+    placement = {**source.parameters.get("Placement", {}), **parameters.pop("Placement", {})}
+    if source.primary_pool is not None and pool.zone != source.primary_pool.zone:
+        # A cluster placement group is in one zone, and SEF does not ask for its kind.
+        placement.pop("GroupName", None)
+    if placement:
+        parameters["Placement"] = placement
     if spot:
         parameters["InstanceMarketOptions"] = {
             "MarketType": "spot",
@@ -40,6 +46,33 @@ def launch_parameters(
             },
         }
     return parameters
+
+
+def _place(source: LaunchConfiguration, pool: Pool, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of the network; remove from `parameters` what they replace."""
+    subnet_id = source.subnets.get(pool.zone)
+    if subnet_id is None:
+        return {"Placement": {"AvailabilityZone": pool.zone}}
+    parameters.pop("Placement", None)
+    subnet = source.network.subnet(subnet_id) if source.network else None
+    ipv6 = {}
+    if source.image.needs_ipv6 and subnet is not None and subnet.has_ipv6:
+        ipv6 = {"Ipv6AddressCount": 1}
+    if parameters.get("NetworkInterfaces"):
+        first, *others = parameters["NetworkInterfaces"]
+        return {"NetworkInterfaces": [{**first, "SubnetId": subnet_id}, *others]}
+    if source.wants_public_address and subnet is not None and subnet.gives_public is False:
+        # A public address can only be asked for at the launch, of the interface.
+        groups = parameters.pop("SecurityGroupIds", None)
+        interface = {
+            "DeviceIndex": 0,
+            "SubnetId": subnet_id,
+            "AssociatePublicIpAddress": True,
+            **({"Groups": groups} if groups else {}),
+            **ipv6,
+        }
+        return {"NetworkInterfaces": [interface]}
+    return {"SubnetId": subnet_id, **ipv6}
 
 
 def batch_parameters(parameters: Mapping[str, Any], token: str) -> dict[str, Any]:

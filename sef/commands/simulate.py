@@ -11,9 +11,10 @@ import requests
 
 from sef import config
 from sef.cloud.connect import SIMULATED_TEMPLATE, connect
-from sef.cloud.ec2 import Ec2, LaunchConfiguration
+from sef.cloud.ec2 import Ec2
 from sef.cloud.errors import CloudError
 from sef.cloud.launch_parameters import launch_parameters
+from sef.cloud.likeness import LaunchConfiguration
 from sef.config import Settings
 from sef.simulator.client import Simulation, SimulationError
 from sef.simulator.process import ensure_running

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 
 from sef.db.url import check_database_url
-from sef.terms import LONGEST_SPAN, Interpolation, NotificationSeverity, parse_pool
+from sef.terms import LONGEST_SPAN, Interpolation, LaunchAway, NotificationSeverity, parse_pool
 
 PREFIX = "SEF_"
 
@@ -86,6 +86,13 @@ class Settings(BaseSettings):
         description="Whether a standby for a rebalance recommendation or in manual mode may be "
         "on-demand when no spot pool has capacity. After a termination notice it always"
         " may.",
+    )
+    launch_away_from_targets: LaunchAway = Field(
+        LaunchAway.EMERGENCY,
+        description="When to launch where a cutover target cannot follow, if no pool where all can "
+        "follow has capacity. `emergency`: only to replace a primary that is being lost, to keep "
+        "the service alive; operators are told which targets stay behind. `always`: also for "
+        "standbys that are kept ready. `never`: SEF retries until such a pool has capacity.",
     )
     on_demand_prices_file: Path | None = Field(
         None,

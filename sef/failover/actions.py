@@ -6,6 +6,7 @@ check, and a launch must not wait for a broken cutover.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -17,7 +18,15 @@ from sef.failover.cutover.keep import look_at_devices
 from sef.failover.cutover.named_devices import due_devices
 from sef.failover.cutover.together import advance_cutover
 from sef.failover.cutover.upkeep import look_at_targets
-from sef.failover.instances import launch, retire, retired, run_instances, terminate
+from sef.failover.instances import (
+    attributes,
+    launch,
+    retire,
+    retired,
+    run_instances,
+    terminate,
+)
+from sef.failover.instances.attributes import UnsetAttributes
 from sef.failover.instances.limits import TerminationBudget
 from sef.failover.instances.run_instances import UntaggedInstance
 from sef.failover.losses import check_missing_primary
@@ -138,15 +147,16 @@ def _look_after_instances(
     ctx: Context, snapshot: Snapshot, budget: TerminationBudget
 ) -> str | None:
     agent = snapshot.agent
-    retirements, untagged, endangered = ctx.database.read(_last_work, agent.id, ctx.clock())
-    if endangered:
+    work = ctx.database.read(_last_work, agent.id, ctx.clock())
+    if work.endangered:
         is_urgent = snapshot.incident is not None and snapshot.incident.is_emergency
         look_at_devices(ctx, agent, is_urgent=is_urgent)
         return "looked if the targets are deleted with their instance"
-    unchecked = [one for one in retirements if retired.is_check_due(ctx, one)]
+    unchecked = [one for one in work.retirements if retired.is_check_due(ctx, one)]
     if unchecked:
         return retired.check_retired(ctx, unchecked)
-    run_instances.tag_instances(ctx, untagged)
+    attributes.set_attributes(ctx, work.unset)
+    run_instances.tag_instances(ctx, work.untagged)
     return None
 
 
@@ -171,12 +181,27 @@ _STEPS: Sequence[Step] = (
 )
 
 
-def _last_work(
-    connection: Connection, agent_id: str, now: datetime
-) -> tuple[Sequence[Retirement], Sequence[UntaggedInstance], Sequence[str]]:
-    """Return retired instances that may run, instances without tags, and targets at risk."""
-    return (
+@dataclass(frozen=True, slots=True)
+class _LastWork:
+    """The work of an agent that no other work waits for.
+
+    Attributes:
+        retirements: retired instances that may run.
+        untagged: instances that lack the tags of the agent.
+        unset: instances that lack attributes of the primary.
+        endangered: targets that would be deleted with their instance.
+    """
+
+    retirements: Sequence[Retirement]
+    untagged: Sequence[UntaggedInstance]
+    unset: Sequence[UnsetAttributes]
+    endangered: Sequence[str]
+
+
+def _last_work(connection: Connection, agent_id: str, now: datetime) -> _LastWork:
+    return _LastWork(
         running_retirements(connection, agent_id),
         run_instances.untagged_instances(connection, agent_id),
+        attributes.unset_attributes(connection, agent_id),
         due_devices(connection, agent_id, now),
     )

@@ -1,7 +1,7 @@
 """Rank the pools in which a standby can be launched."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from types import MappingProxyType
 
@@ -25,12 +25,17 @@ class Candidate:
     market: Market
     risk: float
     price: Decimal | None
+    left_behind: tuple[str, ...] = ()
+    """The cutover targets that cannot follow an instance of this pool."""
 
     @property
     def reason(self) -> str:
         """Return the values that rank the candidate, for messages."""
         price = "price unknown" if self.price is None else f"${self.price.normalize():f}/h"
-        return f"{self.market} in {self.pool}, risk {self.risk:.2f}, {price}"
+        reason = f"{self.market} in {self.pool}, risk {self.risk:.2f}, {price}"
+        if not self.left_behind:
+            return reason
+        return f"{reason}, where {', '.join(self.left_behind)} cannot follow"
 
 
 def rank(
@@ -42,7 +47,8 @@ def rank(
     spot_prices: Mapping[str, Decimal],
     on_demand_prices: Mapping[str, Decimal],
     on_demand: bool,
-    zone: str | None = None,
+    left_behind: Mapping[str, Collection[str]] = MappingProxyType({}),
+    away: bool = True,
     loads: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Candidate]:
     """Return the pools to try, best first: spot by risk, load and price, then on-demand by price.
@@ -59,8 +65,9 @@ def rank(
         spot_prices: spot price by pool id. A pool without a price comes after its equals.
         on_demand_prices: on-demand price by instance type.
         on_demand: add on-demand candidates.
-        zone: zone of the agent's volumes or network interface. All candidates in this zone come
-            first, on-demand too: an instance in another zone cannot take them over.
+        left_behind: cutover targets that cannot follow, by pool id. Pools with fewer of them come
+            first, on-demand too.
+        away: False: leave out the pools where a target cannot follow.
         loads: number of recent spot launches by pool id.
     """
     distinct = sorted(set(pools))
@@ -77,10 +84,13 @@ def rank(
             for pool in distinct
         ]
         fallback.sort(key=lambda c: (c.pool == avoid, *_price_order(c.price)))
-    candidates = [c for c in spot + fallback if (str(c.pool), c.market) not in excluded]
-    if zone is not None:
-        candidates.sort(key=lambda c: c.pool.zone != zone)
-    return candidates
+    candidates = [
+        replace(c, left_behind=tuple(left_behind.get(str(c.pool), ())))
+        for c in spot + fallback
+        if (str(c.pool), c.market) not in excluded
+    ]
+    candidates.sort(key=lambda c: len(c.left_behind))
+    return candidates if away else [c for c in candidates if not c.left_behind]
 
 
 def _spot_order(candidate: Candidate, loads: Mapping[str, int]) -> tuple[int, int, bool, Decimal]:

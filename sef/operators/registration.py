@@ -28,6 +28,7 @@ from sef.failover.cutover.targets import parse_targets
 from sef.failover.cutover.upkeep import plan_look
 from sef.failover.cutover.wish import follow_changed_targets, follow_named_primary
 from sef.failover.incidents.announced import open_announced
+from sef.failover.instances.place_warnings import look_at_place
 from sef.failover.primaries import change_primary, claim_instance
 from sef.failover.standbys.retirements import agent_with_primary, delete_retirement
 from sef.failover.standbys.rows import live_standby, replica_of_instance
@@ -80,7 +81,7 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
     if changes.get("launch_template") is not None:
         warnings = [*warnings, *_template_warnings(ctx, changes["launch_template"])]
     if has_new_targets or changes.get("instance_id") is not None:
-        warnings = [*warnings, *keep_on_termination(ctx, agent)]
+        warnings = [*warnings, *keep_on_termination(ctx, agent), *look_at_place(ctx, agent)]
     return {
         "status": "success",
         "message": "registered" if is_new else "changed",

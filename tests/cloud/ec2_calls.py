@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from sef.cloud.ec2 import Ec2, LaunchConfiguration
+from sef.cloud.ec2 import Ec2
 from sef.cloud.launch_parameters import launch_parameters
+from sef.cloud.likeness import LaunchConfiguration
 from sef.terms import Pool
 
 if TYPE_CHECKING:

@@ -142,7 +142,7 @@ def test_a_template_is_found_by_id_or_name_and_version(
 def test_a_template_can_launch_in_the_vpc_of_an_instance(
     ec2: Ec2, template: tuple[str, str]
 ) -> None:
-    source = ec2.like_template(template[1], vpc_of=launch(ec2))
+    source = ec2.like_template(template[1], ec2.like_instance(launch(ec2)))
     assert sorted(source.subnets) == [f"us-east-1{letter}" for letter in "abcdef"]
 
 

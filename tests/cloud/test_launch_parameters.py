@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, REPLICA_TAG, LaunchConfiguration
+from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, REPLICA_TAG
 from sef.cloud.launch_parameters import batch_parameters, launch_fingerprint, launch_parameters
+from sef.cloud.likeness import LaunchConfiguration
 from sef.terms import Pool
 from tests.cloud.ec2_calls import tags_of
 

@@ -916,3 +916,15 @@ def target_group_that_cannot_be_read_while_it_drains(story: Story) -> None:
     story.later("retirements", not_before=None)
     story.until(lambda: story.world.state(primary) == "terminated")
     story.settled(epoch=2, standbys=1)
+
+
+@scenario()
+def standby_with_an_attribute_of_its_primary(story: Story) -> None:
+    primary = story.primary()
+    story.world.client.modify_instance_attribute(
+        InstanceId=primary, SourceDestCheck={"Value": False}
+    )
+    story.arm()
+    story.signal(TERMINATION, primary)
+    story.settled(epoch=2)
+    assert story.world.described(story.agent.instance_id)["SourceDestCheck"] is False

@@ -94,6 +94,20 @@ agent_instances = Table(
 )
 
 
+# EC2 shows an ended instance without its network, so the last look at a running one is kept.
+primary_places = Table(
+    "primary_places",
+    metadata,
+    agent_id(primary_key=True),
+    Column("instance_id", String(INSTANCE_ID_LENGTH), nullable=False),
+    Column("configuration", JSON, nullable=False, comment="how to launch an instance like it"),
+    Column("bindings", JSON, nullable=False, comment="where each cutover target can follow"),
+    Column("seen_at", Instant, nullable=False, comment="time of the look that changed the row"),
+    comment="Launch parameters and network of each primary, as last seen.",
+    **MYSQL_OPTIONS,
+)
+
+
 replica_instances = Table(
     "replica_instances",
     metadata,
@@ -204,6 +218,12 @@ launch_attempts = Table(
         Instant,
         comment="in a shared call: time when the instance got the tags of its agent",
     ),
+    Column(
+        "attributes",
+        JSON(none_as_null=True),
+        comment="attributes that are set after the launch, such as SourceDestCheck",
+    ),
+    Column("attributes_set_at", Instant, comment="time when EC2 accepted or refused them"),
     UniqueConstraint("replica_id", "attempt", name="launch_attempts_number"),
     CheckConstraint(one_of("market", Market), name="launch_attempts_market"),
     CheckConstraint("status IN ('open', 'launched', 'refused')", name="launch_attempts_status"),

@@ -36,6 +36,7 @@ from sef.failover.incidents.rows import Incident
 from sef.failover.instances import arrival, attempts, launch
 from sef.failover.instances.attempts import Attempt
 from sef.failover.instances.candidates import rank_candidates
+from sef.failover.instances.place_warnings import warnings_of
 from sef.failover.policy import Rest
 from sef.failover.promotion import Promotion
 from sef.failover.reconcile import STEPS, apply_step, standby_ttl
@@ -131,7 +132,7 @@ def _execute(
         _take_as_running(connection, ctx, launching.id, now)
     return DryRunResult(
         answer or answer_of(connection, begun),
-        _plan_fields(connection, agent_id, plan, deadline, cloud, now),
+        _plan_fields(connection, ctx, agent_id, plan, deadline, cloud, now),
     )
 
 
@@ -175,7 +176,7 @@ def _launch_step(
         return replace(impossible, problem=problem)
     ranked = rank_candidates(connection, ctx, agent, incident, options, launch_attempts)
     sentence = launch.decide_launch(
-        connection, ctx, standby, incident, launch_attempts, options.source, ranked
+        connection, ctx, standby, incident, launch_attempts, options, ranked
     )
     decided = read_replica(connection, standby.id)
     is_decided = len(attempts.attempts_of(connection, standby.id)) > len(launch_attempts)
@@ -227,6 +228,7 @@ def _take_as_running(connection: Connection, ctx: Context, replica_id: str, now:
 
 def _plan_fields(
     connection: Connection,
+    ctx: Context,
     agent_id: str,
     plan: list[PlanStep],
     deadline: datetime | None,
@@ -235,7 +237,8 @@ def _plan_fields(
 ) -> Answer:
     time = budget(deadline, plan, now)
     # A plan with a promotion has changed the agent's pool.
-    pool_id = read_agent(connection, agent_id).pool_id
+    agent = read_agent(connection, agent_id)
+    place = warnings_of(ctx, agent, cloud.options) if cloud.options else []
     return {
         "plan": [asdict(step) for step in plan],
         "budget": {
@@ -245,8 +248,9 @@ def _plan_fields(
             "is_enough": time.is_enough,
         },
         "warnings": [
-            *cloud.targets.in_pool(pool_id),
-            *_kept(connection, agent_id, plan, cloud, pool_id),
+            *cloud.targets.in_pool(agent.pool_id),
+            *_kept(connection, agent_id, plan, cloud, agent.pool_id),
+            *place,
         ],
     }
 

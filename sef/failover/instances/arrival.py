@@ -4,12 +4,15 @@ If the instance ends, stays missing or does not run in time, fail or release its
 after a notice for it, release it too.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import Connection
 
 from sef.context import Context
 from sef.failover.incidents.rows import latest_incident, open_incident, update_incident
+from sef.failover.instances.attempts import Attempt
+from sef.failover.instances.attributes import set_attributes, unset_attributes
 from sef.failover.instances.relief import take_over
 from sef.failover.standbys.backoff import RETRY_EMERGENCY, cool_down_pool_of, escalate, fail_launch
 from sef.failover.standbys.rows import Replica, move_replica, read_replica
@@ -17,10 +20,11 @@ from sef.failover.standbys.watch import NEW_MISSING_FOR, Observed, check_interva
 from sef.terms import IncidentStatus, ReplicaStatus
 
 
-def await_running(ctx: Context, replica: Replica) -> str | None:
+def await_running(ctx: Context, replica: Replica, attempts: Sequence[Attempt]) -> str | None:
     """Ask EC2 for a launched instance, and record that it runs, has ended or is late.
 
-    Return a sentence, or None if SEF can only wait.
+    Return a sentence, or None if SEF can only wait. Attributes that RunInstances cannot set are set
+    before the instance becomes a standby.
 
     Raises:
         CloudError: EC2 did not return a usable answer.
@@ -36,6 +40,8 @@ def await_running(ctx: Context, replica: Replica) -> str | None:
             _fail_ended, ctx, replica, f"its instance is {instance.ec2_state}"
         )
     if instance.ec2_state == "running":
+        if any(attempt.attributes and not attempt.attributes_set_at for attempt in attempts):
+            set_attributes(ctx, ctx.database.read(unset_attributes, replica.agent_id))
         pool_id = str(instance.pool) if instance.pool else str(replica.pool_id)
         return ctx.database.write(mark_ready, ctx, replica, pool_id)
     if age >= timedelta(seconds=ctx.settings.launch_timeout_seconds):

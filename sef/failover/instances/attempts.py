@@ -52,6 +52,8 @@ class Attempt:
         called_at: time of the first of these calls.
         call_token: client token of the batched call that the attempt joined, if any.
         tagged_at: time at which an instance of a batched call received its agent's tags.
+        attributes: attributes to set after the launch; None: none.
+        attributes_set_at: time at which EC2 accepted or refused them.
     """
 
     client_token: str
@@ -70,6 +72,8 @@ class Attempt:
     call_token: str | None
     answered_at: datetime | None
     tagged_at: datetime | None
+    attributes: dict[str, Any] | None = None
+    attributes_set_at: datetime | None = None
 
 
 def attempts_of(connection: Connection, replica_id: str) -> Sequence[Attempt]:
@@ -91,6 +95,7 @@ def open_attempt(
     market: Market,
     parameters: dict[str, Any],
     launch_fingerprint: str,
+    attributes: dict[str, Any] | None,
     now: datetime,
 ) -> None:
     """Commit to launching one instance.
@@ -106,6 +111,7 @@ def open_attempt(
             market=market,
             parameters=parameters,
             launch_fingerprint=launch_fingerprint,
+            attributes=attributes,
             status="open",
             created_at=now,
         )

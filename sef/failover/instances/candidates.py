@@ -1,26 +1,50 @@
 """Collect the launch options of an agent's standby, and rank the pools to try."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from sqlalchemy import Connection
 
 from sef.agents import Agent
-from sef.cloud.ec2 import LaunchConfiguration
-from sef.cloud.errors import QUOTA, SPOT_QUOTA, CloudError
+from sef.cloud.bounded import within
+from sef.cloud.errors import QUOTA, SPOT_QUOTA, CloudError, Remedy
+from sef.cloud.launch_sources import USER_DATA_GAP
+from sef.cloud.likeness import LaunchConfiguration
 from sef.context import Context
+from sef.failover.cutover.place import (
+    Binding,
+    beyond_limits,
+    left_behind,
+    may_launch_away,
+    subnets_for,
+)
+from sef.failover.cutover.targets import Targets
 from sef.failover.incidents import risk
 from sef.failover.incidents.pool_history import pool_histories
 from sef.failover.incidents.rows import Incident
 from sef.failover.instances.attempts import Attempt, spot_launches_since
+from sef.failover.instances.known_places import KnownPlace, read_known_place, remember_place
+from sef.failover.instances.place_facts import (
+    PlaceFacts,
+    look_at_places,
+    stored_bindings,
+    wants_public_address,
+)
+from sef.failover.instances.pool_rules import unusable_markets, unusable_pools
 from sef.failover.ranking import Candidate, rank
 from sef.failover.standbys.backoff import pools_on_cooldown
 from sef.terms import IncidentKind, Market, Pool, parse_pool
 
 LOAD_COUNTS_FOR = timedelta(minutes=5)
 """Age up to which a launch counts as load of its pool."""
+
+PATIENCE = 2.0
+"""Maximum time in an emergency for look-ups that only refine the choice of a pool, in seconds."""
+
+MAX_UNTRIED = 5
+"""Maximum number of pools in the reason why no instance is launched."""
 
 
 class NoLaunchConfiguration(Exception):
@@ -35,23 +59,52 @@ class LaunchOptions:
         source: parameters of a new instance, without pool and market.
         pools: the pools in which a standby may be launched.
         prices: current spot price by pool id; pools without an entry have an unknown price.
-        zone: zone of the agent's volumes or network interface; None if the agent has none.
+        bindings: the places to which the agent's cutover targets are bound.
+        left_behind: the targets that cannot follow, by pool id.
+        unusable: reason for each configured pool that is not in `pools`.
+        no_market: pools, with their market, that their instance type does not have.
+        primary: parameters of an instance like the primary; None if EC2 does not show its network.
     """
 
     source: LaunchConfiguration
     pools: Sequence[Pool]
     prices: Mapping[str, Decimal]
-    zone: str | None
+    bindings: Sequence[Binding] = ()
+    left_behind: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unusable: Mapping[Pool, str] = field(default_factory=dict)
+    no_market: Collection[tuple[str, Market]] = ()
+    primary: LaunchConfiguration | None = None
+
+    def elsewhere(self, binding: Binding) -> Collection[Pool]:
+        """Return the pools that a target cannot follow to because of their place."""
+        vpc = self.source.network.vpc if self.source.network else None
+        subnets = self.source.subnets
+        return {p for p in self.pools if not binding.allows(p.zone, subnets.get(p.zone), vpc)}
+
+    def untried(self, *, away: bool) -> str:
+        """Return the pools that are not tried, with the reasons, as the end of a sentence."""
+        reasons = {str(pool): reason for pool, reason in self.unusable.items()}
+        if not away:
+            for pool_id, targets in self.left_behind.items():
+                if targets:
+                    reasons[pool_id] = f"{', '.join(targets)} cannot follow"
+        pools = [f"{pool_id}: {reason}" for pool_id, reason in sorted(reasons.items())]
+        return f"; not tried: {'; '.join(pools[:MAX_UNTRIED])}" if pools else ""
 
 
-def launch_options(ctx: Context, agent: Agent) -> LaunchOptions:
+def launch_options(ctx: Context, agent: Agent, *, is_emergency: bool = False) -> LaunchOptions:
     """Read the launch options of an agent's standby from EC2.
+
+    Args:
+        is_emergency: look up only what is not stored about the targets, for `PATIENCE` at most.
 
     Raises:
         NoLaunchConfiguration: no source gives the launch parameters.
         CloudError: EC2 did not return a usable answer, or refused the call.
     """
-    configuration = _launch_configuration(ctx, agent)
+    known = ctx.database.read(read_known_place, agent.id, agent.instance_id)
+    primary = _like_primary(ctx, agent, known)
+    configuration = _launch_configuration(ctx, agent, primary)
     pools = [pool for pool in map(parse_pool, ctx.settings.pool_list) if pool is not None]
     if not pools:
         if configuration.instance_type is None:
@@ -67,7 +120,58 @@ def launch_options(ctx: Context, agent: Agent) -> LaunchOptions:
         # Without prices the pools are ranked by risk alone. A standby at a higher price is better
         # than no standby.
         prices = {}
-    return LaunchOptions(configuration, pools, prices, _zone(ctx, agent))
+
+    def look() -> PlaceFacts:
+        return look_at_places(ctx, agent.cutover, configuration, pools, known, is_emergency)
+
+    if is_emergency:
+        facts = within(PATIENCE, look, PlaceFacts(stored_bindings(agent.cutover, known)))
+    else:
+        facts = look()
+    return options_at(agent.cutover, configuration, pools, prices, facts, primary)
+
+
+def options_at(
+    targets: Targets | None,
+    source: LaunchConfiguration,
+    pools: Sequence[Pool],
+    prices: Mapping[str, Decimal],
+    facts: PlaceFacts,
+    primary: LaunchConfiguration | None,
+) -> LaunchOptions:
+    """Return the options in the usable pools, each with the subnet that suits the targets best."""
+    network = source.network
+    if network is not None:
+        subnets = subnets_for(
+            network,
+            facts.bindings,
+            public=source.wants_public_address or wants_public_address(targets),
+            ipv6=source.image.needs_ipv6,
+        )
+        source = replace(source, subnets=subnets)
+    unusable = unusable_pools(pools, source, facts.limits, facts.offered)
+    left = {
+        str(pool): [
+            *left_behind(
+                facts.bindings,
+                pool.zone,
+                source.subnets.get(pool.zone),
+                network.vpc if network else None,
+            ),
+            *beyond_limits(targets, facts.limits.get(pool.instance_type)),
+        ]
+        for pool in pools
+    }
+    return LaunchOptions(
+        source,
+        [pool for pool in pools if pool not in unusable],
+        prices,
+        facts.bindings,
+        left,
+        unusable,
+        unusable_markets(pools, facts.limits),
+        primary,
+    )
 
 
 def rank_candidates(
@@ -109,9 +213,11 @@ def rank_candidates(
             on_demand_prices=ctx.on_demand_prices,
             loads=loads,
             on_demand=is_emergency or allows_on_demand,
-            zone=options.zone,
+            left_behind=options.left_behind,
+            away=may_leave_targets(ctx, options, incident),
         )
 
+    tried |= set(options.no_market)
     best = ranked({*on_cooldown, *tried})
     # An emergency can have two minutes left. If all pools are on cooldown, SEF tries them all the
     # same: a pool that had no capacity a minute ago may have some now.
@@ -132,35 +238,64 @@ def _tried(attempts: Sequence[Attempt], pools: Sequence[Pool]) -> set[tuple[str,
     return tried
 
 
-def _zone(ctx: Context, agent: Agent) -> str | None:
-    """Return the zone in which an instance can take over the agent's volumes and interface.
+def remember_options(
+    connection: Connection, agent: Agent, options: LaunchOptions, now: datetime
+) -> bool:
+    """Store what was seen of the primary; return False if that is stored, or nothing was seen."""
+    primary = options.primary
+    if agent.instance_id is None or primary is None or primary.network is None:
+        return False
+    return remember_place(connection, agent.id, agent.instance_id, primary, options.bindings, now)
 
-    None if the agent has neither, or if AWS does not return the zone: a standby is needed now, and
-    the cutover will report the error.
+
+def may_leave_targets(ctx: Context, options: LaunchOptions, incident: Incident | None) -> bool:
+    """Return True if a standby may be launched where a target cannot follow."""
+    is_emergency = incident is not None and incident.is_emergency
+    setting = ctx.settings.launch_away_from_targets
+    return may_launch_away(setting, options.bindings, is_emergency=is_emergency)
+
+
+def _like_primary(ctx: Context, agent: Agent, known: KnownPlace) -> LaunchConfiguration | None:
+    """Return the parameters of an instance like the primary; None if they are not known.
+
+    EC2 shows an ended instance without its network, and later not at all: then the parameters that
+    were stored are used, as far as there are any.
     """
-    if agent.cutover is None:
+    stored = known.configuration
+    if stored is not None:
+        pool = parse_pool(agent.pool_id)
+        stored = replace(stored, primary_pool=pool or stored.primary_pool)
+    if agent.instance_id is None:
         return None
-    volumes, interface = agent.cutover.get("volumes"), agent.cutover.get("network_interface")
     try:
-        if volumes:
-            return ctx.attachments.zone_of_volume(volumes[0]["id"])
-        if interface:
-            return ctx.attachments.zone_of_interface(interface["id"])
-    except CloudError:
-        return None
-    return None
+        seen = ctx.ec2.like_instance(agent.instance_id)
+    except CloudError as error:
+        if error.remedy is Remedy.WAIT or stored is None:
+            raise
+        return stored
+    if seen is None or (seen.network is None and stored is not None):
+        return stored
+    if stored is not None and "UserData" in stored.parameters:
+        # Seen before the right was taken away; an instance without user data has none stored.
+        lost = [gap for gap in seen.gaps if USER_DATA_GAP in gap]
+        if lost:
+            user_data = {"UserData": stored.parameters["UserData"]}
+            gaps = tuple(gap for gap in seen.gaps if gap not in lost)
+            seen = replace(seen, parameters={**seen.parameters, **user_data}, gaps=gaps)
+    return seen
 
 
-def _launch_configuration(ctx: Context, agent: Agent) -> LaunchConfiguration:
+def _launch_configuration(
+    ctx: Context, agent: Agent, primary: LaunchConfiguration | None
+) -> LaunchConfiguration:
     """Return the launch parameters of the first source that the agent has.
 
     The sources are its launch template, its primary, and the launch template of the settings.
     """
     if agent.launch_template:
-        return ctx.ec2.like_template(agent.launch_template, vpc_of=agent.instance_id)
-    like_primary = ctx.ec2.like_instance(agent.instance_id) if agent.instance_id else None
-    if like_primary is not None:
-        return like_primary
+        return ctx.ec2.like_template(agent.launch_template, primary)
+    if primary is not None:
+        return primary
     if ctx.settings.launch_template:
         configuration = ctx.ec2.like_template(ctx.settings.launch_template)
         pool = parse_pool(agent.pool_id)

@@ -18,9 +18,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from sef.agents import Agent, postpone_agent, read_agent
-from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, REPLICA_TAG, LaunchConfiguration
+from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, REPLICA_TAG
 from sef.cloud.errors import CloudError, Remedy
 from sef.cloud.launch_parameters import launch_fingerprint, launch_parameters
+from sef.cloud.likeness import LaunchConfiguration
 from sef.context import Context
 from sef.db.leases import deployment_name
 from sef.failover.incidents.rows import Incident
@@ -32,9 +33,12 @@ from sef.failover.instances.candidates import (
     NoLaunchConfiguration,
     is_batch_over_quota,
     launch_options,
+    may_leave_targets,
     rank_candidates,
+    remember_options,
 )
 from sef.failover.instances.limits import launch_limit, report_limit
+from sef.failover.instances.place_events import tell_of_place
 from sef.failover.ranking import Candidate
 from sef.failover.standbys.backoff import (
     RETRY,
@@ -107,7 +111,7 @@ def advance(ctx: Context, agent: Agent, replica: Replica, incident: Incident | N
         return "another worker has changed the replica"
     is_launched = bool(attempts) and attempts[-1].status == "launched"
     if is_launched:
-        sentence = await_running(ctx, replica)
+        sentence = await_running(ctx, replica, attempts)
         if sentence is not None:
             return sentence
     if relief.is_slow(attempts, incident, ctx.clock(), ctx.settings):
@@ -131,7 +135,7 @@ def decide_launch(
     replica: Replica,
     incident: Incident | None,
     attempts: Sequence[Attempt],
-    configuration: LaunchConfiguration,
+    options: LaunchOptions,
     candidates: Sequence[Candidate],
 ) -> str | None:
     """Open a launch attempt in the best candidate and return a sentence about the decision.
@@ -149,9 +153,12 @@ def decide_launch(
         return postponed
     if not candidates:
         codes = ", ".join(sorted({str(a.error_code) for a in attempts}))
-        reason = f"no pool has capacity ({codes or 'all are on cooldown'})"
+        untried = options.untried(away=may_leave_targets(ctx, options, incident))
+        reason = f"no pool has capacity ({codes or 'all are on cooldown'}){untried}"
         return fail_launch(connection, replica, reason, _retry_delay(incident), ctx.clock())
     best, now = candidates[0], ctx.clock()
+    configuration = options.source
+    remember_options(connection, read_agent(connection, replica.agent_id), options, now)
     token = _open_attempt(connection, replica, attempts, configuration, best, now)
     message = f"launching {best.reason}, like {configuration.described_as}"
     considered = [candidate.reason for candidate in candidates[:MAX_CONSIDERED]]
@@ -159,10 +166,12 @@ def decide_launch(
         "launch_decided",
         message,
         agent_id=replica.agent_id,
+        severity="warning" if best.left_behind else "info",
         details={"replica_id": replica.id, "token": token, "candidates": considered},
         incident_id=replica.incident_id,
     )
     write_events(connection, [event], now)
+    tell_of_place(connection, replica, configuration, best, now)
     return message
 
 
@@ -210,15 +219,14 @@ def _plan_launch(
         if postponed is not None:
             return postponed
     try:
-        options = launch_options(ctx, agent)
+        is_emergency = incident is not None and incident.is_emergency
+        options = launch_options(ctx, agent, is_emergency=is_emergency)
     except (NoLaunchConfiguration, CloudError) as error:
         if isinstance(error, CloudError) and error.remedy is Remedy.WAIT:
             raise
         return ctx.database.write(cannot_launch, ctx, replica, incident, error)
     candidates = ctx.database.read(_candidates, ctx, agent, replica, incident, options, attempts)
-    return ctx.database.write(
-        decide_launch, ctx, replica, incident, attempts, options.source, candidates
-    )
+    return ctx.database.write(decide_launch, ctx, replica, incident, attempts, options, candidates)
 
 
 def _candidates(
@@ -289,6 +297,7 @@ def _open_attempt(
         market=market,
         parameters=parameters,
         launch_fingerprint=fingerprint,
+        attributes=dict(configuration.after_launch) or None,
         now=now,
     )
     return token

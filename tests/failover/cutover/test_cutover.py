@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sef.terms import LaunchAway
 from tests.failover.cutover.cutover_targets import ALL, cutover_of, fail_over, owner, steps_of
 from tests.harness import ALIVE, ONCE, OTHERS, REBALANCE, TERMINATION, World
 
@@ -214,7 +215,9 @@ def test_no_target_moves_before_the_new_primary_runs(world: World) -> None:
 
 @ONCE
 def test_volume_in_another_zone_stays_with_the_old_primary(world: World) -> None:
-    sef, primary, belongings = owner(world, "volumes", "elastic_ip", pools=OTHERS)
+    sef, primary, belongings = owner(
+        world, "volumes", "elastic_ip", pools=OTHERS, launch_away_from_targets=LaunchAway.ALWAYS
+    )
     # The zone of the volume has on-demand capacity, which this agent may not use.
     sef.enable_manual_replica_mode("a")
     assert world.pool_of(world.standby().instance_id) in OTHERS  # type: ignore[union-attr]

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from sef.terms import LaunchAway
 from tests.failover.cutover.cutover_targets import SAME_ZONE, Belongings
 from tests.harness import ONCE, OTHERS, TERMINATION, World
 
@@ -122,7 +123,7 @@ def test_targets_that_can_follow_have_no_warnings(world: World) -> None:
 
 @ONCE
 def test_dry_run_checks_the_zone_of_the_planned_primary(world: World) -> None:
-    sef = world.sef(spot_pools=",".join(OTHERS))
+    sef = world.sef(spot_pools=",".join(OTHERS), launch_away_from_targets=LaunchAway.ALWAYS)
     primary = world.primary(sef)
     belongings = Belongings(world, primary, "volumes")
     sef.register_agent("a", {"cutover": belongings.targets})
@@ -132,10 +133,10 @@ def test_dry_run_checks_the_zone_of_the_planned_primary(world: World) -> None:
     answer = sef.handle_rebalance_recommendation("a", {}, dry_run=True)
     zone = answer["plan"][0]["candidates"][0]["pool_id"].rpartition(".")[2]
     assert zone != "us-east-1a"
-    assert answer["warnings"] == [
+    assert answer["warnings"][0] == (
         f"{belongings.volume_id} is in us-east-1a and the primary in {zone}: "
         "it cannot leave its zone"
-    ]
+    )
 
 
 @ONCE
@@ -156,10 +157,13 @@ def test_targets_are_registered_unchecked_while_aws_throttles(world: World) -> N
     world.simulation.add_fault("DescribeAddresses", error_code="RequestLimitExceeded")
     answer = sef.register_agent("a", {"cutover": targets})
     assert answer["agent"]["cutover"].keys() == targets.keys()
-    assert [w.partition(":")[0] for w in answer["warnings"]] == [
+    assert [w.partition(":")[0] for w in answer["warnings"][:2]] == [
         "cutover.elastic_ip",
         "AWS did not return a usable answer; other targets not checked",
     ]
+    # The subnet of the private address is known without DescribeAddresses.
+    [place] = answer["warnings"][2:]
+    assert place.startswith("no spot pool but the primary's own is where every cutover target")
 
 
 @ONCE

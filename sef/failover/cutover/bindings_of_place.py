@@ -1,0 +1,120 @@
+"""Ask AWS where the cutover targets of an agent are bound to be."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+from sef.cloud.errors import CloudError
+from sef.cloud.likeness import LaunchConfiguration
+from sef.context import Context
+from sef.failover.cutover.place import Binding
+from sef.failover.cutover.targets import Targets
+
+ANYWHERE = "any pool"
+"""Place of a target that AWS does not restrict, or does not know."""
+
+
+def bindings_of(
+    ctx: Context,
+    targets: Targets | None,
+    source: LaunchConfiguration,
+    known: Mapping[str, Binding],
+    *,
+    only_missing: bool,
+) -> Sequence[Binding]:
+    """Return the places to which the targets are bound.
+
+    A target that AWS does not show keeps the binding that is known; one that was never seen has
+    none. A standby is needed all the same, and the checks of the targets report the error.
+
+    Args:
+        known: the bindings that were stored, by target.
+        only_missing: do not ask about a target whose binding is known.
+    """
+    if not targets:
+        return []
+    found: list[Binding] = []
+    address = targets.get("private_ip")
+    if address is not None:
+        binding = _of_private_ip(address, source, known)
+        found += [binding] if binding is not None else []
+    for names, ask in _look_ups(ctx, targets):
+        if only_missing and all(name in known for name in names):
+            found += [known[name] for name in names]
+            continue
+        try:
+            answers = ask()
+        except CloudError:
+            found += [known[name] for name in names if name in known]
+            continue
+        found += answers
+        # A target without a restriction is stored too: an emergency need not ask about it again.
+        restricted = {binding.target for binding in answers}
+        found += [Binding(name, ANYWHERE) for name in names if name not in restricted]
+    return found
+
+
+def _of_private_ip(
+    address: str, source: LaunchConfiguration, known: Mapping[str, Binding]
+) -> Binding | None:
+    """Return the subnet of a private address: the one whose block contains it.
+
+    Without the blocks, it is the subnet of the interface that has the address, or the one that was
+    stored, or else the primary's own.
+    """
+    name, network = f"private_ip {address}", source.network
+    if network is None:
+        return known.get(name)
+    subnet = network.subnet_of(address) or network.subnet(source.addresses.get(address))
+    if subnet is None and name in known:
+        return known[name]
+    if subnet is None and all(one.block is None for one in network.subnets):
+        subnet = network.subnet(network.own)
+    if subnet is None:
+        return None  # in no subnet of the VPC: it can follow nowhere
+    place = f"{subnet.id} in {subnet.zone}"
+    return Binding(name, place, frozenset({subnet.zone}), subnet.id, network.vpc)
+
+
+def _look_ups(
+    ctx: Context, targets: Targets
+) -> Iterator[tuple[Sequence[str], Callable[[], Sequence[Binding]]]]:
+    """Yield names of targets, and a call that returns their bindings."""
+    places = ctx.places
+    volumes = [volume["id"] for volume in targets.get("volumes", [])]
+    if volumes:
+        names = [f"volumes {volume}" for volume in volumes]
+        yield names, partial(_in_zones, "volumes", volumes, places.zones_of_volumes)
+    if "network_interface" in targets:
+        interface = targets["network_interface"]["id"]
+        yield (
+            [f"network_interface {interface}"],
+            partial(_in_zones, "network_interface", [interface], places.zones_of_interfaces),
+        )
+    if "elastic_ip" in targets:
+        allocation = targets["elastic_ip"]
+        yield [f"elastic_ip {allocation}"], partial(_of_address, ctx, allocation)
+    arns = [group["arn"] for group in targets.get("target_groups", [])]
+    if arns:
+        yield [f"target_groups {arn}" for arn in arns], partial(_of_groups, ctx, arns)
+
+
+def _in_zones(
+    field: str, ids: Sequence[str], zones_of: Callable[[Sequence[str]], Mapping[str, str]]
+) -> Sequence[Binding]:
+    zones = zones_of(ids)
+    return [Binding(f"{field} {one}", zone, frozenset({zone})) for one, zone in zones.items()]
+
+
+def _of_address(ctx: Context, allocation_id: str) -> Sequence[Binding]:
+    zones = ctx.places.zones_of_address(allocation_id)
+    if zones is None:
+        return []
+    return [Binding(f"elastic_ip {allocation_id}", ", ".join(sorted(zones)), zones)]
+
+
+def _of_groups(ctx: Context, arns: Sequence[str]) -> Sequence[Binding]:
+    bindings = []
+    for arn, (vpc, zones) in ctx.places.places_of_groups(arns).items():
+        place = f"{vpc}, in {', '.join(sorted(zones))}" if zones else str(vpc)
+        bindings.append(Binding(f"target_groups {arn}", place, zones, None, vpc))
+    return bindings
