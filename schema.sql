@@ -456,7 +456,7 @@ CREATE TABLE cutover_steps (
   error TEXT COMMENT 'result of the last attempt that did not finish the step',
   version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (cutover_id, position),
-  CONSTRAINT cutover_steps_kind CHECK (kind IN ('running', 'webhook-before', 'volume', 'network-interface', 'private-ip', 'register', 'healthy', 'elastic-ip', 'dns', 'deregister', 'webhook-after')),
+  CONSTRAINT cutover_steps_kind CHECK (kind IN ('running', 'webhook-before', 'volume', 'network-interface', 'private-ip', 'register', 'healthy', 'elastic-ip', 'route', 'dns', 'deregister', 'webhook-after')),
   CONSTRAINT cutover_steps_status CHECK (status IN ('pending', 'done', 'failed', 'skipped'))
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='The steps of a cutover: what was done for each target, and what is left.' COLLATE utf8mb4_bin;
 

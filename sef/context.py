@@ -11,6 +11,7 @@ from sef.cloud.batched_describe import BatchedDescribe
 from sef.cloud.ec2 import Ec2
 from sef.cloud.instance_ends import InstanceEnds
 from sef.cloud.places import PlaceLookups
+from sef.cloud.routes import Routes
 from sef.cloud.traffic import TrafficRouting
 from sef.config import Settings
 from sef.db.database import Database
@@ -34,6 +35,7 @@ class Context:
     describe: BatchedDescribe
     attachments: Attachments
     places: PlaceLookups
+    routes: Routes
     traffic: TrafficRouting
     ends: InstanceEnds
     http: Outbound

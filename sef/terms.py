@@ -323,6 +323,7 @@ class StepKind(StrEnum):
     REGISTER = "register"  # register the new primary in a target group
     HEALTHY = "healthy"  # wait until the target group reports the new primary as healthy
     ELASTIC_IP = "elastic-ip"  # associate it with the new primary
+    ROUTE = "route"  # point a route of a route table to the new primary
     DNS = "dns"  # set the record to the address of the new primary
     DEREGISTER = "deregister"  # remove the former primaries from a target group
     WEBHOOK_AFTER = "webhook-after"  # call the webhook after the last move

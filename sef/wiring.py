@@ -14,6 +14,7 @@ from sef.cloud.ec2 import Ec2
 from sef.cloud.instance_ends import InstanceEnds
 from sef.cloud.pace import PER_SECOND, Pace
 from sef.cloud.places import PlaceLookups
+from sef.cloud.routes import Routes
 from sef.cloud.traffic import TrafficRouting
 from sef.config import Settings
 from sef.context import Context
@@ -59,6 +60,7 @@ def build_context(
         describe=batched_describe(ec2),
         attachments=Attachments(aws_clients),
         places=PlaceLookups(aws_clients),
+        routes=Routes(aws_clients),
         traffic=TrafficRouting(aws_clients, pace),
         ends=InstanceEnds(aws_clients),
         http=Outbound(settings.webhook_network_list),

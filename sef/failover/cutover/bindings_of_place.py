@@ -93,9 +93,27 @@ def _look_ups(
     if "elastic_ip" in targets:
         allocation = targets["elastic_ip"]
         yield [f"elastic_ip {allocation}"], partial(_of_address, ctx, allocation)
+    if "routes" in targets:
+        yield [route_name(route) for route in targets["routes"]], partial(_of_tables, ctx, targets)
     arns = [group["arn"] for group in targets.get("target_groups", [])]
     if arns:
         yield [f"target_groups {arn}" for arn in arns], partial(_of_groups, ctx, arns)
+
+
+def _of_tables(ctx: Context, targets: Targets) -> Sequence[Binding]:
+    tables = [route["route_table_id"] for route in targets["routes"]]
+    vpcs = ctx.routes.vpc_of_tables(tables)
+    return [
+        Binding(route_name(route), vpcs[table], None, None, vpcs[table])
+        for route in targets["routes"]
+        for table in [route["route_table_id"]]
+        if table in vpcs
+    ]
+
+
+def route_name(route: Mapping[str, str]) -> str:
+    """Return the name of a route in bindings and warnings."""
+    return f"routes {route['route_table_id']} {route['destination_cidr']}"
 
 
 def _in_zones(

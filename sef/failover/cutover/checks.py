@@ -206,6 +206,9 @@ def _looks(
     for group in targets.get("target_groups", []):
         name = _name(StepKind.REGISTER, group)
         yield "target_groups", name, partial(_look_at_group, ctx, agent, notes, name, group["arn"])
+    for route in targets.get("routes", []):
+        name = _name(StepKind.ROUTE, route)
+        yield "routes", name, partial(_look_at_route, ctx, notes, name, route)
     if "dns" in targets:
         dns = targets["dns"]
         name = _name(StepKind.DNS, dns)
@@ -280,6 +283,15 @@ def _look_at_group(ctx: Context, agent: Agent, notes: _Notes, name: str, arn: st
     notes.bindings += check.bindings
     notes.remarks += [f"cutover.target_groups: {warning}" for warning in check.warnings]
     notes.holders[name] = frozenset(ctx.traffic.holders_of_group(arn))
+    return []
+
+
+def _look_at_route(
+    ctx: Context, notes: _Notes, name: str, route: Mapping[str, Any]
+) -> Sequence[str]:
+    table, destination = route["route_table_id"], route["destination_cidr"]
+    ctx.routes.check_route(table, destination)
+    notes.holders[name] = frozenset(ctx.routes.holders_of_route(table, destination))
     return []
 
 

@@ -61,6 +61,9 @@ def claims_of(targets: Targets | None, vpc_id: str | None) -> list[Claim]:
     if "network_interface" in targets:
         claims.append(_claim("network_interface", targets["network_interface"]["id"]))
     claims += [_claim("volumes", volume["id"]) for volume in targets.get("volumes", [])]
+    for route in targets.get("routes", []):
+        name = f"{route['route_table_id']} {route['destination_cidr']}"
+        claims.append(Claim(f"routes {name}", "cutover.routes", name))
     if "dns" in targets:
         dns = targets["dns"]
         zone = dns["zone_id"].removeprefix("/hostedzone/")

@@ -94,6 +94,8 @@ def step_name(step: CutoverStep) -> str:
     """
     target = step.target
     if isinstance(target, dict):
+        if "route_table_id" in target:
+            return f"{step.kind} {target['route_table_id']} {target['destination_cidr']}"
         target = target.get("arn") or target.get("id") or target.get("name")
     is_secret = step.kind in (StepKind.WEBHOOK_BEFORE, StepKind.WEBHOOK_AFTER)
     return step.kind if target is None or is_secret else f"{step.kind} {target}"

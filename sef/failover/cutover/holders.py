@@ -45,6 +45,8 @@ def holder_name(kind: StepKind, target: Any) -> str | None:
             return f"target-group {target['arn']}"
         case StepKind.DNS:
             return f"{kind} {target['name']}"
+        case StepKind.ROUTE:
+            return f"{kind} {target['route_table_id']} {target['destination_cidr']}"
         case _:
             return None
 
@@ -105,6 +107,9 @@ def holders_of_target(
             return attachments.holders_of_interface(target["id"])
         case StepKind.VOLUME:
             return attachments.holders_of_volume(target["id"])
+        case StepKind.ROUTE:
+            table, destination = target["route_table_id"], target["destination_cidr"]
+            return ctx.routes.holders_of_route(table, destination)
         case StepKind.DNS:
             values = ctx.traffic.addresses_of_record(
                 target["zone_id"], target["name"], target["type"]
@@ -138,6 +143,12 @@ def _look_ups(
         yield f"volume {volume['id']}", partial(attachments.holders_of_volume, volume["id"])
     for group in targets.get("target_groups", []):
         yield f"target-group {group['arn']}", partial(traffic.holders_of_group, group["arn"])
+    for route in targets.get("routes", []):
+        table, destination = route["route_table_id"], route["destination_cidr"]
+        yield (
+            f"route {table} {destination}",
+            partial(ctx.routes.holders_of_route, table, destination),
+        )
     if "dns" in targets:
         dns = targets["dns"]
         yield f"dns {dns['name']}", partial(_holders_of_record, ctx, dns, addresses)

@@ -19,6 +19,7 @@ TAKEN = (
     StepKind.PRIVATE_IP,
     StepKind.NETWORK_INTERFACE,
     StepKind.VOLUME,
+    StepKind.ROUTE,
 )
 """Steps that take their target from its holder."""
 
@@ -58,6 +59,10 @@ def _plan_change(ctx: Context, cutover: Cutover, step: CutoverStep) -> PlannedCh
             return attachments.network_interface(target["id"], target["device_index"], new)
         case StepKind.VOLUME:
             return attachments.volume(target["id"], target["device"], new)
+        case StepKind.ROUTE:
+            interface = attachments.place(new).interface_id
+            table, destination = target["route_table_id"], target["destination_cidr"]
+            return ctx.routes.route(table, destination, interface, new)
         case StepKind.WEBHOOK_BEFORE | StepKind.WEBHOOK_AFTER:
             return _plan_webhook(ctx, cutover, step)
         case _:

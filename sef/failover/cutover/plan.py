@@ -49,6 +49,7 @@ PATIENCE: Mapping[StepKind, timedelta] = {
     StepKind.HEALTHY: timedelta(minutes=5),
     StepKind.ELASTIC_IP: timedelta(seconds=15),
     StepKind.DNS: timedelta(seconds=15),
+    StepKind.ROUTE: timedelta(seconds=15),
     StepKind.DEREGISTER: timedelta(seconds=15),
     StepKind.WEBHOOK_AFTER: timedelta(minutes=1),
 }
@@ -60,7 +61,7 @@ CALM: Sequence[Sequence[StepKind]] = (
     (StepKind.VOLUME, StepKind.NETWORK_INTERFACE, StepKind.PRIVATE_IP),
     (StepKind.REGISTER,),
     (StepKind.HEALTHY,),
-    (StepKind.ELASTIC_IP, StepKind.DNS),
+    (StepKind.ELASTIC_IP, StepKind.DNS, StepKind.ROUTE),
     (StepKind.DEREGISTER,),
     (StepKind.WEBHOOK_AFTER,),
 )
@@ -69,7 +70,13 @@ CALM: Sequence[Sequence[StepKind]] = (
 HURRIED: Sequence[Sequence[StepKind]] = (
     (StepKind.RUNNING,),
     # One or two calls each.
-    (StepKind.ELASTIC_IP, StepKind.PRIVATE_IP, StepKind.DNS, StepKind.REGISTER),
+    (
+        StepKind.ELASTIC_IP,
+        StepKind.PRIVATE_IP,
+        StepKind.DNS,
+        StepKind.ROUTE,
+        StepKind.REGISTER,
+    ),
     # Detaching an interface or a volume takes longer.
     (StepKind.DEREGISTER, StepKind.NETWORK_INTERFACE, StepKind.VOLUME),
     (StepKind.WEBHOOK_AFTER,),
@@ -288,6 +295,8 @@ def _targets_of(kind: StepKind, targets: Targets) -> Iterator[Any]:
             yield webhooks["after"]
         case StepKind.VOLUME:
             yield from targets.get("volumes", [])
+        case StepKind.ROUTE:
+            yield from targets.get("routes", [])
         case StepKind.REGISTER | StepKind.HEALTHY | StepKind.DEREGISTER:
             yield from targets.get("target_groups", [])
         case StepKind.NETWORK_INTERFACE | StepKind.PRIVATE_IP | StepKind.ELASTIC_IP | StepKind.DNS:

@@ -6,7 +6,7 @@ stored. It raises `Refused` with a message that names the field and the allowed 
 
 import re
 from collections.abc import Callable, Mapping
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,7 +17,7 @@ Targets = Mapping[str, Any]
 """Cutover targets as they are stored: the result of `parse_targets`."""
 
 MAX_TARGETS = 10
-"""Maximum number of target groups, and of volumes, of one agent."""
+"""Maximum number of target groups, of volumes, and of routes of one agent."""
 
 MAX_URL_LENGTH = 2048
 """Maximum length of a webhook's URL, in characters."""
@@ -27,6 +27,7 @@ MAX_TTL = 2_147_483_647
 
 _ALLOCATION = re.compile(r"eipalloc-[0-9a-f]{8,17}")
 _INTERFACE = re.compile(r"eni-[0-9a-f]{8,17}")
+_ROUTE_TABLE = re.compile(r"rtb-[0-9a-f]{8,17}")
 _VOLUME = re.compile(r"vol-[0-9a-f]{8,17}")
 _TARGET_GROUP = re.compile(
     r"arn:aws[a-z-]*:elasticloadbalancing:[a-z0-9-]+:\d{12}:targetgroup/[A-Za-z0-9-]+/[0-9a-f]+"
@@ -212,6 +213,29 @@ def _volume(value: object, field: str) -> dict[str, Any]:
     return _object(value, field, readers, "id", "device")
 
 
+def _destination(value: object, field: str) -> str:
+    try:
+        # An integer would be a network too.
+        return str(ip_network(value if isinstance(value, str) else ""))
+    except ValueError:
+        raise _refused(field, "must be a CIDR block, such as 0.0.0.0/0") from None
+
+
+def _route(value: object, field: str) -> dict[str, Any]:
+    readers: dict[str, Reader] = {
+        "route_table_id": _matching(_ROUTE_TABLE, "rtb-0abc1234"),
+        "destination_cidr": _destination,
+    }
+    return _object(value, field, readers, "route_table_id", "destination_cidr")
+
+
+def _routes(value: object, field: str) -> list[Any]:
+    routes: list[Any] = _list(_route)(value, field)
+    if len({tuple(route.values()) for route in routes}) < len(routes):
+        raise _refused(field, "must not have the same route twice")
+    return routes
+
+
 def _webhooks(value: object, field: str) -> dict[str, Any]:
     webhooks = _object(value, field, {"before": _url, "after": _url})
     if not webhooks:
@@ -226,5 +250,6 @@ _TARGETS: Mapping[str, Reader] = {
     "private_ip": _address,
     "network_interface": _interface,
     "volumes": _list(_volume, "id", "device"),
+    "routes": _routes,
     "webhooks": _webhooks,
 }

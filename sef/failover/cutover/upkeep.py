@@ -59,6 +59,7 @@ LOOKED_AT = (
     StepKind.NETWORK_INTERFACE,
     StepKind.VOLUME,
     StepKind.REGISTER,
+    StepKind.ROUTE,
     StepKind.DNS,
 )
 """The step of each target that has a holder."""

@@ -12,6 +12,7 @@ from sef.failover.instances.candidates import (
     NoLaunchConfiguration,
     launch_options,
 )
+from sef.failover.instances.place_warnings import router_warnings
 from sef.failover.snapshot import read_snapshot
 from sef.failover.standbys.retirements import running_retirements
 from sef.failover.standbys.rows import Replica
@@ -40,6 +41,8 @@ class CloudSnapshot:
     targets: TargetCheck
     running: frozenset[str] = frozenset()
     """The spare instances of the agent that run."""
+    routes: Sequence[str] = ()
+    """Warnings about routes to the primary."""
 
     def options_for(self, agent: Agent) -> LaunchOptions | None:
         """Return the launch options for the primary that the agent has in the dry run."""
@@ -68,7 +71,8 @@ def read_cloud(ctx: Context, agent_id: str, *, must_run: bool) -> CloudSnapshot:
         options = launch_options(ctx, snapshot.agent)
     except (NoLaunchConfiguration, CloudError) as error:
         return CloudSnapshot(primary, None, error, lost, targets, running)
-    return CloudSnapshot(primary, options, None, lost, targets, running)
+    routes = router_warnings(ctx, snapshot.agent, options)
+    return CloudSnapshot(primary, options, None, lost, targets, running, routes)
 
 
 def _running_spares(ctx: Context, agent_id: str, releasing: Sequence[Replica]) -> frozenset[str]:

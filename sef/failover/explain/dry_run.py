@@ -251,6 +251,7 @@ def _plan_fields(
             *cloud.targets.in_pool(agent.pool_id),
             *_kept(connection, agent_id, plan, cloud, agent.pool_id),
             *place,
+            *cloud.routes,
         ],
     }
 

@@ -8,7 +8,7 @@ from sef.cloud.errors import CloudError
 from sef.cloud.likeness import LaunchConfiguration
 from sef.cloud.places import TypeLimits
 from sef.context import Context
-from sef.failover.cutover.bindings_of_place import bindings_of
+from sef.failover.cutover.bindings_of_place import bindings_of, route_name
 from sef.failover.cutover.place import Binding
 from sef.failover.cutover.targets import Targets
 from sef.failover.instances.known_places import KnownPlace
@@ -73,6 +73,7 @@ def target_names(targets: Targets | None) -> Sequence[str]:
     return [
         *single,
         *([f"network_interface {interface['id']}"] if interface else []),
+        *(route_name(route) for route in targets.get("routes", [])),
         *(f"volumes {volume['id']}" for volume in targets.get("volumes", [])),
         *(f"target_groups {group['arn']}" for group in targets.get("target_groups", [])),
     ]

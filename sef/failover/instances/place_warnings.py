@@ -24,6 +24,11 @@ WHEN = {
 }
 """When a pool is used in which a target cannot follow, by the setting."""
 
+_CHECKED = (
+    "{} has its source/destination check on, so it drops what routes send to it for other "
+    "addresses, and so will its successor: switch the check off"
+)
+
 _BEYOND = "needs more interfaces, addresses or volumes than the instance type can have"
 
 
@@ -40,7 +45,32 @@ def look_at_place(ctx: Context, agent: Agent) -> list[str]:
             return []  # the checks of the targets have said that AWS does not answer
         return [f"SEF cannot read how to launch a standby: {error}"]
     ctx.database.write(_remember, ctx, agent, options)
-    return warnings_of(ctx, agent, options)
+    return [*warnings_of(ctx, agent, options), *router_warnings(ctx, agent, options)]
+
+
+def router_warnings(ctx: Context, agent: Agent, options: LaunchOptions) -> list[str]:
+    """Return the warnings about routes to the primary that are no targets.
+
+    A router has its source/destination check off, so SEF asks about the routes of no other
+    instance: https://docs.aws.amazon.com/vpc/latest/userguide/VPC_NAT_Instance.html
+    """
+    routes = (agent.cutover or {}).get("routes", [])
+    primary = options.primary
+    if primary is None or primary.network is None or agent.instance_id is None:
+        return []
+    if not primary.after_launch:
+        return [_CHECKED.format(agent.instance_id)] if routes else []
+    try:
+        found = ctx.routes.routes_to(agent.instance_id, primary.network.vpc)
+    except CloudError as error:
+        return [f"SEF cannot see if routes point to {agent.instance_id}: {error}"]
+    named = {(route["route_table_id"], route["destination_cidr"]) for route in routes}
+    return [
+        f"the route to {destination} in {table} points to {agent.instance_id} and does not follow "
+        f"it: add it to cutover.routes"
+        for table, destination in found
+        if (table, destination) not in named
+    ]
 
 
 def warnings_of(ctx: Context, agent: Agent, options: LaunchOptions) -> list[str]:

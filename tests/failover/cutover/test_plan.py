@@ -310,3 +310,12 @@ def test_traffic_has_moved_before_the_after_webhook_is_sent() -> None:
     assert traffic_moved(steps(None, webhook_after="failed"))
     assert not traffic_moved(steps(None, deregister="pending"))
     assert not traffic_moved(steps(None, deregister="failed"))
+
+
+@pytest.mark.parametrize(("left", "after"), [(None, "healthy"), (SECONDS, "running")])
+def test_routes_move_with_the_traffic(left: timedelta | None, after: str) -> None:
+    route = {"route_table_id": "rtb-0abc1234", "destination_cidr": "0.0.0.0/0"}
+    targets: Any = {"routes": [route], "target_groups": WHOLE["target_groups"][:1]}
+    order = kinds(left, targets)
+    assert order.index("route") == order.index(after) + 1
+    assert "route" in [kind for kind, _ in wanted_steps(targets)]

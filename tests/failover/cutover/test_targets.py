@@ -25,6 +25,11 @@ def test_valid_targets_are_returned_unchanged() -> None:
     assert parse_targets(parse_targets(WHOLE)) == WHOLE
 
 
+def test_valid_routes_are_returned_unchanged() -> None:
+    routes = [ROUTE, {**ROUTE, "destination_cidr": "::/0"}]
+    assert parse_targets({"routes": routes}) == {"routes": routes}
+
+
 def test_missing_fields_get_their_defaults() -> None:
     targets = parse_targets(
         {"dns": {**DNS, "name": "Web.Example.com."}, "network_interface": {"id": "eni-0abc1234"}}
@@ -57,6 +62,7 @@ def test_null_fields_are_treated_as_missing() -> None:
     assert targets == {"elastic_ip": "eipalloc-0abc1234"}
 
 
+ROUTE = {"route_table_id": "rtb-0abc1234", "destination_cidr": "0.0.0.0/0"}
 VOLUME = {"id": "vol-0abc1234", "device": "/dev/sdf"}
 
 
@@ -123,6 +129,14 @@ VOLUME = {"id": "vol-0abc1234", "device": "/dev/sdf"}
         ),
         ({"volumes": [VOLUME, {**VOLUME, "device": "/dev/sdg"}]}, "cutover.volumes must not"),
         ({"volumes": [VOLUME, {**VOLUME, "id": "vol-0abc1235"}]}, "cutover.volumes must not"),
+        ({"routes": [{"route_table_id": "rtb-0abc1234"}]}, "cutover.routes[0].destination_cidr is"),
+        ({"routes": [{**ROUTE, "route_table_id": "web"}]}, "cutover.routes[0].route_table_id must"),
+        ({"routes": [{**ROUTE, "destination_cidr": 7}]}, "cutover.routes[0].destination_cidr must"),
+        (
+            {"routes": [{**ROUTE, "destination_cidr": "10.0.0.9/8"}]},
+            "cutover.routes[0].destination",
+        ),
+        ({"routes": [ROUTE, ROUTE]}, "cutover.routes must not have the same route twice"),
         ({"webhooks": {}}, "cutover.webhooks must have before or after"),
         (
             {"webhooks": {"during": "https://x.example"}},
