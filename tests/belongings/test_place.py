@@ -5,12 +5,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import update
 
 from sef.cloud.clients import Clients
+from sef.db import tables
 from sef.terms import LaunchAway
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.failover.cutover.cutover_targets import Belongings, cutover_of, fail_over
-from tests.harness import ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World
+from tests.harness import ALIVE, ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World
 
 CHEAP_ELSEWHERE = [POOL, "m5a.large.us-east-1a", "c5.large.us-east-1b", "c5.large.us-east-1c"]
 HERE = "us-east-1a"
@@ -460,3 +462,57 @@ def test_attribute_that_ec2_refuses_is_told_once(world: World) -> None:
         world.settle(sef, 60)
     [event] = world.events("launch_incomplete")
     assert f"SourceDestCheck of {new}" in event.message
+
+
+# A standby from before the target
+
+
+@pytest.mark.parametrize("name", ["volumes", "private_ip"])
+@ONCE
+def test_standby_from_before_the_target_is_replaced(world: World, name: str) -> None:
+    sef = world.sef(spot_pools=f"{POOL},c5.large.us-east-1b")
+    primary = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    first = standby_of(world)
+    assert world.pool_of(first) == "c5.large.us-east-1b"
+    belongings = Belongings(world, primary, name)
+    warnings = sef.register_agent("a", {"cutover": belongings.targets})["warnings"]
+    assert not any("SEF releases it" in w for w in warnings), "no better one can be launched"
+    assert any(f"cannot follow to the standby {first}" in w for w in warnings)
+    later = world.sef(spot_pools=f"{POOL},m5a.large.us-east-1a,c5.large.us-east-1b")
+    [warning] = [
+        w
+        for w in later.register_agent("a", {"cutover": belongings.targets})["warnings"]
+        if "SEF releases it" in w
+    ]
+    assert first in warning
+    for _ in range(3):
+        world.settle(later, 70)
+    assert world.pool_of(standby_of(world)) == "m5a.large.us-east-1a"
+    assert world.state(first) not in ALIVE
+    new = str(later.execute_manual_switch("a")["new_instance_id"])
+    assert belongings.held(new) == {name}
+
+
+@ONCE
+def test_standby_in_another_place_is_kept_in_an_emergency(world: World) -> None:
+    pools = f"{POOL},m5a.large.us-east-1a,c5.large.us-east-1b"
+    sef = world.sef(spot_pools=f"{POOL},c5.large.us-east-1b")
+    primary = world.primary(sef)
+    sef.enable_manual_replica_mode("a")
+    first = standby_of(world)
+    belongings = Belongings(world, primary, "volumes")
+    # EC2 does not confirm that the standby runs, so the emergency is still open at the PUT.
+    world.write(
+        update(tables.replica_instances)
+        .where(tables.replica_instances.c.instance_id == first)
+        .values(misses=1)
+    )
+    world.simulation.add_fault("DescribeInstances", omit=["item"], count=1)
+    world.signal(sef, TERMINATION, instance_id=primary)
+    later = world.sef(spot_pools=pools)
+    warnings = later.register_agent("a", {"cutover": belongings.targets})["warnings"]
+    assert not any("SEF releases it" in w for w in warnings)
+    for _ in range(2):
+        world.settle(later, 40)
+    assert world.state(first) in ALIVE

@@ -14,6 +14,7 @@ from sef.failover.instances.candidates import (
     launch_options,
     remember_options,
 )
+from sef.failover.instances.misplaced import replace_misplaced
 from sef.terms import LaunchAway, Market, Pool, parse_pool
 
 WHEN = {
@@ -44,8 +45,12 @@ def look_at_place(ctx: Context, agent: Agent) -> list[str]:
         if error.remedy is Remedy.WAIT:
             return []  # the checks of the targets have said that AWS does not answer
         return [f"SEF cannot read how to launch a standby: {error}"]
-    ctx.database.write(_remember, ctx, agent, options)
-    return [*warnings_of(ctx, agent, options), *router_warnings(ctx, agent, options)]
+    standby = ctx.database.write(_remember, ctx, agent, options)
+    return [
+        *warnings_of(ctx, agent, options),
+        *router_warnings(ctx, agent, options),
+        *([standby] if standby is not None else []),
+    ]
 
 
 def router_warnings(ctx: Context, agent: Agent, options: LaunchOptions) -> list[str]:
@@ -143,5 +148,16 @@ def _suitable(options: LaunchOptions, avoid: Pool | None) -> Sequence[Pool]:
     ]
 
 
-def _remember(connection: Connection, ctx: Context, agent: Agent, options: LaunchOptions) -> bool:
-    return remember_options(connection, agent, options, ctx.clock())
+def _remember(
+    connection: Connection, ctx: Context, agent: Agent, options: LaunchOptions
+) -> str | None:
+    """Store what was seen; return a warning if the standby is where a target cannot follow."""
+    remember_options(connection, agent, options, ctx.clock())
+    avoid = options.source.primary_pool or parse_pool(agent.pool_id)
+    is_on_demand_possible = ctx.settings.allow_on_demand and not all(
+        options.left_behind.get(str(pool)) for pool in options.pools
+    )
+    is_better_possible = bool(_suitable(options, avoid)) or is_on_demand_possible
+    return replace_misplaced(
+        connection, agent.id, options, ctx.clock(), is_better_possible=is_better_possible
+    )
