@@ -336,7 +336,6 @@ CREATE INDEX retirements_checks ON retirements (terminated_at, checked_at);
 
 CREATE INDEX retirements_due ON retirements (terminated_at, terminate_after);
 
-<<<<<<< HEAD
 CREATE TABLE ordered_ends (
   instance_id VARCHAR(64) NOT NULL,
   agent_id VARCHAR(64) NOT NULL,
@@ -355,7 +354,7 @@ CREATE TABLE named_devices (
 CREATE INDEX named_devices_agent ON named_devices (agent_id);
 
 CREATE INDEX named_devices_due ON named_devices (due_at);
-=======
+
 CREATE TABLE primary_places (
   agent_id VARCHAR(64) NOT NULL,
   instance_id VARCHAR(64) NOT NULL,
@@ -364,7 +363,6 @@ CREATE TABLE primary_places (
   seen_at DATETIME(6) NOT NULL COMMENT 'time of the look that changed the row',
   PRIMARY KEY (agent_id)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Launch parameters and network of each primary, as last seen.' COLLATE utf8mb4_bin;
->>>>>>> f846dc8 (Launch standbys only where every target can follow)
 
 CREATE TABLE orphan_terminations (
   instance_id VARCHAR(64) NOT NULL,
@@ -453,6 +451,7 @@ CREATE TABLE cutover_steps (
   is_hurried BOOL NOT NULL COMMENT 'less than 30 s were left when that end became known',
   is_guarded BOOL NOT NULL COMMENT 'no promotion asked for it: no target is taken from a strange instance',
   is_waiting BOOL NOT NULL COMMENT 'AWS throttled the last attempt, or it waits on purpose: no time-out',
+  taken_from JSON COMMENT 'instance that gave the target, how it had it, and why the target went back',
   error TEXT COMMENT 'result of the last attempt that did not finish the step',
   version BIGINT NOT NULL COMMENT 'incremented by each update; a writer compares it with the version it read' DEFAULT 1,
   PRIMARY KEY (cutover_id, position),
@@ -489,6 +488,14 @@ CREATE TABLE traffic_bindings (
   seen_at DATETIME(6) NOT NULL,
   PRIMARY KEY (agent_id, target)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='How traffic was bound at the last primary of an agent, known after its end.' COLLATE utf8mb4_bin;
+
+CREATE TABLE cutover_bindings (
+  agent_id VARCHAR(64) NOT NULL,
+  target VARCHAR(64) NOT NULL COMMENT 'such as volume vol-0abc1234',
+  instance_id VARCHAR(64) NOT NULL COMMENT 'holder then',
+  binding JSON NOT NULL COMMENT 'its interface, device index, private address or device',
+  PRIMARY KEY (agent_id, target)
+) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='How the primary of an agent last had each target, for the next primary.' COLLATE utf8mb4_bin;
 
 CREATE TABLE notifications (
   id BIGINT NOT NULL AUTO_INCREMENT,

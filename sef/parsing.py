@@ -234,17 +234,6 @@ def parse_decimal(value: object) -> Decimal | None:
     return number if number.is_finite() else None
 
 
-def canonical_device(device: str) -> str:
-    """Return one form of the names of a block device: `/dev/xvdf` is `/dev/sdf`.
-
-    The kernel may show a volume that is attached as `/dev/sdf` as `/dev/xvdf`
-    (https://docs.aws.amazon.com/ebs/latest/userguide/ebs-attaching-volume.html). The page does not
-    say if EC2 refuses a second volume under the other name. The guest would have one name for both.
-    """
-    name = device.removeprefix("/dev/")
-    return f"/dev/sd{name[3:]}" if name.startswith("xvd") else f"/dev/{name}"
-
-
 def required_field(fields: Mapping[str, Any], name: str) -> object:
     """Return a field that must be present and not null.
 

@@ -13,6 +13,7 @@ from botocore.exceptions import BotoCoreError
 from botocore.utils import parse_timestamp
 
 from sef import failpoints
+from sef.cloud import late_calls
 from sef.cloud.errors import NO_CAPACITY, translate
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Clients:
                 )
             if service == "ec2":
                 client.meta.events.register_first("needs-retry.ec2.RunInstances", _do_not_retry)
+                late_calls.guard(client)
             return failpoints.instrument(client)
         except BotoCoreError as error:
             raise translate(error) from error

@@ -9,7 +9,7 @@ from typing import Any
 
 from sef.cloud.errors import translated
 from sef.cloud.holders import HolderLookups, attached_to
-from sef.parsing import canonical_device
+from sef.devices import same_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +167,14 @@ class Resources(HolderLookups):
 
 def _instance_facts(instance: Any) -> InstanceFacts:
     mappings = [m for m in instance.get("BlockDeviceMappings", []) if m.get("Ebs")]
-    devices = {canonical_device(m["DeviceName"]): m["Ebs"]["VolumeId"] for m in mappings}
+    devices = {same_device(m["DeviceName"]): m["Ebs"]["VolumeId"] for m in mappings}
     root = instance.get("RootDeviceName")
     return InstanceFacts(
         instance["InstanceId"],
         instance.get("Placement", {}).get("AvailabilityZone", ""),
         instance.get("SubnetId"),
         instance.get("VpcId"),
-        devices.get(canonical_device(root)) if root else None,
+        devices.get(same_device(root)) if root else None,
         instance.get("RootDeviceType") == "instance-store",
         devices,
         {

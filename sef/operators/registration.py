@@ -20,6 +20,7 @@ from sef.clock import iso
 from sef.cloud.errors import CloudError
 from sef.context import Context
 from sef.errors import AgentNotFound
+from sef.failover.cutover.bindings import remember
 from sef.failover.cutover.checks import target_warnings
 from sef.failover.cutover.claims import claim_targets, claims_of, uncertain_claims
 from sef.failover.cutover.keep import keep_on_termination
@@ -81,6 +82,7 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
     if changes.get("launch_template") is not None:
         warnings = [*warnings, *_template_warnings(ctx, changes["launch_template"])]
     if has_new_targets or changes.get("instance_id") is not None:
+        warnings = [*warnings, *remember(ctx, agent)]
         warnings = [*warnings, *keep_on_termination(ctx, agent), *look_at_place(ctx, agent)]
     return {
         "status": "success",

@@ -56,6 +56,19 @@ class Resources:
         self.attach_volume(volume, self.holder)
         return volume
 
+    @cached_property
+    def address(self) -> str:
+        allocation: str = self.ec2.allocate_address(Domain="vpc")["AllocationId"]
+        return allocation
+
+    def associate(self, allocation: str, instance: str, **more: Any) -> None:
+        [interface] = self.ec2.describe_instances(InstanceIds=[instance])["Reservations"][0][
+            "Instances"
+        ][0]["NetworkInterfaces"]
+        self.ec2.associate_address(
+            AllocationId=allocation, NetworkInterfaceId=interface["NetworkInterfaceId"], **more
+        )
+
     def new_interface(self) -> Any:
         return self.ec2.create_network_interface(SubnetId=self.subnet)["NetworkInterface"]
 
@@ -127,6 +140,36 @@ def unassign_another_address(r: Resources) -> None:
     )
 
 
+def attach_at_used_device_by_its_other_name(r: Resources) -> None:
+    r.attach_volume(r.held_volume and r.new_volume(), r.holder, "/dev/xvdf")
+
+
+def attach_a_volume_too_many(r: Resources) -> None:
+    for first in "bc":
+        for second in "abcdefghijklmn":
+            r.attach_volume(r.new_volume(), r.holder, f"/dev/xvd{first}{second}")
+
+
+def attach_an_interface_too_many(r: Resources) -> None:
+    for index in range(1, 4):
+        r.ec2.attach_network_interface(
+            NetworkInterfaceId=r.new_interface()["NetworkInterfaceId"],
+            InstanceId=r.holder,
+            DeviceIndex=index,
+        )
+
+
+def assign_an_address_too_many(r: Resources) -> None:
+    r.ec2.assign_private_ip_addresses(
+        NetworkInterfaceId=r.held_interface, SecondaryPrivateIpAddressCount=10
+    )
+
+
+def associate_held_address(r: Resources) -> None:
+    for instance in (r.holder, r.other):
+        r.associate(r.address, instance, AllowReassociation=False)
+
+
 CHECKS: dict[str, tuple[str, str, Callable[[Resources], object]]] = {
     "attach a volume that another instance holds": (
         "VolumeInUse",
@@ -140,6 +183,56 @@ CHECKS: dict[str, tuple[str, str, Callable[[Resources], object]]] = {
     ),
     "attach a volume to a pending instance": ("IncorrectState", ERRORS, attach_to_pending),
     "attach a volume at a used device": ("InvalidParameterValue", ERRORS, attach_at_used_device),
+    "attach a volume at a used device by its other name": (
+        "InvalidParameterValue",
+        "not verified; https://github.com/joeduffy/blocker/pull/1",
+        attach_at_used_device_by_its_other_name,
+    ),
+    "attach a volume at a device that is not listed": (
+        "InvalidParameterValue",
+        "https://github.com/base2genomics/batchit/issues/15",
+        lambda r: r.attach_volume(r.new_volume(), r.holder, "/dev/sdk1"),
+    ),
+    "attach a volume too many": (
+        "AttachmentLimitExceeded",
+        "https://github.com/kubernetes-sigs/aws-ebs-csi-driver/pull/2500",
+        attach_a_volume_too_many,
+    ),
+    "attach an interface too many": (
+        "AttachmentLimitExceeded",
+        "https://github.com/cilium/cilium/issues/15877",
+        attach_an_interface_too_many,
+    ),
+    "assign an address too many": (
+        "PrivateIpAddressLimitExceeded",
+        "https://github.com/aws/amazon-vpc-cni-k8s/issues/989",
+        assign_an_address_too_many,
+    ),
+    "associate an address that another instance has": (
+        "Resource.AlreadyAssociated",
+        "https://github.com/ansible/ansible/issues/27385",
+        associate_held_address,
+    ),
+    "associate an address with one that the interface does not have": (
+        "InvalidParameterValue",
+        "not verified",
+        lambda r: r.associate(r.address, r.holder, PrivateIpAddress="192.0.2.1"),
+    ),
+    "associate an address of another border group": (
+        "InvalidParameterValue",
+        "not verified; https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_AssociateAddress.html",
+        lambda r: r.associate(
+            r.ec2.allocate_address(Domain="vpc", NetworkBorderGroup="us-east-1-bos-1")[
+                "AllocationId"
+            ],
+            r.holder,
+        ),
+    ),
+    "rehearse a call": (
+        "DryRunOperation",
+        "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/CommonParameters.html",
+        lambda r: r.ec2.associate_address(AllocationId=r.address, InstanceId=r.holder, DryRun=True),
+    ),
     "detach a volume that is not attached": (
         "IncorrectState",
         ERRORS,
@@ -195,3 +288,52 @@ def test_a_change_that_aws_refuses_is_refused(
     with pytest.raises(ClientError) as caught:
         call(resources)
     assert caught.value.response["Error"]["Code"] == code
+
+
+ASSIGN = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_AssignPrivateIpAddresses.html"
+ASSOCIATE = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_AssociateAddress.html"
+
+
+def held(r: Resources, allocation: str) -> tuple[str | None, str | None]:
+    """Return the instance and the private address that an Elastic IP is at."""
+    address = r.ec2.describe_addresses(AllocationIds=[allocation])["Addresses"][0]
+    return address.get("InstanceId") or None, address.get("PrivateIpAddress")
+
+
+def test_an_elastic_ip_moves_with_one_call_and_displaces_another(resources: Resources) -> None:
+    """The source is in ASSOCIATE."""
+    other = resources.ec2.allocate_address(Domain="vpc")["AllocationId"]
+    resources.associate(resources.address, resources.holder)
+    resources.associate(other, resources.other)
+    resources.associate(resources.address, resources.other)
+    assert held(resources, resources.address)[0] == resources.other
+    assert held(resources, other) == (None, None)
+
+
+def test_an_elastic_ip_moves_with_its_private_address_and_its_interface(
+    resources: Resources,
+) -> None:
+    """The source is in ASSIGN."""
+    ec2, first, second = resources.ec2, resources.held_interface, resources.new_interface()
+    answer = ec2.assign_private_ip_addresses(
+        NetworkInterfaceId=first, SecondaryPrivateIpAddressCount=1
+    )
+    private_ip = answer["AssignedPrivateIpAddresses"][-1]["PrivateIpAddress"]
+    ec2.associate_address(
+        AllocationId=resources.address, NetworkInterfaceId=first, PrivateIpAddress=private_ip
+    )
+    assert held(resources, resources.address) == (resources.holder, private_ip)
+    resources.attach_interface(second["NetworkInterfaceId"], resources.other)
+    ec2.assign_private_ip_addresses(
+        NetworkInterfaceId=second["NetworkInterfaceId"],
+        PrivateIpAddresses=[private_ip],
+        AllowReassignment=True,
+    )
+    assert held(resources, resources.address) == (resources.other, private_ip)
+    interface = ec2.describe_network_interfaces(NetworkInterfaceIds=[first])
+    assert len(interface["NetworkInterfaces"][0]["PrivateIpAddresses"]) == 1
+    second = ec2.describe_network_interfaces(NetworkInterfaceIds=[second["NetworkInterfaceId"]])
+    ec2.detach_network_interface(
+        AttachmentId=second["NetworkInterfaces"][0]["Attachment"]["AttachmentId"]
+    )
+    assert held(resources, resources.address) == (None, private_ip)

@@ -5,6 +5,7 @@ Names and columns of the tables in `PUBLIC` are fixed: operators query them with
 
 from sef.db.tables.columns import metadata
 from sef.db.tables.incidents import (
+    cutover_bindings,
     cutover_steps,
     cutovers,
     incidents,
@@ -80,6 +81,7 @@ INTERNAL = (
     target_claims,
     target_looks,
     traffic_bindings,
+    cutover_bindings,
     notifications,
     notification_deliveries,
     idempotency_keys,
@@ -94,6 +96,7 @@ __all__ = [
     "agent_instances",
     "agents",
     "buffered_observations",
+    "cutover_bindings",
     "cutover_steps",
     "cutovers",
     "deployment",

@@ -198,6 +198,11 @@ cutover_steps = Table(
         default=False,
         comment="AWS throttled the last attempt, or it waits on purpose: no time-out",
     ),
+    Column(
+        "taken_from",
+        JSON(none_as_null=True),
+        comment="instance that gave the target, how it had it, and why the target went back",
+    ),
     Column("error", Text, comment="result of the last attempt that did not finish the step"),
     version(),
     CheckConstraint(one_of("kind", StepKind), name="cutover_steps_kind"),
@@ -222,6 +227,23 @@ traffic_bindings = Table(
     Column("addresses", JSON, nullable=False, comment="addresses of the primary in the record"),
     Column("seen_at", Instant, nullable=False),
     comment="How traffic was bound at the last primary of an agent, known after its end.",
+    **MYSQL_OPTIONS,
+)
+
+
+cutover_bindings = Table(
+    "cutover_bindings",
+    metadata,
+    agent_id(primary_key=True),
+    Column("target", String(64), primary_key=True, comment="such as volume vol-0abc1234"),
+    Column("instance_id", String(INSTANCE_ID_LENGTH), nullable=False, comment="holder then"),
+    Column(
+        "binding",
+        JSON(none_as_null=True),
+        nullable=False,
+        comment="its interface, device index, private address or device",
+    ),
+    comment="How the primary of an agent last had each target, for the next primary.",
     **MYSQL_OPTIONS,
 )
 

@@ -17,9 +17,9 @@ from sef.agents import Agent
 from sef.cloud.attachments import Impossible, NotReady
 from sef.cloud.errors import CloudError, Remedy
 from sef.context import Context
+from sef.failover.cutover.carriers import holder_name
 from sef.failover.cutover.claims import holders_of_claims, private_ip_key
 from sef.failover.cutover.formers import unrelated_to
-from sef.failover.cutover.holders import holder_name
 from sef.failover.cutover.possible import (
     Place,
     address_problems,

@@ -9,7 +9,9 @@ from sef.cloud.errors import CloudError, Remedy
 from sef.cloud.traffic import NOT_IN_USE, Target, group_name
 from sef.context import Context
 from sef.failover.cutover.events import describe_nothing_to_do
-from sef.failover.cutover.run import DueStep, Result, unsuccessful
+from sef.failover.cutover.inspection import DueStep
+from sef.failover.cutover.record import Result
+from sef.failover.cutover.run import unsuccessful
 from sef.failover.cutover.traffic_memory import Binding, binding_of
 from sef.failover.cutover.traffic_rules import (
     Port,

@@ -17,8 +17,9 @@ class Holders:
     """The instances that hold each target, as AWS has just shown them.
 
     Attributes:
-        by_target: the holders by the name of the target (`holder_name`). Empty: no instance has
-            it. None: not known, because AWS does not know the target or refuses to show it.
+        by_target: the holders by the name of the target (`carriers.holder_name`). Empty: no
+            instance has it. None: not known, because AWS does not know the target or refuses to
+            show it.
         shown: the state of each instance that EC2 shows, of those that were asked for.
     """
 
@@ -32,23 +33,6 @@ class Holders:
     def unknown(self) -> list[str]:
         """Return the names of the targets whose holders are not known."""
         return sorted(name for name, ids in self.by_target.items() if ids is None)
-
-
-def holder_name(kind: StepKind, target: Any) -> str | None:
-    """Return the name of the target that a step moves; None if the step moves none."""
-    match kind:
-        case StepKind.ELASTIC_IP | StepKind.PRIVATE_IP:
-            return f"{kind} {target}"
-        case StepKind.VOLUME | StepKind.NETWORK_INTERFACE:
-            return f"{kind} {target['id']}"
-        case StepKind.REGISTER | StepKind.HEALTHY | StepKind.DEREGISTER:
-            return f"target-group {target['arn']}"
-        case StepKind.DNS:
-            return f"{kind} {target['name']}"
-        case StepKind.ROUTE:
-            return f"{kind} {target['route_table_id']} {target['destination_cidr']}"
-        case _:
-            return None
 
 
 def holders_of(ctx: Context, targets: Targets | None, instance_ids: Collection[str]) -> Holders:

@@ -10,7 +10,7 @@ from sef.agents import read_agent
 from sef.cloud.errors import CloudError
 from sef.cloud.traffic import Target, group_name
 from sef.context import Context
-from sef.failover.cutover.run import DueStep
+from sef.failover.cutover.inspection import DueStep
 from sef.failover.cutover.traffic_memory import binding_of
 from sef.failover.cutover.traffic_rules import leaving, missing
 from sef.notifications.events import Event, Severity, write_events

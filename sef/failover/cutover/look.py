@@ -17,9 +17,10 @@ from sef.agents import read_agent
 from sef.cloud.ec2 import ALIVE, GONE
 from sef.cloud.errors import CloudError
 from sef.context import Context
+from sef.failover.cutover.carriers import holder_name
 from sef.failover.cutover.events import report_status
 from sef.failover.cutover.formers import formers_of
-from sef.failover.cutover.holders import Holders, holder_name, holders_of
+from sef.failover.cutover.holders import Holders, holders_of
 from sef.failover.cutover.plan import SKIPPED_IN_HURRY, is_hurried, next_look, traffic_moved
 from sef.failover.cutover.rows import (
     NO_TIME,

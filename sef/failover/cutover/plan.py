@@ -109,6 +109,8 @@ class StepState:
         is_hurried: seconds were left when the end became known.
         is_waiting: AWS throttled the last attempt, or the step waits on purpose: it stays pending
             beyond its time-out.
+        after: kinds of steps whose targets carry this one with them.
+        goes_back: the target was taken from its holder and refused, so it goes back first.
     """
 
     position: int
@@ -119,6 +121,8 @@ class StepState:
     ends_at: datetime | None = None
     is_hurried: bool = False
     is_waiting: bool = False
+    after: frozenset[StepKind] = frozenset()
+    goes_back: bool = False
 
     @property
     def is_unfinished(self) -> bool:
@@ -207,12 +211,14 @@ def is_ready(steps: Sequence[StepState], step: StepState, now: datetime) -> bool
 def next_step_of(steps: Sequence[StepState], now: datetime) -> StepState | None:
     """Return the step to try now; None if no step is due.
 
-    Pending steps come before failed ones, and steps with an end before those without.
+    A target that goes back to its holder comes first. Pending steps come before failed ones, and
+    steps with an end before those without.
     """
     ready = [step for step in steps if is_ready(steps, step, now)]
     return min(
         ready,
         key=lambda step: (
+            not step.goes_back,
             step.status is StepStatus.FAILED,
             step.ends_at is None,
             stage_of(step.kind, hurried=step.is_hurried),
@@ -260,9 +266,10 @@ def _blocks(other: StepState, step: StepState, now: datetime) -> bool:
     if not other.is_unfinished or other.position == step.position:
         return False
     hurried = step.is_hurried
-    if hurried and other.kind in SKIPPED_IN_HURRY:
+    if (hurried and other.kind in SKIPPED_IN_HURRY) or step.kind in other.after:
         return False
-    if stage_of(other.kind, hurried=hurried) >= stage_of(step.kind, hurried=hurried):
+    is_earlier = stage_of(other.kind, hurried=hurried) < stage_of(step.kind, hurried=hurried)
+    if not is_earlier and other.kind not in step.after:
         return False
     if other.kind is StepKind.RUNNING:
         return True

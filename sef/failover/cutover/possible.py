@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING
 
-from sef.parsing import canonical_device
+from sef.devices import same_device
 
 if TYPE_CHECKING:
     from sef.cloud.resources import AddressFacts, InstanceFacts, InterfaceFacts, VolumeFacts
@@ -121,7 +121,7 @@ def volume_problems(
             yield f"it is the root volume of {place.name}, which cannot be detached while it runs"
             return
     for place in places:
-        used = place.instance.devices.get(canonical_device(device))
+        used = place.instance.devices.get(same_device(device))
         if used not in (None, volume_id):
             yield f"{device} of {place.name} has {used}; choose another device"
 

@@ -1,24 +1,29 @@
 """Store cutovers and their steps: change, end and read them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
+from sef.cloud.placement import Binding
 from sef.db.statements import rows_where, swap
-from sef.db.tables import cutover_steps, cutovers
+from sef.db.tables import cutover_bindings, cutover_steps, cutovers
+from sef.failover.cutover.carriers import carriers
 from sef.failover.cutover.plan import (
     StepState,
     next_due,
     next_look,
     traffic_moved,
 )
+from sef.failover.cutover.taken import Taken
 from sef.terms import OPEN_CUTOVERS, CutoverStatus, StepKind, StepStatus
 
 NO_TIME = "not enough time before the deadline"
 """Error of a step that is skipped in a hurried cutover."""
+
+_OVER = (StepStatus.DONE, StepStatus.SKIPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,8 @@ class CutoverStep:
     version: int
     is_waiting: bool = False
     """True: AWS throttled the last attempt, or the step waits on purpose; it does not time out."""
+    taken_from: dict[str, Any] | None = None
+    """Instance that gave the target; see `sef.failover.cutover.taken`."""
 
     @property
     def state(self) -> StepState:
@@ -92,7 +99,13 @@ class CutoverStep:
             self.ends_at,
             self.is_hurried,
             self.is_waiting,
+            goes_back=Taken.read(self.taken_from).goes_back,
         )
+
+    @property
+    def target_id(self) -> str:
+        target = self.target
+        return str(target.get("id") if isinstance(target, dict) else target)
 
 
 def insert_steps(
@@ -146,6 +159,24 @@ def steps_of(connection: Connection, cutover_id: str) -> Sequence[CutoverStep]:
     ]
 
 
+def bindings_of(connection: Connection, agent_id: str) -> dict[str, Binding]:
+    """Return how the targets of an agent were bound at its primaries, by `holder_name`."""
+    rows = rows_where(connection, cutover_bindings, {"agent_id": agent_id})
+    return {row.target: Binding.read(row.instance_id, row.binding) for row in rows}
+
+
+def states_of(
+    connection: Connection, cutover: Cutover, steps: Sequence[CutoverStep]
+) -> list[StepState]:
+    """Return the states of steps, each with the kinds of the steps that carry its target."""
+    bindings = bindings_of(connection, cutover.agent_id)
+    moving = {(step.kind, step.target_id) for step in steps if step.status not in _OVER}
+    return [
+        replace(step.state, after=carriers(step.kind, step.target, bindings, moving))
+        for step in steps
+    ]
+
+
 def change_step(connection: Connection, step: CutoverStep, **values: Any) -> None:
     """Change columns of a step that was read.
 
@@ -169,7 +200,7 @@ def refresh_cutover_status(
     Args:
         values: other columns to save.
     """
-    states = [step.state for step in steps_of(connection, cutover.id)]
+    states = states_of(connection, cutover, steps_of(connection, cutover.id))
     due_at = next_due(states, now)
     if due_at is None:
         end_cutover(connection, cutover, CutoverStatus.DONE, now)

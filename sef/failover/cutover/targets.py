@@ -10,8 +10,8 @@ from ipaddress import AddressValueError, IPv4Address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
+from sef.devices import same_device
 from sef.errors import Refused
-from sef.parsing import canonical_device
 
 Targets = Mapping[str, Any]
 """Cutover targets as they are stored: the result of `parse_targets`."""
@@ -34,7 +34,7 @@ _TARGET_GROUP = re.compile(
 )
 _ZONE = re.compile(r"(?:/?hostedzone/)?([A-Z0-9]{1,32})")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-_DEVICE = re.compile(r"/dev/(?:sd|xvd)[b-z]{1,2}[0-9]{0,2}")
+_DEVICE = re.compile(r"/dev/(?:(?:sd|xvd)[b-z]{1,2}[0-9]{0,2}|xvda[a-x])")
 
 Reader = Callable[[object, str], Any]
 """Validates a value; the second argument is the path of the field."""
@@ -51,13 +51,13 @@ def parse_targets(value: object) -> dict[str, Any]:
     targets = _object(value, "cutover", _TARGETS)
     if not targets:
         raise _refused("cutover", "must name a target; use null to remove all targets")
-    devices = [canonical_device(volume["device"]) for volume in targets.get("volumes", [])]
+    devices = [same_device(volume["device"]) for volume in targets.get("volumes", [])]
     twice = sorted({device for device in devices if devices.count(device) > 1})
     if twice:
         raise _refused(
             "cutover.volumes",
-            f"must not have the same device twice: {twice[0]} and "
-            f"{twice[0].replace('/dev/sd', '/dev/xvd')} are one device",
+            f"must not have the same device twice: /dev/{twice[0]} and "
+            f"/dev/{twice[0].replace('sd', 'xvd', 1)} are one device",
         )
     dns = targets.get("dns")
     if dns is not None and dns["address"] == "public" and "elastic_ip" in targets:

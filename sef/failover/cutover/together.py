@@ -20,19 +20,18 @@ from sef.db.tables import cutover_steps, cutovers
 from sef.errors import Unavailable
 from sef.failover.cutover.events import step_name
 from sef.failover.cutover.group_round import GroupRound
+from sef.failover.cutover.inspection import DueStep
 from sef.failover.cutover.late_changes import undo_late_change
 from sef.failover.cutover.plan import LONGEST_DELAY, is_ready
+from sef.failover.cutover.record import Result, record_result
 from sef.failover.cutover.rows import CutoverStep, open_cutover, steps_of
 from sef.failover.cutover.run import (
     ATTEMPT_ERRORS,
     TRAFFIC_KINDS,
-    DueStep,
-    Result,
     advance_alone,
     claim_step,
-    due_step,
     due_work,
-    record_result,
+    traffic_step,
     unsuccessful,
 )
 from sef.failover.cutover.wish import difference
@@ -151,7 +150,7 @@ def _due_at(connection: Connection, ctx: Context, agent_id: str, position: int) 
     step = next((one for one in steps if one.position == position), None)
     if step is None or not is_ready([one.state for one in steps], step.state, ctx.clock()):
         return None
-    return due_step(connection, cutover, step)
+    return traffic_step(connection, cutover, step)
 
 
 def _claim(ctx: Context, due: DueStep) -> CutoverStep | None:

@@ -25,9 +25,10 @@ from sef.cloud.errors import CloudError, Remedy
 from sef.context import Context
 from sef.db.statements import insert_rows, rows_where, swap
 from sef.db.tables import target_looks
+from sef.failover.cutover.carriers import holder_name
 from sef.failover.cutover.claims import complete_vpc
 from sef.failover.cutover.formers import unrelated_to
-from sef.failover.cutover.holders import holder_name, holders_of_target
+from sef.failover.cutover.holders import holders_of_target
 from sef.failover.cutover.plan import wanted_steps
 from sef.failover.cutover.rows import open_cutover
 from sef.failover.cutover.straying import Seen, Stray, compare

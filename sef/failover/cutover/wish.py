@@ -15,9 +15,9 @@ from sqlalchemy import Connection
 
 from sef.agents import Agent
 from sef.failover.cutover.begin import begin_cutover, begin_epoch, supersede_cutover
+from sef.failover.cutover.carriers import holder_name
 from sef.failover.cutover.events import TARGET_REMOVED, report_status, report_step, step_name
 from sef.failover.cutover.formers import formers_of
-from sef.failover.cutover.holders import holder_name
 from sef.failover.cutover.plan import wanted_steps
 from sef.failover.cutover.rows import (
     Cutover,
@@ -225,7 +225,7 @@ def follow_wish(
     if not changes:
         return False
     if not cutover.is_open:
-        cutover = _reopen(connection, cutover, now)
+        cutover = reopen(connection, cutover, now)
     for step in changes.unwanted:
         _skip(connection, cutover, step, now)
     for step in changes.again:
@@ -241,6 +241,7 @@ def follow_wish(
             is_hurried=False,
             is_guarded=True,
             is_waiting=False,
+            taken_from=None,
             error=None,
         )
     first = max((step.position for step in steps), default=-1) + 1
@@ -252,7 +253,8 @@ def follow_wish(
     return True
 
 
-def _reopen(connection: Connection, cutover: Cutover, now: datetime) -> Cutover:
+def reopen(connection: Connection, cutover: Cutover, now: datetime) -> Cutover:
+    """Open a cutover again that was done; return it."""
     change_cutover(
         connection,
         cutover,

@@ -10,8 +10,10 @@ from sef.cloud.holders import ShownInstance
 from sef.cloud.records import Record, RecordChange, simple_record, values_of
 from sef.context import Context
 from sef.failover.cutover.events import describe_nothing_to_do
-from sef.failover.cutover.inspection import presses, refuse_unrelated
-from sef.failover.cutover.run import DueStep, Result, unsuccessful
+from sef.failover.cutover.guard import presses, refuse_unrelated
+from sef.failover.cutover.inspection import DueStep
+from sef.failover.cutover.record import Result
+from sef.failover.cutover.run import unsuccessful
 from sef.failover.cutover.traffic_memory import Binding, binding_of, record_key
 from sef.failover.cutover.traffic_rules import values_with
 from sef.terms import StepStatus

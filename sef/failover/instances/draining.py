@@ -18,7 +18,7 @@ from sef.cloud.errors import CloudError, Remedy
 from sef.cloud.instance_ends import DEFAULT_DELAY
 from sef.context import Context
 from sef.db.tables import cutover_steps, cutovers
-from sef.failover.cutover.holders import holder_name
+from sef.failover.cutover.carriers import holder_name
 from sef.terms import StepKind, StepStatus
 
 LONGEST_DELAY = timedelta(seconds=3600)

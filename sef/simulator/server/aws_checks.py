@@ -5,6 +5,8 @@ address from another holder; the checks here refuse that, with AWS's error codes
 (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html). The rules of DNS
 records are in `dns_rules`, those of target groups in `target_groups`.
 
+`sef.simulator.server.ec2_moves` has the rules for Elastic IPs, limits and device names.
+
 One more difference is removed: here a terminated instance releases its addresses and interfaces.
 """
 
@@ -16,6 +18,7 @@ from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.models.instances import Instance
 
 from sef.simulator.server.dns_rules import check_records
+from sef.simulator.server.ec2_moves import check_device, check_interface_count, move_addresses
 from sef.simulator.server.target_groups import TargetHealth, check_target_groups
 
 
@@ -31,6 +34,7 @@ def check_all_regions() -> TargetHealth:
     _find_secondary_addresses()
     _release_on_termination()
     check_records()
+    move_addresses()
     return check_target_groups()
 
 
@@ -51,12 +55,7 @@ def _check_volumes(backend: Any) -> None:
             )
         if instance.state not in ("running", "stopped"):
             raise EC2ClientError("IncorrectState", f"Instance '{instance_id}' is not 'running'.")
-        if device in instance.block_device_mapping:
-            raise EC2ClientError(
-                "InvalidParameterValue",
-                f"Invalid value '{device}' for unixDevice. Attachment point {device} is already "
-                "in use",
-            )
+        check_device(instance, device)
         return attach_volume(volume_id, instance_id, device, *args, **kwargs)
 
     def checked_detach_volume(volume_id: str, instance_id: str | None, device: Any = None) -> Any:
@@ -89,6 +88,7 @@ def _check_interfaces(backend: Any) -> None:
                 f"Instance '{instance_id}' already has an interface attached at device index "
                 f"'{device_index}'.",
             )
+        check_interface_count(instance)
         return attach_interface(eni_id, instance_id, device_index)
 
     backend.attach_network_interface = checked_attach_interface

@@ -23,6 +23,10 @@ from sef.simulator.server.prices import Prices
 from sef.simulator.server.region import Region, launched_at
 from sef.simulator.server.wire import Answer, Call, Pages, refusal, without, xml
 
+_WOULD_SUCCEED = Error.of(
+    "DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412
+)
+
 _JOURNAL_FAILED = Error.of("InternalError", "The simulated EC2 could not write its journal.")
 
 
@@ -122,6 +126,9 @@ class SimulatedEc2:
             return refusal(Error.of("InvalidParameterValue", f"No region {call.region}."))
         if region and call.action == "DescribeSpotPriceHistory":
             return xml(self.state.prices.describe(call.form, call.region, now))
+        if region and call.form.get("DryRun") == "true":
+            # moto's AssignPrivateIpAddresses ignores the parameter.
+            return refusal(_WOULD_SUCCEED)
         if region and call.action == "RunInstances":
             launch = Launch.read(call.form, region)
             if launch and (answer := self._answer_without_launch(call, launch, region)):

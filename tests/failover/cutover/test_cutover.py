@@ -162,8 +162,6 @@ def test_refused_step_delays_no_other(world: World, action: str, name: str) -> N
             "DescribeVolumes": "volumes",
         },
         {
-            "DisassociateAddress": "elastic_ip",
-            "UnassignPrivateIpAddresses": "private_ip",
             "DetachVolume": "volumes",
             "DeregisterTargets": "target_groups",
         },

@@ -1,5 +1,6 @@
 """Cutovers whose worker crashes or freezes in the middle, while other workers continue."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,9 +18,7 @@ from tests.failover.cutover.cutover_targets import (
 from tests.harness import ONCE, TERMINATION, Crash, World
 
 CHANGES = [
-    ("elastic_ip", "DisassociateAddress"),
     ("elastic_ip", "AssociateAddress"),
-    ("private_ip", "UnassignPrivateIpAddresses"),
     ("private_ip", "AssignPrivateIpAddresses"),
     ("network_interface", "DetachNetworkInterface"),
     ("network_interface", "AttachNetworkInterface"),
@@ -134,3 +133,69 @@ def test_late_deregistration_of_the_primary_is_undone(world: World) -> None:
     assert primary in belongings.registered()
     [event] = [e for e in world.events("cutover_step") if "Undid a late deregister" in e.message]
     assert event.severity == "warning"
+
+
+def after_last_check(clients: Clients, operation: str, do: Callable[[], object]) -> None:
+    """Call `do` when SEF's own check before the call has passed and its bytes leave."""
+
+    def before_send(event_name: str, **_: Any) -> None:
+        if event_name.endswith(operation):
+            do()
+
+    clients.ec2.meta.events.register_last("before-send", before_send)
+
+
+TAKING = [("elastic_ip", "AssociateAddress"), ("private_ip", "AssignPrivateIpAddresses")]
+
+
+@pytest.mark.parametrize(("name", "operation"), TAKING)
+@ONCE
+def test_late_call_of_a_superseded_cutover_is_not_sent(
+    world: World, name: str, operation: str
+) -> None:
+    other, primary, belongings = owner(world, name)
+    sent: list[str] = []
+
+    def promote_again(**_: Any) -> None:
+        world.signal(other, TERMINATION, instance_id=world.agent().instance_id)
+        after_last_check(clients, operation, lambda: sent.append(operation))
+
+    clients = hooked(world, f"before-call.*.{operation}", promote_again)
+    fail_over(world, worker(world, clients), primary)
+    assert world.agent().epoch == 3
+    assert sent == []
+    assert_held_by(belongings, name, world.agent().instance_id)
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["answered", "answer lost"])
+@pytest.mark.parametrize(("name", "operation"), TAKING)
+@ONCE
+def test_address_that_a_late_call_took_goes_to_the_later_primary(
+    world: World, name: str, operation: str, is_lost: bool
+) -> None:
+    """The worker freezes after its last check, with the call on its way."""
+    other, primary, belongings = owner(world, name)
+    stolen_by: list[str] = []
+
+    def promote_again() -> None:
+        second = world.agent().instance_id
+        if stolen_by:
+            return
+        stolen_by.append(second)
+        world.signal(other, TERMINATION, instance_id=second)
+        assert_held_by(belongings, name, world.agent().instance_id)
+        if is_lost:
+            world.simulation.add_fault(operation, count=1, lose_reply=True)
+
+    clients = hooked(world, "never", lambda **_: None)
+    after_last_check(clients, operation, promote_again)
+    fail_over(world, worker(world, clients), primary)
+    third = world.agent().instance_id
+    assert third not in stolen_by
+    for _ in range(3):
+        world.settle(other, 2)
+    assert_held_by(belongings, name, third)
+    assert cutover_of(other)["status"] == "done"
+    [event] = [e for e in world.events("cutover_step") if "a late call" in e.message]
+    assert event.severity == "warning"
+    world.check()

@@ -319,3 +319,50 @@ def test_routes_move_with_the_traffic(left: timedelta | None, after: str) -> Non
     order = kinds(left, targets)
     assert order.index("route") == order.index(after) + 1
     assert "route" in [kind for kind, _ in wanted_steps(targets)]
+
+
+# Targets that move with another one
+
+
+def carried(kind: StepKind, *after: StepKind, **values: Any) -> StepState:
+    position = list(StepKind).index(kind)
+    state = StepState(position, kind, StepStatus.PENDING, NOW, after=frozenset(after))
+    return replace(state, **values)
+
+
+def with_end(left: timedelta | None) -> dict[str, Any]:
+    return {"ends_at": None if left is None else NOW + left, "is_hurried": left == SECONDS}
+
+
+@pytest.mark.parametrize("left", [None, MINUTE, SECONDS])
+def test_carrier_moves_before_what_it_carries(left: timedelta | None) -> None:
+    ends = with_end(left)
+    both = (StepKind.NETWORK_INTERFACE, StepKind.PRIVATE_IP)
+    steps = [
+        carried(StepKind.ELASTIC_IP, *both, **ends),
+        carried(StepKind.PRIVATE_IP, StepKind.NETWORK_INTERFACE, **ends),
+        carried(StepKind.NETWORK_INTERFACE, **ends),
+    ]
+    order = []
+    while steps:
+        step = next_step_of(steps, NOW)
+        assert step is not None
+        order.append(step.kind)
+        steps.remove(step)
+    assert order == [*both, StepKind.ELASTIC_IP]
+
+
+@pytest.mark.parametrize(("left", "waits"), [(None, True), (MINUTE, False), (SECONDS, False)])
+def test_failed_carrier_is_awaited_while_nothing_presses(
+    left: timedelta | None, waits: bool
+) -> None:
+    ends = with_end(left)
+    later = {"not_before": NOW + SECONDS, "status": StepStatus.FAILED}
+    interface = carried(StepKind.NETWORK_INTERFACE, **ends, **later)
+    elastic = carried(StepKind.ELASTIC_IP, StepKind.NETWORK_INTERFACE, **ends)
+    assert (next_step_of([elastic, interface], NOW) is None) is waits
+
+
+def test_target_that_goes_back_comes_first() -> None:
+    back = carried(StepKind.NETWORK_INTERFACE, status=StepStatus.FAILED, goes_back=True)
+    assert next_step_of([carried(StepKind.VOLUME), back], NOW) == back
