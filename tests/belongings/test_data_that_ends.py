@@ -270,7 +270,7 @@ def test_former_primary_that_serves_again_is_not_ended_by_an_old_order(world: Wo
     assert reason_of(sef, primary) == "the cutover from it is not finished"
 
 
-@pytest.mark.parametrize("names", [("volumes",), ("elastic_ip",), ("target_groups",), ("dns",)])
+@pytest.mark.parametrize("names", [("volumes",), ("elastic_ip",), ("target_groups",)])
 def test_released_standby_with_a_target_is_kept(world: World, names: tuple[str, ...]) -> None:
     sef, _, belongings = owner(world, *names)
     sef.enable_manual_replica_mode("a")

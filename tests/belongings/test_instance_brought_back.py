@@ -93,8 +93,9 @@ def test_without_the_right_to_see_requests_the_instance_ends(world: World) -> No
     assert len(world.events("spot_request_unseen")) == 1
 
 
-@pytest.mark.parametrize("behavior", ["stop", "hibernate"])
-@pytest.mark.parametrize("ends", [True, False], ids=["auto-terminate", "left to its operator"])
+@pytest.mark.parametrize(
+    ("behavior", "ends"), [("stop", True), ("hibernate", True), ("stop", False)]
+)
 def test_stopped_primary_that_aws_starts_again_is_looked_after(
     world: World, behavior: str, ends: bool
 ) -> None:

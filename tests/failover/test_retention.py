@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sef.failover.retention import CloudFacts, RowFacts, kept_by_cloud, kept_by_rows
+from sef.failover.retention import (
+    Belonging,
+    CloudFacts,
+    Interrupted,
+    RowFacts,
+    kept_by_belongings,
+    kept_by_cloud,
+    kept_by_rows,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -75,3 +83,74 @@ def test_an_instance_ends_only_without_any_reason_to_keep_it(facts: RowFacts) ->
     is_unneeded = replace(facts, terminate_after=NOW) == UNNEEDED
     is_drained = facts.terminate_after is not None and facts.terminate_after <= NOW
     assert (kept_by_rows(facts, NOW) is None) == (is_unneeded and is_drained)
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"terminate_after": NOW + SECOND}, None),
+        ({"is_cutover_open": True}, None),
+        ({"primary_of": "b"}, "it is the primary of b"),
+        ({"standby_of": "b"}, "it is the standby of b"),
+        (
+            {"has_emergency": True},
+            "the primary is being lost, and this instance may be needed",
+        ),
+    ],
+)
+def test_an_order_does_not_end_what_serves(facts: dict[str, Any], reason: str | None) -> None:
+    assert kept_by_rows(replace(UNNEEDED, is_end_ordered=True, **facts), NOW) == reason
+
+
+def test_an_order_ends_a_holder_only_beside_a_running_primary() -> None:
+    holder = replace(UNUSED, held=["x"], unseen=["y"], is_end_ordered=True)
+    assert kept_by_cloud(holder) is None
+    alone = replace(holder, is_primary_running=False)
+    assert kept_by_cloud(alone) == "EC2 does not show the primary i-2 running"
+
+
+@pytest.mark.parametrize(
+    ("is_target", "is_deleted", "is_kept"),
+    [(True, False, True), (True, True, True), (False, True, True), (False, False, False)],
+)
+def test_what_was_named_does_not_die(is_target: bool, is_deleted: bool, is_kept: bool) -> None:
+    kept = kept_by_belongings([Belonging("vol-1", "a", is_target, is_deleted)])
+    assert (kept is not None) == is_kept
+
+
+LEFT = Interrupted(
+    state="running",
+    has_ended=False,
+    is_announced=True,
+    was_stopped=False,
+    started_again=False,
+    behavior="stop",
+    brings_back=True,
+    may_end=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("facts", "cancels", "ends"),
+    [
+        ({}, False, False),
+        ({"behavior": "terminate"}, True, False),
+        ({"behavior": "terminate", "is_announced": False}, False, False),
+        ({"state": "terminated", "has_ended": True}, True, False),
+        ({"state": "terminated", "has_ended": True, "brings_back": False}, False, False),
+        ({"state": "stopped", "was_stopped": True}, False, True),
+        ({"state": "stopped", "was_stopped": True, "may_end": False}, False, False),
+        ({"state": "stopped", "was_stopped": False}, False, False),
+        ({"state": "stopped", "was_stopped": True, "brings_back": False}, False, False),
+        ({"was_stopped": True}, True, True),
+        ({"was_stopped": True, "may_end": False}, True, False),
+        ({"started_again": True}, True, True),
+        ({"started_again": True, "is_announced": False}, False, False),
+        ({"state": None, "has_ended": True}, True, False),
+    ],
+)
+def test_an_interrupted_primary_does_not_come_back(
+    facts: dict[str, Any], cancels: bool, ends: bool
+) -> None:
+    interrupted = replace(LEFT, **facts)
+    assert (interrupted.cancels_request, interrupted.is_to_end) == (cancels, ends)
