@@ -129,14 +129,18 @@ def _network(client: "EC2Client", vpc: str, own: str | None, zone: str, gaps: li
 
 
 def _cpu_credits(client: "EC2Client", instance_id: str, gaps: list[str]) -> str | None:
-    """Return the credit option of a burstable instance."""
+    """Return the credit option of a burstable instance; None if EC2 does not return it.
+
+    No launch waits for it: EC2 uses the default of the account then.
+    """
     try:
         with translated():
             answer = client.describe_instance_credit_specifications(InstanceIds=[instance_id])
             found = answer["InstanceCreditSpecifications"]
             return found[0].get("CpuCredits") if found else None
     except CloudError as error:
-        _note_gap(gaps, error, "its credit option is not copied")
+        if error.code in DENIED:
+            _note_gap(gaps, error, "its credit option is not copied")
         return None
 
 

@@ -1,6 +1,6 @@
 """Standbys and emergency launches are where every target can follow."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -370,23 +370,6 @@ def test_elastic_ip_keeps_the_standby_in_its_border_group(world: World, emergenc
     assert world.pool_of(new) == "m5.large.us-east-1c"
 
 
-def in_front(belongings: Belongings, zones: Sequence[str]) -> None:
-    """Put a load balancer with subnets in these zones in front of the target group."""
-    subnets = belongings.ec2.describe_subnets(
-        Filters=[{"Name": "default-for-az", "Values": ["true"]}]
-    )["Subnets"]
-    chosen = [s["SubnetId"] for s in subnets if s["AvailabilityZone"] in zones]
-    balancer = belongings.elbv2.create_load_balancer(
-        Name=f"lb-{uuid4().hex[:8]}", Subnets=chosen, Scheme="internal"
-    )["LoadBalancers"][0]
-    belongings.elbv2.create_listener(
-        LoadBalancerArn=balancer["LoadBalancerArn"],
-        Protocol="HTTP",
-        Port=80,
-        DefaultActions=[{"Type": "forward", "TargetGroupArn": belongings.arn}],
-    )
-
-
 @pytest.mark.parametrize("refused", [False, True])
 @ONCE
 def test_target_group_keeps_the_standby_in_zones_of_its_load_balancer(
@@ -395,7 +378,7 @@ def test_target_group_keeps_the_standby_in_zones_of_its_load_balancer(
     sef = world.sef(spot_pools=f"{POOL},c5.large.us-east-1b,m5.large.us-east-1c")
     primary = world.primary(sef)
     belongings = Belongings(world, primary, "target_groups")
-    in_front(belongings, ["us-east-1a", "us-east-1c"])
+    belongings.add_load_balancer("us-east-1a", "us-east-1c")
     if refused:
         world.simulation.add_fault("DescribeLoadBalancers", error_code="AccessDenied")
     warnings = sef.register_agent("a", {"cutover": belongings.targets})["warnings"]

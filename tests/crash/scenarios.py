@@ -918,13 +918,44 @@ def target_group_that_cannot_be_read_while_it_drains(story: Story) -> None:
     story.settled(epoch=2, standbys=1)
 
 
-@scenario()
-def standby_with_an_attribute_of_its_primary(story: Story) -> None:
-    primary = story.primary()
-    story.world.client.modify_instance_attribute(
-        InstanceId=primary, SourceDestCheck={"Value": False}
+@scenario(
+    reads=True,
+    SEF_CLOUD="simulated",
+    SEF_SIMULATOR_PENDING_SECONDS="0",
+    SEF_SPOT_POOLS="t3.large.us-east-1a,m5.large.us-east-1a",
+)
+def router_behind_a_load_balancer(story: Story) -> None:
+    """The standby gets an attribute of its primary, two routes move, and one is created."""
+    primary = story.world.launch("t3.large.us-east-1a")
+    ec2 = story.world.client
+    ec2.modify_instance_attribute(InstanceId=primary, SourceDestCheck={"Value": False})
+    belongings = Belongings(story.world, primary, "target_groups")
+    belongings.add_load_balancer("us-east-1a", "us-east-1b")
+    interface = belongings.interface(primary)
+    table = ec2.create_route_table(VpcId=interface["VpcId"])["RouteTable"]["RouteTableId"]
+    ec2.create_route(
+        RouteTableId=table,
+        DestinationCidrBlock="10.99.0.0/16",
+        NetworkInterfaceId=interface["NetworkInterfaceId"],
     )
+    routes = [
+        {"route_table_id": table, "destination_cidr": destination}
+        for destination in ("10.98.0.0/16", "10.99.0.0/16")
+    ]
     story.arm()
+    story.put(
+        instance_id=primary,
+        pool_id="t3.large.us-east-1a",
+        cutover={"target_groups": belongings.targets["target_groups"], "routes": routes},
+    )
     story.signal(TERMINATION, primary)
+    story.until(lambda: story.epoch == 2)
+    story.later("agents", not_before=None)
+    story.until(lambda: {c.status for c in story.rows("cutovers")} == {"done"})
     story.settled(epoch=2)
-    assert story.world.described(story.agent.instance_id)["SourceDestCheck"] is False
+    new = story.agent.instance_id
+    assert story.world.described(new)["SourceDestCheck"] is False
+    [shown] = ec2.describe_route_tables(RouteTableIds=[table])["RouteTables"]
+    led = {r["DestinationCidrBlock"]: r.get("NetworkInterfaceId") for r in shown["Routes"]}
+    there = belongings.interface(new)["NetworkInterfaceId"]
+    assert {led[route["destination_cidr"]] for route in routes} == {there}

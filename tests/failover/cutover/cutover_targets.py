@@ -87,6 +87,23 @@ class Belongings:
         self.elbv2.register_targets(TargetGroupArn=self.arn, Targets=[{"Id": self._primary}])
         return [{"arn": self.arn}]
 
+    def add_load_balancer(self, *zones: str) -> None:
+        """Put a load balancer with subnets in these zones in front of the target group."""
+        subnets = self.ec2.describe_subnets(
+            Filters=[{"Name": "default-for-az", "Values": ["true"]}]
+        )["Subnets"]
+        balancer = self.elbv2.create_load_balancer(
+            Name=f"lb-{uuid4().hex[:8]}",
+            Subnets=[s["SubnetId"] for s in subnets if s["AvailabilityZone"] in zones],
+            Scheme="internal",
+        )["LoadBalancers"][0]
+        self.elbv2.create_listener(
+            LoadBalancerArn=balancer["LoadBalancerArn"],
+            Protocol="HTTP",
+            Port=80,
+            DefaultActions=[{"Type": "forward", "TargetGroupArn": self.arn}],
+        )
+
     def _create_record(self) -> Any:
         domain = f"web-{uuid4().hex[:8]}.example"
         zone = self.route53.create_hosted_zone(
