@@ -62,31 +62,59 @@ class Calls:
         return None
 
     def _launch(self, state: State) -> State:
-        standby = state.standby
+        standby, relief = state.standby, state.relief
         if standby is None:
             return state
-        machine = state.machine(standby.machine)
+        following = self._advance_standby(state, standby)
+        if following != state or relief is None:
+            return following
+        return self._advance_relief(state, relief)
+
+    def _advance_standby(self, state: State, standby: Standby) -> State:
         if standby.machine is None:
-            return state if state.is_postponed else self._call_launch(state)
-        if machine is None or not machine.is_alive:
-            return state._replace(standby=None)
+            if state.is_postponed:
+                return state
+            state, machine = self._call_launch(state)
+            if machine is None:
+                return state._replace(is_postponed=True)
+            return state._replace(standby=Standby(machine))
+        launched = state.machine(standby.machine)
+        if launched is None or not launched.is_alive:
+            return state.without_standby()
         if standby.is_ready:
             return state
-        if machine.runs:
+        if launched.runs:
             return state._replace(standby=standby._replace(is_ready=True))
         if state.launches is Launches.OK:
-            return state.with_machine(machine.name, power=Power.RUNNING, down_for=0)
-        if machine.down_for >= SILENCE:
-            return state._replace(standby=None, releasing=(*state.releasing, machine.name))
+            return state.with_machine(launched.name, power=Power.RUNNING, down_for=0)
+        if launched.down_for >= SILENCE:
+            return state.without_standby()._replace(releasing=(*state.releasing, launched.name))
+        return state
+
+    def _advance_relief(self, state: State, relief: Standby) -> State:
+        failed = state._replace(relief=None, is_relief_postponed=True)
+        if relief.machine is None:
+            state, machine = self._call_launch(state)
+            return failed if machine is None else state._replace(relief=Standby(machine))
+        launched = state.machine(relief.machine)
+        if launched is None or not launched.is_alive:
+            return failed
+        if launched.runs:
+            releasing = (*state.releasing, str(state.standby_machine))
+            ready = Standby(launched.name, is_ready=True)
+            return state._replace(standby=ready, relief=None, releasing=releasing)
+        if state.launches is Launches.OK:
+            return state.with_machine(launched.name, power=Power.RUNNING, down_for=0)
+        if launched.down_for >= SILENCE:
+            return failed._replace(releasing=(*state.releasing, launched.name))
         return state
 
     @staticmethod
-    def _call_launch(state: State) -> State:
+    def _call_launch(state: State) -> tuple[State, str | None]:
         if state.launches is Launches.REFUSED:
-            return state._replace(is_postponed=True)
+            return state, None
         power = Power.RUNNING if state.launches is Launches.OK else Power.PENDING
-        state, name = state.with_new_machine(power=power, is_ours=True)
-        return state._replace(standby=Standby(name))
+        return state.with_new_machine(power=power, is_ours=True)
 
     def _end(self, run: Run) -> State:
         state, incident = run.state, run.state.incident

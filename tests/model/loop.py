@@ -10,6 +10,7 @@ from datetime import timedelta
 from sef.failover.policy import (
     AgentState,
     CloseIncident,
+    CreateRelief,
     CreateStandby,
     IncidentState,
     NextStep,
@@ -18,8 +19,9 @@ from sef.failover.policy import (
     Release,
     Spare,
     next_step,
+    step_beside_recommendation,
 )
-from sef.terms import Goal, ReplicaStatus
+from sef.terms import Goal, ReplicaStatus, ReplicaType
 from tests.model.aws import NOW, Calls
 from tests.model.rules import Run
 from tests.model.world import (
@@ -118,8 +120,10 @@ class Loop(Calls):
         return state._replace(incident=incident)
 
     def _signal_standby(self, state: State, name: str, warned: Warned) -> State:
-        state = state._replace(standby=None, is_postponed=False)
-        return state._replace(releasing=(*state.releasing, name))
+        if warned is Warned.RECOMMENDED and "relief" not in self.off:
+            return state  # the machine's recommendation decides: see `_next_step`
+        state = state.without_standby()
+        return state._replace(releasing=(*state.releasing, name), is_postponed=False)
 
     def _is_successor(self, state: State, name: str | None) -> bool:
         """Return True if SEF may adopt an instance by itself; the primary is gone."""
@@ -165,28 +169,34 @@ class Loop(Calls):
                 incident = state.incident
                 had = incident._replace(had_standby=True) if incident else None
                 return state._replace(standby=Standby(), incident=had)
+            case CreateRelief() if not state.is_postponed and not state.is_relief_postponed:
+                incident = state.incident
+                if incident is not None and incident.is_planned:
+                    incident = incident._replace(had_standby=True)
+                return state._replace(relief=Standby(), incident=incident)
             case Promote():
                 name = state.standby_machine
                 if name is None or not state.runs(name):
-                    return state._replace(standby=None)
-                return self.promote(state, name, self._drain_after(state))
+                    return state.without_standby()
+                return self._promote_announced(state, name)
             case PromoteSpare(instance_id, _):
-                return self._promote_spare(state, instance_id)
+                return self._promote_announced(state, instance_id)
             case Release() if state.standby_machine:
                 releasing = (*state.releasing, state.standby_machine)
-                return state._replace(standby=None, releasing=releasing)
+                return state.without_standby()._replace(releasing=releasing)
             case Release():
-                return state._replace(standby=None)
+                return state.without_standby()
             case CloseIncident():
                 return state._replace(incident=None)
         return state
 
-    def _promote_spare(self, state: State, name: str) -> State:
+    def _promote_announced(self, state: State, name: str) -> State:
+        """Promote an instance; open its incident at once if AWS recommended a rebalance for it."""
         state = self.promote(state, name, self._drain_after(state))
         machine = state.machine(name)
         if machine is None or machine.recommended_for is None or machine.recommended_for >= TTL:
             return state
-        if "recommended spare" in self.off:
+        if "recommended" in self.off:
             return state
         recommended = Incident(Goal.STANDBY, name, recommended_for=machine.recommended_for)
         return state._replace(incident=recommended)
@@ -207,7 +217,7 @@ class Loop(Calls):
                 had_standby=state.incident.had_standby,
                 deadline=None if left is None else NOW + timedelta(seconds=left),
             )
-        return next_step(
+        step = next_step(
             modes,
             status,
             incident,
@@ -216,6 +226,14 @@ class Loop(Calls):
             spare=next(iter(spares), None),
             is_postponed=state.is_postponed,
         )
+        machine = state.machine(state.standby_machine)
+        if machine is None or machine.recommended_for is None or machine.recommended_for >= TTL:
+            return step
+        if status is not ReplicaStatus.READY:
+            return step
+        kind = ReplicaType.MANUAL if state.is_manual else ReplicaType.REBALANCE
+        has_relief = state.relief is not None
+        return step_beside_recommendation(step, incident, kind, has_relief=has_relief)
 
     def _spares(self, state: State) -> list[Spare]:
         incident, standby = state.incident, state.standby
@@ -247,7 +265,7 @@ class Loop(Calls):
         is_standby = name == state.standby_machine
         stays = drain is None and not (state.incident and state.incident.is_emergency)
         state = self.change_primary(state, name, drain, stays=stays)
-        return state._replace(standby=None if is_standby else state.standby, incident=None)
+        return (state.without_standby() if is_standby else state)._replace(incident=None)
 
     def change_primary(
         self, state: State, name: str | None, drain: int | None, *, stays: bool

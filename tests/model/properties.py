@@ -44,6 +44,17 @@ def nothing_that_may_serve_is_ended_in_an_emergency(ended: Ended) -> str | None:
     return f"SEF ended {ended.machine}, while {state.primary} is being lost"
 
 
+def a_standby_stays_until_another_runs(ended: Ended) -> str | None:
+    """A standby that AWS merely recommends to replace is better than none."""
+    state, machine = ended.before, ended.before.machine(ended.machine)
+    is_ready = state.standby is not None and state.standby.is_ready
+    if ended.was is not Was.RELEASED or machine is None or not machine.runs:
+        return None
+    if machine.warned is not Warned.RECOMMENDED or is_ready or not state.is_manual:
+        return None
+    return f"SEF ended the standby {ended.machine} before another one was ready"
+
+
 def connections_drain(ended: Ended) -> str | None:
     """A former primary runs until its connections have drained."""
     if ended.drain is not None and ended.drain > 0:
@@ -69,11 +80,12 @@ def no_instance_that_serves_is_taken_for_lost(before: State, after: State) -> st
     return f"{after.primary} replaces {before.primary} as lost, while {serving.name} serves"
 
 
-def a_promoted_spare_with_a_recommendation_is_replaced(before: State, after: State) -> str | None:
+def a_promoted_instance_with_a_recommendation_is_replaced(
+    before: State, after: State
+) -> str | None:
     """AWS recommended to replace the new primary: SEF launches a standby for it."""
     primary = after.machine(after.primary)
-    is_spare = after.primary != before.standby_machine and before.incident is not None
-    if primary is None or not is_spare or primary.warned is not Warned.RECOMMENDED:
+    if primary is None or before.incident is None or primary.warned is not Warned.RECOMMENDED:
         return None
     is_fresh = primary.recommended_for is not None and primary.recommended_for < TTL
     if not is_fresh or after.incident is not None:
@@ -257,12 +269,13 @@ Check = Callable[[State, Loop], str | None]
 
 OF_WHAT_SEF_ENDED = (
     nothing_that_serves_is_ended,
+    a_standby_stays_until_another_runs,
     connections_drain,
     nothing_that_may_serve_is_ended_in_an_emergency,
 )
 OF_A_PROMOTION = (
     no_instance_that_serves_is_taken_for_lost,
-    a_promoted_spare_with_a_recommendation_is_replaced,
+    a_promoted_instance_with_a_recommendation_is_replaced,
 )
 ALWAYS = (
     everything_that_runs_is_in_the_status,

@@ -2,7 +2,7 @@
 
 from tests.model.events import KINDS, start
 from tests.model.search import Scenario
-from tests.model.world import Machine, Standby, State, Target
+from tests.model.world import Machine, State, Target, Warned
 
 AUTO = start(is_auto=True)
 MANUAL = start(is_manual=True)
@@ -10,10 +10,13 @@ UNKNOWN = start(primary=None, machines=(Machine("A", is_known=False),))
 BARE: State = start(targets=())
 REPORTING = start(is_auto=True, targets=(), reports=True)
 DOWN = start(
-    is_manual=True,
+    is_auto=True,
     is_down=True,
-    machines=(Machine("A"), Machine("B", is_ours=True)),
-    standby=Standby("B", is_ready=True),
+    machines=(
+        Machine("A"),
+        Machine("B", warned=Warned.RECOMMENDED, recommended_for=0, is_ours=True),
+    ),
+    releasing=("B",),
 )
 RESTORES = ["announcements", "deaths", "switches", "restores", "times"]
 TWO = start(is_manual=True, targets=(Target("one", "A"), Target("two", "A", is_refused=True)))

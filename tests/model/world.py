@@ -138,6 +138,7 @@ class Backup(NamedTuple):
 
     primary: str | None
     standby: Standby | None
+    relief: Standby | None
     releasing: tuple[str, ...]
     retired: tuple[Retired, ...]
     incident: Incident | None
@@ -157,6 +158,8 @@ class State(NamedTuple):
     serving: str | None
     """The instance that serves. The rows may not know it."""
     standby: Standby | None = None
+    relief: Standby | None = None
+    """The standby that launches beside one with a recommendation, and takes its place."""
     releasing: tuple[str, ...] = ()
     retired: tuple[Retired, ...] = ()
     incident: Incident | None = None
@@ -165,6 +168,7 @@ class State(NamedTuple):
     is_auto: bool = False
     is_drill_due: bool = False
     is_postponed: bool = False
+    is_relief_postponed: bool = False
     moving_from: str | None = None
     """The former primary of the cutover that is unfinished."""
     launches: Launches = Launches.OK
@@ -201,7 +205,12 @@ class State(NamedTuple):
     def rowed(self) -> set[str | None]:
         """The instances in SEF's rows."""
         retired = [r.machine for r in self.retired]
-        return {self.primary, self.standby_machine, *self.releasing, *retired}
+        relief = self.relief.machine if self.relief else None
+        return {self.primary, self.standby_machine, relief, *self.releasing, *retired}
+
+    def without_standby(self) -> "State":
+        """Return the state after the standby has ended: its relief becomes the standby."""
+        return self._replace(standby=self.relief, relief=None)
 
     def with_machine(self, name: str, **values: Any) -> "State":
         machines = tuple(m._replace(**values) if m.name == name else m for m in self.machines)
@@ -273,6 +282,7 @@ def pass_time(state: State, seconds: int) -> State:
         retired=retired,
         incident=incident,
         is_postponed=False,
+        is_relief_postponed=False,
         backup=backup,
     )
 
