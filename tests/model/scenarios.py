@@ -34,7 +34,7 @@ SCENARIOS = {
             5,
         ),
         Scenario("a bare agent", BARE, ["announcements", "learning", "names", "modes", "times"], 4),
-        Scenario("targets", MANUAL, ["announcements", "targets", "health", "switches", "times"], 4),
+        Scenario("targets", MANUAL, ["announcements", "targets", "health", "switches"], 4),
         Scenario("SEF is down", DOWN, ["announcements", "launches", "names", "pauses", "times"], 3),
         Scenario("a restore", REPORTING, RESTORES, 4),
         Scenario("a restore in manual mode", start(is_manual=True), RESTORES, 4),
