@@ -25,6 +25,7 @@ from sef.cloud.errors import CloudError, Remedy
 from sef.context import Context
 from sef.db.statements import insert_rows, rows_where, swap
 from sef.db.tables import target_looks
+from sef.failover.cutover.bindings import remember
 from sef.failover.cutover.carriers import holder_name
 from sef.failover.cutover.claims import complete_vpc
 from sef.failover.cutover.formers import unrelated_to
@@ -33,6 +34,7 @@ from sef.failover.cutover.plan import wanted_steps
 from sef.failover.cutover.rows import open_cutover
 from sef.failover.cutover.straying import Seen, Stray, compare
 from sef.failover.cutover.targets import Targets
+from sef.failover.cutover.traffic_memory import remember_traffic
 from sef.failover.cutover.where import place_of
 from sef.failover.cutover.wish import restore_targets
 from sef.notifications.events import Event, write_events
@@ -65,7 +67,7 @@ LOOKED_AT = (
 )
 """The step of each target that has a holder."""
 
-DUTIES: Sequence[Callable[[Context, Agent], object]] = ()
+DUTIES: Sequence[Callable[[Context, Agent], object]] = (remember, remember_traffic)
 """Further work on the targets of an agent that each look does; an error ends only the duty."""
 
 
