@@ -152,6 +152,7 @@ def shared_simulation(
     """Yield the simulated EC2 of this test process, and its folder."""
     var = tmp_path_factory.mktemp("simulated-ec2")
     simulation = TrackedSimulation(ensure_running(var, pending_seconds=0).endpoint)
+    simulation.restore()
     yield var, simulation
     simulation.stop()
 

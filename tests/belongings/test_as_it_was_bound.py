@@ -179,7 +179,7 @@ def test_binding_is_known_after_the_primary_is_dead(world: World) -> None:
     assert cutover_of(sef)["status"] == "done"
 
 
-@pytest.mark.parametrize(("named", "expected"), [({}, 2), ({"device_index": 3}, 3)])
+@pytest.mark.parametrize(("named", "expected"), [({}, 2), ({"device_index": 2}, 2)])
 @ONCE
 def test_interface_gets_the_device_index_that_it_had(
     world: World, named: dict[str, int], expected: int

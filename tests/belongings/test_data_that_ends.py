@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG
+from sef.terms import LaunchAway
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.failover.cutover.cutover_targets import Belongings, cutover_of, fail_over, owner
 from tests.harness import ALIVE, ONCE, OTHERS, POOL, World, clients_of
@@ -175,7 +176,7 @@ def test_missing_rights_are_told_once(world: World, actions: tuple[str, ...]) ->
 
 def switched_away(world: World, data: Data, pools: list[str]) -> SmartEmergencyFallback:
     """Switch by hand to a zone where the data cannot follow, while AWS refuses to keep it."""
-    sef = world.sef(spot_pools=",".join(pools))
+    sef = world.sef(spot_pools=",".join(pools), launch_away_from_targets=LaunchAway.ALWAYS)
     for action in MODIFIES:
         world.simulation.add_fault(action, error_code=REFUSED)
     sef.register_agent(
@@ -255,7 +256,9 @@ def test_target_of_another_agent_keeps_its_holder(world: World) -> None:
 
 
 def test_former_primary_that_serves_again_is_not_ended_by_an_old_order(world: World) -> None:
-    sef, primary, _ = owner(world, "volumes", pools=OTHERS)
+    sef, primary, _ = owner(
+        world, "volumes", pools=OTHERS, launch_away_from_targets=LaunchAway.ALWAYS
+    )
     sef.enable_manual_replica_mode("a")
     sef.execute_manual_switch("a")
     world.settle(sef, 60)

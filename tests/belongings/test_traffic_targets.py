@@ -307,9 +307,9 @@ def test_standby_without_a_public_address_is_named_beforehand(world: World) -> N
 def test_group_of_another_network_is_named_beforehand(world: World) -> None:
     vpc = world.client.create_vpc(CidrBlock="10.8.0.0/16")["Vpc"]["VpcId"]
     group = Group(world, vpc)
-    _, primary, [warning] = registered(world, {"target_groups": [{"arn": group.arn}]})
+    _, primary, warnings = registered(world, {"target_groups": [{"arn": group.arn}]})
+    [warning] = [one for one in warnings if "it cannot be registered" in one]
     assert warning.startswith(f"cutover.target_groups: {primary} is in vpc-")
-    assert "it cannot be registered" in warning
 
 
 @ONCE

@@ -91,7 +91,11 @@ class Group:
 
     def targets(self) -> set[tuple[str, int]]:
         health = self.client.describe_target_health(TargetGroupArn=self.arn)
-        described = [target["Target"] for target in health["TargetHealthDescriptions"]]
+        described = [
+            target["Target"]
+            for target in health["TargetHealthDescriptions"]
+            if target["TargetHealth"]["State"] != "draining"
+        ]
         return {(target["Id"], target["Port"]) for target in described}
 
     def ports(self, instance_id: str) -> set[int]:

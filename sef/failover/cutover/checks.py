@@ -44,26 +44,13 @@ class TargetCheck:
         holders: the instances that have each target, by the name of the target.
         stuck: the names of the targets that cannot follow, or whose holders are not known.
         bindings: how the traffic is bound at the primary now.
-        standby: the standby that there is, if EC2 shows it.
     """
 
     warnings: tuple[str, ...] = ()
     zones: Mapping[str, str] = field(default_factory=dict)
     holders: Mapping[str, frozenset[str]] = field(default_factory=dict)
     stuck: frozenset[str] = frozenset()
-    standby: Place | None = None
     bindings: tuple[Binding, ...] = ()
-
-    def at_standby(self) -> list[str]:
-        """Return the warnings for the zone of the standby."""
-        if self.standby is None:
-            return []
-        place = self.standby.instance.zone
-        return [
-            f"{name} is in {zone} and {self.standby.name} in {place}: it cannot leave its zone"
-            for name, zone in self.zones.items()
-            if zone != place
-        ]
 
     def in_pool(self, pool_id: str | None) -> list[str]:
         """Return the warnings for a primary in a pool."""
@@ -114,12 +101,11 @@ _Look = Callable[[], Sequence[str]]
 def target_warnings(ctx: Context, agent: Agent, standby_id: str | None = None) -> list[str]:
     """Return the problems that keep targets from following a primary in the current pool.
 
-    Also return those of the standby that there is. Store how the traffic is bound at the primary
-    (`sef.failover.cutover.traffic_memory`).
+    Store how the traffic is bound at the primary (`sef.failover.cutover.traffic_memory`).
     """
     check = check_targets(ctx, agent, standby_id)
     store(ctx, agent, check.bindings)
-    return [*check.in_pool(agent.pool_id), *check.at_standby()]
+    return check.in_pool(agent.pool_id)
 
 
 def check_targets(ctx: Context, agent: Agent, standby_id: str | None = None) -> TargetCheck:
@@ -162,13 +148,11 @@ def check_targets(ctx: Context, agent: Agent, standby_id: str | None = None) -> 
     warnings += notes.remarks
     warnings += ctx.database.read(_where, agent, notes, seen)
     warnings += ctx.database.read(_shared, agent.id, notes)
-    standby = next((place for place in notes.places if place.role == "the standby"), None)
     return TargetCheck(
         tuple(warnings),
         notes.zones,
         notes.holders,
         frozenset(stuck),
-        standby,
         tuple(notes.bindings),
     )
 

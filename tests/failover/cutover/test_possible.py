@@ -19,7 +19,7 @@ PRIMARY = Place(
         "subnet-1",
         "vpc-1",
         root_volume="vol-root",
-        devices={"/dev/sda1": "vol-root", "/dev/sdf": "vol-1"},
+        devices={"sda": "vol-root", "sdf": "vol-1"},
         interfaces={0: "eni-0", 1: "eni-1"},
     ),
 )
@@ -31,7 +31,7 @@ STANDBY = Place(
         "subnet-2",
         "vpc-1",
         root_volume="vol-root2",
-        devices={"/dev/sda1": "vol-root2", "/dev/sdg": "vol-data"},
+        devices={"sda": "vol-root2", "sdg": "vol-data"},
         interfaces={0: "eni-9", 2: "eni-8"},
     ),
 )
