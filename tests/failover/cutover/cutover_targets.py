@@ -173,9 +173,13 @@ class Belongings:
         return values == [self.interface(instance_id)["PrivateIpAddress"]]
 
     def registered(self) -> list[str]:
-        """Return the instances that are registered in the target group."""
+        """Return the instances that are registered in the target group; none that are draining."""
         health = self.elbv2.describe_target_health(TargetGroupArn=self.arn)
-        return [target["Target"]["Id"] for target in health["TargetHealthDescriptions"]]
+        return [
+            target["Target"]["Id"]
+            for target in health["TargetHealthDescriptions"]
+            if target["TargetHealth"]["State"] != "draining"
+        ]
 
     def record(self) -> Any:
         records = self.route53.list_resource_record_sets(HostedZoneId=self.zone_id)
