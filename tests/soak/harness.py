@@ -318,7 +318,11 @@ def clear(simulation: Simulation) -> None:
     """Remove all faults, and give every pool capacity."""
     simulation.clear_faults()
     simulation.set_options(
-        pending_seconds=0, visible_after_seconds=0, refuse_token_of_terminated=True
+        pending_seconds=0,
+        visible_after_seconds=0,
+        refuse_token_of_terminated=True,
+        draining_seconds=0,  # its clock is the real one, not that of the story
+        spot_return_seconds=0,
     )
     for pool in simulation.pools():
         if pool.room is not None:
