@@ -101,7 +101,7 @@ def test_another_pool_is_tried_within_seconds(
     pools = [attempt.pool_id for attempt in world.attempts()[: count + 1]]
     markets = [attempt.market for attempt in world.attempts()[: count + 1]]
     assert len(set(zip(pools, markets, strict=True))) == count + 1
-    for _ in range(6):
+    for _ in range(12):
         world.settle(sef, 31)
     assert len(world.alive()) == (2 if manual else 1)
     assert len(world.promotions()) == 1

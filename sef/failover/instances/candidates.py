@@ -13,6 +13,7 @@ from sef.cloud.errors import QUOTA, SPOT_QUOTA, CloudError, Remedy
 from sef.cloud.launch_sources import USER_DATA_GAP
 from sef.cloud.likeness import LaunchConfiguration
 from sef.context import Context
+from sef.errors import Refused
 from sef.failover.cutover.place import (
     Binding,
     beyond_limits,
@@ -20,7 +21,7 @@ from sef.failover.cutover.place import (
     may_launch_away,
     subnets_for,
 )
-from sef.failover.cutover.targets import Targets
+from sef.failover.cutover.targets import Targets, parse_targets
 from sef.failover.incidents import risk
 from sef.failover.incidents.pool_history import pool_histories
 from sef.failover.incidents.rows import Incident
@@ -121,14 +122,24 @@ def launch_options(ctx: Context, agent: Agent, *, is_emergency: bool = False) ->
         # than no standby.
         prices = {}
 
+    targets = _readable(agent.cutover)
+
     def look() -> PlaceFacts:
-        return look_at_places(ctx, agent.cutover, configuration, pools, known, is_emergency)
+        return look_at_places(ctx, targets, configuration, pools, known, is_emergency)
 
     if is_emergency:
-        facts = within(PATIENCE, look, PlaceFacts(stored_bindings(agent.cutover, known)))
+        facts = within(PATIENCE, look, PlaceFacts(stored_bindings(targets, known)))
     else:
         facts = look()
-    return options_at(agent.cutover, configuration, pools, prices, facts, primary)
+    return options_at(targets, configuration, pools, prices, facts, primary)
+
+
+def _readable(targets: Targets | None) -> Targets | None:
+    """Return stored targets; none if the row is damaged, which must not keep SEF from a launch."""
+    try:
+        return None if targets is None else parse_targets(targets)
+    except Refused:
+        return None  # the step of the cutover reports it
 
 
 def options_at(
