@@ -1,7 +1,7 @@
 # `make run` and `make test` set up all they need; a plain `make` lists the targets.
 
 PYTHON ?=
-WORKERS ?= -n 2 --dist worksteal
+WORKERS ?= -n 3 --dist worksteal
 PY := .venv/bin/python
 
 # The tests start hundreds of processes; where this is set, each would compile all of SEF anew.

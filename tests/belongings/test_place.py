@@ -86,7 +86,7 @@ def test_private_address_keeps_the_standby_in_its_subnet(world: World, how: str)
 
 
 @pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("name", ["volumes", "network_interface", "private_ip"])
+@pytest.mark.parametrize("name", ["network_interface", "private_ip"])
 @ONCE
 def test_cheaper_pool_elsewhere_is_not_chosen(world: World, name: str, how: str) -> None:
     sef = world.sef(spot_pools=",".join(CHEAP_ELSEWHERE))

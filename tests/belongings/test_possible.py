@@ -105,9 +105,9 @@ def test_standby_in_another_zone_is_warned_of(world: World) -> None:
     there = f"volumes {volume} cannot follow to the standby {standby.instance_id}"
     assert any(one.startswith(there) for one in warned(sef, **belongings.targets))
     planned = sef.execute_manual_switch("a", dry_run=True)["warnings"]
-    misplaced, kept = planned
-    assert "it cannot leave its zone" in misplaced
-    assert f"{primary} keeps running after the switch: it still has volume" in kept
+    assert any("it cannot leave its zone" in one for one in planned)
+    kept = f"{primary} keeps running after the switch: it still has volume"
+    assert any(one.startswith(kept) for one in planned)
 
 
 def edited(world: World, operation: str, edit: Callable[[Any], None]) -> Clients:
