@@ -76,13 +76,13 @@ def register(ctx: Context, agent_id: str, changes: Mapping[str, Any]) -> Answer:
         agent = ctx.database.read(read_agent, agent_id)
     if has_new_targets or (changes.get("instance_id") is not None and agent.cutover):
         # After COMMIT, so that an error of AWS does not prevent the registration.
+        warnings = [*warnings, *remember(ctx, agent)]
         standby = ctx.database.read(live_standby, agent_id)
         standby_id = standby.instance_id if standby is not None else None
         warnings = [*warnings, *target_warnings(ctx, agent, standby_id), *_hooks(ctx, agent)]
     if changes.get("launch_template") is not None:
         warnings = [*warnings, *_template_warnings(ctx, changes["launch_template"])]
     if has_new_targets or changes.get("instance_id") is not None:
-        warnings = [*warnings, *remember(ctx, agent)]
         warnings = [*warnings, *keep_on_termination(ctx, agent), *look_at_place(ctx, agent)]
     return {
         "status": "success",

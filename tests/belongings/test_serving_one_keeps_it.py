@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sef.cloud.attachments import Attachments
-from sef.failover.cutover.refusals import refusals
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.failover.cutover.cutover_targets import (
     SAME_ZONE,
@@ -19,7 +16,7 @@ from tests.failover.cutover.cutover_targets import (
     owner,
     steps_of,
 )
-from tests.harness import ONCE, World, clients_of
+from tests.harness import ONCE, World
 
 REFUSED = "UnauthorizedOperation"
 KIND = {
@@ -291,18 +288,36 @@ def test_refusals_of_a_standby_are_known_beforehand(world: World) -> None:
     sef, primary, belongings = owner(world)
     sef.enable_manual_replica_mode("a")
     standby = str(world.standby().instance_id)  # type: ignore[union-attr]
-    clients = clients_of(world.simulation.endpoint)
-    ctx: Any = SimpleNamespace(attachments=Attachments(lambda: clients))
-    targets = world.agent().cutover
-    assert refusals(ctx, targets, {}, standby) == []
+    targets = {"cutover": belongings.targets}
+
+    def fields(warnings: list[str]) -> set[str]:
+        return {one.partition(":")[0] for one in warnings if one.startswith("cutover.")}
+
+    assert fields(sef.register_agent("a", targets)["warnings"]) == set()
     attach(world, standby, "/dev/xvdf")
     index_in_use(world, belongings, standby)
     many_addresses(world, belongings, standby)
     other_address(world, belongings, standby)
-    assert [one.partition(":")[0] for one in refusals(ctx, targets, {}, standby)] == [
-        "cutover.elastic_ip",
-        "cutover.private_ip",
-        "cutover.network_interface",
-        "cutover.volumes",
-    ]
+    expected = {
+        f"cutover.{name}" for name in ("elastic_ip", "private_ip", "network_interface", "volumes")
+    }
+    assert fields(sef.register_agent("a", targets)["warnings"]) == expected
+    assert fields(sef.execute_manual_switch("a", dry_run=True)["warnings"]) == expected
     assert belongings.held(primary) == set(belongings.targets)
+
+
+SEEN_BEFOREHAND = [one for one in OBSTACLES if one.id != "no right to it"]
+"""AssignPrivateIpAddresses has no DryRun."""
+
+
+@pytest.mark.parametrize(("name", "obstacle", "said"), SEEN_BEFOREHAND)
+@ONCE
+def test_obstacle_is_named_by_the_dry_run(
+    world: World, name: str, obstacle: Obstacle, said: str
+) -> None:
+    sef, _, belongings = owner(world, name)
+    sef.enable_manual_replica_mode("a")
+    obstacle(world, belongings, str(world.standby().instance_id))  # type: ignore[union-attr]
+    warnings = sef.execute_manual_switch("a", dry_run=True)["warnings"]
+    said = said.replace("xvdf", "sdf")  # the name of the device in the target
+    assert any(one.startswith(f"cutover.{name}: ") and said in one for one in warnings), warnings

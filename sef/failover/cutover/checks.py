@@ -6,7 +6,7 @@ at the primary gets a warning that says where it is.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,7 +27,8 @@ from sef.failover.cutover.possible import (
     private_ip_problems,
     volume_problems,
 )
-from sef.failover.cutover.rows import open_cutover
+from sef.failover.cutover.refusals import refusals
+from sef.failover.cutover.rows import bindings_of, open_cutover
 from sef.failover.cutover.targets import Targets
 from sef.failover.cutover.traffic_checks import check_group, check_record
 from sef.failover.cutover.traffic_memory import Binding, store
@@ -94,6 +95,8 @@ class _Notes:
         return next((p.instance.vpc_id for p in self.places if p.instance.vpc_id), None)
 
 
+STANDBY = "the standby"
+
 _Look = Callable[[], Sequence[str]]
 """Looks at a target in AWS and returns its problems."""
 
@@ -146,6 +149,7 @@ def check_targets(ctx: Context, agent: Agent, standby_id: str | None = None) -> 
         else:
             seen.append((field_name, name))
     warnings += notes.remarks
+    warnings += _refused(ctx, agent, notes, told=[text.partition(":")[0] for text in warnings])
     warnings += ctx.database.read(_where, agent, notes, seen)
     warnings += ctx.database.read(_shared, agent.id, notes)
     return TargetCheck(
@@ -157,9 +161,22 @@ def check_targets(ctx: Context, agent: Agent, standby_id: str | None = None) -> 
     )
 
 
+def _refused(ctx: Context, agent: Agent, notes: _Notes, told: Collection[str]) -> list[str]:
+    """Return why AWS would refuse a target to the standby, for fields without another warning.
+
+    A target that cannot leave its zone has a warning about the pool of the standby.
+    """
+    standby = next((place.instance for place in notes.places if place.role == STANDBY), None)
+    if standby is None or any(zone != standby.zone for zone in notes.zones.values()):
+        return []
+    bindings = ctx.database.read(bindings_of, agent.id)
+    found = refusals(ctx, agent.cutover or {}, bindings, standby.id)
+    return [text for text in found if text.partition(":")[0] not in told]
+
+
 def _places(ctx: Context, primary: str | None, standby: str | None) -> Sequence[Place]:
     """Return the primary and the standby as far as EC2 shows them."""
-    roles = {primary: "the primary", standby: "the standby"}
+    roles = {primary: "the primary", standby: STANDBY}
     ids = [instance_id for instance_id in roles if instance_id is not None]
     try:
         facts = ctx.attachments.instance_facts(ids) if ids else {}
