@@ -13,7 +13,7 @@ from sef.context import Context
 from sef.db.leases import deployment_name
 from sef.errors import AgentNotFound, CloudUnavailable, Conflict, Refused
 from sef.failover.adoption import Adoption, Role, adopt
-from sef.failover.instances.orphans import kept_of_survey, survey
+from sef.failover.instances.orphan_survey import kept_of_survey, survey
 from sef.failover.reconcile import reconcile_agent
 from sef.failover.standbys.retirements import change_retirement, order_end, read_retirement
 from sef.failover.standbys.rows import live_standby

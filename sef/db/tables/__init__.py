@@ -5,13 +5,11 @@ Names and columns of the tables in `PUBLIC` are fixed: operators query them with
 
 from sef.db.tables.columns import metadata
 from sef.db.tables.incidents import (
-    cutover_bindings,
     cutover_steps,
     cutovers,
     incidents,
     pool_storms,
     spot_interruption_events,
-    traffic_bindings,
 )
 from sef.db.tables.instances import (
     agent_instances,
@@ -19,10 +17,8 @@ from sef.db.tables.instances import (
     kept_orphans,
     launch_attempts,
     launch_calls,
-    named_devices,
     ordered_ends,
     orphan_terminations,
-    primary_places,
     replica_instances,
     request_buckets,
     retirements,
@@ -46,7 +42,14 @@ from sef.db.tables.service import (
     step_failures,
     system_events,
 )
-from sef.db.tables.targets import target_claims, target_looks
+from sef.db.tables.targets import (
+    cutover_bindings,
+    named_devices,
+    primary_places,
+    target_claims,
+    target_looks,
+    traffic_bindings,
+)
 
 PUBLIC = (
     agents,

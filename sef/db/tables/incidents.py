@@ -212,42 +212,6 @@ cutover_steps = Table(
 )
 
 
-traffic_bindings = Table(
-    "traffic_bindings",
-    metadata,
-    agent_id(primary_key=True),
-    Column("target", String(320), primary_key=True, comment="ARN of the group, or zone/name"),
-    Column(
-        "instance_id",
-        String(INSTANCE_ID_LENGTH),
-        nullable=False,
-        comment="primary at which it was seen",
-    ),
-    Column("ports", JSON, nullable=False, comment="ports of the primary in the target group"),
-    Column("addresses", JSON, nullable=False, comment="addresses of the primary in the record"),
-    Column("seen_at", Instant, nullable=False),
-    comment="How traffic was bound at the last primary of an agent, known after its end.",
-    **MYSQL_OPTIONS,
-)
-
-
-cutover_bindings = Table(
-    "cutover_bindings",
-    metadata,
-    agent_id(primary_key=True),
-    Column("target", String(64), primary_key=True, comment="such as volume vol-0abc1234"),
-    Column("instance_id", String(INSTANCE_ID_LENGTH), nullable=False, comment="holder then"),
-    Column(
-        "binding",
-        JSON(none_as_null=True),
-        nullable=False,
-        comment="its interface, device index, private address or device",
-    ),
-    comment="How the primary of an agent last had each target, for the next primary.",
-    **MYSQL_OPTIONS,
-)
-
-
 spot_interruption_events = Table(
     "spot_interruption_events",
     metadata,

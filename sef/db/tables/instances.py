@@ -94,20 +94,6 @@ agent_instances = Table(
 )
 
 
-# EC2 shows an ended instance without its network, so the last look at a running one is kept.
-primary_places = Table(
-    "primary_places",
-    metadata,
-    agent_id(primary_key=True),
-    Column("instance_id", String(INSTANCE_ID_LENGTH), nullable=False),
-    Column("configuration", JSON, nullable=False, comment="how to launch an instance like it"),
-    Column("bindings", JSON, nullable=False, comment="where each cutover target can follow"),
-    Column("seen_at", Instant, nullable=False, comment="time of the look that changed the row"),
-    comment="Launch parameters and network of each primary, as last seen.",
-    **MYSQL_OPTIONS,
-)
-
-
 replica_instances = Table(
     "replica_instances",
     metadata,
@@ -297,21 +283,6 @@ ordered_ends = Table(
     agent_id(nullable=False),
     Column("ordered_at", Instant, nullable=False),
     comment="Instances that SEF is to terminate although they hold targets.",
-    **MYSQL_OPTIONS,
-)
-
-
-# A row outlives its target: the data of a target that was given up must not die with an instance.
-named_devices = Table(
-    "named_devices",
-    metadata,
-    Column("resource_id", String(40), primary_key=True),
-    agent_id(nullable=False),
-    Column("dropped_at", Instant, comment="time when it was no longer a target; NULL: it is one"),
-    Column("due_at", Instant, comment="next look at its DeleteOnTermination; NULL: none"),
-    Index("named_devices_due", "due_at"),
-    Index("named_devices_agent", "agent_id"),
-    comment="Volumes and network interfaces that are or were cutover targets.",
     **MYSQL_OPTIONS,
 )
 
