@@ -138,6 +138,7 @@ def judge_all(
     now: datetime,
     ended: Collection[str] = (),
 ) -> dict[str, Verdict]:
+    """Return the verdict on each instance; those of `ended` have ended since they were listed."""
     listed = [
         Listed(
             instance.id,
