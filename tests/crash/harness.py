@@ -279,9 +279,22 @@ class Story:
         return {"spot_price": 0.05, "pool_id": POOL, "timestamp": self._began - seconds_ago}
 
     def adopt(self, instance_id: str, role: str) -> None:
-        """Adopt an instance; a repeat after a crash changes nothing."""
+        """Adopt an instance; a repeat changes nothing, and is refused once the instance ended."""
+
+        def is_ending() -> bool:
+            def has(table: str, *statuses: str) -> bool:
+                rows = [r for r in self.rows(table) if r.instance_id == instance_id]
+                return any(not statuses or row.status in statuses for row in rows)
+
+            if self.world.state(instance_id) not in ALIVE:
+                return True
+            if has("retirements"):
+                return has("ordered_ends")
+            return has("replica_instances", "releasing", "terminated")
+
         body = {"instance_id": instance_id, "role": role}
-        self._ask("POST", "/adopt", lambda: False, json=body)
+        had_effect = is_ending if role == "surplus" else lambda: False
+        self._ask("POST", "/adopt", had_effect, json=body)
 
     def launch_orphans(self, count: int, attempt: str = "orphan-1") -> list[str]:
         """Launch instances with SEF's tags that no row refers to, and make them look old."""

@@ -199,7 +199,7 @@ def test_a_loss_is_told_after_a_recommendation(world: World) -> None:
 
 
 OBSTACLES: list[tuple[tuple[str, ...], int]] = [
-    ((REFUSED,) * 50, 1),
+    ((REFUSED,) * 15, 1),
     ((REFUSED, NO_KEY), 2),
     ((REFUSED, NO_KEY, REFUSED, NO_KEY), 2),
     ((REFUSED, "", REFUSED), 2),
@@ -237,7 +237,7 @@ def test_each_obstacle_of_an_incident_is_told_once(
 
 
 @ONCE
-@pytest.mark.parametrize(("codes", "messages"), OBSTACLES)
+@pytest.mark.parametrize(("codes", "messages"), OBSTACLES[-2:])
 def test_each_obstacle_of_a_manual_standby_is_told_once(
     world: World, codes: tuple[str, ...], messages: int
 ) -> None:

@@ -18,7 +18,7 @@ from sef.web.fleet import fleet_blueprint
 from sef.web.prices import prices_blueprint
 from smart_emergency_fallback import SmartEmergencyFallback, integrate_with_backend
 from tests.commands.in_process import invoke
-from tests.harness import POOL, REBALANCE, TERMINATION, World
+from tests.harness import ONCE, POOL, REBALANCE, TERMINATION, World
 
 LAST = datetime.max.replace(tzinfo=UTC)
 FIRST = datetime.min.replace(tzinfo=UTC)
@@ -125,6 +125,7 @@ def works_on(world: World, sef: SmartEmergencyFallback) -> None:
 # The façade
 
 
+@ONCE
 @pytest.mark.parametrize("signal_type", [REBALANCE, TERMINATION])
 def test_a_signal(world: World, sef: SmartEmergencyFallback, signal_type: str) -> None:
     primary = world.agent().instance_id

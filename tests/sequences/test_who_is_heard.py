@@ -368,7 +368,7 @@ def test_a_rebooted_primary_is_not_replaced(world: World) -> None:
     assert world.rows("incidents") == []
 
 
-@pytest.mark.parametrize("every", [60, 300])
+@pytest.mark.parametrize("every", [300])
 @pytest.mark.parametrize("timed", ["without a time", "with the time of the call", "once announced"])
 @ONCE
 def test_a_repeated_recommendation_does_not_keep_a_standby_for_ever(
