@@ -63,22 +63,6 @@ def test_agents_of_one_zone_and_group_share_calls(world: World) -> None:
 
 
 @ONCE
-def test_agents_of_one_zone_move_at_the_rate_of_route_53(world: World) -> None:
-    """Nothing limits SEF's pace in advance: it learns the rate from the refusals."""
-    sef = world.sef()
-    fleet = Fleet(world, sef, 5, "dns")
-    world.simulation.set_options(route53_per_second=5, route53_change_seconds=0.3)
-    fleet.name_new_primaries()
-    for _ in range(60):  # the simulated Route 53 refuses by the real clock
-        world.settle(sef, 5)
-        if {row.status for row in world.rows("cutovers", None)} == {"done"}:
-            break
-    world.simulation.set_options(route53_per_second=0, route53_change_seconds=0)
-    assert fleet.moved() == fleet.agents
-    assert [e for e in world.rows("system_events", None) if e.event_type == "operator_needed"] == []
-
-
-@ONCE
 def test_record_that_changes_meanwhile_does_not_stop_the_others(world: World) -> None:
     fleet: list[Fleet] = []
 
