@@ -27,7 +27,8 @@ class LaunchCall:
     Attributes:
         size: number of attempts that the call launches.
         calls: number of times the call was made, including one about to be made.
-        made_at: time of the latest call; None if the call is for one attempt.
+        made_at: time of the latest call; None if none was made, or if an attempt's own call was
+            made more than once.
     """
 
     client_token: str
@@ -40,7 +41,8 @@ class LaunchCall:
 def call_of(connection: Connection, attempt: Attempt) -> LaunchCall:
     """Return the call of an attempt: the batched call that it joined, or else its own."""
     if attempt.call_token is None:
-        return LaunchCall(attempt.client_token, attempt.parameters, 1, attempt.calls, None)
+        made_at = attempt.called_at if attempt.calls == 1 else None
+        return LaunchCall(attempt.client_token, attempt.parameters, 1, attempt.calls, made_at)
     columns = launch_calls.c
     row = connection.execute(
         select(

@@ -49,7 +49,10 @@ REPEATED_AFTER = timedelta(seconds=1)
 """Age of an attempt from which SEF assumes that its call was made before."""
 
 CALL_TIMEOUT = timedelta(seconds=3)
-"""Time that other workers wait before repeating a batched call themselves."""
+"""Time that other workers wait for an answer before they repeat a call themselves.
+
+A repetition before it answers launches nothing more, and uses up a request token.
+"""
 
 NOT_GRANTED = "NotGranted"
 """Error code of an attempt for which a batched call launched no instance."""

@@ -271,10 +271,30 @@ def test_a_crash_at_the_call_leaves_one_instance(world: World, moment: str) -> N
     assert len(world.tagged()) == (1 if moment == "after-call" else 0)
 
     sef = world.sef()
-    world.settle(sef, 1)
+    world.settle(sef, 3)
     assert [a.status for a in world.attempts()] == ["launched"]
     assert [i.client_token for i in world.tagged()] == [attempt.client_token]
     assert world.agent().instance_id == world.tagged()[0].id
+    world.check()
+
+
+@ONCE
+def test_a_second_worker_leaves_a_call_that_ec2_has_not_answered_yet(world: World) -> None:
+    """A repetition of the call would launch nothing more, but use up a request token."""
+    calls: list[str] = []
+
+    def call(params: Any, **_: Any) -> None:
+        calls.append(params["body"]["ClientToken"])
+        if len(calls) == 1:
+            second.reconcile()
+
+    second = world.sef(world.cloud("before-call.ec2.RunInstances", call))
+    first = world.sef(world.cloud("before-call.ec2.RunInstances", call))
+    world.primary(first)
+    assert world.signal(first, TERMINATION)["action"] == "promoted"
+    [attempt] = world.attempts()
+    assert calls == [attempt.client_token]
+    assert attempt.calls == 1
     world.check()
 
 
@@ -458,9 +478,9 @@ def test_a_database_lost_after_the_call_leaves_one_instance(
     with pytest.raises(Unavailable):
         world.signal(broken, REBALANCE)
     assert len(world.tagged()) == 1
-    world.settle(sef, 1)
+    world.settle(sef, 3)
     assert world.standby().instance_id == world.tagged()[0].id
-    assert world.standby().ready_at - world.standby().created_at == timedelta(seconds=1)
+    assert world.standby().ready_at - world.standby().created_at == timedelta(seconds=3)
     assert world.state(world.standby().instance_id) in ALIVE
     assert len(world.tagged()) == 1
     world.check()
