@@ -359,7 +359,7 @@ CREATE TABLE primary_places (
   agent_id VARCHAR(64) NOT NULL,
   instance_id VARCHAR(64) NOT NULL,
   configuration JSON NOT NULL COMMENT 'how to launch an instance like it',
-  bindings JSON NOT NULL COMMENT 'where each cutover target can follow',
+  constraints JSON NOT NULL COMMENT 'where each cutover target can follow',
   seen_at DATETIME(6) NOT NULL COMMENT 'time of the look that changed the row',
   PRIMARY KEY (agent_id)
 ) ENGINE=InnoDB CHARSET=utf8mb4 COMMENT='Launch parameters and network of each primary, as last seen.' COLLATE utf8mb4_bin;

@@ -6,7 +6,7 @@ change itself then shows the truth, and SEF gives the target back.
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
@@ -14,9 +14,12 @@ from sef.cloud.changes import RACED, Impossible
 from sef.cloud.clients import Clients
 from sef.cloud.errors import CloudError, translated
 from sef.cloud.placement import Interface, NetworkPlacement, Placements
+from sef.cloud.places import PlaceLookups, TypeLimits
 from sef.devices import is_listed, same_device
 
 log = logging.getLogger("sef")
+
+T = TypeVar("T")
 
 _DRY_RUN = "DryRunOperation"
 """Code of a call with DryRun that would have been allowed.
@@ -37,8 +40,7 @@ class Acceptance(Placements):
 
     def __init__(self, clients: Callable[[], Clients]) -> None:
         super().__init__(clients)
-        self._types: dict[str, Any] = {}
-        self._border_groups: dict[str, str] = {}
+        self._places = PlaceLookups(clients)
         self._unchecked: set[str] = set()
 
     def accepts_volume(
@@ -84,7 +86,7 @@ class Acceptance(Placements):
                 f"device index {device_index} of {place.instance_id} is in use by {other.id}; "
                 "name another device_index, or detach that interface"
             )
-        limit = self._limit(place.instance_type, "NetworkInfo", "MaximumNetworkInterfaces")
+        limit = self._limits(place).interfaces
         if limit is not None and len(place.interfaces) >= limit:
             raise Impossible(
                 f"{place.instance_id} has {len(place.interfaces)} network interfaces, and a "
@@ -99,7 +101,7 @@ class Acceptance(Placements):
 
     def accepts_private_ip(self, address: str, at: Interface, place: NetworkPlacement) -> None:
         """Check the limit of addresses. The call has no DryRun, so the rights are not checked."""
-        limit = self._limit(place.instance_type, "NetworkInfo", "Ipv4AddressesPerInterface")
+        limit = self._limits(place).addresses
         if limit is not None and len(at.addresses) >= limit:
             raise Impossible(
                 f"{at.id} of {place.instance_id} has {len(at.addresses)} private addresses, and an "
@@ -116,7 +118,8 @@ class Acceptance(Placements):
         https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_AssociateAddress.html
         """
         allocation_id, group = address["AllocationId"], address.get("NetworkBorderGroup")
-        own = self._border_group(place.zone) if group else None
+        groups = self._optional("DescribeAvailabilityZones", self._places.border_groups)
+        own = (groups or {}).get(place.zone)
         if group and own and group != own:
             raise Impossible(
                 f"{allocation_id} is of the network border group {group} and {place.instance_id} "
@@ -155,40 +158,18 @@ class Acceptance(Placements):
         interface is left out: the page has 28 for types for which DescribeInstanceTypes has 27.
         https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/volume_limits.html
         """
-        limit = self._limit(place.instance_type, "EbsInfo", "MaximumEbsAttachments")
-        described = self._types.get(place.instance_type) or {}
-        if limit is None or described.get("EbsInfo", {}).get("AttachmentLimitType") != "shared":
-            return limit
-        disks = described.get("InstanceStorageInfo", {}).get("Disks", [])
-        nvme = sum(int(disk.get("Count", 0)) for disk in disks)
-        return limit - (len(place.interfaces) - 1) - nvme
+        limits = self._limits(place)
+        if limits.volumes is None or not limits.shares_attachments:
+            return limits.volumes
+        return limits.volumes - (len(place.interfaces) - 1) - limits.local_disks
 
-    def _limit(self, instance_type: str, section: str, name: str) -> int | None:
-        if instance_type and instance_type not in self._types:
-            found = self._optional(
-                "DescribeInstanceTypes",
-                lambda: self._ec2.describe_instance_types(
-                    InstanceTypes=[instance_type]  # type: ignore[list-item]
-                )["InstanceTypes"],
-            )
-            if found:
-                self._types[instance_type] = found[0]
-        value = (self._types.get(instance_type) or {}).get(section, {}).get(name)
-        return None if value is None else int(value)
+    def _limits(self, place: NetworkPlacement) -> TypeLimits:
+        """Return the limits of an instance's type, as far as they are known."""
+        kind = place.instance_type
+        found = self._optional("DescribeInstanceTypes", lambda: self._places.limits([kind]))
+        return (found or {}).get(kind, TypeLimits())
 
-    def _border_group(self, zone: str) -> str | None:
-        if zone not in self._border_groups:
-            found = self._optional(
-                "DescribeAvailabilityZones",
-                lambda: self._ec2.describe_availability_zones(ZoneNames=[zone])[
-                    "AvailabilityZones"
-                ],
-            )
-            if found and found[0].get("NetworkBorderGroup"):
-                self._border_groups[zone] = found[0]["NetworkBorderGroup"]
-        return self._border_groups.get(zone)
-
-    def _optional(self, action: str, call: Callable[[], Any]) -> Any:
+    def _optional(self, action: str, call: Callable[[], T]) -> T | None:
         """Return the answer of a call; None, with one warning, if EC2 refuses it."""
         try:
             with translated():

@@ -37,7 +37,8 @@ class TypeLimits:
         interfaces: network interfaces on the first network card.
         addresses: private IPv4 addresses on each interface, the primary one included.
         volumes: EBS volumes, the root volume included.
-        shares_attachments: interfaces beyond the first count as volumes.
+        shares_attachments: interfaces beyond the first, and local disks, count as volumes.
+        local_disks: NVMe disks of the host.
         markets: `spot` and `on-demand`, as far as the type has them; empty: unknown.
     """
 
@@ -45,6 +46,7 @@ class TypeLimits:
     addresses: int | None = None
     volumes: int | None = None
     shares_attachments: bool = False
+    local_disks: int = 0
     markets: frozenset[str] = frozenset()
     architectures: frozenset[str] = frozenset()
     virtualizations: frozenset[str] = frozenset()
@@ -105,7 +107,7 @@ class PlaceLookups:
         group = self._constants("border group", [allocation_id], ask).get(allocation_id)
         if group is None:
             return None
-        groups = self._border_groups()
+        groups = self.border_groups()
         zones = frozenset(zone for zone, of_zone in groups.items() if of_zone == group)
         return zones or None
 
@@ -157,11 +159,9 @@ class PlaceLookups:
 
         return self._constants("offers of type", instance_types, ask)
 
-    @property
-    def _ec2(self) -> "EC2Client":
-        return self._clients().ec2
+    def border_groups(self) -> dict[str, str]:
+        """Return the network border group of each zone that EC2 shows."""
 
-    def _border_groups(self) -> dict[str, str]:
         def ask(_: list[str]) -> dict[str, dict[str, str]]:
             answer = self._ec2.describe_availability_zones()
             return {
@@ -173,6 +173,10 @@ class PlaceLookups:
             }
 
         return self._constants("border groups of zones", ["all"], ask)["all"]
+
+    @property
+    def _ec2(self) -> "EC2Client":
+        return self._clients().ec2
 
     def _zones_of_balancers(self, arns: list[str]) -> dict[str, frozenset[str]]:
         zones: dict[str, frozenset[str]] = {}
@@ -208,6 +212,7 @@ class PlaceLookups:
 def _limits(answer: "InstanceTypeInfoTypeDef") -> TypeLimits:
     network: Any = answer.get("NetworkInfo", {})
     disks: Any = answer.get("EbsInfo", {})
+    local: Any = answer.get("InstanceStorageInfo", {})
     cards = [c for c in network.get("NetworkCards", []) if c.get("NetworkCardIndex") == 0]
     # SEF attaches an interface to the first card.
     first = cards[0] if cards else network
@@ -216,6 +221,7 @@ def _limits(answer: "InstanceTypeInfoTypeDef") -> TypeLimits:
         network.get("Ipv4AddressesPerInterface"),
         disks.get("MaximumEbsAttachments"),
         disks.get("AttachmentLimitType") == "shared",
+        sum(int(disk.get("Count", 0)) for disk in local.get("Disks", [])),
         frozenset(answer.get("SupportedUsageClasses", [])),
         frozenset(answer.get("ProcessorInfo", {}).get("SupportedArchitectures", [])),
         frozenset(answer.get("SupportedVirtualizationTypes", [])),

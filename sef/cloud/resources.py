@@ -154,16 +154,6 @@ class Resources(HolderLookups):
         answer = self._ec2.describe_subnets(SubnetIds=sorted(subnet_ids))
         return {subnet["SubnetId"]: subnet["CidrBlock"] for subnet in answer["Subnets"]}
 
-    @translated()
-    def border_groups(self, zones: Collection[str]) -> dict[str, str]:
-        """Return the network border group of each zone that EC2 shows."""
-        answer = self._ec2.describe_availability_zones(ZoneNames=sorted(zones))
-        return {
-            zone["ZoneName"]: zone["NetworkBorderGroup"]
-            for zone in answer["AvailabilityZones"]
-            if zone.get("NetworkBorderGroup")
-        }
-
 
 def _instance_facts(instance: Any) -> InstanceFacts:
     mappings = [m for m in instance.get("BlockDeviceMappings", []) if m.get("Ebs")]

@@ -241,7 +241,7 @@ def test_refusal_for_good_is_told_at_once_and_a_race_is_not(
     world.simulation.clear_faults()
 
 
-# What PUT and the dry run say
+# Warnings of PUT and of the dry run
 
 
 def cname(zone: Zone) -> None:

@@ -65,7 +65,7 @@ class Loop(Calls):
                 return following
         return self._end(run)
 
-    # What SEF notices by itself
+    # Losses, and drills that are due
 
     def _detect(self, state: State) -> State:
         incident, primary = state.incident, state.machine(state.primary)

@@ -7,6 +7,18 @@ import pytest
 from tests.harness import ALIVE, ONCE, REBALANCE, TERMINATION, World
 
 
+def put_back_after_a_notice(world: World, sef: Any, instance_id: str, *, repeats: bool) -> None:
+    """Send a notice for an instance, name it as the primary, and let the loop work on."""
+    announced = world.clock()
+    world.signal(sef, TERMINATION, instance_id=instance_id, at=announced)
+    world.clock.advance(20)
+    sef.register_agent("a", {"instance_id": instance_id})
+    if repeats:
+        world.signal(sef, TERMINATION, instance_id=instance_id, at=announced)
+    for _ in range(4):
+        world.settle(sef, 10)
+
+
 @ONCE
 @pytest.mark.parametrize("repeats", [True, False])
 def test_a_primary_that_is_put_back_after_its_notice_is_replaced(
@@ -14,14 +26,7 @@ def test_a_primary_that_is_put_back_after_its_notice_is_replaced(
 ) -> None:
     sef = world.sef(probation_seconds=0)
     first = world.primary(sef)
-    announced = world.clock()
-    world.signal(sef, TERMINATION, instance_id=first, at=announced)
-    world.clock.advance(20)
-    sef.register_agent("a", {"instance_id": first})
-    if repeats:
-        world.signal(sef, TERMINATION, instance_id=first, at=announced)
-    for _ in range(4):
-        world.settle(sef, 10)
+    put_back_after_a_notice(world, sef, first, repeats=repeats)
     assert world.agent().instance_id != first
     assert world.state(str(world.agent().instance_id)) in ALIVE
 
@@ -59,14 +64,7 @@ def test_a_former_primary_that_is_put_back_after_a_notice_is_replaced(
     sef = world.sef(probation_seconds=0)
     world.primary(sef)
     first = replace(world, sef, how)
-    announced = world.clock()
-    world.signal(sef, TERMINATION, instance_id=first, at=announced)
-    world.clock.advance(20)
-    sef.register_agent("a", {"instance_id": first})
-    if repeats:
-        world.signal(sef, TERMINATION, instance_id=first, at=announced)
-    for _ in range(4):
-        world.settle(sef, 10)
+    put_back_after_a_notice(world, sef, first, repeats=repeats)
     assert world.agent().instance_id != first
     assert world.state(str(world.agent().instance_id)) in ALIVE
 

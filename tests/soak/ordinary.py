@@ -265,7 +265,7 @@ class OrdinaryEvents(RuleBasedStateMachine):
         self.world.clear()
         self._copy_database(self._copy, self._file)
         self.told = told
-        # What ended since, for whatever reason, ended without the knowledge of the restored rows.
+        # The restored rows do not know which instances have ended since the backup.
         instances = self.world.instances().values()
         self.taken |= {i.id for i in instances if i.state not in ALIVE | {"stopped"}}
         self.forgotten |= {i.tags[ATTEMPT_TAG] for i in instances if ATTEMPT_TAG in i.tags}

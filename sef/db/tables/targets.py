@@ -48,7 +48,7 @@ primary_places = Table(
     agent_id(primary_key=True),
     Column("instance_id", String(INSTANCE_ID_LENGTH), nullable=False),
     Column("configuration", JSON, nullable=False, comment="how to launch an instance like it"),
-    Column("bindings", JSON, nullable=False, comment="where each cutover target can follow"),
+    Column("constraints", JSON, nullable=False, comment="where each cutover target can follow"),
     Column("seen_at", Instant, nullable=False, comment="time of the look that changed the row"),
     comment="Launch parameters and network of each primary, as last seen.",
     **MYSQL_OPTIONS,

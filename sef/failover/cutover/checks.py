@@ -5,8 +5,8 @@ compared with the primary and with the standby that there is. A target without a
 at the primary gets a warning that says where it is.
 """
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ from sef.failover.cutover.refusals import refusals
 from sef.failover.cutover.rows import bindings_of, open_cutover
 from sef.failover.cutover.targets import Targets
 from sef.failover.cutover.traffic_checks import check_group, check_record
-from sef.failover.cutover.traffic_memory import Binding, store
+from sef.failover.cutover.traffic_memory import TrafficBinding, store
 from sef.failover.cutover.where import describe_place
 from sef.terms import StepKind, parse_pool
 
@@ -51,7 +51,7 @@ class TargetCheck:
     zones: Mapping[str, str] = field(default_factory=dict)
     holders: Mapping[str, frozenset[str]] = field(default_factory=dict)
     stuck: frozenset[str] = frozenset()
-    bindings: tuple[Binding, ...] = ()
+    bindings: tuple[TrafficBinding, ...] = ()
 
     def in_pool(self, pool_id: str | None) -> list[str]:
         """Return the warnings for a primary in a pool."""
@@ -84,7 +84,7 @@ class _Notes:
     places: Sequence[Place]
     zones: dict[str, str] = field(default_factory=dict)
     holders: dict[str, frozenset[str]] = field(default_factory=dict)
-    bindings: list[Binding] = field(default_factory=list)
+    bindings: list[TrafficBinding] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     """Warnings that do not keep a target from following."""
     shared: list[tuple[str, str]] = field(default_factory=list)
@@ -228,19 +228,11 @@ def _look_at_address(ctx: Context, notes: _Notes, name: str, allocation_id: str)
     if address.interface_id is not None:
         key = f"network_interface {address.interface_id}"
         notes.shared.append((key, f"{allocation_id} is on {address.interface_id}"))
-    zones = {place.instance.zone for place in notes.places}
-    group = address.border_group
     groups: Mapping[str, str] = {}
-    if group and any(not re.fullmatch(rf"{re.escape(group)}[a-z]", zone) for zone in zones):
-        groups = _border_groups(ctx, zones)
+    if address.border_group is not None:
+        with suppress(CloudError):  # without the right to ask, the switch will show it
+            groups = ctx.places.border_groups()
     return list(address_problems(address, interface, notes.places, groups))
-
-
-def _border_groups(ctx: Context, zones: set[str]) -> Mapping[str, str]:
-    try:
-        return ctx.attachments.border_groups(zones)
-    except CloudError:
-        return {}  # without the right to ask, the switch will show it
 
 
 def _look_at_volume(

@@ -12,7 +12,7 @@ from sef.failover.cutover.events import describe_nothing_to_do
 from sef.failover.cutover.inspection import DueStep
 from sef.failover.cutover.record import Result
 from sef.failover.cutover.run import unsuccessful
-from sef.failover.cutover.traffic_memory import Binding, binding_of
+from sef.failover.cutover.traffic_memory import TrafficBinding, binding_of
 from sef.failover.cutover.traffic_rules import (
     Port,
     leaving,
@@ -141,7 +141,7 @@ class GroupRound:
         if self._kind is StepKind.REGISTER:
             ports |= self._wanted(due)
         known = tuple(sorted(port for port in ports if port is not None))
-        binding = Binding(self._arn, new, ports=known) if known else None
+        binding = TrafficBinding(self._arn, new, ports=known) if known else None
         return Result(message, StepStatus.DONE, is_change=is_change, binding=binding)
 
 

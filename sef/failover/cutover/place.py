@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
+class Constraint:
     """The places in which one target can follow. None: it does not restrict them.
 
     Attributes:
@@ -51,23 +51,23 @@ class Binding:
         return asdict(self) | {"zones": None if self.zones is None else sorted(self.zones)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Binding":
+    def from_json(cls, value: Mapping[str, Any]) -> "Constraint":
         zones = value["zones"]
         zones = None if zones is None else frozenset(zones)
         return cls(value["target"], value["place"], zones, value["subnet"], value["vpc"])
 
 
-def is_possible(bindings: Sequence[Binding]) -> bool:
+def is_possible(constraints: Sequence[Constraint]) -> bool:
     """Return False if no place at all can have every target."""
-    zones = [binding.zones for binding in bindings if binding.zones is not None]
-    subnets = {binding.subnet for binding in bindings if binding.subnet is not None}
-    vpcs = {binding.vpc for binding in bindings if binding.vpc is not None}
+    zones = [constraint.zones for constraint in constraints if constraint.zones is not None]
+    subnets = {constraint.subnet for constraint in constraints if constraint.subnet is not None}
+    vpcs = {constraint.vpc for constraint in constraints if constraint.vpc is not None}
     has_zone = not zones or bool(frozenset.intersection(*zones))
     return has_zone and len(subnets) <= 1 and len(vpcs) <= 1
 
 
 def subnets_for(
-    network: "Network", bindings: Sequence[Binding], *, public: bool, ipv6: bool
+    network: "Network", constraints: Sequence[Constraint], *, public: bool, ipv6: bool
 ) -> dict[str, str]:
     """Return the subnet to launch in, by zone.
 
@@ -82,7 +82,7 @@ def subnets_for(
     wants_public = own.gives_public if own is not None and not public else public
 
     def order(subnet: "Subnet") -> tuple[int, bool, bool, bool, bool, int]:
-        allowed = sum(b.allows(subnet.zone, subnet.id, network.vpc) for b in bindings)
+        allowed = sum(one.allows(subnet.zone, subnet.id, network.vpc) for one in constraints)
         is_own = subnet.id == network.own
         return (
             allowed,
@@ -97,10 +97,10 @@ def subnets_for(
 
 
 def left_behind(
-    bindings: Sequence[Binding], zone: str, subnet: str | None, vpc: str | None
+    constraints: Sequence[Constraint], zone: str, subnet: str | None, vpc: str | None
 ) -> list[str]:
     """Return the targets that cannot follow an instance to a place."""
-    return [b.target for b in bindings if not b.allows(zone, subnet, vpc)]
+    return [one.target for one in constraints if not one.allows(zone, subnet, vpc)]
 
 
 def beyond_limits(targets: Targets | None, limits: "TypeLimits | None") -> list[str]:
@@ -127,7 +127,7 @@ def beyond_limits(targets: Targets | None, limits: "TypeLimits | None") -> list[
 
 
 def may_launch_away(
-    setting: LaunchAway, bindings: Sequence[Binding], *, is_emergency: bool
+    setting: LaunchAway, constraints: Sequence[Constraint], *, is_emergency: bool
 ) -> bool:
     """Return True if an instance may be launched where a target cannot follow.
 
@@ -135,4 +135,4 @@ def may_launch_away(
     """
     if setting == LaunchAway.ALWAYS or (setting == LaunchAway.EMERGENCY and is_emergency):
         return True
-    return not is_possible(bindings)
+    return not is_possible(constraints)

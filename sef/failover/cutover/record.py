@@ -22,7 +22,7 @@ from sef.failover.cutover.rows import (
     steps_of,
 )
 from sef.failover.cutover.taken import Taken
-from sef.failover.cutover.traffic_memory import Binding, remember
+from sef.failover.cutover.traffic_memory import TrafficBinding, remember
 from sef.failover.cutover.wish import reopen
 from sef.notifications.events import Severity
 from sef.terms import CutoverStatus, StepKind, StepStatus
@@ -53,7 +53,7 @@ class Result:
     """AWS throttled the attempt: the step is only slow, until a deadline is near."""
     is_waiting: bool = False
     """The step waits on purpose, and does not time out."""
-    binding: "Binding | None" = None
+    binding: "TrafficBinding | None" = None
     """Ports or addresses of the target at the new primary, to be remembered."""
     is_change: bool = False
     """A change was made; False: there was nothing to do, or it failed."""

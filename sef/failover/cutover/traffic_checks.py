@@ -14,7 +14,7 @@ from sef.cloud.traffic import group_name
 from sef.context import Context
 from sef.db.tables import replica_instances
 from sef.failover.cutover.traffic_memory import (
-    Binding,
+    TrafficBinding,
     binding_of,
     group_binding,
     record_binding,
@@ -31,7 +31,7 @@ class TrafficCheck:
     """The obstacles to a target that follows the primary, and its bindings at the primary now."""
 
     warnings: Sequence[str] = ()
-    bindings: Sequence[Binding] = ()
+    bindings: Sequence[TrafficBinding] = ()
 
 
 def check_group(ctx: Context, agent: Agent, arn: str) -> TrafficCheck:

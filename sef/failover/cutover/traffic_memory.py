@@ -22,7 +22,7 @@ from sef.db.tables import traffic_bindings
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
+class TrafficBinding:
     """The ports or the addresses at which a target is bound at an instance.
 
     Attributes:
@@ -43,7 +43,7 @@ def record_key(dns: Any) -> str:
 
 
 def remember(
-    connection: Connection, agent_id: str, bindings: Sequence[Binding], now: datetime
+    connection: Connection, agent_id: str, bindings: Sequence[TrafficBinding], now: datetime
 ) -> None:
     """Store how targets of an agent are bound; one binding for each target, the last one."""
     rows = [
@@ -60,13 +60,13 @@ def remember(
     upsert(connection, traffic_bindings, rows)
 
 
-def binding_of(connection: Connection, agent_id: str, target: str) -> Binding | None:
+def binding_of(connection: Connection, agent_id: str, target: str) -> TrafficBinding | None:
     """Return how a target was bound when it was seen last; None if it never was."""
     key = {"agent_id": agent_id, "target": target}
     row = rows_where(connection, traffic_bindings, key).one_or_none()
     if row is None:
         return None
-    return Binding(target, row.instance_id, tuple(row.ports), tuple(row.addresses))
+    return TrafficBinding(target, row.instance_id, tuple(row.ports), tuple(row.addresses))
 
 
 def remember_traffic(ctx: Context, agent: Agent) -> None:
@@ -75,7 +75,7 @@ def remember_traffic(ctx: Context, agent: Agent) -> None:
     A target that AWS does not show now keeps its last binding: the next look comes.
     """
     dns = (agent.cutover or {}).get("dns")
-    seen: list[Binding] = []
+    seen: list[TrafficBinding] = []
     for group in (agent.cutover or {}).get("target_groups", []):
         try:
             seen += group_binding(ctx, agent, group["arn"])
@@ -91,7 +91,7 @@ def remember_traffic(ctx: Context, agent: Agent) -> None:
     store(ctx, agent, seen)
 
 
-def group_binding(ctx: Context, agent: Agent, arn: str) -> list[Binding]:
+def group_binding(ctx: Context, agent: Agent, arn: str) -> list[TrafficBinding]:
     """Return the ports of the primary in a target group; nothing if it has none.
 
     Raises:
@@ -100,10 +100,12 @@ def group_binding(ctx: Context, agent: Agent, arn: str) -> list[Binding]:
     targets = ctx.traffic.targets(arn)
     ports = {t.port for t in targets if t.instance_id == agent.instance_id and t.is_registered}
     known = tuple(sorted(port for port in ports if port is not None))
-    return [Binding(arn, str(agent.instance_id), ports=known)] if known else []
+    return [TrafficBinding(arn, str(agent.instance_id), ports=known)] if known else []
 
 
-def record_binding(ctx: Context, agent: Agent, dns: Any, values: Collection[str]) -> list[Binding]:
+def record_binding(
+    ctx: Context, agent: Agent, dns: Any, values: Collection[str]
+) -> list[TrafficBinding]:
     """Return the addresses of the primary, if one of them is a value of the record.
 
     Raises:
@@ -114,10 +116,12 @@ def record_binding(ctx: Context, agent: Agent, dns: Any, values: Collection[str]
     shown = ctx.attachments.shown([agent.instance_id]).get(agent.instance_id)
     if shown is None or not shown.addresses & set(values):
         return []
-    return [Binding(record_key(dns), agent.instance_id, addresses=tuple(sorted(shown.addresses)))]
+    return [
+        TrafficBinding(record_key(dns), agent.instance_id, addresses=tuple(sorted(shown.addresses)))
+    ]
 
 
-def store(ctx: Context, agent: Agent, bindings: Sequence[Binding]) -> None:
+def store(ctx: Context, agent: Agent, bindings: Sequence[TrafficBinding]) -> None:
     """Store bindings that were seen at the primary of an agent, in a transaction of their own."""
     if bindings:
         ctx.database.write(remember, agent.id, bindings, ctx.clock())

@@ -14,7 +14,7 @@ from sef.failover.cutover.guard import presses, refuse_unrelated
 from sef.failover.cutover.inspection import DueStep
 from sef.failover.cutover.record import Result
 from sef.failover.cutover.run import unsuccessful
-from sef.failover.cutover.traffic_memory import Binding, binding_of, record_key
+from sef.failover.cutover.traffic_memory import TrafficBinding, binding_of, record_key
 from sef.failover.cutover.traffic_rules import values_with
 from sef.terms import StepStatus
 
@@ -124,7 +124,7 @@ class ZoneRound:
     def _done(self, due: DueStep, message: str) -> Result:
         new = due.cutover.new_instance_id
         shown: ShownInstance = self._shown[new]
-        binding = Binding(
+        binding = TrafficBinding(
             record_key(due.step.target), new, addresses=tuple(sorted(shown.addresses))
         )
         return Result(message, StepStatus.DONE, binding=binding)

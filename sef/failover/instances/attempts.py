@@ -29,10 +29,19 @@ from sqlalchemy import (
 
 from sef.db.database import VersionConflict
 from sef.db.tables import incidents, launch_attempts, launch_calls, replica_instances
-from sef.terms import LOSING, Goal, Market
+from sef.terms import LOSING, Goal, Market, ReplicaStatus
 
 IS_EMERGENCY = and_(incidents.c.goal == Goal.SWITCH, incidents.c.kind.in_(LOSING))
 """Condition that an instance is being lost, or is lost, and has to be replaced."""
+
+MAY_SERVE = and_(
+    launch_attempts.c.status == "launched",
+    replica_instances.c.instance_id == launch_attempts.c.instance_id,
+    replica_instances.c.status.in_(
+        [ReplicaStatus.LAUNCHING, ReplicaStatus.READY, ReplicaStatus.PROMOTED]
+    ),
+)
+"""Condition that the instance of an attempt serves, or is to serve."""
 
 _WAITING_AGENT = func.coalesce(
     replica_instances.c.live_agent_id, replica_instances.c.relief_agent_id

@@ -15,8 +15,9 @@ from sef.cloud.bounded import within
 from sef.cloud.errors import NOT_FOUND, CloudError, Remedy
 from sef.context import Context
 from sef.db.tables import launch_attempts, replica_instances
+from sef.failover.instances.attempts import MAY_SERVE
 from sef.notifications.events import Event, write_once
-from sef.terms import NotificationKind, ReplicaStatus
+from sef.terms import NotificationKind
 
 PATIENCE = 2.0
 """Maximum time that a standby waits for its attributes, in seconds; a later pass sets them."""
@@ -32,11 +33,7 @@ _UNSET = (
     .where(
         launch_attempts.c.attributes.is_not(None),
         launch_attempts.c.attributes_set_at.is_(None),
-        launch_attempts.c.status == "launched",
-        replica_instances.c.instance_id == launch_attempts.c.instance_id,
-        replica_instances.c.status.in_(
-            [ReplicaStatus.LAUNCHING, ReplicaStatus.READY, ReplicaStatus.PROMOTED]
-        ),
+        MAY_SERVE,
     )
 )
 _UNSET_OF_AGENT = _UNSET.where(replica_instances.c.agent_id == bindparam("agent"))

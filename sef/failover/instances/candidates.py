@@ -15,7 +15,7 @@ from sef.cloud.likeness import LaunchConfiguration
 from sef.context import Context
 from sef.errors import Refused
 from sef.failover.cutover.place import (
-    Binding,
+    Constraint,
     beyond_limits,
     left_behind,
     may_launch_away,
@@ -30,7 +30,7 @@ from sef.failover.instances.known_places import KnownPlace, read_known_place, re
 from sef.failover.instances.place_facts import (
     PlaceFacts,
     look_at_places,
-    stored_bindings,
+    stored_constraints,
     wants_public_address,
 )
 from sef.failover.instances.pool_rules import unusable_markets, unusable_pools
@@ -60,7 +60,7 @@ class LaunchOptions:
         source: parameters of a new instance, without pool and market.
         pools: the pools in which a standby may be launched.
         prices: current spot price by pool id; pools without an entry have an unknown price.
-        bindings: the places to which the agent's cutover targets are bound.
+        constraints: the places to which the agent's cutover targets are bound.
         left_behind: the targets that cannot follow, by pool id.
         unusable: reason for each configured pool that is not in `pools`.
         no_market: pools, with their market, that their instance type does not have.
@@ -70,17 +70,17 @@ class LaunchOptions:
     source: LaunchConfiguration
     pools: Sequence[Pool]
     prices: Mapping[str, Decimal]
-    bindings: Sequence[Binding] = ()
+    constraints: Sequence[Constraint] = ()
     left_behind: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unusable: Mapping[Pool, str] = field(default_factory=dict)
     no_market: Collection[tuple[str, Market]] = ()
     primary: LaunchConfiguration | None = None
 
-    def elsewhere(self, binding: Binding) -> Collection[Pool]:
+    def elsewhere(self, constraint: Constraint) -> Collection[Pool]:
         """Return the pools that a target cannot follow to because of their place."""
         vpc = self.source.network.vpc if self.source.network else None
         subnets = self.source.subnets
-        return {p for p in self.pools if not binding.allows(p.zone, subnets.get(p.zone), vpc)}
+        return {p for p in self.pools if not constraint.allows(p.zone, subnets.get(p.zone), vpc)}
 
     def untried(self, *, away: bool) -> str:
         """Return the pools that are not tried, with the reasons, as the end of a sentence."""
@@ -128,7 +128,7 @@ def launch_options(ctx: Context, agent: Agent, *, is_emergency: bool = False) ->
         return look_at_places(ctx, targets, configuration, pools, known, is_emergency)
 
     if is_emergency:
-        facts = within(PATIENCE, look, PlaceFacts(stored_bindings(targets, known)))
+        facts = within(PATIENCE, look, PlaceFacts(stored_constraints(targets, known)))
     else:
         facts = look()
     return options_at(targets, configuration, pools, prices, facts, primary)
@@ -155,7 +155,7 @@ def options_at(
     if network is not None:
         subnets = subnets_for(
             network,
-            facts.bindings,
+            facts.constraints,
             public=source.wants_public_address or wants_public_address(targets),
             ipv6=source.image.needs_ipv6,
         )
@@ -164,7 +164,7 @@ def options_at(
     left = {
         str(pool): [
             *left_behind(
-                facts.bindings,
+                facts.constraints,
                 pool.zone,
                 source.subnets.get(pool.zone),
                 network.vpc if network else None,
@@ -177,7 +177,7 @@ def options_at(
         source,
         [pool for pool in pools if pool not in unusable],
         prices,
-        facts.bindings,
+        facts.constraints,
         left,
         unusable,
         unusable_markets(pools, facts.limits),
@@ -256,14 +256,16 @@ def remember_options(
     primary = options.primary
     if agent.instance_id is None or primary is None or primary.network is None:
         return False
-    return remember_place(connection, agent.id, agent.instance_id, primary, options.bindings, now)
+    return remember_place(
+        connection, agent.id, agent.instance_id, primary, options.constraints, now
+    )
 
 
 def may_leave_targets(ctx: Context, options: LaunchOptions, incident: Incident | None) -> bool:
     """Return True if a standby may be launched where a target cannot follow."""
     is_emergency = incident is not None and incident.is_emergency
     setting = ctx.settings.launch_away_from_targets
-    return may_launch_away(setting, options.bindings, is_emergency=is_emergency)
+    return may_launch_away(setting, options.constraints, is_emergency=is_emergency)
 
 
 def _like_primary(ctx: Context, agent: Agent, known: KnownPlace) -> LaunchConfiguration | None:

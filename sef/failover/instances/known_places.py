@@ -15,7 +15,7 @@ from sef.agents import read_agent
 from sef.cloud.likeness import LaunchConfiguration
 from sef.db.statements import rows_where, upsert
 from sef.db.tables import primary_places
-from sef.failover.cutover.place import Binding
+from sef.failover.cutover.place import Constraint
 from sef.failover.standbys.rows import replica_of_instance
 
 
@@ -25,11 +25,11 @@ class KnownPlace:
 
     Attributes:
         configuration: None: nothing that fits the present primary was seen.
-        bindings: the bindings of targets, by target.
+        constraints: the constraints of targets, by target.
     """
 
     configuration: LaunchConfiguration | None = None
-    bindings: Mapping[str, Binding] = field(default_factory=dict)
+    constraints: Mapping[str, Constraint] = field(default_factory=dict)
 
 
 def read_known_place(connection: Connection, agent_id: str, instance_id: str | None) -> KnownPlace:
@@ -37,14 +37,14 @@ def read_known_place(connection: Connection, agent_id: str, instance_id: str | N
     row = rows_where(connection, primary_places, {"agent_id": agent_id}).one_or_none()
     if row is None:
         return KnownPlace()
-    bindings = [Binding.from_json(value) for value in row.bindings]
+    constraints = [Constraint.from_json(value) for value in row.constraints]
     fits = row.instance_id == instance_id or (
         # SEF launched it like the instance that was seen.
         instance_id is not None and replica_of_instance(connection, instance_id) is not None
     )
     return KnownPlace(
         LaunchConfiguration.from_json(row.configuration) if fits and row.configuration else None,
-        {binding.target: binding for binding in bindings},
+        {constraint.target: constraint for constraint in constraints},
     )
 
 
@@ -53,7 +53,7 @@ def remember_place(
     agent_id: str,
     instance_id: str,
     configuration: LaunchConfiguration,
-    bindings: Sequence[Binding],
+    constraints: Sequence[Constraint],
     now: datetime,
 ) -> bool:
     """Store what was seen of a primary; return False if it is stored, or no longer the primary.
@@ -66,7 +66,7 @@ def remember_place(
     values = {
         "instance_id": instance_id,
         "configuration": _plain(configuration.to_json()),
-        "bindings": [binding.to_json() for binding in bindings],
+        "constraints": [constraint.to_json() for constraint in constraints],
     }
     row = rows_where(connection, primary_places, {"agent_id": agent_id}).one_or_none()
     if row is not None and values == {name: row._mapping[name] for name in values}:

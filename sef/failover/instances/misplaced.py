@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from sef.agents import read_agent
-from sef.failover.cutover.place import Binding, left_behind
+from sef.failover.cutover.place import Constraint, left_behind
 from sef.failover.incidents.rows import open_incident
 from sef.failover.instances.attempts import attempts_of
 from sef.failover.instances.candidates import LaunchOptions
@@ -61,9 +61,9 @@ def _left(options: LaunchOptions, zone: str, subnet: str | None) -> list[str]:
     network = options.source.network
     vpc = network.vpc if network else None
     if subnet is not None:
-        return left_behind(options.bindings, zone, subnet, vpc)
+        return left_behind(options.constraints, zone, subnet, vpc)
     # Launched by zone: its subnet is not known, and only the zones are compared.
-    by_zone = [Binding(b.target, b.place, b.zones) for b in options.bindings]
+    by_zone = [Constraint(b.target, b.place, b.zones) for b in options.constraints]
     return left_behind(by_zone, zone, None, vpc)
 
 

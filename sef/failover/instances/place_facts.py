@@ -8,8 +8,8 @@ from sef.cloud.errors import CloudError
 from sef.cloud.likeness import LaunchConfiguration
 from sef.cloud.places import TypeLimits
 from sef.context import Context
-from sef.failover.cutover.bindings_of_place import bindings_of, route_name
-from sef.failover.cutover.place import Binding
+from sef.failover.cutover.place import Constraint
+from sef.failover.cutover.place_constraints import constraints_of, route_name
 from sef.failover.cutover.targets import Targets
 from sef.failover.instances.known_places import KnownPlace
 from sef.terms import Pool
@@ -29,7 +29,7 @@ class PlaceFacts:
         offered: zones by instance type.
     """
 
-    bindings: Sequence[Binding] = ()
+    constraints: Sequence[Constraint] = ()
     limits: Mapping[str, TypeLimits] = field(default_factory=dict)
     offered: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
@@ -45,9 +45,9 @@ def look_at_places(
     """Ask AWS for the facts. Errors of AWS leave them out: a standby is needed all the same.
 
     Args:
-        only_missing: do not ask about targets whose binding is known.
+        only_missing: do not ask about targets whose constraint is known.
     """
-    bindings = bindings_of(ctx, targets, source, known.bindings, only_missing=only_missing)
+    constraints = constraints_of(ctx, targets, source, known.constraints, only_missing=only_missing)
     types = {pool.instance_type for pool in pools}
     has_limits = any(name in (targets or {}) for name in LIMITED)
     asked = types if has_limits or types != {source.instance_type} else set()
@@ -56,17 +56,17 @@ def look_at_places(
     offered = _unless_refused(
         lambda: ctx.places.offered_in({pool.instance_type for pool in others})
     )
-    return PlaceFacts(bindings, limits, offered)
+    return PlaceFacts(constraints, limits, offered)
 
 
-def stored_bindings(targets: Targets | None, known: KnownPlace) -> Sequence[Binding]:
-    """Return the stored bindings of the present targets."""
+def stored_constraints(targets: Targets | None, known: KnownPlace) -> Sequence[Constraint]:
+    """Return the stored constraints of the present targets."""
     names = set(target_names(targets))
-    return [binding for name, binding in known.bindings.items() if name in names]
+    return [constraint for name, constraint in known.constraints.items() if name in names]
 
 
 def target_names(targets: Targets | None) -> Sequence[str]:
-    """Return the names that the bindings of these targets have."""
+    """Return the names that the constraints of these targets have."""
     targets = targets or {}
     single = [f"{name} {targets[name]}" for name in ("elastic_ip", "private_ip") if name in targets]
     interface = targets.get("network_interface")

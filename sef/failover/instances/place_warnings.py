@@ -99,8 +99,8 @@ def place_warnings(
         avoid: the pool of the primary, which is never tried for spot.
     """
     warnings = list(options.source.gaps)
-    if not is_possible(options.bindings):
-        restricted = [b for b in options.bindings if b.is_restricted]
+    if not is_possible(options.constraints):
+        restricted = [b for b in options.constraints if b.is_restricted]
         places = "; ".join(f"{b.target} only to {b.place}" for b in restricted)
         warnings.append(
             f"no instance can have all cutover targets: {places}. SEF leaves as few behind as "
@@ -110,7 +110,7 @@ def place_warnings(
         warnings += _of_listed_pools(options, setting)
     is_bound = any(options.left_behind.values())
     if is_bound and not _suitable(options, avoid):
-        places = ", ".join(dict.fromkeys(b.place for b in options.bindings if b.is_restricted))
+        places = ", ".join(dict.fromkeys(b.place for b in options.constraints if b.is_restricted))
         when = WHEN[setting]
         warnings.append(
             f"no spot pool but the primary's own is where every cutover target can follow "
@@ -123,13 +123,15 @@ def place_warnings(
 def _of_listed_pools(options: LaunchOptions, setting: LaunchAway) -> Iterator[str]:
     for pool, reason in sorted(options.unusable.items()):
         yield f"SEF never launches in {pool}: {reason}"
-    places = {binding.target: binding for binding in options.bindings}
+    places = {constraint.target: constraint for constraint in options.constraints}
     pools_of: dict[tuple[str, str], list[str]] = {}
     for pool in options.pools:
         for target in options.left_behind.get(str(pool), ()):
-            binding = places.get(target)
-            is_elsewhere = binding is not None and pool in options.elsewhere(binding)
-            reason = f"can follow only to {binding.place}" if is_elsewhere and binding else _BEYOND
+            constraint = places.get(target)
+            is_elsewhere = constraint is not None and pool in options.elsewhere(constraint)
+            reason = (
+                f"can follow only to {constraint.place}" if is_elsewhere and constraint else _BEYOND
+            )
             pools_of.setdefault((target, reason), []).append(str(pool))
     for (target, reason), pools in pools_of.items():
         yield (

@@ -30,6 +30,7 @@ from sef.db.tables import launch_attempts, replica_instances
 from sef.failover.incidents.rows import Incident
 from sef.failover.instances import calls, rate_limit
 from sef.failover.instances.attempts import (
+    MAY_SERVE,
     Attempt,
     cancel_unsent_in_pool,
     close_attempt,
@@ -68,11 +69,7 @@ _UNTAGGED = (
     .where(
         launch_attempts.c.call_token.is_not(None),
         launch_attempts.c.tagged_at.is_(None),
-        launch_attempts.c.status == "launched",
-        replica_instances.c.instance_id == launch_attempts.c.instance_id,
-        replica_instances.c.status.in_(
-            [ReplicaStatus.LAUNCHING, ReplicaStatus.READY, ReplicaStatus.PROMOTED]
-        ),
+        MAY_SERVE,
     )
 )
 _UNTAGGED_OF_AGENT = _UNTAGGED.where(replica_instances.c.agent_id == bindparam("agent"))

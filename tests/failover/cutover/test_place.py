@@ -5,7 +5,7 @@ import pytest
 from sef.cloud.likeness import Network, Subnet
 from sef.cloud.places import TypeLimits
 from sef.failover.cutover.place import (
-    Binding,
+    Constraint,
     beyond_limits,
     is_possible,
     left_behind,
@@ -15,13 +15,13 @@ from sef.failover.cutover.place import (
 from sef.terms import LaunchAway
 
 A, B = "us-east-1a", "us-east-1b"
-VOLUME = Binding("volumes vol-1", A, frozenset({A}))
-VOLUME_IN_B = Binding("volumes vol-2", B, frozenset({B}))
-ADDRESS = Binding("private_ip 10.0.0.9", "s-1 in a", frozenset({A}), "s-1", "vpc-1")
-ADDRESS_IN_2 = Binding("private_ip 10.0.1.9", "s-2 in a", frozenset({A}), "s-2", "vpc-1")
-GROUP = Binding("target_groups arn", "vpc-1", None, None, "vpc-1")
-OTHER_GROUP = Binding("target_groups arn2", "vpc-2", None, None, "vpc-2")
-FREE = Binding("elastic_ip eipalloc-1", "any pool")
+VOLUME = Constraint("volumes vol-1", A, frozenset({A}))
+VOLUME_IN_B = Constraint("volumes vol-2", B, frozenset({B}))
+ADDRESS = Constraint("private_ip 10.0.0.9", "s-1 in a", frozenset({A}), "s-1", "vpc-1")
+ADDRESS_IN_2 = Constraint("private_ip 10.0.1.9", "s-2 in a", frozenset({A}), "s-2", "vpc-1")
+GROUP = Constraint("target_groups arn", "vpc-1", None, None, "vpc-1")
+OTHER_GROUP = Constraint("target_groups arn2", "vpc-2", None, None, "vpc-2")
+FREE = Constraint("elastic_ip eipalloc-1", "any pool")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_targets_that_cannot_follow_are_left_behind(place, left):
 
 
 @pytest.mark.parametrize(
-    ("bindings", "possible"),
+    ("constraints", "possible"),
     [
         ([], True),
         ([FREE], True),
@@ -51,10 +51,10 @@ def test_targets_that_cannot_follow_are_left_behind(place, left):
 )
 @pytest.mark.parametrize("setting", LaunchAway)
 @pytest.mark.parametrize("is_emergency", [False, True])
-def test_contradicting_targets_bind_no_launch(bindings, possible, setting, is_emergency):
-    assert is_possible(bindings) is possible
+def test_contradicting_targets_bind_no_launch(constraints, possible, setting, is_emergency):
+    assert is_possible(constraints) is possible
     by_setting = {"emergency": is_emergency, "always": True, "never": False}[setting]
-    away = may_launch_away(setting, bindings, is_emergency=is_emergency)
+    away = may_launch_away(setting, constraints, is_emergency=is_emergency)
     assert away is (by_setting or not possible)
 
 
@@ -71,7 +71,7 @@ FULL = Subnet("s-1", A, "10.0.0.0/28", 0, gives_public=False)
 
 
 @pytest.mark.parametrize(
-    ("subnets", "bindings", "wishes", "expected"),
+    ("subnets", "constraints", "wishes", "expected"),
     [
         pytest.param([OWN, ROOMY], [], {}, {A: "s-1"}, id="the primary's own"),
         pytest.param([FULL, ROOMY], [], {}, {A: "s-2"}, id="own is full"),
@@ -86,10 +86,10 @@ FULL = Subnet("s-1", A, "10.0.0.0/28", 0, gives_public=False)
         ),
     ],
 )
-def test_subnet_suits_the_targets_and_the_primary(subnets, bindings, wishes, expected):
+def test_subnet_suits_the_targets_and_the_primary(subnets, constraints, wishes, expected):
     wishes = {"public": False, "ipv6": False} | wishes
-    assert subnets_for(network(*subnets), bindings, **wishes) == expected
-    assert subnets_for(network(*reversed(subnets)), bindings, **wishes) == expected
+    assert subnets_for(network(*subnets), constraints, **wishes) == expected
+    assert subnets_for(network(*reversed(subnets)), constraints, **wishes) == expected
 
 
 INTERFACE = {"network_interface": {"id": "eni-1", "device_index": 2}}
@@ -116,6 +116,6 @@ def test_targets_beyond_the_limits_of_a_type_are_left_behind(targets, limits, le
     assert beyond_limits(targets, limits) == left
 
 
-@pytest.mark.parametrize("binding", [VOLUME, ADDRESS, GROUP, FREE])
-def test_binding_is_stored_and_read(binding):
-    assert Binding.from_json(binding.to_json()) == binding
+@pytest.mark.parametrize("constraint", [VOLUME, ADDRESS, GROUP, FREE])
+def test_binding_is_stored_and_read(constraint):
+    assert Constraint.from_json(constraint.to_json()) == constraint
