@@ -32,7 +32,7 @@ test-cluster: .setup-dev .galera ## The tests on three Galera nodes (ARGS="-m sh
 	@$(PY) -m pytest --cluster tests/cluster $(ARGS)
 
 test-crash: .setup-dev .mariadb ## Kill the backend at each failpoint (DEEP=1: each time, in each story)
-	@$(PY) -m pytest -n 3 --dist loadgroup -m $(if $(DEEP),deep,crash) tests/crash $(ARGS)
+	@$(PY) -m pytest -n 6 --dist loadgroup -m $(if $(DEEP),deep,crash) tests/crash $(ARGS)
 
 soak: .setup-dev .mariadb ## Randomized tests (HOURS=8 for a night; SEED=1 DATABASE=sqlite to repeat)
 	@exec $(PY) -m tests.soak $(if $(HOURS),--hours $(HOURS)) $(if $(SEED),--seed $(SEED)) \

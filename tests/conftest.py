@@ -142,7 +142,10 @@ def sqlite_url(bare_sqlite_url: str, sqlite_with_tables: Path, tmp_path: Path) -
 @pytest.fixture(params=["sqlite", "mariadb"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """Return a database without rows; a test with this fixture runs once on each kind."""
-    return str(request.getfixturevalue(f"{request.param}_url"))
+    kind = request.param
+    if kind == "once":
+        kind = "mariadb" if request.config.getoption("--mysql") else "sqlite"
+    return str(request.getfixturevalue(f"{kind}_url"))
 
 
 @pytest.fixture(scope="session")

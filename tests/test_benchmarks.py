@@ -20,7 +20,7 @@ from bench.results import ROOT, STORED, Aim, Comparison, Result, changes, read_a
 from bench.workload import EVERY, START, agents, duals, in_disorder, in_order
 from sef.db.tables import price_series, pricing_reports
 from smart_emergency_fallback import SmartEmergencyFallback
-from tests.harness import ONCE
+from tests.harness import ON_MARIADB
 
 
 def a_result(*comparisons: Comparison, date: str = "2026-01-01") -> Result:
@@ -217,7 +217,7 @@ def test_a_backfill_has_points_of_every_kind() -> None:
     assert {flag for *_, flag in rows} == {0, 1, 2, 3}
 
 
-@ONCE
+@ON_MARIADB
 def test_rows_of_a_fleet_equal_the_rows_that_sef_writes(
     sef: SmartEmergencyFallback, database_url: str
 ) -> None:

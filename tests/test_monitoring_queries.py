@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import text
 
 from tests.failover.cutover.cutover_targets import Belongings
-from tests.harness import ONCE, REBALANCE, TERMINATION, World
+from tests.harness import ON_MARIADB, REBALANCE, TERMINATION, World
 
 QUERIES = Path(__file__).parents[1] / "docs" / "monitoring.sql"
 
@@ -55,7 +55,7 @@ def scenario(world: World) -> None:
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_each_of_the_four_queries_returns_the_expected_rows(world: World) -> None:
     scenario(world)
     results = run(world)
@@ -82,7 +82,7 @@ def test_each_of_the_four_queries_returns_the_expected_rows(world: World) -> Non
     assert 10_000.0 in numbers[TERMINATION]  # the mean of 20 s and 0 s
 
 
-@ONCE
+@ON_MARIADB
 def test_cutovers_are_counted_by_status(world: World) -> None:
     sef = world.sef()
     moved = world.primary(sef, "a")
@@ -121,7 +121,7 @@ def is_number(value: Any) -> bool:
     return not isinstance(value, str | bool) and value is not None and hasattr(value, "__float__")
 
 
-@ONCE
+@ON_MARIADB
 def test_the_queries_run_on_an_empty_database(world: World) -> None:
     world.sef()
     assert all(rows == [] or set(rows[0].values()) <= {None, 0} for rows in run(world))

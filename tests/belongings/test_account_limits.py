@@ -13,7 +13,7 @@ from tests.failover.cutover.cutover_targets import (
     owner,
     steps_of,
 )
-from tests.harness import ONCE, World
+from tests.harness import ON_MARIADB, World
 
 NAMES = ("elastic_ip", "volumes", "target_groups", "dns")
 THROTTLES = [
@@ -37,7 +37,7 @@ THROTTLES = [
 ]
 
 
-@ONCE
+@ON_MARIADB
 def test_agents_of_one_zone_and_group_share_calls(world: World) -> None:
     clients, calls = counted(world)
     sef = world.sef(clients=clients)
@@ -62,7 +62,7 @@ def test_agents_of_one_zone_and_group_share_calls(world: World) -> None:
     assert [e for e in world.rows("system_events", None) if e.event_type == "operator_needed"] == []
 
 
-@ONCE
+@ON_MARIADB
 def test_record_that_changes_meanwhile_does_not_stop_the_others(world: World) -> None:
     fleet: list[Fleet] = []
 
@@ -83,7 +83,7 @@ def test_record_that_changes_meanwhile_does_not_stop_the_others(world: World) ->
     assert fleet[0].moved() == fleet[0].agents
 
 
-@ONCE
+@ON_MARIADB
 @pytest.mark.parametrize("codes", THROTTLES, ids=lambda codes: next(iter(codes)))
 def test_throttled_steps_without_a_deadline_are_only_slow(
     world: World, codes: dict[str, str]
@@ -105,7 +105,7 @@ def test_throttled_steps_without_a_deadline_are_only_slow(
     assert cutover_of(sef)["status"] == "done"
 
 
-@ONCE
+@ON_MARIADB
 @pytest.mark.parametrize("codes", THROTTLES[1:2], ids=lambda codes: next(iter(codes)))
 def test_throttled_steps_ask_for_an_operator_once_the_deadline_is_in_danger(
     world: World, codes: dict[str, str]
@@ -126,7 +126,7 @@ def test_throttled_steps_ask_for_an_operator_once_the_deadline_is_in_danger(
     assert belongings.held(new) == set(NAMES)
 
 
-@ONCE
+@ON_MARIADB
 def test_throttled_step_is_told_after_a_long_time(world: World) -> None:
     sef, _, _ = owner(world, "elastic_ip")
     sef.enable_manual_replica_mode("a")
@@ -137,7 +137,7 @@ def test_throttled_step_is_told_after_a_long_time(world: World) -> None:
     assert len(world.events("operator_needed")) == 1
 
 
-@ONCE
+@ON_MARIADB
 def test_throttled_step_delays_no_other_one_before_a_deadline(world: World) -> None:
     names = ("private_ip", "elastic_ip", "dns")
     sef, primary, belongings = owner(world, *names)
@@ -149,7 +149,7 @@ def test_throttled_step_delays_no_other_one_before_a_deadline(world: World) -> N
     assert belongings.held(new) == {"elastic_ip", "dns"}
 
 
-@ONCE
+@ON_MARIADB
 def test_seconds_left_bring_no_false_alarm_of_the_first_throttle(world: World) -> None:
     sef, primary, belongings = owner(world, "dns")
     world.simulation.add_fault("ListResourceRecordSets", error_code="Throttling", count=2)

@@ -17,7 +17,7 @@ from tests.failover.cutover.cutover_targets import (
     fail_over,
     owner,
 )
-from tests.harness import ONCE, TERMINATION, World
+from tests.harness import ON_MARIADB, TERMINATION, World
 
 CLAIMED = sorted(ALL - {"target_groups"})
 
@@ -30,7 +30,7 @@ def put(sef: SmartEmergencyFallback, agent_id: str, **targets: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", CLAIMED)
-@ONCE
+@ON_MARIADB
 def test_second_agent_that_names_a_target_is_refused(world: World, name: str) -> None:
     sef, _, belongings = owner(world, name)
     world.primary(sef, "b")
@@ -43,7 +43,7 @@ def test_second_agent_that_names_a_target_is_refused(world: World, name: str) ->
     put(sef, "a", **belongings.targets)
 
 
-@ONCE
+@ON_MARIADB
 def test_new_agent_that_names_a_target_of_another_is_not_registered(world: World) -> None:
     sef, _, belongings = owner(world, "volumes", "elastic_ip")
     with pytest.raises(Conflict):
@@ -51,7 +51,7 @@ def test_new_agent_that_names_a_target_of_another_is_not_registered(world: World
     assert world.rows("agents", "b") == []
 
 
-@ONCE
+@ON_MARIADB
 def test_record_is_the_same_target_in_every_spelling(world: World) -> None:
     sef, _, belongings = owner(world, "dns")
     dns = {**belongings.targets["dns"], "name": f"{belongings.name.upper()}.", "ttl": 5}
@@ -59,7 +59,7 @@ def test_record_is_the_same_target_in_every_spelling(world: World) -> None:
         put(sef, "b", dns=dns)
 
 
-@ONCE
+@ON_MARIADB
 def test_target_group_may_be_shared(world: World) -> None:
     sef, _, belongings = owner(world, "target_groups")
     world.primary(sef, "b")
@@ -80,7 +80,7 @@ def deleted(world: World, sef: SmartEmergencyFallback, belongings: Belongings) -
 
 
 @pytest.mark.parametrize("free", [removed, replaced, deleted])
-@ONCE
+@ON_MARIADB
 def test_target_that_is_given_up_is_free(
     world: World, free: Callable[[World, SmartEmergencyFallback, Belongings], None]
 ) -> None:
@@ -93,7 +93,7 @@ def test_target_that_is_given_up_is_free(
         put(sef, "c", **belongings.targets)
 
 
-@ONCE
+@ON_MARIADB
 def test_target_stays_with_an_agent_that_is_out_of_service(world: World) -> None:
     sef, _, belongings = owner(world, "elastic_ip")
     sef.register_agent("a", {"instance_id": None})
@@ -141,7 +141,7 @@ def other_vpc(world: World, block: str, address: str = "") -> str:
     return world.launch(NetworkInterfaces=[{"DeviceIndex": 0, "NetworkInterfaceId": interface_id}])
 
 
-@ONCE
+@ON_MARIADB
 def test_private_address_belongs_to_one_agent_of_its_vpc(world: World) -> None:
     sef, primary, belongings = owner(world, "private_ip")
     block = belongings.ec2.describe_subnets(SubnetIds=[belongings.interface(primary)["SubnetId"]])[
@@ -154,7 +154,7 @@ def test_private_address_belongs_to_one_agent_of_its_vpc(world: World) -> None:
         put(sef, "c", **belongings.targets)
 
 
-@ONCE
+@ON_MARIADB
 def test_private_address_in_an_unknown_vpc_is_warned_of(world: World) -> None:
     sef, _, belongings = owner(world, "private_ip")
     [warning] = put(sef, "b", **belongings.targets)["warnings"]
@@ -202,7 +202,7 @@ def move(world: World, belongings: Belongings, name: str, to: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLAIMED)
-@ONCE
+@ON_MARIADB
 def test_switch_takes_no_target_from_an_unrelated_instance(world: World, name: str) -> None:
     sef, _, belongings = owner(world, name, probation_seconds=0)
     stranger = world.launch()
@@ -217,7 +217,7 @@ def test_switch_takes_no_target_from_an_unrelated_instance(world: World, name: s
 
 
 @pytest.mark.parametrize("name", ["elastic_ip", "volumes"])
-@ONCE
+@ON_MARIADB
 def test_emergency_takes_no_target_from_the_primary_of_another_agent(
     world: World, name: str
 ) -> None:
@@ -230,7 +230,7 @@ def test_emergency_takes_no_target_from_the_primary_of_another_agent(
     assert f"is with {other}, which serves b" in event.message
 
 
-@ONCE
+@ON_MARIADB
 def test_emergency_sets_a_record_whose_address_aws_has_given_to_another_instance(
     world: World,
 ) -> None:
@@ -241,7 +241,7 @@ def test_emergency_sets_a_record_whose_address_aws_has_given_to_another_instance
     assert belongings.held(new) == {"dns"}
 
 
-@ONCE
+@ON_MARIADB
 def test_target_that_an_operator_has_put_to_the_standby_follows(world: World) -> None:
     sef, primary, belongings = owner(world, "elastic_ip", "volumes", probation_seconds=0)
     sef.enable_manual_replica_mode("a")
@@ -255,7 +255,7 @@ def test_target_that_an_operator_has_put_to_the_standby_follows(world: World) ->
 
 
 @pytest.mark.parametrize("name", ["elastic_ip", "private_ip"])
-@ONCE
+@ON_MARIADB
 def test_targets_of_a_primary_whose_instance_was_never_known_follow(
     world: World, name: str
 ) -> None:
@@ -268,7 +268,7 @@ def test_targets_of_a_primary_whose_instance_was_never_known_follow(
     assert belongings.held(new) == {name}
 
 
-@ONCE
+@ON_MARIADB
 def test_same_private_address_in_another_vpc_keeps_nothing(world: World) -> None:
     sef, primary, belongings = owner(world, "dns", probation_seconds=0)
     block = world.client.describe_subnets(SubnetIds=[belongings.interface(primary)["SubnetId"]])[

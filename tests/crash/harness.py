@@ -22,6 +22,8 @@ from tests.web.server import Server
 
 SECONDS = 60
 """Time limit of each wait; a busy machine is slow."""
+POLL = 0.1
+"""Seconds between two looks: one costs as much as a pass of the jobs."""
 KEPT_TABLES = ("deployment", "leases")
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -142,7 +144,7 @@ class Stage:
                 "SEF_LAUNCH_TEMPLATE": "sef-default",
                 "SEF_RUN_JOBS": "true",
                 "SEF_RECONCILE_INTERVAL_SECONDS": "0.25",
-                "SEF_STANDBY_CHECK_INTERVAL_SECONDS": "2",
+                "SEF_STANDBY_CHECK_INTERVAL_SECONDS": "0.5",
                 "SEF_DRAIN_SECONDS": "0",
                 failpoints.VARIABLE: str(self._armed),
                 **self._environment,
@@ -347,7 +349,7 @@ class Story:
             assert time.monotonic() < deadline, "the condition never became true"
             if self.stage.is_dead():
                 self.stage.revive()
-            time.sleep(0.02)
+            time.sleep(POLL)
         return result
 
     # Checks
@@ -409,7 +411,7 @@ class Story:
                 raise NotReached
             if self.stage.is_dead():
                 self.stage.revive()
-            time.sleep(0.02)
+            time.sleep(POLL)
 
     def check_repeats(self) -> None:
         """Send all signals again, and check that they change nothing."""

@@ -108,7 +108,7 @@ def crash_at(
     assert not failed, f"{len(failed)} of {count} points\n{summary}"
 
 
-PARTS = 3
+PARTS = 6
 """Number of tests that share the failpoints and run at the same time: a crash is mostly waiting."""
 
 

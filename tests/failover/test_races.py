@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sef.errors import Conflict
-from tests.harness import ALIVE, ONCE, OTHERS, REBALANCE, TERMINATION, World
+from tests.harness import ALIVE, ON_MARIADB, OTHERS, REBALANCE, TERMINATION, World
 
 ROUNDS = 6
 
@@ -47,7 +47,7 @@ def test_two_workers_that_reconcile_launch_and_promote_once(world: World) -> Non
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_two_workers_that_receive_the_same_signal_launch_once(world: World) -> None:
     one, two = world.sef(), world.sef()
     for number in range(ROUNDS):
@@ -67,7 +67,7 @@ def test_two_workers_that_receive_the_same_signal_launch_once(world: World) -> N
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_switches_and_passes_of_two_workers_leave_one_standby(world: World) -> None:
     one, two = world.sef(), world.sef()
     primary = world.primary(one)
@@ -95,7 +95,7 @@ def test_switches_and_passes_of_two_workers_leave_one_standby(world: World) -> N
     assert len(world.alive()) == 2
 
 
-@ONCE
+@ON_MARIADB
 def test_enabling_and_disabling_manual_mode_at_once_leaks_no_instance(world: World) -> None:
     one, two = world.sef(), world.sef()
     world.primary(one)
@@ -113,7 +113,7 @@ def test_enabling_and_disabling_manual_mode_at_once_leaks_no_instance(world: Wor
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_an_agent_that_always_fails_does_not_block_others(world: World) -> None:
     sef = world.sef()
     agents = [f"agent-{number:02}" for number in range(12)]
@@ -153,7 +153,7 @@ def test_a_lease_has_one_holder_and_can_be_taken_when_it_expires(world: World) -
     assert not one.holds_lease("sef_reconcile", for_ten)
 
 
-@ONCE
+@ON_MARIADB
 def test_one_of_several_workers_gets_a_lease(world: World) -> None:
     workers = [world.sef() for _ in range(4)]
     for number in range(5):
@@ -166,7 +166,7 @@ def test_one_of_several_workers_gets_a_lease(world: World) -> None:
         assert sum(held) == 1
 
 
-@ONCE
+@ON_MARIADB
 @pytest.mark.parametrize("kinds", [(REBALANCE, TERMINATION), (TERMINATION, TERMINATION)])
 def test_the_primary_and_its_standby_get_signals_at_the_same_time(
     world: World, kinds: tuple[str, str]
@@ -193,7 +193,7 @@ def test_the_primary_and_its_standby_get_signals_at_the_same_time(
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_capacity_that_returns_between_two_workers_leaks_no_instance(world: World) -> None:
     """Worker one is refused and tries the next pool; worker two makes the first call late."""
     dearer, cheaper = OTHERS

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sef.errors import AgentNotFound
-from tests.harness import ALIVE, ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World, meanwhile
+from tests.harness import ALIVE, ON_MARIADB, OTHERS, POOL, REBALANCE, TERMINATION, World, meanwhile
 
 
 def test_it_launches_a_standby_in_another_pool(world: World) -> None:
@@ -31,7 +31,7 @@ def test_it_launches_a_standby_in_another_pool(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_chooses_the_cheapest_of_pools_of_equal_risk(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
@@ -44,7 +44,7 @@ def test_it_chooses_the_cheapest_of_pools_of_equal_risk(world: World) -> None:
         world.simulation.set_pool("m5.large.us-east-1f", price=0.0404)
 
 
-@ONCE
+@ON_MARIADB
 def test_it_skips_a_cheap_pool_with_many_terminations(world: World) -> None:
     sef = world.sef(spot_pools=",".join(OTHERS))
     world.primary(sef)
@@ -53,7 +53,7 @@ def test_it_skips_a_cheap_pool_with_many_terminations(world: World) -> None:
     assert world.standby().pool_id == "m5.large.us-east-1b"
 
 
-@ONCE
+@ON_MARIADB
 def test_it_avoids_the_primarys_pool_when_the_agent_has_no_pool_id(world: World) -> None:
     cheapest = "m5.large.us-east-1d"
     sef = world.sef()
@@ -63,7 +63,7 @@ def test_it_avoids_the_primarys_pool_when_the_agent_has_no_pool_id(world: World)
     assert world.standby().pool_id != cheapest
 
 
-@ONCE
+@ON_MARIADB
 def test_the_standby_has_the_settings_of_the_primary(world: World) -> None:
     sef = world.sef()
     client = world.client
@@ -110,7 +110,7 @@ def test_the_standby_has_the_settings_of_the_primary(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_launches_with_one_name_tag_if_the_primary_has_one(world: World) -> None:
     """EC2 refuses a launch with two tags of one key."""
     sef = world.sef()
@@ -164,7 +164,7 @@ def test_a_recommendation_from_eight_threads_is_one_incident(world: World) -> No
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_only_monitors_where_no_termination_follows_recommendations(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
@@ -181,7 +181,7 @@ def test_it_only_monitors_where_no_termination_follows_recommendations(world: Wo
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_the_risk_rises_with_every_termination_that_followed(world: World) -> None:
     sef = world.sef()
     scores = []
@@ -194,7 +194,7 @@ def test_the_risk_rises_with_every_termination_that_followed(world: World) -> No
     assert scores[0] < 0.30 < scores[-1]
 
 
-@ONCE
+@ON_MARIADB
 def test_recent_recommendations_do_not_change_the_risk(world: World) -> None:
     sef = world.sef()
     for number in range(6):
@@ -229,7 +229,7 @@ def test_auto_switch_promotes_the_standby_as_soon_as_it_is_ready(world: World) -
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_promotion_waits_until_the_standby_runs(world: World) -> None:
     sef = world.sef(simulator_pending_seconds=60)
     primary = world.primary(sef)
@@ -246,7 +246,7 @@ def test_a_promotion_waits_until_the_standby_runs(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_auto_terminate_terminates_the_old_primary_after_the_drain(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -264,7 +264,7 @@ def test_auto_terminate_terminates_the_old_primary_after_the_drain(world: World)
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_auto_terminate_without_auto_switch_terminates_nothing(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -308,7 +308,7 @@ def test_it_releases_the_standby_if_no_termination_follows(world: World) -> None
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_new_recommendation_keeps_the_standby_longer_and_a_repeat_does_not(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -325,7 +325,7 @@ def test_a_new_recommendation_keeps_the_standby_longer_and_a_repeat_does_not(wor
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_uses_the_default_template_without_a_known_instance(
     world: World,
 ) -> None:
@@ -342,7 +342,7 @@ def test_it_uses_the_default_template_without_a_known_instance(
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_prefers_the_agents_template_to_its_instance(world: World) -> None:
     sef = world.sef()
     world.client.create_launch_template(
@@ -357,7 +357,7 @@ def test_it_prefers_the_agents_template_to_its_instance(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_uses_the_primarys_type_if_the_template_has_none(world: World) -> None:
     sef = world.sef()
     world.client.create_launch_template(
@@ -371,7 +371,7 @@ def test_it_uses_the_primarys_type_if_the_template_has_none(world: World) -> Non
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_reports_a_missing_launch_template_and_retries(
     world: World,
 ) -> None:
@@ -398,7 +398,7 @@ def test_it_reports_a_missing_launch_template_and_retries(
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_rejects_a_signal_for_an_unknown_agent(world: World) -> None:
     sef = world.sef()
     with pytest.raises(AgentNotFound) as caught:
@@ -408,7 +408,7 @@ def test_it_rejects_a_signal_for_an_unknown_agent(world: World) -> None:
     assert world.rows("agents", None) == []
 
 
-@ONCE
+@ON_MARIADB
 def test_enabling_auto_switch_promotes_a_waiting_standby(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -420,7 +420,7 @@ def test_enabling_auto_switch_promotes_a_waiting_standby(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_replaces_a_lost_standby_during_a_recommendation(
     world: World,
 ) -> None:
@@ -437,7 +437,7 @@ def test_it_replaces_a_lost_standby_during_a_recommendation(
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_registering_another_primary_closes_the_incident(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -451,7 +451,7 @@ def test_registering_another_primary_closes_the_incident(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_recommendation_during_a_promotion_by_another_worker_has_no_effect(world: World) -> None:
     sef, other = world.sef(), world.sef()
     primary = world.primary(sef)
@@ -468,7 +468,7 @@ def test_a_recommendation_during_a_promotion_by_another_worker_has_no_effect(wor
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_replaces_a_promoted_standby_that_gets_a_recommendation(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)

@@ -20,7 +20,7 @@ from sef.errors import Conflict, ModeConflict
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.db.rows import stored_points
 from tests.failover.test_races import together
-from tests.harness import ALIVE, ONCE, POOL, REBALANCE, TERMINATION, World
+from tests.harness import ALIVE, ON_MARIADB, POOL, REBALANCE, TERMINATION, World
 from tests.waiting import LIMIT
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ def check_failed_over_once(world: World, sef: SmartEmergencyFallback, agent_id: 
     world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 @pytest.mark.parametrize("point", [DECIDE, OPEN, ANSWER, READY])
 def test_two_workers_take_a_step_once(
     world: World, monkeypatch: pytest.MonkeyPatch, point: str
@@ -141,7 +141,7 @@ def stop_before(world: World, sef: SmartEmergencyFallback, point: str) -> None:
         world.simulation.set_options(pending_seconds=0)
 
 
-@ONCE
+@ON_MARIADB
 @pytest.mark.parametrize("moment", ["before-call", "after-call"])
 def test_two_workers_that_make_the_same_call_launch_once(world: World, moment: str) -> None:
     for number in range(ROUNDS):
@@ -157,7 +157,7 @@ def test_two_workers_that_make_the_same_call_launch_once(world: World, moment: s
         check_failed_over_once(world, two, agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_two_workers_promote_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = world.sef(), world.sef()
     for number in range(ROUNDS):
@@ -175,7 +175,7 @@ def test_two_workers_promote_once(world: World, monkeypatch: pytest.MonkeyPatch)
         check_failed_over_once(world, one, agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_an_operators_switch_during_a_promotion_promotes_the_standby_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +203,7 @@ def test_an_operators_switch_during_a_promotion_promotes_the_standby_once(
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 @pytest.mark.parametrize("kind", [REBALANCE, TERMINATION])
 def test_a_signal_for_the_standby_during_its_promotion_leaves_a_healthy_primary(
     world: World, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -229,7 +229,7 @@ def test_a_signal_for_the_standby_during_its_promotion_leaves_a_healthy_primary(
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_a_notice_during_the_release_of_the_standby_has_one_promotion(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,7 +251,7 @@ def test_a_notice_during_the_release_of_the_standby_has_one_promotion(
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_a_sweep_during_a_launch_terminates_no_orphan(world: World) -> None:
     """An instance that is launched during the listing is in no row yet."""
     for number in range(ROUNDS):
@@ -271,7 +271,7 @@ def test_a_sweep_during_a_launch_terminates_no_orphan(world: World) -> None:
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_one_of_manual_and_auto_mode_is_refused(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

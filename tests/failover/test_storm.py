@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from sef.db import tables
 from sef.failover.ranking import LAUNCHES_PER_POOL
-from tests.harness import ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World
+from tests.harness import ON_MARIADB, OTHERS, POOL, REBALANCE, TERMINATION, World
 from tests.waiting import LIMIT, until
 
 
@@ -68,7 +68,7 @@ def storm_events(world: World) -> list[Any]:
     return [e for e in world.rows("system_events", None) if e.event_type == "pool_interrupted"]
 
 
-@ONCE
+@ON_MARIADB
 def test_it_reports_a_storm_as_one_event(world: World) -> None:
     one, two = world.sef(), world.sef()
     agents = fleet(world, one, 6)
@@ -82,7 +82,7 @@ def test_it_reports_a_storm_as_one_event(world: World) -> None:
     assert event.details["agents"] == 6
 
 
-@ONCE
+@ON_MARIADB
 def test_it_counts_later_agents_of_a_storm_in_the_same_event(world: World) -> None:
     sef = world.sef()
     agents = fleet(world, sef, 5)
@@ -95,7 +95,7 @@ def test_it_counts_later_agents_of_a_storm_in_the_same_event(world: World) -> No
     assert event.message == f"SEF: AWS is interrupting instances of 5 agents in {POOL} at once"
 
 
-@ONCE
+@ON_MARIADB
 def test_it_reports_a_later_storm_of_the_pool_as_another_event(world: World) -> None:
     sef = world.sef()
     for number in range(2):
@@ -108,7 +108,7 @@ def test_it_reports_a_later_storm_of_the_pool_as_another_event(world: World) -> 
     assert [e.details["agents"] for e in storm_events(world)] == [3, 3]
 
 
-@ONCE
+@ON_MARIADB
 def test_single_notices_and_recommendations_are_not_a_storm(world: World) -> None:
     sef = world.sef()
     agents = fleet(world, sef, 5)
@@ -119,7 +119,7 @@ def test_single_notices_and_recommendations_are_not_a_storm(world: World) -> Non
     assert storm_events(world) == []
 
 
-@ONCE
+@ON_MARIADB
 def test_it_spreads_the_launches_of_a_storm_over_the_other_pools(world: World) -> None:
     sef = world.sef(spot_pools=",".join([POOL, *OTHERS]))
     agents = fleet(world, sef, 2 * LAUNCHES_PER_POOL)
@@ -155,7 +155,7 @@ def agents_of(world: World, replica_ids: Sequence[str]) -> list[str]:
     return [owners[replica_id] for replica_id in replica_ids]
 
 
-@ONCE
+@ON_MARIADB
 def test_forty_agents_have_one_replacement_each_under_ec2s_limits(world: World) -> None:
     made, note = launch_log()
     workers = [sef_with_limits(world, note, spot_pools=",".join([POOL, *OTHERS])) for _ in range(2)]
@@ -191,7 +191,7 @@ def test_forty_agents_have_one_replacement_each_under_ec2s_limits(world: World) 
     assert {i.status for i in world.rows("incidents", None)} == {"done"}
 
 
-@ONCE
+@ON_MARIADB
 def test_a_standby_launch_leaves_tokens_for_emergencies(world: World) -> None:
     made, note = launch_log()
     sef = sef_with_limits(world, note)
@@ -212,7 +212,7 @@ def test_a_standby_launch_leaves_tokens_for_emergencies(world: World) -> None:
     assert world.agent(recommended[3]).not_before is None, "waiting for a token postpones no work"
 
 
-@ONCE
+@ON_MARIADB
 def test_a_notice_does_not_take_the_token_of_a_closer_deadline(world: World) -> None:
     made, note = launch_log()
     sef = sef_with_limits(world, note, run_instances_burst=2, run_instances_per_second=1.0)
@@ -241,7 +241,7 @@ def test_a_notice_does_not_take_the_token_of_a_closer_deadline(world: World) -> 
     assert agents_of(world, made)[3:] == ["agent-03"]
 
 
-@ONCE
+@ON_MARIADB
 def test_a_retried_launch_takes_a_token(world: World) -> None:
     made, note = launch_log()
     sef = sef_with_limits(world, note, run_instances_burst=1, run_instances_per_second=0.1)
@@ -257,7 +257,7 @@ def test_a_retried_launch_takes_a_token(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_throttled_call_empties_the_bucket(world: World) -> None:
     """Another program on the account uses the bucket of EC2 too."""
     made, note = launch_log()
@@ -274,7 +274,7 @@ def test_a_throttled_call_empties_the_bucket(world: World) -> None:
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_a_pool_without_capacity_costs_one_call_and_not_one_for_each_agent(world: World) -> None:
     _, note = launch_log()
     sef = sef_with_limits(
@@ -298,7 +298,7 @@ def test_a_pool_without_capacity_costs_one_call_and_not_one_for_each_agent(world
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_it_does_not_launch_a_waiting_replica_that_was_released(
     world: World,
 ) -> None:
@@ -316,7 +316,7 @@ def test_it_does_not_launch_a_waiting_replica_that_was_released(
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_worker_whose_clock_is_ahead_empties_the_bucket_for_a_moment_only(world: World) -> None:
     made, note = launch_log()
     ahead = sef_with_limits(
@@ -333,7 +333,7 @@ def test_a_worker_whose_clock_is_ahead_empties_the_bucket_for_a_moment_only(worl
     assert len(made) == 2
 
 
-@ONCE
+@ON_MARIADB
 def test_calls_without_an_answer_do_not_delay_other_agents(world: World) -> None:
     """More calls hang than a lane has threads; other agents are served before a call returns."""
     hanging = threading.Event()
@@ -375,7 +375,7 @@ def test_calls_without_an_answer_do_not_delay_other_agents(world: World) -> None
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_terminations_have_a_token_bucket_of_their_own(world: World) -> None:
     ended: list[str] = []
 
@@ -400,7 +400,7 @@ def test_terminations_have_a_token_bucket_of_their_own(world: World) -> None:
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_a_single_hanging_call_does_not_delay_an_agent_that_becomes_due(world: World) -> None:
     hanging, has_begun = threading.Event(), threading.Event()
 
@@ -469,7 +469,7 @@ def notify_all(world: World, agents: dict[str, str]) -> SharedCheck:
     return together
 
 
-@ONCE
+@ON_MARIADB
 def test_concurrent_checks_of_standbys_share_a_call(world: World) -> None:
     agents = agents_with_standby(world, world.sef(), 6)
     together = notify_all(world, agents)
@@ -480,7 +480,7 @@ def test_concurrent_checks_of_standbys_share_a_call(world: World) -> None:
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_an_error_of_a_shared_check_reaches_every_promotion(world: World) -> None:
     agents = agents_with_standby(world, world.sef(), 6)
     world.simulation.throttle("DescribeInstances", count=2)

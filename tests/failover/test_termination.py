@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World
+from tests.harness import ON_MARIADB, OTHERS, POOL, REBALANCE, TERMINATION, World
 
 TWO = {"spot_pools": ",".join(OTHERS)}
 
@@ -54,7 +54,7 @@ def test_it_promotes_a_ready_standby_before_it_answers(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_the_failover_time_counts_from_the_notice_to_the_promotion(world: World) -> None:
     sef = world.sef(simulator_pending_seconds=60)
     primary = world.primary(sef)
@@ -106,7 +106,7 @@ def test_it_launches_in_an_emergency_without_a_standby(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_skips_a_pool_without_capacity(world: World) -> None:
     sef = world.sef(**TWO)
     primary = world.primary(sef)
@@ -117,7 +117,7 @@ def test_it_skips_a_pool_without_capacity(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_launches_on_demand_without_spot_capacity(world: World) -> None:
     sef = world.sef(**TWO)
     primary = world.primary(sef)
@@ -130,7 +130,7 @@ def test_it_launches_on_demand_without_spot_capacity(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_waits_without_any_capacity_and_launches_when_there_is_some(world: World) -> None:
     sef = world.sef(spot_pools=OTHERS[0])
     primary = world.primary(sef)
@@ -163,7 +163,7 @@ def test_it_waits_without_any_capacity_and_launches_when_there_is_some(world: Wo
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_finds_capacity_that_returns_within_the_notice(world: World) -> None:
     """A cooldown of five minutes is longer than the notice: an emergency does not wait for it."""
     sef = world.sef(spot_pools=OTHERS[0])
@@ -200,7 +200,7 @@ def test_both_signals_from_eight_threads_have_one_effect(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_notice_that_names_no_instance_can_be_repeated(world: World) -> None:
     """The instance is optional, and an agent may send a notice twice if the answer is lost."""
     sef = world.sef()
@@ -216,7 +216,7 @@ def test_a_notice_that_names_no_instance_can_be_repeated(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_notice_that_names_neither_instance_nor_time_can_be_repeated(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
@@ -228,7 +228,7 @@ def test_a_notice_that_names_neither_instance_nor_time_can_be_repeated(world: Wo
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_replaces_the_primary_of_an_agent_without_a_known_instance(world: World) -> None:
     sef = world.sef()
     sef.register_agent("a", {})
@@ -238,7 +238,7 @@ def test_it_replaces_the_primary_of_an_agent_without_a_known_instance(world: Wor
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_learns_an_unknown_primary_from_the_notice(world: World) -> None:
     sef = world.sef()
     sef.register_agent("a", {})
@@ -253,7 +253,7 @@ def test_it_learns_an_unknown_primary_from_the_notice(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_notice_for_a_former_primary_is_recorded_and_changes_nothing(world: World) -> None:
     sef = world.sef()
     old = world.primary(sef)
@@ -270,7 +270,7 @@ def test_a_notice_for_a_former_primary_is_recorded_and_changes_nothing(world: Wo
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_notice_for_an_unknown_instance_is_recorded_and_changes_nothing(
     world: World,
 ) -> None:
@@ -288,7 +288,7 @@ def test_a_notice_for_an_unknown_instance_is_recorded_and_changes_nothing(
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_notice_before_registration_counts_when_repeated(
     world: World,
 ) -> None:
@@ -305,7 +305,7 @@ def test_a_notice_before_registration_counts_when_repeated(
 
 
 @pytest.mark.parametrize("kind", [REBALANCE, TERMINATION])
-@ONCE
+@ON_MARIADB
 def test_it_replaces_a_standby_that_gets_a_signal(world: World, kind: str) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -327,7 +327,7 @@ def test_it_replaces_a_standby_that_gets_a_signal(world: World, kind: str) -> No
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_avoids_the_pool_of_a_standby_that_got_a_notice(world: World) -> None:
     """Interruptions of one type and zone often come together."""
     sef = world.sef()
@@ -338,7 +338,7 @@ def test_it_avoids_the_pool_of_a_standby_that_got_a_notice(world: World) -> None
     assert world.standby().pool_id not in (first.pool_id, POOL)
 
 
-@ONCE
+@ON_MARIADB
 def test_it_does_not_promote_a_standby_with_a_notice_from_before_its_id_was_known(
     world: World,
 ) -> None:
@@ -357,7 +357,7 @@ def test_it_does_not_promote_a_standby_with_a_notice_from_before_its_id_was_know
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_third_instance_takes_over_if_primary_and_standby_get_a_notice(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -373,7 +373,7 @@ def test_a_third_instance_takes_over_if_primary_and_standby_get_a_notice(world: 
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_promotes_in_manual_mode_and_keeps_the_next_standby(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -391,7 +391,7 @@ def test_it_promotes_in_manual_mode_and_keeps_the_next_standby(world: World) -> 
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_the_deadline_is_the_announced_end_or_two_minutes(world: World) -> None:
     sef = world.sef(simulator_pending_seconds=60)
     for agent_id, announced, seconds in (("a", 95, 95), ("b", None, 120), ("c", -5, 120)):
@@ -438,7 +438,7 @@ def test_it_records_a_notice_while_ec2_is_unavailable_and_acts_when_it_is_back(
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_promotes_a_ready_standby_while_ec2_is_unavailable(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -450,7 +450,7 @@ def test_it_promotes_a_ready_standby_while_ec2_is_unavailable(world: World) -> N
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_it_answers_a_notice_while_ec2_throttles_and_acts_later(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -467,7 +467,7 @@ def test_it_answers_a_notice_while_ec2_throttles_and_acts_later(world: World) ->
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_repeated_signals_do_not_shorten_the_pause_after_a_throttle(world: World) -> None:
     """An agent repeats its signal every few seconds; a throttled EC2 needs the pause."""
     sef = world.sef()
@@ -482,7 +482,7 @@ def test_repeated_signals_do_not_shorten_the_pause_after_a_throttle(world: World
     assert world.tagged() == []
 
 
-@ONCE
+@ON_MARIADB
 def test_it_replaces_a_terminated_standby_instead_of_promoting_it(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)

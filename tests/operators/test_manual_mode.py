@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sef.errors import ModeConflict
-from tests.harness import ALIVE, ONCE, POOL, REBALANCE, World
+from tests.harness import ALIVE, ON_MARIADB, POOL, REBALANCE, World
 from tests.waiting import LIMIT
 
 
@@ -27,7 +27,7 @@ def test_enabling_answers_with_a_ready_standby(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_enabling_waits_no_longer_than_its_limit(world: World) -> None:
     sef = world.sef(enable_wait_seconds=0.6, simulator_pending_seconds=600)
     world.primary(sef)
@@ -39,7 +39,7 @@ def test_enabling_waits_no_longer_than_its_limit(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_enabling_waits_until_the_standby_runs(world: World) -> None:
     sef = world.sef(enable_wait_seconds=LIMIT, simulator_pending_seconds=1)
     world.primary(sef)
@@ -48,7 +48,7 @@ def test_enabling_waits_until_the_standby_runs(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_enabling_twice_keeps_one_standby(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
@@ -63,7 +63,7 @@ def test_enabling_twice_keeps_one_standby(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_enabling_from_four_threads_at_once_launches_one_standby(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
@@ -74,7 +74,7 @@ def test_enabling_from_four_threads_at_once_launches_one_standby(world: World) -
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_vanished_standby_is_detected_and_replaced(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
@@ -91,7 +91,7 @@ def test_a_vanished_standby_is_detected_and_replaced(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_disabling_terminates_the_standby_and_can_be_repeated(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -108,7 +108,7 @@ def test_disabling_terminates_the_standby_and_can_be_repeated(world: World) -> N
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_disabling_keeps_the_standby_of_an_open_incident(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -123,7 +123,7 @@ def test_disabling_keeps_the_standby_of_an_open_incident(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_manual_and_auto_modes_exclude_each_other(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
@@ -153,7 +153,7 @@ def test_manual_and_auto_modes_exclude_each_other(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_one_mode_wins_when_two_threads_enable_both_at_once(world: World) -> None:
     sef = world.sef()
     for number in range(5):
@@ -179,7 +179,7 @@ def test_one_mode_wins_when_two_threads_enable_both_at_once(world: World) -> Non
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_a_recommendation_in_manual_mode_uses_the_existing_standby(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)

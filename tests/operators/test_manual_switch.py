@@ -9,7 +9,7 @@ import pytest
 from sef.errors import CloudUnavailable, Conflict, SefError
 from sef.failover.reconcile import reconcile_agent
 from smart_emergency_fallback import SmartEmergencyFallback
-from tests.harness import ALIVE, ONCE, REBALANCE, World, meanwhile
+from tests.harness import ALIVE, ON_MARIADB, REBALANCE, World, meanwhile
 
 
 def error_of(call: Callable[[], Any]) -> tuple[int, str]:
@@ -55,7 +55,7 @@ def test_a_switch_promotes_terminates_the_old_primary_and_launches_the_next(
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_rejected_switch_changes_nothing(world: World) -> None:
     sef = world.sef(simulator_pending_seconds=60)
     primary = world.primary(sef)
@@ -70,7 +70,7 @@ def test_a_rejected_switch_changes_nothing(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_switch_without_a_standby_is_rejected(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -85,7 +85,7 @@ def test_a_switch_without_a_standby_is_rejected(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_switch_to_a_standby_that_has_just_vanished_is_rejected(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -100,7 +100,7 @@ def test_a_switch_to_a_standby_that_has_just_vanished_is_rejected(world: World) 
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_switch_is_rejected_while_ec2_does_not_describe_the_standby(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -141,7 +141,7 @@ def test_each_switch_from_eight_threads_has_its_own_epoch(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_switch_during_the_periodic_job_retires_the_old_primary(
     world: World,
 ) -> None:
@@ -165,7 +165,7 @@ def test_a_switch_during_the_periodic_job_retires_the_old_primary(
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_the_old_primary_is_terminated_without_a_next_standby(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -182,7 +182,7 @@ def test_the_old_primary_is_terminated_without_a_next_standby(world: World) -> N
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_the_termination_of_the_old_primary_is_retried(world: World) -> None:
     sef = world.sef()
     primary = world.primary(sef)
@@ -197,7 +197,7 @@ def test_the_termination_of_the_old_primary_is_retried(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_manual_switch_closes_the_open_incident(world: World) -> None:
     sef: SmartEmergencyFallback = world.sef()
     primary = world.primary(sef)

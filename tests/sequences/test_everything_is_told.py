@@ -14,7 +14,7 @@ from sef.db import tables
 from sef.errors import CloudUnavailable
 from sef.jobs import start_jobs
 from tests.failover.cutover.cutover_targets import owner
-from tests.harness import ALIVE, ONCE, OTHERS, POOL, REBALANCE, TERMINATION, World
+from tests.harness import ALIVE, ON_MARIADB, OTHERS, POOL, REBALANCE, TERMINATION, World
 from tests.waiting import until
 
 FULL = "InsufficientInstanceCapacity"
@@ -73,7 +73,7 @@ def orphan_of(world: World, number: int) -> str:
 # Storms
 
 
-@ONCE
+@ON_MARIADB
 @pytest.mark.parametrize(
     "pools", [(POOL, OTHERS[0]), (POOL, POOL), (POOL, POOL, POOL), (POOL, OTHERS[0], POOL)]
 )
@@ -94,7 +94,7 @@ def test_each_storm_of_an_hour_is_told(world_at_the_hour: World, pools: tuple[st
     ]
 
 
-@ONCE
+@ON_MARIADB
 def test_two_storms_at_once_are_both_told(world: World) -> None:
     sef = world.sef(probation_seconds=0)
     fleet(world, sef, "bcd")
@@ -107,7 +107,7 @@ def test_two_storms_at_once_are_both_told(world: World) -> None:
 # Messages about one agent
 
 
-@ONCE
+@ON_MARIADB
 def test_each_instance_that_is_left_running_is_told(world_at_the_hour: World) -> None:
     world = world_at_the_hour
     sef = world.sef(probation_seconds=0)
@@ -125,7 +125,7 @@ def test_each_instance_that_is_left_running_is_told(world_at_the_hour: World) ->
     assert [message.split(",")[0] for message in messages] == left
 
 
-@ONCE
+@ON_MARIADB
 def test_each_stuck_cutover_is_told_once(world_at_the_hour: World) -> None:
     world = world_at_the_hour
     sef, *_ = owner(world, "elastic_ip", probation_seconds=0)
@@ -138,7 +138,7 @@ def test_each_stuck_cutover_is_told_once(world_at_the_hour: World) -> None:
     assert len(told(world, "cutover")) == 2
 
 
-@ONCE
+@ON_MARIADB
 def test_another_obstacle_of_the_same_cutover_is_told(world: World) -> None:
     sef, *_ = owner(world, "elastic_ip", probation_seconds=0)
     sef.enable_manual_replica_mode("a")
@@ -154,7 +154,7 @@ def test_another_obstacle_of_the_same_cutover_is_told(world: World) -> None:
     assert "AuthFailure" in second
 
 
-@ONCE
+@ON_MARIADB
 def test_the_notice_is_told_after_a_recommendation(world: World) -> None:
     sef = world.sef(probation_seconds=0)
     primary = world.primary(sef)
@@ -172,7 +172,7 @@ def test_the_notice_is_told_after_a_recommendation(world: World) -> None:
     ]
 
 
-@ONCE
+@ON_MARIADB
 def test_a_recommendation_that_is_only_watched_then_the_notice(world: World) -> None:
     sef = world.sef(probation_seconds=0, rebalance_risk_threshold=1.0)
     primary = world.primary(sef)
@@ -182,7 +182,7 @@ def test_a_recommendation_that_is_only_watched_then_the_notice(world: World) -> 
     assert kinds == ["recommendation", "detection", "switch", "outcome"]
 
 
-@ONCE
+@ON_MARIADB
 def test_a_loss_is_told_after_a_recommendation(world: World) -> None:
     sef = world.sef(probation_seconds=0)
     primary = world.primary(sef)
@@ -222,7 +222,7 @@ def _play(world: World, sef: Any, codes: tuple[str, ...]) -> None:
             world.settle(sef, 5)
 
 
-@ONCE
+@ON_MARIADB
 @pytest.mark.parametrize(("codes", "messages"), OBSTACLES)
 def test_each_obstacle_of_an_incident_is_told_once(
     world: World, codes: tuple[str, ...], messages: int
@@ -236,7 +236,7 @@ def test_each_obstacle_of_an_incident_is_told_once(
     assert told(world, "operator") == happened(world, "operator_needed")
 
 
-@ONCE
+@ON_MARIADB
 @pytest.mark.parametrize(("codes", "messages"), OBSTACLES[-2:])
 def test_each_obstacle_of_a_manual_standby_is_told_once(
     world: World, codes: tuple[str, ...], messages: int
@@ -250,7 +250,7 @@ def test_each_obstacle_of_a_manual_standby_is_told_once(
     assert len(told(world, "alert", "replica failed")) == messages + vanished
 
 
-@ONCE
+@ON_MARIADB
 def test_the_clean_up_of_old_messages_forgets_no_open_matter(world: World) -> None:
     sef = world.sef(
         probation_seconds=0, standby_ttl_seconds=90 * DAY, notification_retention_days=1
@@ -268,7 +268,7 @@ def test_the_clean_up_of_old_messages_forgets_no_open_matter(world: World) -> No
 # Limits
 
 
-@ONCE
+@ON_MARIADB
 def test_each_limit_of_the_fleet_is_told(world_at_the_hour: World) -> None:
     world = world_at_the_hour
     sef = world.sef(probation_seconds=0, max_instances=1, max_terminations_per_run=1)
@@ -286,7 +286,7 @@ def test_each_limit_of_the_fleet_is_told(world_at_the_hour: World) -> None:
     assert told(world, "alert", "limit reached") == happened(world, "limit_reached")
 
 
-@ONCE
+@ON_MARIADB
 def test_two_agents_at_a_limit_of_their_own_are_both_told(world: World) -> None:
     sef = world.sef(probation_seconds=0, max_launches_per_hour=1)
     fleet(world, sef, "ab")
@@ -301,7 +301,7 @@ def test_two_agents_at_a_limit_of_their_own_are_both_told(world: World) -> None:
     assert len({n.agent_id for n in world.rows("notifications", None)}) == 2
 
 
-@ONCE
+@ON_MARIADB
 def test_a_limit_that_is_reached_anew_is_told_anew(world_at_the_hour: World) -> None:
     world = world_at_the_hour
     sef = world.sef(probation_seconds=0, max_instances=1)
@@ -316,7 +316,7 @@ def test_a_limit_that_is_reached_anew_is_told_anew(world_at_the_hour: World) -> 
     assert len(told(world, "alert", "limit reached")) == 2
 
 
-@ONCE
+@ON_MARIADB
 def test_orphans_that_sef_leaves_running_are_told_each_day(world: World) -> None:
     sef = world.sef(probation_seconds=0, max_terminations_per_run=3)
     world.primary(sef)
@@ -346,7 +346,7 @@ def failures(world: World) -> list[tuple[str | None, str]]:
     return [(row.agent_id, row.body.split(" failed")[0]) for row in rows]
 
 
-@ONCE
+@ON_MARIADB
 def test_a_drill_that_cannot_be_planned_holds_up_no_other(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -396,7 +396,7 @@ def test_a_broken_document_of_an_agent_holds_up_no_search_for_losses(world: Worl
     assert failures(world).count(("a", "search for losses")) == 1
 
 
-@ONCE
+@ON_MARIADB
 def test_an_orphan_that_is_protected_holds_up_no_other(world: World) -> None:
     sef = world.sef(probation_seconds=0)
     world.primary(sef)
@@ -414,7 +414,7 @@ def test_an_orphan_that_is_protected_holds_up_no_other(world: World) -> None:
     assert failures(world) == [(None, f"termination of orphan {protected}")]
 
 
-@ONCE
+@ON_MARIADB
 def test_a_job_that_raises_is_told_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     sef = world.sef(reconcile_interval_seconds=0.02)
     runs: list[int] = []

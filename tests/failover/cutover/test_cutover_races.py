@@ -15,7 +15,7 @@ from tests.failover.cutover.cutover_targets import (
     hooked,
     owner,
 )
-from tests.harness import ONCE, TERMINATION, Crash, World
+from tests.harness import ON_MARIADB, TERMINATION, Crash, World
 
 CHANGES = [
     ("elastic_ip", "AssociateAddress"),
@@ -47,7 +47,7 @@ def assert_held_by(belongings: Belongings, name: str, instance_id: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "operation"), CHANGES)
-@ONCE
+@ON_MARIADB
 def test_step_interrupted_by_a_crash_is_completed(world: World, name: str, operation: str) -> None:
     other, primary, belongings = owner(world, name)
 
@@ -67,7 +67,7 @@ def test_step_interrupted_by_a_crash_is_completed(world: World, name: str, opera
 
 
 @pytest.mark.parametrize(("name", "operation"), CHANGES + INSPECTIONS)
-@ONCE
+@ON_MARIADB
 def test_frozen_worker_of_an_older_epoch_moves_nothing(
     world: World, name: str, operation: str
 ) -> None:
@@ -97,7 +97,7 @@ def test_frozen_worker_of_an_older_epoch_moves_nothing(
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_two_workers_complete_one_cutover_once(world: World) -> None:
     names = ("volumes", "target_groups", "elastic_ip", "dns")
     other, primary, belongings = owner(world, *names)
@@ -118,7 +118,7 @@ def test_two_workers_complete_one_cutover_once(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_late_deregistration_of_the_primary_is_undone(world: World) -> None:
     """An operator makes the former primary primary again just before it is deregistered."""
     other, primary, belongings = owner(world, "target_groups")
@@ -149,7 +149,7 @@ TAKING = [("elastic_ip", "AssociateAddress"), ("private_ip", "AssignPrivateIpAdd
 
 
 @pytest.mark.parametrize(("name", "operation"), TAKING)
-@ONCE
+@ON_MARIADB
 def test_late_call_of_a_superseded_cutover_is_not_sent(
     world: World, name: str, operation: str
 ) -> None:
@@ -169,7 +169,7 @@ def test_late_call_of_a_superseded_cutover_is_not_sent(
 
 @pytest.mark.parametrize("is_lost", [False, True], ids=["answered", "answer lost"])
 @pytest.mark.parametrize(("name", "operation"), TAKING)
-@ONCE
+@ON_MARIADB
 def test_address_that_a_late_call_took_goes_to_the_later_primary(
     world: World, name: str, operation: str, is_lost: bool
 ) -> None:

@@ -10,7 +10,7 @@ from sef.cloud.ec2 import AGENT_TAG, ATTEMPT_TAG, MANAGED_TAG, REPLICA_TAG
 from sef.db import tables
 from sef.simulator.client import SimulatedInstance
 from tests.failover.test_storm import fleet, in_parallel, notices
-from tests.harness import ALIVE, ONCE, OTHERS, REBALANCE, TERMINATION, Crash, World
+from tests.harness import ALIVE, ON_MARIADB, OTHERS, REBALANCE, TERMINATION, Crash, World
 
 POOLS = ",".join(OTHERS)
 AGENTS = 4
@@ -115,7 +115,7 @@ def once(do: Callable[[], object]) -> Callable[..., None]:
     return at_first
 
 
-@ONCE
+@ON_MARIADB
 def test_a_few_calls_launch_for_sixty_agents(world: World) -> None:
     calls: Calls = []
     workers = [
@@ -148,7 +148,7 @@ def test_one_call_launches_for_all_waiting_agents(world: World) -> None:
     assert {i.client_token for i in managed(world)} == {token}
 
 
-@ONCE
+@ON_MARIADB
 def test_standbys_with_equal_parameters_join_the_call_of_an_emergency(world: World) -> None:
     calls: Calls = []
     sef = worker(world, calls)
@@ -209,7 +209,7 @@ def test_a_call_is_repeated_once_after_its_answer_is_lost(world: World) -> None:
     assert calls == [calls[0]] * 2, "one attempt repeats the call for all of them"
 
 
-@ONCE
+@ON_MARIADB
 def test_a_throttled_call_is_repeated_with_the_same_token(world: World) -> None:
     calls: Calls = []
     sef = worker(world, calls)
@@ -220,7 +220,7 @@ def test_a_throttled_call_is_repeated_with_the_same_token(world: World) -> None:
     assert calls == [calls[0]] * 2
 
 
-@ONCE
+@ON_MARIADB
 def test_the_closest_deadlines_get_the_instances_of_a_partly_filled_call(world: World) -> None:
     calls: Calls = []
     sef = worker(world, calls)
@@ -241,7 +241,7 @@ def test_the_closest_deadlines_get_the_instances_of_a_partly_filled_call(world: 
     assert event.details["one_of"] == 4
 
 
-@ONCE
+@ON_MARIADB
 def test_all_attempts_go_to_the_next_pool_when_their_call_is_refused(world: World) -> None:
     calls: Calls = []
     sef = worker(world, calls)
@@ -258,7 +258,7 @@ def test_all_attempts_go_to_the_next_pool_when_their_call_is_refused(world: Worl
         assert codes == ["InsufficientInstanceCapacity", None]
 
 
-@ONCE
+@ON_MARIADB
 @pytest.mark.parametrize("code", ["MaxSpotInstanceCountExceeded", "VcpuLimitExceeded"])
 def test_a_call_over_a_quota_is_split_into_single_launches(world: World, code: str) -> None:
     calls: Calls = []
@@ -271,7 +271,7 @@ def test_a_call_over_a_quota_is_split_into_single_launches(world: World, code: s
     assert len({(a.pool_id, a.market) for a in world.rows("launch_attempts", None)}) == 1
 
 
-@ONCE
+@ON_MARIADB
 def test_a_forbidden_call_needs_an_operator_for_each_agent(world: World) -> None:
     calls: Calls = []
     sef = worker(world, calls)
@@ -289,7 +289,7 @@ def test_a_forbidden_call_needs_an_operator_for_each_agent(world: World) -> None
     assert_each_has_a_replacement(world, agents)
 
 
-@ONCE
+@ON_MARIADB
 def test_an_instance_for_a_released_replica_is_terminated(world: World) -> None:
     calls: Calls = []
     other = world.sef()
@@ -317,7 +317,7 @@ def test_an_instance_for_a_released_replica_is_terminated(world: World) -> None:
     assert len(managed(world)) == 3
 
 
-@ONCE
+@ON_MARIADB
 def test_three_workers_at_once_launch_one_instance_for_each_agent(world: World) -> None:
     calls: Calls = []
     workers = [worker(world, calls) for _ in range(3)]
@@ -330,7 +330,7 @@ def test_three_workers_at_once_launch_one_instance_for_each_agent(world: World) 
     assert len(calls) <= 3
 
 
-@ONCE
+@ON_MARIADB
 def test_a_worker_frozen_during_the_whole_failover_changes_nothing(world: World) -> None:
     calls: Calls = []
     other = worker(world, calls)
@@ -348,7 +348,7 @@ def test_a_worker_frozen_during_the_whole_failover_changes_nothing(world: World)
     assert len(managed(world)) == len(agents)
 
 
-@ONCE
+@ON_MARIADB
 def test_surplus_instances_of_a_call_refused_to_another_worker_are_terminated(
     world: World,
 ) -> None:
@@ -375,7 +375,7 @@ def test_surplus_instances_of_a_call_refused_to_another_worker_are_terminated(
     assert len(managed(world)) == 2 * len(agents)
 
 
-@ONCE
+@ON_MARIADB
 def test_a_spent_token_leads_to_new_launches(world: World) -> None:
     """All instances of the call end before SEF has read its answer."""
     calls: Calls = []
@@ -392,7 +392,7 @@ def test_a_spent_token_leads_to_new_launches(world: World) -> None:
     assert len(managed(world)) == 2 * len(agents)
 
 
-@ONCE
+@ON_MARIADB
 def test_a_sweep_keeps_the_instances_of_an_unanswered_call(world: World) -> None:
     calls: Calls = []
     dying = worker(world, calls, "after-call.ec2.RunInstances", crash)
@@ -409,7 +409,7 @@ def test_a_sweep_keeps_the_instances_of_an_unanswered_call(world: World) -> None
     assert_each_has_a_replacement(world, agents)
 
 
-@ONCE
+@ON_MARIADB
 def test_a_sweep_terminates_surplus_instances_of_an_answered_call(world: World) -> None:
     calls: Calls = []
     sef = worker(world, calls)
@@ -447,7 +447,7 @@ def test_refused_tags_delay_no_promotion_and_are_set_later(world: World) -> None
     assert_each_has_a_replacement(world, agents)
 
 
-@ONCE
+@ON_MARIADB
 def test_a_dead_worker_with_a_fast_clock_delays_no_launch(world: World) -> None:
     calls: Calls = []
     ahead = worker(world, calls, "before-call.ec2.RunInstances", crash, ahead=5 * 3600)
@@ -460,7 +460,7 @@ def test_a_dead_worker_with_a_fast_clock_delays_no_launch(world: World) -> None:
     assert_each_has_a_replacement(world, agents)
 
 
-@ONCE
+@ON_MARIADB
 def test_a_timeline_names_the_size_of_a_batched_call(world: World) -> None:
     calls: Calls = []
     sef = worker(world, calls)

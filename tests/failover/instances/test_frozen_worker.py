@@ -18,7 +18,7 @@ from sef.config import Settings
 from sef.db import tables
 from sef.db.statements import upsert
 from sef.jobs import LEASE, RECONCILE
-from tests.harness import ONCE, TERMINATION, World
+from tests.harness import ON_MARIADB, TERMINATION, World
 from tests.waiting import LIMIT, until
 from tests.web.server import Server
 
@@ -92,7 +92,7 @@ def failover(world: World, late: Server, quick: Server, agent_id: str, fault: An
     world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 def test_a_late_worker_does_not_promote_again(world: World, workers: tuple[Server, Server]) -> None:
     late, quick = workers
     # Frozen before EC2 launches, after EC2 has launched but before its answer, and before EC2

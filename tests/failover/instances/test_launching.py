@@ -8,7 +8,7 @@ import pytest
 from sef.errors import Unavailable
 from tests.harness import (
     ALIVE,
-    ONCE,
+    ON_MARIADB,
     OTHERS,
     POOL,
     REBALANCE,
@@ -44,7 +44,7 @@ def test_the_next_pool_is_tried_with_a_new_token(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_pool_without_capacity_is_not_tried_during_its_cooldown(world: World) -> None:
     sef = world.sef(**TWO_POOLS)
     for agent_id in "abc":
@@ -62,7 +62,7 @@ def test_a_pool_without_capacity_is_not_tried_during_its_cooldown(world: World) 
         world.check(agent_id)
 
 
-@ONCE
+@ON_MARIADB
 @pytest.mark.parametrize(
     "code", ["UnfulfillableCapacity", "SpotMaxPriceTooLow", "InsufficientFreeAddressesInSubnet"]
 )
@@ -75,7 +75,7 @@ def test_other_capacity_errors_lead_to_the_next_pool(world: World, code: str) ->
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_an_exhausted_spot_quota_leads_to_on_demand_if_allowed(world: World) -> None:
     sef = world.sef(**TWO_POOLS, allow_on_demand=True)
     world.primary(sef)
@@ -92,7 +92,7 @@ def exhaust_spot_quota(world: World) -> None:
     )
 
 
-@ONCE
+@ON_MARIADB
 def test_an_exhausted_spot_quota_fails_if_on_demand_is_not_allowed(world: World) -> None:
     sef = world.sef(**TWO_POOLS)
     world.primary(sef)
@@ -106,7 +106,7 @@ def test_an_exhausted_spot_quota_fails_if_on_demand_is_not_allowed(world: World)
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_throttled_launch_is_repeated_with_the_same_token(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
@@ -136,7 +136,7 @@ def test_a_launch_with_a_lost_answer_launches_one_instance(world: World) -> None
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 @pytest.mark.parametrize("code", ["UnauthorizedOperation", "InsufficientInstanceCapacity"])
 def test_a_launch_with_a_lost_answer_and_a_refused_repeat_is_adopted(
     world: World, code: str
@@ -154,7 +154,7 @@ def test_a_launch_with_a_lost_answer_and_a_refused_repeat_is_adopted(
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_launch_with_a_lost_answer_and_an_ended_instance_moves_to_the_next_pool(
     world: World,
 ) -> None:
@@ -172,7 +172,7 @@ def test_a_launch_with_a_lost_answer_and_an_ended_instance_moves_to_the_next_poo
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_forbidden_launch_is_retried_after_five_minutes(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
@@ -193,7 +193,7 @@ def test_a_forbidden_launch_is_retried_after_five_minutes(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_repeated_signal_does_not_retry_a_forbidden_launch(
     world: World,
 ) -> None:
@@ -207,7 +207,7 @@ def test_a_repeated_signal_does_not_retry_a_forbidden_launch(
     assert len(world.attempts()) == 1
 
 
-@ONCE
+@ON_MARIADB
 def test_an_instance_that_ends_while_launching_is_replaced_in_another_pool(
     world: World,
 ) -> None:
@@ -225,7 +225,7 @@ def test_an_instance_that_ends_while_launching_is_replaced_in_another_pool(
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_an_instance_that_does_not_run_in_time_is_terminated_and_replaced(world: World) -> None:
     sef = world.sef(simulator_pending_seconds=100_000)
     world.primary(sef)
@@ -244,7 +244,7 @@ def test_an_instance_that_does_not_run_in_time_is_terminated_and_replaced(world:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_launching_instance_that_is_missing_at_first_becomes_ready(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
@@ -278,7 +278,7 @@ def test_a_crash_at_the_call_leaves_one_instance(world: World, moment: str) -> N
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_second_worker_leaves_a_call_that_ec2_has_not_answered_yet(world: World) -> None:
     """A repetition of the call would launch nothing more, but use up a request token."""
     calls: list[str] = []
@@ -298,7 +298,7 @@ def test_a_second_worker_leaves_a_call_that_ec2_has_not_answered_yet(world: Worl
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_launch_continues_after_a_crash_before_its_attempt(world: World) -> None:
     broken = world.sef(world.cloud("before-call.ec2.DescribeSpotPriceHistory", crash))
     world.primary(broken)
@@ -312,7 +312,7 @@ def test_a_launch_continues_after_a_crash_before_its_attempt(world: World) -> No
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_termination_continues_after_a_crash(world: World) -> None:
     broken = world.sef(world.cloud("before-call.ec2.TerminateInstances", crash))
     primary = world.primary(broken)
@@ -326,7 +326,7 @@ def test_a_termination_continues_after_a_crash(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_call_repeated_outside_of_sef_is_the_same_launch(
     world: World,
 ) -> None:
@@ -365,7 +365,7 @@ def test_a_replica_released_during_an_unknown_launch_leaves_no_instance(
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 @pytest.mark.parametrize(
     "code",
     ["InsufficientInstanceCapacity", "MaxSpotInstanceCountExceeded", "UnauthorizedOperation"],
@@ -406,7 +406,7 @@ def test_a_launch_waits_while_ec2_is_down(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_ready_standby_is_not_lost_while_ec2_is_down(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
@@ -423,7 +423,7 @@ def test_a_ready_standby_is_not_lost_while_ec2_is_down(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_standby_is_launched_without_prices(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
@@ -433,7 +433,7 @@ def test_a_standby_is_launched_without_prices(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_two_workers_at_the_same_step_launch_one_instance(world: World) -> None:
     sef, other = world.sef(simulator_pending_seconds=60), world.sef(simulator_pending_seconds=60)
     world.primary(sef)
@@ -447,7 +447,7 @@ def test_two_workers_at_the_same_step_launch_one_instance(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_launch_plan_is_dropped_when_the_primary_changes(world: World) -> None:
     """A launch planned for the earlier primary is not used for the new primary."""
     sef, other = world.sef(), world.sef()
@@ -464,7 +464,7 @@ def test_a_launch_plan_is_dropped_when_the_primary_changes(world: World) -> None
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_database_lost_after_the_call_leaves_one_instance(
     world: World,
 ) -> None:
@@ -486,7 +486,7 @@ def test_a_database_lost_after_the_call_leaves_one_instance(
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_a_pool_with_unannounced_losses_ranks_after_a_calm_pool(world: World) -> None:
     sef = world.sef()
     world.primary(sef)
@@ -500,7 +500,7 @@ def test_a_pool_with_unannounced_losses_ranks_after_a_calm_pool(world: World) ->
     assert (risks[f"spot in {calm}"], risks[f"spot in {lossy}"]) == ("risk 0.29", "risk 0.71")
 
 
-@ONCE
+@ON_MARIADB
 def test_a_recommendation_is_judged_by_recommendations_alone(
     world: World,
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from sef.cloud.errors import CloudError
 from sef.errors import SefError
-from tests.harness import ALIVE, ONCE, REBALANCE, Crash, World, meanwhile
+from tests.harness import ALIVE, ON_MARIADB, REBALANCE, Crash, World, meanwhile
 from tests.mariadb import MariaDB
 
 
@@ -46,7 +46,7 @@ def test_an_orphan_is_terminated_at_its_minimum_age(world: World) -> None:
     assert len(world.events("orphan_terminated")) == 1
 
 
-@ONCE
+@ON_MARIADB
 def test_instances_of_other_deployments_and_without_tags_are_kept(world: World) -> None:
     sef = named(world)
     others = [orphan(world, deployment="sef-of-others"), world.launch()]
@@ -55,7 +55,7 @@ def test_instances_of_other_deployments_and_without_tags_are_kept(world: World) 
     assert {world.state(i) for i in others} == {"running"}
 
 
-@ONCE
+@ON_MARIADB
 def test_instances_that_a_row_refers_to_are_kept(world: World) -> None:
     sef = named(world)
     # A standby, a promoted standby, a former primary that still drains, a registered primary.
@@ -74,7 +74,7 @@ def test_instances_that_a_row_refers_to_are_kept(world: World) -> None:
     world.check("a")
 
 
-@ONCE
+@ON_MARIADB
 def test_the_instance_of_an_open_launch_is_kept(world: World) -> None:
     sef = named(world)
     world.primary(sef)
@@ -88,7 +88,7 @@ def test_the_instance_of_an_open_launch_is_kept(world: World) -> None:
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 @pytest.mark.parametrize(
     "between", ["coalesce(launch_attempts.call_token", "agents.instance_id IN"]
 )
@@ -108,7 +108,7 @@ def test_the_instance_of_a_launch_answered_during_the_sweep_is_kept(
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_an_instance_retired_during_the_sweep_is_not_reported(world: World) -> None:
     sef, other = named(world), world.sef()
     world.primary(sef)
@@ -126,7 +126,7 @@ def test_an_instance_retired_during_the_sweep_is_not_reported(world: World) -> N
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_nothing_is_terminated_while_ec2_cannot_be_read(world: World) -> None:
     sef = named(world)
     forgotten = orphan(world)
@@ -139,7 +139,7 @@ def test_nothing_is_terminated_while_ec2_cannot_be_read(world: World) -> None:
     assert sef.sweep_orphans() == 1
 
 
-@ONCE
+@ON_MARIADB
 def test_nothing_is_terminated_while_the_database_cannot_be_read(
     world: World, mariadb: MariaDB
 ) -> None:
@@ -157,7 +157,7 @@ def test_nothing_is_terminated_while_the_database_cannot_be_read(
     assert sef.sweep_orphans() == 1
 
 
-@ONCE
+@ON_MARIADB
 def test_nothing_is_terminated_if_the_database_is_lost_after_the_listing(
     world: World, mariadb: MariaDB
 ) -> None:
@@ -177,7 +177,7 @@ def test_nothing_is_terminated_if_the_database_is_lost_after_the_listing(
     assert world.state(forgotten) in ALIVE
 
 
-@ONCE
+@ON_MARIADB
 def test_terminated_orphans_are_reported_when_ec2_fails_during_the_sweep(
     world: World,
 ) -> None:
@@ -200,7 +200,7 @@ def test_terminated_orphans_are_reported_when_ec2_fails_during_the_sweep(
     assert set(reported(world)) == forgotten
 
 
-@ONCE
+@ON_MARIADB
 def test_a_running_instance_of_a_failed_replica_is_terminated(world: World) -> None:
     """A standby was missing for more than five minutes and became failed."""
     sef = world.sef()
@@ -221,7 +221,7 @@ def test_a_running_instance_of_a_failed_replica_is_terminated(world: World) -> N
     world.check()
 
 
-@ONCE
+@ON_MARIADB
 def test_an_orphan_is_kept_if_the_primary_of_its_agent_does_not_run(world: World) -> None:
     """A database restored from a backup has a row from before the promotion."""
     sef = named(world)
@@ -269,7 +269,7 @@ def test_a_termination_interrupted_by_a_crash_is_reported_once(world: World, on:
     assert reported(world) == [forgotten]
 
 
-@ONCE
+@ON_MARIADB
 def test_an_orphan_registered_before_the_call_is_kept(world: World) -> None:
     sef = named(world)
     forgotten = orphan(world)
@@ -284,7 +284,7 @@ def test_an_orphan_registered_before_the_call_is_kept(world: World) -> None:
     assert reported(world) == [], "SEF did not terminate it"
 
 
-@ONCE
+@ON_MARIADB
 def test_a_missing_orphan_is_reported_after_an_hour(world: World) -> None:
     sef = named(world)
     forgotten = orphan(world)
@@ -298,7 +298,7 @@ def test_a_missing_orphan_is_reported_after_an_hour(world: World) -> None:
     assert reported(world) == [forgotten]
 
 
-@ONCE
+@ON_MARIADB
 def test_a_termination_is_reported_once_although_the_listing_lags(world: World) -> None:
     sef = named(world)
     forgotten = orphan(world)
@@ -311,7 +311,7 @@ def test_a_termination_is_reported_once_although_the_listing_lags(world: World) 
     assert reported(world) == [forgotten]
 
 
-@ONCE
+@ON_MARIADB
 def test_terminations_are_kept_for_a_day(world: World) -> None:
     sef = named(world)
     orphan(world)
@@ -324,7 +324,7 @@ def test_terminations_are_kept_for_a_day(world: World) -> None:
     assert [row.instance_id for row in world.rows("orphan_terminations", None)] == [later]
 
 
-@ONCE
+@ON_MARIADB
 def test_an_orphan_registered_during_the_sweep_is_kept(world: World) -> None:
     named(world)
     forgotten = {orphan(world) for _ in range(2)}
@@ -344,7 +344,7 @@ def test_an_orphan_registered_during_the_sweep_is_kept(world: World) -> None:
     assert (world.state(ended), world.state(registered)) == ("terminated", "running")
 
 
-@ONCE
+@ON_MARIADB
 def test_two_sweeps_at_once_report_an_orphan_once(world: World) -> None:
     other = named(world)
     forgotten = orphan(world)
