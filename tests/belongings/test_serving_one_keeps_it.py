@@ -197,6 +197,33 @@ def test_target_that_is_refused_although_checked_goes_back(
     assert cutover_of(sef)["status"] == "done"
 
 
+@pytest.mark.parametrize("removed", ["all targets", "this one"])
+@pytest.mark.parametrize(
+    ("name", "action"),
+    [("volumes", "DetachVolume"), ("network_interface", "DetachNetworkInterface")],
+)
+@ONCE
+def test_target_that_is_removed_on_its_way_arrives(
+    world: World, name: str, action: str, removed: str
+) -> None:
+    """The operator removes it between the two calls of its move."""
+    sef, _, belongings = owner(world, name, "elastic_ip")
+    address = {"elastic_ip": belongings.targets["elastic_ip"]}
+    kept = None if removed == "all targets" else address
+
+    def remove(**_: Any) -> None:
+        sef.register_agent("a", {"cutover": kept})
+        world.simulation.add_fault("*", error_code="RequestLimitExceeded", count=2)
+
+    clients = hooked(world, f"after-call.ec2.{action}", remove)
+    worker = world.sef(clients=clients, spot_pools=",".join(SAME_ZONE))
+    new = switched(world, worker)
+    for _ in range(4):
+        world.settle(sef, 61)
+    assert name in belongings.held(new)
+    assert world.events("operator_needed") == []
+
+
 @ONCE
 def test_refused_target_moves_again_once_it_is_named_anew(world: World) -> None:
     _, primary, belongings = owner(world, "volumes")

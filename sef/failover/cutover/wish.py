@@ -48,7 +48,8 @@ class Difference:
     Attributes:
         missing: steps without a row.
         again: steps of targets that were put back; they are made again.
-        unwanted: unfinished steps of targets that were removed.
+        unwanted: unfinished steps of targets that were removed. A target that SEF has taken from
+            its holder first arrives, or goes back; it would be with nobody.
     """
 
     missing: Sequence[Wanted] = ()
@@ -88,7 +89,9 @@ def difference(
     unwanted = [
         step
         for step in steps
-        if step.state.is_unfinished and (step.kind, step.target) not in wanted
+        if step.state.is_unfinished
+        and (step.kind, step.target) not in wanted
+        and (step.taken_from is None or step.status is StepStatus.FAILED)
     ]
     missing = [one for one in wanted if one not in known]
     over = {
