@@ -499,3 +499,16 @@ def test_standby_in_another_place_is_kept_in_an_emergency(world: World) -> None:
     for _ in range(2):
         world.settle(later, 40)
     assert world.state(first) in ALIVE
+
+
+@ONCE
+def test_standby_that_no_pool_takes_says_so(world: World) -> None:
+    """Without another type in the zone of the volume, only the primary's own pool is left."""
+    sef = world.sef(spot_pools=",".join([POOL, *OTHERS]))
+    belongings = Belongings(world, world.primary(sef), "volumes")
+    sef.register_agent("a", {"cutover": belongings.targets})
+    sef.enable_manual_replica_mode("a")
+    reason = str(world.agent().put_off_because)
+    assert "(none can be tried)" in reason
+    assert f"{POOL}: spot is not launched in the pool of the primary" in reason
+    assert f"{OTHERS[0]}: volumes {belongings.volume_id} cannot follow" in reason

@@ -38,6 +38,8 @@ from tests.webhook_receiver import Receiver
 
 log = logging.getLogger("sef")
 
+SECOND_POOL = "m5a.large.us-east-1a"
+
 READ_SECONDS = 1.0
 DELAY_SECONDS = 1.2
 """Longer than the client waits: EC2 completes the call after the client has given up."""
@@ -111,6 +113,8 @@ class Stage(World):
             run_jobs=False,
             simulator_pending_seconds=0,
             enable_wait_seconds=0,
+            # Of the zone to which targets are bound, one pool beside that of the first primaries.
+            spot_pools=",".join([*(f"m5.large.us-east-1{z}" for z in "abcdef"), SECOND_POOL]),
             notification_urls=f"json://127.0.0.1:{ground.receiver.port}",
             notification_min_severity=NotificationSeverity.INFO,
             allowed_private_networks="127.0.0.0/8",
@@ -129,7 +133,10 @@ class Stage(World):
         self._fuse: int | None = None
         self._fuse_lock = threading.Lock()
         failpoints.reached = self._reach
-        self._ec2 = Ec2(failpoints.instrument(_impatient(simulation.endpoint)))
+        self.on_termination: Callable[[list[str]], None] = lambda _: None
+        client = failpoints.instrument(_impatient(simulation.endpoint))
+        client.meta.events.register("before-call.ec2.TerminateInstances", self._terminate)
+        self._ec2 = Ec2(client)
         self._clients = Clients("us-east-1", simulation.endpoint, simulated=True)
         self._listener = _Listener(self)
         log.addHandler(self._listener)
@@ -138,6 +145,9 @@ class Stage(World):
 
     def _worker(self, number: int) -> SmartEmergencyFallback:
         return self.sef(self._ec2, clients=self._clients, ahead=self._ahead[number], **self.limits)
+
+    def _terminate(self, params: Any, **_: Any) -> None:
+        self.on_termination([v for k, v in params["body"].items() if k.startswith("InstanceId")])
 
     def restart(self, number: int) -> None:
         self.workers[number].close()

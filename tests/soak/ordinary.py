@@ -22,12 +22,12 @@ from sef.cloud.ec2 import ATTEMPT_TAG
 from smart_emergency_fallback import SmartEmergencyFallback
 from tests.failover.cutover.cutover_targets import Belongings
 from tests.harness import ALIVE, POOL, REBALANCE, TERMINATION
+from tests.soak.belongings import BOUND, MOBILE, Guardian
 from tests.soak.harness import Ground, Stage
 
 LONGEST_STORY = timedelta(days=400)
 """The longest time that a story skips."""
 
-TARGETS = ("elastic_ip", "target_groups", "dns")
 NO_ADDRESS = "eipalloc-0123456789abcdef0"
 """The id of an Elastic IP that does not exist."""
 
@@ -62,6 +62,7 @@ class OrdinaryEvents(RuleBasedStateMachine):
         self.stopped: set[str] = set()
         """The instances that were ever stopped in the console."""
         self.belongings: dict[str, Belongings] = {}
+        self.guardian: Guardian
         self.skipped = timedelta()
 
     @property
@@ -185,7 +186,7 @@ class OrdinaryEvents(RuleBasedStateMachine):
     @rule(
         worker=workers,
         which=st.integers(0, 2),
-        what=st.sampled_from(["mistype", "correct", "correct", *TARGETS]),
+        what=st.sampled_from(["mistype", "correct", "correct", *MOBILE, *BOUND]),
         fuse=fuses,
     )
     def retarget(self, worker: int, which: int, what: str, fuse: int | None) -> None:
@@ -207,12 +208,12 @@ class OrdinaryEvents(RuleBasedStateMachine):
             agent, cutover = self.world.agent(agent_id), self.targets_of(agent_id)
             # The row has more fields, which are defaults.
             names = {} if agent.cutover is None else agent.cutover
-            if names.get("elastic_ip") != cutover["elastic_ip"] or not names.keys() >= {*TARGETS}:
+            if names.get("elastic_ip") != cutover["elastic_ip"] or not names.keys() >= {*cutover}:
                 self._register(0, agent_id, {"cutover": cutover}, None)
 
     def targets_of(self, agent_id: str) -> dict[str, Any]:
         """Return the right targets of an agent."""
-        return {name: self.belongings[agent_id].targets[name] for name in TARGETS}
+        return dict(self.belongings[agent_id].targets)
 
     # Drills on all agents, and long times
 
@@ -295,7 +296,8 @@ class OrdinaryEvents(RuleBasedStateMachine):
         if cutover is not None:
             sef = self.world.workers[0]
             sef.register_agent(agent_id, {"cutover": None})
-            names = {name: cutover[name] for name in TARGETS if cutover.get(name)}
+            targets = self.belongings[agent_id].targets
+            names = {name: cutover[name] for name in targets if cutover.get(name)}
             sef.register_agent(agent_id, {"cutover": names})
 
     def adopt_surplus(self) -> None:
@@ -303,6 +305,7 @@ class OrdinaryEvents(RuleBasedStateMachine):
         sef = self.world.workers[0]
         for unknown in sef.unknown_instances():
             if "no row knows the launch" in unknown["reason"]:
+                self.guardian.named.add(unknown["instance_id"])
                 sef.adopt_instance(unknown["agent_id"], unknown["instance_id"], "surplus")
                 self.tally["instances adopted"] += 1
 

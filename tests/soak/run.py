@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.soak.harness import Ground
 from tests.soak.state_machine import Story
 
-STORIES = 5
+STORIES = 4
 STEPS = 100
 
 _SETTINGS = settings(

@@ -25,6 +25,14 @@ from tests.failover.cutover.cutover_targets import Belongings
 from tests.failover.test_races import together
 from tests.harness import OTHERS, POOL, REBALANCE, TERMINATION
 from tests.soak import invariants
+from tests.soak.belongings import (
+    BOUND,
+    MOBILE,
+    Guardian,
+    MovingTargets,
+    data_made_at_launch,
+    is_away,
+)
 from tests.soak.harness import DELAY_SECONDS, Stage
 from tests.soak.ordinary import OrdinaryEvents
 
@@ -123,7 +131,7 @@ class Keyed:
     answer: Any = None
 
 
-class Story(OrdinaryEvents):
+class Story(OrdinaryEvents, MovingTargets):
     """A random story: each rule is a step."""
 
     def __init__(self) -> None:
@@ -148,28 +156,28 @@ class Story(OrdinaryEvents):
         ahead=st.sampled_from([0, 0, 0, 3600, -3600]),
         may_kill=st.sampled_from([False, False, False, True]),
         modes=st.tuples(first_modes, first_modes),
-        has_targets=st.booleans(),
+        bound=st.lists(st.sampled_from(BOUND), unique=True),
     )
-    def begin(
-        self, ahead: float, may_kill: bool, modes: tuple[str, str], has_targets: bool
-    ) -> None:
+    def begin(self, ahead: float, may_kill: bool, modes: tuple[str, str], bound: list[str]) -> None:
         self.may_kill = may_kill
         self.clocks_agree = ahead == 0
         self.stage = Stage(self.ground, [0, ahead], self.tally)
+        self.guardian = Guardian(self.stage, self.belongings)
         for agent_id in AGENTS:
             primary = self.stage.primary(self.stage.workers[0], agent_id)
-            if agent_id == AGENTS[0] or (has_targets and agent_id != POISON):
-                self._give_targets(agent_id, primary)
+            if agent_id == AGENTS[0]:
+                self._give_targets(agent_id, primary, *MOBILE)
+            elif agent_id != POISON and bound:
+                self._give_targets(agent_id, primary, "elastic_ip", *bound)
         self.stage.workers[0].register_agent(POISON, {"launch_template": "no-such-template"})
         for agent_id, mode in zip(AGENTS, modes, strict=False):
             MODES[mode](self.stage.workers[0], agent_id)
 
-    def _give_targets(self, agent_id: str, primary: str) -> None:
+    def _give_targets(self, agent_id: str, primary: str, *names: str) -> None:
         """Give an agent cutover targets."""
-        belongings = Belongings(self.world, primary)
-        names = ("elastic_ip", "target_groups", "dns")
-        cutover = {name: belongings.targets[name] for name in names}
-        self.world.workers[0].register_agent(agent_id, {"cutover": cutover})
+        belongings = Belongings(self.world, primary, *names)
+        data_made_at_launch(self.world, belongings, primary)
+        self.world.workers[0].register_agent(agent_id, {"cutover": belongings.targets})
         self.belongings[agent_id] = belongings
 
     @property
@@ -643,7 +651,11 @@ class Story(OrdinaryEvents):
             for r in self.world.rows("replica_instances", None)
             if r.status in ("launching", "releasing")
         ]
-        following = [c.agent_id for c in self.world.rows("cutovers", None) if c.open_agent_id]
+        following = [
+            cutover.agent_id
+            for cutover in self.world.rows("cutovers", None)
+            if cutover.open_agent_id and not is_away(self.world, cutover.new_instance_id)
+        ]
         undispatched = [
             n for n in self.world.rows("notifications", None) if n.dispatched_at is None
         ]
@@ -655,6 +667,7 @@ class Story(OrdinaryEvents):
     def _check_always(self) -> None:
         taken = self.taken | self.down
         invariants.check_always(self.world, taken, self.told.epochs, self.forgotten)
+        assert not self.guardian.robbed, self.guardian.robbed
 
     @invariant()
     def always(self) -> None:

@@ -82,15 +82,30 @@ class LaunchOptions:
         subnets = self.source.subnets
         return {p for p in self.pools if not constraint.allows(p.zone, subnets.get(p.zone), vpc)}
 
-    def untried(self, *, away: bool) -> str:
-        """Return the pools that are not tried, with the reasons, as the end of a sentence."""
+    def own_pool(self, agent: Agent) -> Pool | None:
+        """Return the pool of the agent's primary: interruptions of one pool come together."""
+        return self.source.primary_pool or parse_pool(agent.pool_id)
+
+    def shortage(self, agent: Agent, codes: Collection[str], *, away: bool) -> str:
+        """Return the reason why no pool is left for a launch.
+
+        Args:
+            codes: error codes of the pools that were tried.
+            away: pools where a target cannot follow are tried too.
+        """
         reasons = {str(pool): reason for pool, reason in self.unusable.items()}
+        own = self.own_pool(agent)
+        if own in self.pools:
+            reasons[str(own)] = "spot is not launched in the pool of the primary"
         if not away:
             for pool_id, targets in self.left_behind.items():
                 if targets:
                     reasons[pool_id] = f"{', '.join(targets)} cannot follow"
+        is_one_left = any(str(pool) not in reasons for pool in self.pools)
+        untried = "all are on cooldown" if is_one_left else "none can be tried"
         pools = [f"{pool_id}: {reason}" for pool_id, reason in sorted(reasons.items())]
-        return f"; not tried: {'; '.join(pools[:MAX_UNTRIED])}" if pools else ""
+        listed = f"; not tried: {'; '.join(pools[:MAX_UNTRIED])}" if pools else ""
+        return f"no pool has capacity ({', '.join(sorted(codes)) or untried}){listed}"
 
 
 def launch_options(ctx: Context, agent: Agent, *, is_emergency: bool = False) -> LaunchOptions:
@@ -217,7 +232,7 @@ def rank_candidates(
     def ranked(excluded: Collection[tuple[str, Market]]) -> list[Candidate]:
         return rank(
             pools,
-            avoid=options.source.primary_pool or parse_pool(agent.pool_id),
+            avoid=options.own_pool(agent),
             excluded=excluded,
             risks=risks,
             spot_prices=options.prices,

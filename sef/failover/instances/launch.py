@@ -152,9 +152,10 @@ def decide_launch(
     if postponed is not None:
         return postponed
     if not candidates:
-        codes = ", ".join(sorted({str(a.error_code) for a in attempts}))
-        untried = options.untried(away=may_leave_targets(ctx, options, incident))
-        reason = f"no pool has capacity ({codes or 'all are on cooldown'}){untried}"
+        agent = read_agent(connection, replica.agent_id)
+        codes = {str(attempt.error_code) for attempt in attempts}
+        away = may_leave_targets(ctx, options, incident)
+        reason = options.shortage(agent, codes, away=away)
         return fail_launch(connection, replica, reason, _retry_delay(incident), ctx.clock())
     best, now = candidates[0], ctx.clock()
     configuration = options.source
