@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, select
 
 from sef.db.tables import metadata
 from sef.errors import Conflict, Refused
-from tests.harness import ALIVE, ONCE, POOL, TERMINATION, World
+from tests.harness import ALIVE, ONCE, OTHERS, POOL, TERMINATION, Crash, World
 
 SETTINGS = {"probation_seconds": 0}
 
@@ -454,3 +454,41 @@ def test_orphans_beyond_the_limit_are_told_daily_and_shown(world: World) -> None
     assert sef.sweep_orphans() == 3, "within the limit again"
     assert sef.get_agent_status("a")["orphans"] == []
     assert world.state(primary) in ALIVE
+
+
+@pytest.mark.parametrize("role", ["primary", "surplus"])
+@ONCE
+def test_standby_whose_client_token_is_used_up_launches_another(
+    world: World, file: Path, role: str
+) -> None:
+    """Its row is from before the launch, so SEF uses the token of that launch again."""
+
+    def crash(**_: Any) -> None:
+        raise Crash
+
+    settings = SETTINGS | {"spot_pools": ",".join(OTHERS)}
+    broken = world.sef(world.cloud("before-call.ec2.DescribeSpotPriceHistory", crash), **settings)
+    world.primary(broken)
+    with pytest.raises(Crash):
+        broken.enable_manual_replica_mode("a")
+    assert world.attempts() == []
+    backup = Backup(world, file)
+    sef = world.sef(**settings)
+    world.settle(sef, 1)
+    launched = str(world.standby().instance_id)  # type: ignore[union-attr]
+    if role == "primary":
+        sef.execute_manual_switch("a")
+    backup.restore()
+    sef = world.sef(**settings)
+    if role == "primary":
+        sef.register_agent("a", {"instance_id": launched})
+    else:
+        sef.adopt_instance("a", launched, role)
+    for _ in range(4):
+        world.settle(sef, 61)
+    assert world.state(launched) == ("running" if role == "primary" else "terminated")
+    standby = world.standby()
+    assert standby is not None
+    assert standby.status == "ready"
+    assert standby.instance_id != launched
+    assert world.state(str(standby.instance_id)) == "running"

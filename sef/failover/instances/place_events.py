@@ -31,7 +31,7 @@ def tell_of_place(
             severity="error",
             incident_id=replica.incident_id,
             notification=NotificationKind.ALERT,
-            matter=(targets, replica.id),
+            matter=(targets, str(chosen.pool), replica.incident_id or replica.id),
         )
         write_once(connection, event, now)
     if configuration.gaps:

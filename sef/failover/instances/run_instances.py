@@ -40,7 +40,7 @@ from sef.failover.instances.calls import LaunchCall
 from sef.failover.instances.rate_limit import KEPT_FOR_EMERGENCIES, RUN
 from sef.failover.standbys.backoff import RETRY_OPERATOR, cool_down_pool, fail_launch
 from sef.failover.standbys.retirements import plan_retirement
-from sef.failover.standbys.rows import Replica, change_replica, read_replica
+from sef.failover.standbys.rows import Replica, change_replica, known_instances, read_replica
 from sef.notifications.events import Event, write_events
 from sef.terms import ReplicaStatus
 
@@ -251,10 +251,16 @@ def _run_instances(ctx: Context, call: LaunchCall, attempt: Attempt) -> Sequence
 def _record_launched(
     connection: Connection, ctx: Context, call: LaunchCall, instance_ids: Sequence[str]
 ) -> None:
-    """Assign the launched instances to the attempts of the call; refuse the other attempts."""
+    """Assign the launched instances to the attempts of the call; refuse the other attempts.
+
+    After the database was restored from a backup, a replica may use a client token again that has
+    launched an instance. If another row has this instance now, the replica launches another.
+    """
     now = ctx.clock()
     members = calls.attempts_of_call(connection, call)
     assigned = {member.instance_id for member in members}
+    others = known_instances(connection, instance_ids, {member.replica_id for member in members})
+    instance_ids = [one for one in instance_ids if one not in others]
     is_answered = all(member.status != "open" for member in members)
     if not is_answered:
         for member, instance_id in zip(members, instance_ids, strict=False):
@@ -269,6 +275,11 @@ def _record_launched(
             f"EC2 launched {len(instance_ids)} of {call.size} instances.",
             Remedy.NEXT_POOL,
         )
+        if others:
+            names = ", ".join(sorted(others))
+            shortage = CloudError(
+                NOT_GRANTED, f"The client token has launched {names} before.", Remedy.NEW_TOKEN
+            )
         _refuse_attempts(connection, ctx, members[len(instance_ids) :], call, shortage)
     # EC2 refused the same call of another worker, which closed the attempts. Their agents try other
     # pools since, so these instances are terminated.

@@ -275,6 +275,26 @@ def claimed_instances(connection: Connection, ids: Collection[str]) -> set[str]:
     return {claimed for statement in statements for claimed in connection.scalars(statement)}
 
 
+def known_instances(
+    connection: Connection, ids: Collection[str], other_than: Collection[str]
+) -> set[str]:
+    """Return the instances that an agent, a retirement or another replica has, also ended ones.
+
+    Args:
+        other_than: ids of the replicas that do not count.
+    """
+    wanted = sorted(ids)
+    replica = replica_instances.c
+    statements = (
+        select(agents.c.instance_id).where(agents.c.instance_id.in_(wanted)),
+        select(replica.instance_id).where(
+            replica.instance_id.in_(wanted), replica.id.not_in(sorted(other_than))
+        ),
+        select(retirements.c.instance_id).where(retirements.c.instance_id.in_(wanted)),
+    )
+    return {known for statement in statements for known in connection.scalars(statement)}
+
+
 def _one(connection: Connection, *, newest_by: str | None = None, **key: Any) -> Replica | None:
     rows = rows_where(connection, replica_instances, key, newest_by=newest_by)
     return next(iter(_replicas(rows)), None)
