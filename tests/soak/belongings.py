@@ -19,7 +19,7 @@ from tests.failover.cutover.cutover_targets import Belongings
 from tests.harness import ALIVE
 from tests.soak.harness import Stage
 
-MOBILE = ("elastic_ip", "target_groups", "dns")
+MOBILE = ("elastic_ip", "target_groups", "dns", "routes")
 """Targets that follow to every zone."""
 BOUND = ("private_ip", "network_interface", "volumes")
 """Targets that follow within their zone or subnet only."""

@@ -13,11 +13,11 @@ SAME_ZONE = ["m5.large.us-east-1a", "m5a.large.us-east-1a"]
 """Pools between which volumes and interfaces can be moved."""
 
 ALL = {"elastic_ip", "private_ip", "network_interface", "volumes", "target_groups", "dns"}
-"""Fields of the targets, webhooks excepted."""
+"""Fields of the targets that each instance can have; routes are for routers only."""
 
 
 class Belongings:
-    """Targets on the agent's first primary: one of each field in `names`, or of every field.
+    """Targets on the agent's first primary: one of each field in `names`, or of `ALL`.
 
     `targets` has them in the form in which they are registered.
     """
@@ -35,8 +35,10 @@ class Belongings:
             "volumes": self._create_volume,
             "target_groups": self._create_group,
             "dns": self._create_record,
+            "routes": self._create_routes,
         }
-        self.targets: dict[str, Any] = {name: create[name]() for name in names or create}
+        wanted = [name for name in create if name in (names or ALL)]
+        self.targets: dict[str, Any] = {name: create[name]() for name in wanted}
 
     def _create_elastic_ip(self) -> Any:
         address = self.ec2.allocate_address(Domain="vpc")
@@ -104,6 +106,20 @@ class Belongings:
             DefaultActions=[{"Type": "forward", "TargetGroupArn": self.arn}],
         )
 
+    def _create_routes(self) -> Any:
+        vpc = self._first_interface["VpcId"]
+        self.table_id = self.ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"]
+        destination = "10.99.0.0/16"
+        self.ec2.create_route(
+            RouteTableId=self.table_id,
+            DestinationCidrBlock=destination,
+            NetworkInterfaceId=self._first_interface["NetworkInterfaceId"],
+        )
+        self.ec2.modify_instance_attribute(
+            InstanceId=self._primary, SourceDestCheck={"Value": False}
+        )
+        return [{"route_table_id": self.table_id, "destination_cidr": destination}]
+
     def _create_record(self) -> Any:
         domain = f"web-{uuid4().hex[:8]}.example"
         zone = self.route53.create_hosted_zone(
@@ -147,6 +163,7 @@ class Belongings:
             "volumes": self._has_volume,
             "target_groups": lambda instance_id: instance_id in self.registered(),
             "dns": self._has_record,
+            "routes": self._has_routes,
         }
         return {name for name in self.targets if is_with[name](instance_id)}
 
@@ -167,6 +184,16 @@ class Belongings:
     def _has_volume(self, instance_id: str) -> bool:
         volume = self.ec2.describe_volumes(VolumeIds=[self.volume_id])["Volumes"][0]
         return [a["InstanceId"] for a in volume["Attachments"]] == [instance_id]
+
+    def _has_routes(self, instance_id: str) -> bool:
+        [table] = self.ec2.describe_route_tables(RouteTableIds=[self.table_id])["RouteTables"]
+        destination = self.targets["routes"][0]["destination_cidr"]
+        first = self.interface(instance_id)["NetworkInterfaceId"]
+        return [
+            route.get("NetworkInterfaceId")
+            for route in table["Routes"]
+            if route["DestinationCidrBlock"] == destination
+        ] == [first]
 
     def _has_record(self, instance_id: str) -> bool:
         values = [value["Value"] for value in self.record()["ResourceRecords"]]
