@@ -40,6 +40,7 @@ PARTS = (
     "footprint",
     "failover",
     "zone",
+    "moves",
 )
 QUICK = ROOT / "var" / "bench"
 """Folder of quick and of profiled runs, whose figures say nothing about speed."""
