@@ -132,3 +132,23 @@ def test_a_new_agent_takes_over_an_announced_instance(world: World) -> None:
     for _ in range(4):
         world.settle(sef, 10)
     assert world.agent("b").instance_id != first
+
+
+@pytest.mark.parametrize("how", ["taken out of service", "registered"])
+@ONCE
+def test_agent_without_an_instance_takes_over_no_notice(world: World, how: str) -> None:
+    """The notice of another agent names no instance either, since that agent has not told its own.
+
+    An operator has said that this agent has no instance: SEF must not promote its standby.
+    """
+    sef = world.sef()
+    if how == "taken out of service":
+        world.primary(sef)
+        sef.enable_manual_replica_mode("a")
+    sef.register_agent("b", {})
+    world.signal(sef, TERMINATION, "b")
+    sef.register_agent("a", {"instance_id": None})
+    world.settle(sef, 7)
+    assert world.agent().instance_id is None
+    assert world.rows("incidents", "a") == []
+    assert world.promotions() == []

@@ -43,6 +43,8 @@ def open_announced(
     Returns:
         True if an incident was opened.
     """
+    if agent.instance_id is None:
+        return False  # incidents without an instance are those of other agents too
     announced = _announced(connection, agent)
     if announced is None:
         return False
