@@ -5,19 +5,18 @@ can be elsewhere all the same: an operator names any instance, and an emergency 
 Then the targets stay where they are, and the cutover waits.
 """
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import rule
 
-from smart_emergency_fallback import SmartEmergencyFallback
 from tests.failover.cutover.cutover_targets import Belongings
 from tests.harness import ALIVE
 from tests.soak.harness import Stage
+from tests.soak.rules import StoryRules
 
 MOBILE = ("elastic_ip", "target_groups", "dns", "routes")
 """Targets that follow to every zone."""
@@ -115,23 +114,8 @@ class Guardian:
                         self.robbed.append(f"{instance_id} had {sorted(held)} of {agent_id}")
 
 
-class MovingTargets(RuleBasedStateMachine):
+class MovingTargets(StoryRules):
     """Rules about targets that an instance can be unable to take."""
-
-    tally: Counter[str]
-    belongings: dict[str, Belongings]
-
-    @property
-    def world(self) -> Stage:
-        raise NotImplementedError
-
-    def _do(
-        self, worker: int, do: Callable[[SmartEmergencyFallback], Any], fuse: int | None
-    ) -> Any:
-        raise NotImplementedError
-
-    def _set_mode(self, worker: int, agent_id: str, mode: str) -> None:
-        raise NotImplementedError
 
     @rule(
         worker=st.integers(0, 1),

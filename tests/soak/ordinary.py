@@ -6,8 +6,6 @@ from a backup; time jumps by days and weeks.
 """
 
 import shutil
-from collections import Counter
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,14 +14,13 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import precondition, rule
 
 from sef.cloud.ec2 import ATTEMPT_TAG
-from smart_emergency_fallback import SmartEmergencyFallback
 from tests.failover.cutover.cutover_targets import Belongings
 from tests.harness import ALIVE, POOL, REBALANCE, TERMINATION
 from tests.soak.belongings import BOUND, MOBILE, Guardian
-from tests.soak.harness import Ground, Stage
+from tests.soak.rules import StoryRules
 
 LONGEST_STORY = timedelta(days=400)
 """The longest time that a story skips."""
@@ -46,12 +43,8 @@ class Told:
     keys: list[Any] = field(default_factory=list)
 
 
-class OrdinaryEvents(RuleBasedStateMachine):
+class OrdinaryEvents(StoryRules):
     """Rules that a story has besides faults, crashes and races."""
-
-    ground: Ground
-    tally: Counter[str]
-    steps: int
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,15 +57,6 @@ class OrdinaryEvents(RuleBasedStateMachine):
         self.belongings: dict[str, Belongings] = {}
         self.guardian: Guardian
         self.skipped = timedelta()
-
-    @property
-    def world(self) -> Stage:
-        raise NotImplementedError
-
-    def _do(
-        self, worker: int, do: Callable[[SmartEmergencyFallback], Any], fuse: int | None
-    ) -> Any:
-        raise NotImplementedError
 
     def _register(
         self, worker: int, agent_id: str, changes: dict[str, Any], fuse: int | None
@@ -89,11 +73,6 @@ class OrdinaryEvents(RuleBasedStateMachine):
             return set()
         states = self.world.instances()
         return {i for i in self.stopped if i in states and states[i].state not in ALIVE}
-
-    def _report(
-        self, worker: int, agent_id: str, payload: dict[str, Any], fuse: int | None
-    ) -> None:
-        raise NotImplementedError
 
     # The primary
 
@@ -177,9 +156,6 @@ class OrdinaryEvents(RuleBasedStateMachine):
             except (ClientError, BotoCoreError):
                 return
             self.tally["started in the console"] += 1
-
-    def _instance(self, agent_id: str, whom: str) -> str | None:
-        raise NotImplementedError
 
     # Targets
 
@@ -308,9 +284,6 @@ class OrdinaryEvents(RuleBasedStateMachine):
                 self.guardian.named.add(unknown["instance_id"])
                 sef.adopt_instance(unknown["agent_id"], unknown["instance_id"], "surplus")
                 self.tally["instances adopted"] += 1
-
-    def _set_mode(self, worker: int, agent_id: str, mode: str) -> None:
-        raise NotImplementedError
 
     @property
     def _copy(self) -> Path:
